@@ -168,6 +168,8 @@ pub struct SubtitlePlan {
     pub name: String,
     /// Stream index in the source.
     pub stream_index: u32,
+    /// Codec of the source, by FFmpeg's name.
+    pub codec: String,
     /// Language, `und` when unknown.
     pub language: String,
     /// Name for people.

@@ -19,6 +19,9 @@ use tokio::process::{Child, Command};
 /// How long anything on the page may take before the test fails and says what the page shows.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
+/// How often chromedriver is started for one browser.
+const DRIVER_STARTS_MAX: u32 = 3;
+
 /// What plays the video, chosen by the page's own query parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Player {
@@ -83,33 +86,35 @@ pub(crate) async fn shows_warnings(watch_url: &str, api_key: &str) -> Vec<String
     shown
 }
 
-/// Opens the page as the owner and clicks a scene, counted from 0, which begins at a time in seconds.
-pub(crate) async fn goes_to_scene(watch_url: &str, api_key: &str, scene: usize, at_seconds: f64) {
+/// Opens the page by its link and clicks a scene, counted from 0, which begins at a time in seconds.
+pub(crate) async fn goes_to_scene(watch_url: &str, scene: usize, at_seconds: f64) {
     in_browser(async |page| {
         page.open(watch_url).await;
-        page.until("page.dataset.state === 'sign-in'").await;
-        page.sign_in(api_key).await;
         page.until("page.dataset.state === 'playing' && !document.getElementById('scenes').hidden").await;
+        page.run("video.pause(); video.currentTime = 0; return true").await;
+        page.until("!video.seeking && video.currentTime < 1").await;
         page.click(&format!("#scenes li:nth-child({}) button", scene + 1)).await;
-        page.until(&format!(
-            "!video.seeking && video.currentTime >= {at_seconds} && video.currentTime < {at_seconds} + 1.5"
-        ))
-        .await;
+        // Sooner than playing would come there.
+        page.until_within(&format!("!video.seeking && video.currentTime >= {at_seconds}"), PATIENCE / 4)
+            .await;
         assert_eq!(page.run("return document.documentElement.scrollWidth <= innerWidth").await, json!(true));
     })
     .await;
 }
 
-/// Opens the page of a still picture as its owner: it is shown, and there is nothing to play.
-pub(crate) async fn shows_picture(watch_url: &str, api_key: &str) {
+/// Opens the page of a still picture by its link: it is shown, and there is nothing to play.
+pub(crate) async fn shows_picture(watch_url: &str) {
     in_browser(async |page| {
         page.open(watch_url).await;
-        page.until("page.dataset.state === 'sign-in'").await;
-        page.sign_in(api_key).await;
-        page.until("page.dataset.state === 'ready' && !video.controls && video.poster !== ''").await;
-        let load = "const done = arguments[0], picture = new Image(); picture.onload = () => done(picture.naturalWidth); \
-                    picture.onerror = () => done(0); picture.src = document.getElementById('video').poster;";
-        assert_eq!(page.client.execute_async(load, Vec::new()).await.unwrap(), json!(320));
+        let picture = "document.getElementById('picture')";
+        page.until(&format!(
+            "page.dataset.state === 'ready' && {picture}.naturalWidth === 320 && {picture}.checkVisibility()"
+        ))
+        .await;
+        assert!(
+            page.truth(&format!("{picture}.alt !== '' && !video.checkVisibility()")).await,
+            "for who sees and who does not"
+        );
         assert_eq!(page.run("return document.getElementById('status').textContent").await, json!(""));
     })
     .await;
@@ -313,12 +318,17 @@ impl WebDriverCompatibleCommand for Own {
 
 /// Runs `story` in a fresh browser with a fresh profile; the browser is gone afterwards, also when the story fails.
 pub(crate) async fn in_browser(story: impl AsyncFnOnce(&Page)) {
+    in_browser_with(&[], story).await;
+}
+
+/// The same with more arguments of the browser.
+pub(crate) async fn in_browser_with(more: &[&str], story: impl AsyncFnOnce(&Page)) {
     let profile = tempfile::tempdir().unwrap();
     let (mut driver, port) = start_driver().await;
     let capabilities = json!({
         "browserName": "chrome",
         "goog:loggingPrefs": { "browser": "ALL" },
-        "goog:chromeOptions": { "binary": browser_binary(), "args": browser_arguments(profile.path()) },
+        "goog:chromeOptions": { "binary": browser_binary(), "args": browser_arguments(profile.path(), more) },
     });
     let Value::Object(capabilities) = capabilities else { unreachable!("an object is written above") };
     // The driver is on this machine, so plain HTTP it is.
@@ -340,7 +350,18 @@ pub(crate) async fn in_browser(story: impl AsyncFnOnce(&Page)) {
     }
 }
 
+/// Starts chromedriver. The port that it picks for IPv4 may be taken for IPv6, and then it ends: it picks another one.
 async fn start_driver() -> (Child, u16) {
+    for _ in 0..DRIVER_STARTS_MAX {
+        if let Some(started) = try_start_driver().await {
+            return started;
+        }
+    }
+    panic!("chromedriver ended before it said its port, {DRIVER_STARTS_MAX} times");
+}
+
+/// None when it ends before it says its port.
+async fn try_start_driver() -> Option<(Child, u16)> {
     let mut driver = Command::new("chromedriver")
         .arg("--port=0")
         .stdin(Stdio::null())
@@ -354,13 +375,13 @@ async fn start_driver() -> (Child, u16) {
         while let Some(line) = lines.next_line().await.unwrap() {
             let port = line.strip_prefix("ChromeDriver was started successfully on port ");
             if let Some(port) = port.and_then(|rest| rest.trim_end_matches('.').parse().ok()) {
-                return port;
+                return Some(port);
             }
         }
-        panic!("chromedriver ended before it said its port");
+        None
     };
     let port = tokio::time::timeout(PATIENCE, started).await.expect("chromedriver says its port");
-    (driver, port)
+    port.map(|port| (driver, port))
 }
 
 fn browser_binary() -> String {
@@ -371,11 +392,9 @@ fn browser_binary() -> String {
     found.expect("a Chromium is installed by `.ci/setup test`").display().to_string()
 }
 
-fn browser_arguments(profile: &std::path::Path) -> Vec<String> {
+fn browser_arguments(profile: &std::path::Path, more: &[&str]) -> Vec<String> {
     let mut arguments: Vec<String> = [
         "--headless=new",
-        // A site's visitor has clicked; here nobody does.
-        "--autoplay-policy=no-user-gesture-required",
         // The browser ends when the driver does, however that ended: a test killed for being stuck leaves none behind.
         "--remote-debugging-pipe",
         // As root and in containers there is no user namespace to build Chromium's own sandbox from.
@@ -395,5 +414,6 @@ fn browser_arguments(profile: &std::path::Path) -> Vec<String> {
     .map(str::to_owned)
     .into();
     arguments.push(format!("--user-data-dir={}", profile.display()));
+    arguments.extend(more.iter().map(ToString::to_string));
     arguments
 }

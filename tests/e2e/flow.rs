@@ -151,7 +151,15 @@ pub(crate) async fn check_plays(
         check_bandwidth(cluster, &base, name, attributes, &master).await;
         let iframes = name.replace("index.m3u8", "iframes.m3u8");
         // An encrypted medium has none: a range of a segment can't be opened by itself.
-        if master.contains(&iframes) {
+        let is_encrypted = playback["dash_url"].is_null();
+        assert_eq!(master.contains(&iframes), !is_encrypted, "{master}");
+        if is_encrypted {
+            for hidden in [iframes.as_str(), "storyboard.vtt", "storyboard/1.jpg"] {
+                let answer =
+                    cluster.http.get(format!("{}{base}/{hidden}", cluster.url)).send().await.unwrap();
+                assert_eq!(answer.status(), 404, "{hidden} of an encrypted medium");
+            }
+        } else {
             check_iframes(cluster, &format!("{base}/{iframes}")).await;
         }
     }

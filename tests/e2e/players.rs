@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use crate::{
-    browser::{PATIENCE, in_browser},
+    browser::{PATIENCE, Page, in_browser_with},
     flow::{playback, text},
     harness::{Cluster, Options, clip, poll},
 };
@@ -39,6 +39,12 @@ const FRAMES_MISSED_MAX: usize = 20;
 
 /// Frames that the page may read too late, when the next one is shown already.
 const FRAMES_LATE_MAX: usize = 4;
+
+/// A site's visitor has clicked; here nobody does.
+const CLICKED: &str = "--autoplay-policy=no-user-gesture-required";
+
+/// One part after the other, by a worker that stands still for longer than a browser takes to start.
+const ONE_SLOT: &str = "[transcode]\nclaim_fresh = \"2m\"\n[transcode.parts]\nslots = 1\n";
 
 /// What the page wrote down.
 #[derive(Debug, Deserialize)]
@@ -89,17 +95,12 @@ async fn serve_site(film: Vec<u8>) -> String {
 }
 
 /// Plays an address to its end.
-async fn play(site: &str, player: &str, url: &str) -> Seen {
+async fn play(page: &Page, site: &str, player: &str, url: &str) -> Seen {
     let mut page_url = url::Url::parse(site).unwrap();
     page_url.query_pairs_mut().append_pair("player", player).append_pair("url", url);
-    let mut seen = Value::Null;
-    in_browser(async |page| {
-        page.open(page_url.as_str()).await;
-        page.until("window.seen && (window.seen.ended || window.seen.failed)").await;
-        seen = page.run("return window.seen").await;
-    })
-    .await;
-    serde_json::from_value(seen).unwrap()
+    page.open(page_url.as_str()).await;
+    page.until("window.seen && (window.seen.ended || window.seen.failed)").await;
+    serde_json::from_value(page.run("return window.seen").await).unwrap()
 }
 
 /// The middle one.
@@ -156,39 +157,42 @@ async fn every_player_shows_every_frame_and_tone_in_its_place() {
     let media_id = cluster.upload(film.clone(), "film.mp4").await;
     assert_eq!(cluster.end_of(&media_id).await.kind, "job.succeeded");
     let site = serve_site(film).await;
-    let plain = play(&site, "mp4", &format!("{site}/film.mp4")).await;
-    plain.check_frames(SECONDS, "MP4");
-    let plain_delay = plain.tone_delay("MP4");
-    for (encryption, players) in [
-        (
-            "none",
-            [
-                ("hls.js", "hls_url"),
-                ("shaka", "hls_url"),
-                ("video.js", "hls_url"),
-                ("shaka", "dash_url"),
-                ("dash.js", "dash_url"),
-            ]
-            .as_slice(),
-        ),
-        ("aes_128", &[("hls.js", "hls_url"), ("shaka", "hls_url"), ("video.js", "hls_url")]),
-    ] {
-        set_encryption(&cluster, &media_id, encryption).await;
-        for (player, address) in players {
-            let session = playback(&cluster, &media_id).await;
-            let url = format!("{}{}", cluster.url, session[*address].as_str().unwrap());
-            let what = format!("{player} {address} {encryption}");
-            let seen = play(&site, player, &url).await;
-            seen.check_frames(SECONDS, &what);
-            let off = seen.tone_delay(&what) - plain_delay;
-            assert!(
-                off.abs() <= OFFSET_SECONDS_MAX,
-                "{what}: sound is {off:.4} s off: {:?} {:?}",
-                seen.tones,
-                plain.tones
-            );
+    in_browser_with(&[CLICKED], async |page| {
+        let plain = play(page, &site, "mp4", &format!("{site}/film.mp4")).await;
+        plain.check_frames(SECONDS, "MP4");
+        let plain_delay = plain.tone_delay("MP4");
+        for (encryption, players) in [
+            (
+                "none",
+                [
+                    ("hls.js", "hls_url"),
+                    ("shaka", "hls_url"),
+                    ("video.js", "hls_url"),
+                    ("shaka", "dash_url"),
+                    ("dash.js", "dash_url"),
+                ]
+                .as_slice(),
+            ),
+            ("aes_128", &[("hls.js", "hls_url"), ("shaka", "hls_url"), ("video.js", "hls_url")]),
+        ] {
+            set_encryption(&cluster, &media_id, encryption).await;
+            for (player, address) in players {
+                let session = playback(&cluster, &media_id).await;
+                let url = format!("{}{}", cluster.url, session[*address].as_str().unwrap());
+                let what = format!("{player} {address} {encryption}");
+                let seen = play(page, &site, player, &url).await;
+                seen.check_frames(SECONDS, &what);
+                let off = seen.tone_delay(&what) - plain_delay;
+                assert!(
+                    off.abs() <= OFFSET_SECONDS_MAX,
+                    "{what}: sound is {off:.4} s off: {:?} {:?}",
+                    seen.tones,
+                    plain.tones
+                );
+            }
         }
-    }
+    })
+    .await;
 }
 
 /// Starts a player on a film that is still being encoded, of which there are so many segments: the worker stands still until the player
@@ -212,7 +216,7 @@ async fn play_growing(
     let url = format!("{}{master}", cluster.url);
     page_url.query_pairs_mut().append_pair("player", player).append_pair("url", &url);
     let mut seen = Value::Null;
-    in_browser(async |page| {
+    in_browser_with(&[CLICKED], async |page| {
         page.open(page_url.as_str()).await;
         page.until("window.seen && (window.seen.frames.length > 5 || window.seen.failed)").await;
         cluster.signal("transcode", "CONT");
@@ -228,7 +232,8 @@ async fn play_growing(
 async fn a_growing_title_plays_to_its_end_as_soon_as_it_is_playable() {
     // Large enough to take the encoder longer than the test needs to stop it.
     let film = film(GROWING_SECONDS, "1920x1080");
-    let mut cluster = Cluster::start(Options { full_ladder: true, ..Options::default() }).await;
+    let options = Options { full_ladder: true, ..Options::default() };
+    let mut cluster = Cluster::start_with(options, ONE_SLOT).await;
     let site = serve_site(Vec::new()).await;
     for player in ["hls.js", "shaka", "video.js"] {
         let way = (player, 2, "window.seen.ended");
@@ -241,7 +246,7 @@ async fn a_growing_title_plays_to_its_end_as_soon_as_it_is_playable() {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_comes_later_to_a_growing_title_sees_its_start() {
     let film = film(60, "960x540");
-    let mut cluster = Cluster::start(Options::default()).await;
+    let mut cluster = Cluster::start_with(Options::default(), ONE_SLOT).await;
     let site = serve_site(Vec::new()).await;
     for player in ["hls.js", "shaka", "video.js"] {
         let way = (player, 5, "document.getElementsByTagName('video')[0].currentTime > 3");

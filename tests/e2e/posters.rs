@@ -2,6 +2,8 @@
 
 use std::process::Command;
 
+use serde_json::Value;
+
 use crate::{
     flow::{playback, text},
     harness::{Cluster, Options, clip},
@@ -102,6 +104,27 @@ async fn a_cover_is_the_poster_and_a_film_without_one_shows_a_frame() {
 }
 
 #[tokio::test]
+async fn a_cover_that_is_none_leaves_a_film_its_frame_and_a_song_as_it_is() {
+    const X264: &str = "-c:v:0 libx264 -preset:v:0 ultrafast -pix_fmt:v:0 yuv420p -c:a aac";
+    let mut cluster = Cluster::start(Options::default()).await;
+    for (name, has_film, options) in [("film.mkv", true, X264), ("song.mka.mkv", false, "-c:a flac")] {
+        let mut bytes = source(name, has_film, true, options);
+        // The beginning of the picture, where its tables are; its size stays.
+        let at = bytes.windows(3).position(|window| window == [0xFF, 0xD8, 0xFF]).unwrap();
+        bytes[at..at + 400].fill(0);
+        let media_id = cluster.upload(bytes, name).await;
+        let end = cluster.end_of(&media_id).await;
+        assert_eq!(end.kind, "job.succeeded", "{name}: {end:?}");
+        let document = cluster.get(&format!("/v1/media/{media_id}")).await;
+        // Seen by the probe, or by who takes the poster.
+        let warnings = [&document["technical"]["warnings"], &document["encode"]["warnings"]];
+        let mut warnings = warnings.into_iter().filter_map(Value::as_array).flatten();
+        assert!(warnings.any(|warning| warning["code"] == "cover_dropped"), "{name}: {document}");
+        assert_eq!(document["encode"]["has_poster"], has_film, "{name}: {document}");
+    }
+}
+
+#[tokio::test]
 async fn a_storyboard_shows_what_is_played_at_each_time() {
     let mut cluster = Cluster::start(Options::default()).await;
     // A colour for each four seconds; parts of two and of six seconds.
@@ -135,7 +158,8 @@ async fn a_storyboard_shows_what_is_played_at_each_time() {
         shown.push(format!("{} {colour}", times.get(6..8).unwrap()));
     }
     assert_eq!(shown, ["00 r", "02 r", "04 g", "06 g", "08 b", "10 b", "12 b"], "{list}");
-    crate::browser::goes_to_scene(&format!("{}/watch/{media_id}", cluster.url), &cluster.key, 4, 8.0).await;
+    let page = format!("{}{}", cluster.url, session["watch_url"].as_str().unwrap());
+    crate::browser::goes_to_scene(&page, 4, 8.0).await;
 }
 
 #[tokio::test]
@@ -149,6 +173,6 @@ async fn a_still_picture_is_its_poster_and_has_no_playlist() {
     let poster = session["poster_url"].as_str().unwrap();
     let jpeg = cluster.http.get(format!("{}{poster}", cluster.url)).send().await.unwrap();
     assert!(mean_colour(&jpeg.bytes().await.unwrap())[0] > 150);
-    let page = format!("{}/watch/{media_id}", cluster.url);
-    crate::browser::shows_picture(&page, &cluster.key).await;
+    let page = format!("{}{}", cluster.url, session["watch_url"].as_str().unwrap());
+    crate::browser::shows_picture(&page).await;
 }

@@ -216,6 +216,9 @@ async fn a_browser_shows_them_clear_and_encrypted() {
                 cluster.http.get(format!("{}{}", cluster.url, master.replace("master.m3u8", "s0/1.vtt")));
             let bytes = segment.send().await.unwrap().bytes().await.unwrap();
             assert!(!bytes.starts_with(b"WEBVTT"), "a clear segment of an encrypted medium");
+            let whole = master.replace("master.m3u8", "s0/subtitles.vtt");
+            let whole = cluster.http.get(format!("{}{whole}", cluster.url)).send().await.unwrap();
+            assert_eq!(whole.status(), 404, "clear subtitles of an encrypted medium");
         }
     }
 }

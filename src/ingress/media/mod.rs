@@ -258,6 +258,7 @@ impl MediumRecords {
                 renditions: &e.renditions,
                 subtitles: &e.subtitles,
                 has_poster: e.has_poster,
+                has_storyboard: e.has_storyboard,
                 warnings: &e.warnings,
             }),
             created_at_ms: created.unwrap_or_default(),
@@ -333,6 +334,8 @@ struct MediaEncodeDocument<'a> {
     subtitles: &'a [EncodedSubtitles],
     /// True when a poster was made.
     has_poster: bool,
+    /// True when a storyboard was made.
+    has_storyboard: bool,
     /// What of the source it leaves out or changes.
     warnings: &'a [MediaWarning],
 }

@@ -38,6 +38,9 @@ const BLOCK_BYTES: usize = 16;
 /// The tag that says how to open what follows; the address is relative to `<rendition>/<playlist>`.
 const KEY_TAG: &str = "#EXT-X-KEY:METHOD=AES-128,URI=\"../key\"";
 
+/// Behind the address of an encrypted segment; queries change nothing.
+const ENCRYPTED_MARK: &str = "?aes-128\n";
+
 type SegmentKeyBytes = [u8; BLOCK_BYTES];
 
 /// Makes the key of a medium, unless it has one.
@@ -158,11 +161,17 @@ async fn load_playlist(
 }
 
 /// The playlist with the key before its first segment; `None` when it has none, since all that it grew by would be taken for clear.
+/// Segments have other addresses than clear ones, which caches keep for longer than a medium may stay clear.
 fn insert_key_tag(playlist: &str) -> Option<String> {
     // RFC 8216, 4.3.2.4: a key also applies to a map that follows it, so it stands behind the map, which stays clear.
     let first = playlist.find("#EXTINF:")?;
     let (header, segments) = playlist.split_at(first);
-    Some(format!("{header}{KEY_TAG}\n{segments}"))
+    let mut text = format!("{header}{KEY_TAG}\n");
+    for line in segments.lines() {
+        text.push_str(line);
+        text.push_str(if line.starts_with('#') { "\n" } else { ENCRYPTED_MARK });
+    }
+    Some(text)
 }
 
 /// The multivariant playlist without what an encrypted medium lacks: playlists of ranges.
@@ -306,7 +315,7 @@ mod tests {
     #[test]
     fn the_key_stands_behind_the_map() {
         let clear = "#EXTM3U\n#EXT-X-MAP:URI=\"init.mp4\"\n#EXTINF:4.0,\n1.m4s\n";
-        let wanted = "#EXTM3U\n#EXT-X-MAP:URI=\"init.mp4\"\n#EXT-X-KEY:METHOD=AES-128,URI=\"../key\"\n#EXTINF:4.0,\n1.m4s\n";
+        let wanted = "#EXTM3U\n#EXT-X-MAP:URI=\"init.mp4\"\n#EXT-X-KEY:METHOD=AES-128,URI=\"../key\"\n#EXTINF:4.0,\n1.m4s?aes-128\n";
         assert_eq!(insert_key_tag(clear).as_deref(), Some(wanted));
         let text = insert_key_tag("#EXTM3U\n#EXTINF:4.0,\n1.vtt\n#EXTINF:4.0,\n2.vtt\n").unwrap();
         assert!(text.starts_with("#EXTM3U\n#EXT-X-KEY:METHOD=AES-128"), "{text}");

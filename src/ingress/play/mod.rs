@@ -228,11 +228,13 @@ async fn stored_response(
     encode: &MediaEncode,
 ) -> Result<Response, Problem> {
     let key = format!("{}/{}", encode.prefix, wanted.object_key());
+    // Playlists change with the encryption of their medium.
+    let is_kept = !matches!(wanted, PlaybackPath::Multivariant | PlaybackPath::Playlist(_));
     let mut facts = RepresentationMetadata {
         size_bytes: 0,
         etag: content_tag(key.as_bytes()),
         content_type: wanted.content_type(),
-        cache_control: "private, max-age=3600",
+        cache_control: if is_kept { "private, max-age=3600" } else { "private, no-cache" },
     };
     if wanted.is_cached() {
         let bytes = load_cached(app, key).await?;

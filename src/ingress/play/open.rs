@@ -43,7 +43,7 @@ pub(super) struct PlaybackDocument {
     title: Option<String>,
     /// Where it stands: `playable` while it grows, `ready` at the end.
     status: MediaStatus,
-    /// Multivariant playlist (HLS); absent for a still picture, which is its poster.
+    /// Multivariant playlist (HLS); null for a still picture, which is its poster.
     hls_url: Option<String>,
     /// Manifest (MPEG-DASH), once the encode is final; never for encrypted segments.
     dash_url: Option<String>,
@@ -128,6 +128,7 @@ pub(super) async fn open_playback(
     // While it grows its renditions are not in the record yet.
     let is_moving = !is_final || !encode.renditions.is_empty();
     let is_clear = medium.encryption().is_none();
+    let has_storyboard = is_final && is_clear && encode.has_storyboard;
     let ends_at = i64::try_from(session.expires_at_ms).ok();
     let ends_at = ends_at.and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
     let body = PlaybackDocument {
@@ -138,17 +139,22 @@ pub(super) async fn open_playback(
         // DASH has no way to say what HLS calls AES-128.
         dash_url: (is_final && is_moving && is_clear).then(|| at(schemas::keys::MANIFEST)),
         poster_url: (is_final && encode.has_poster).then(|| at(schemas::keys::POSTER)),
-        storyboard_url: (is_final && is_clear && encode.has_storyboard)
-            .then(|| at(schemas::keys::STORYBOARD)),
+        storyboard_url: has_storyboard.then(|| at(schemas::keys::STORYBOARD)),
         media_url: who
             .is_some_and(|Extension(who)| may_read_document(&who, medium.owner()))
             .then(|| format!("{base}/v1/media/{media_id}")),
-        // Behind `#`: browsers send no fragment, so no log on the way has the token.
-        watch_url: format!("{base}/watch/{media_id}#token={token}"),
+        watch_url: format!("{base}/watch/{media_id}#{}", watch_fragment(&token, has_storyboard, is_moving)),
         expires_at: ends_at.map(|time| time.to_string()),
         token,
     };
     Ok(([(header::CACHE_CONTROL, "no-store")], Json(body)))
+}
+
+/// What the watch page plays, and what there is beside it. Behind `#`: browsers send no fragment, so no log on the way has the token.
+fn watch_fragment(token: &str, has_storyboard: bool, is_moving: bool) -> String {
+    let storyboard = if has_storyboard { "&storyboard" } else { "" };
+    let still = if is_moving { "" } else { "&still" };
+    format!("token={token}{storyboard}{still}")
 }
 
 fn may_read_document(who: &Principal, owner: &str) -> bool {

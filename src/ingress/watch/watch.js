@@ -1,7 +1,7 @@
 // The watch page: gets a playback address, plays it, says what is going on.
 //
 // /watch/{media_id}                    asks for an API key when the gateway wants one
-// /watch/{media_id}#token={token}      plays with the path token that is given
+// /watch/{media_id}#token={token}      plays with the path token that is given; &storyboard where there is one, &still for a picture
 // ?player=native | ?player=hls.js      instead of what suits the browser
 //
 // For tests and for styles, #page carries data-state (starting, waiting, sign-in, ready, playing, failed), data-player and data-level.
@@ -23,6 +23,7 @@ const keyField = document.getElementById("key");
 const walletButton = document.getElementById("wallet");
 const again = document.getElementById("again");
 const unmute = document.getElementById("unmute");
+const picture = document.getElementById("picture");
 const scenes = document.getElementById("scenes");
 const warnings = document.getElementById("warnings");
 const warningCount = document.getElementById("warning-count");
@@ -32,6 +33,7 @@ const mediaId = location.pathname.split("/").pop();
 const asked = new URLSearchParams(location.search).get("player");
 const renewalPauseMs = 30_000;
 const waitPauseMs = 5_000;
+const documentPauseMs = 10_000;
 
 let player = null;
 let following = null;
@@ -45,6 +47,14 @@ function show(state, text = "") {
   again.hidden = state !== "failed";
 }
 
+/** The session of a link: what it plays, and what there is beside it. */
+function sessionOfLink(token) {
+  const link = new URLSearchParams(location.hash.slice(1));
+  const at = (name) => `/play/${token}/${mediaId}/${name}`;
+  if (link.has("still")) return { poster_url: at("poster.jpg") };
+  return { hls_url: at("master.m3u8"), storyboard_url: link.has("storyboard") ? at("storyboard.vtt") : null };
+}
+
 function tokenOfFragment() {
   const token = new URLSearchParams(location.hash.slice(1)).get("token") ?? "";
   return /^[A-Za-z0-9._~-]{1,2000}$/.test(token) ? token : "";
@@ -54,10 +64,13 @@ async function start(startS = 0) {
   following?.abort();
   player?.stop();
   player = null;
+  // They are of the session before, and of who had it.
+  for (const part of [scenes, warnings, picture]) part.hidden = true;
+  video.hidden = false;
   show("starting", "Loading");
   const token = tokenOfFragment();
   try {
-    if (token) await begin({ hls_url: `/play/${token}/${mediaId}/master.m3u8` }, startS);
+    if (token) await begin(sessionOfLink(token), startS);
     else await begin(await playback(mediaId), startS);
   } catch (problem) {
     refused(problem, startS);
@@ -67,15 +80,13 @@ async function start(startS = 0) {
 async function begin(session, startS) {
   if (session.title) name(session.title);
   if (session.poster_url) video.poster = session.poster_url;
-  if (session.media_url) showWarnings(session.media_url);
-  showScenes(scenes, session.storyboard_url, clock, (atS) => {
-    video.currentTime = atS;
-    video.play().catch(() => {});
-  });
   show("ready");
-  // A still picture is its poster.
-  video.controls = Boolean(session.hls_url);
-  if (!session.hls_url) return;
+  if (!session.hls_url) {
+    showPicture(session);
+    return;
+  }
+  const { signal } = (following = new AbortController());
+  showBeside(session, signal);
   player = await play(video, session.hls_url, asked, startS, {
     player: showPlayer,
     levels: showLevels,
@@ -86,9 +97,39 @@ async function begin(session, startS) {
   video.play().catch(() => {});
 }
 
-/** What of the source is left out or changed, for those who may read the document of the medium. */
-async function showWarnings(mediaUrl) {
-  const medium = await documentOf(mediaUrl);
+/** A still picture is its poster. */
+function showPicture(session) {
+  picture.src = session.poster_url;
+  picture.alt = session.title ?? "Picture";
+  picture.hidden = false;
+  video.hidden = true;
+  if (session.media_url) documentOf(session.media_url).then((medium) => showWarnings(medium));
+}
+
+/** Scenes, and for those who may read the document of the medium its warnings; once both are final. */
+async function showBeside(session, signal) {
+  showScenes(scenes, session.storyboard_url, clock, goTo);
+  if (!session.media_url) return;
+  let medium = await documentOf(session.media_url);
+  while (medium?.status === "playable" && !signal.aborted) {
+    showWarnings(medium);
+    await new Promise((resolve) => setTimeout(resolve, documentPauseMs));
+    medium = await documentOf(session.media_url);
+  }
+  if (signal.aborted) return;
+  showWarnings(medium);
+  if (!session.storyboard_url && medium?.encode?.has_storyboard && medium.encryption === "none") {
+    showScenes(scenes, session.hls_url.replace(/master\.m3u8$/, "storyboard.vtt"), clock, goTo);
+  }
+}
+
+function goTo(atS) {
+  video.currentTime = atS;
+  video.play().catch(() => {});
+}
+
+/** What of the source is left out or changed. */
+function showWarnings(medium) {
   const all = [...(medium?.technical?.warnings ?? []), ...(medium?.encode?.warnings ?? [])];
   warningList.replaceChildren(...all.map(({ code, detail }) => {
     const item = document.createElement("li");

@@ -108,7 +108,8 @@ video.addEventListener("waiting", () => {
   if (hasBegun && !video.ended) seen.stalls.push(video.currentTime);
 });
 video.addEventListener("canplay", () => {
-  if (video.paused && !video.ended) video.play().catch(fail);
+  // A player that sets another source breaks it off, and comes here again.
+  if (video.paused && !video.ended) video.play().catch((error) => error.name === "AbortError" || fail(error));
 });
 video.addEventListener("ended", () => {
   seen.duration = video.duration;

@@ -33,7 +33,7 @@ pub use probe::{
 pub use protocol::{FfmpegVersions, MediaSelfCheck, MediaTaskReport, SandboxReport};
 pub use source::{FileSource, MediaByteSource};
 pub use spec::{
-    AudioSpec, CUE_TEXT_BYTES_MAX, CUES_MAX, EncodeRung, EncodeSpec, EncoderPreset, FRAMES_MAX, H264Profile,
-    MediaTaskOutput, RUNGS_MAX, SIDE_PIXELS_MAX, STILLS_MAX, SUBTITLE_TRACKS_MAX, StillsSpec, StoryboardSpec,
-    SubtitleCue, SubtitlesSpec,
+    AudioSpec, CUE_TEXT_BYTES_MAX, CUES_BYTES_MAX, CUES_MAX, EncodeRung, EncodeSpec, EncoderPreset,
+    FRAMES_MAX, H264Profile, MediaTaskOutput, RUNGS_MAX, SIDE_PIXELS_MAX, STILLS_MAX, SUBTITLE_TRACKS_MAX,
+    StillsSpec, StoryboardSpec, SubtitleCue, SubtitlesSpec,
 };

@@ -10,7 +10,9 @@ use crate::error::MediaTaskError;
 use crate::grid::{AudioGrid, VideoGrid};
 use crate::probe::{MediaProbe, MediaStream, MediaStreamKind, TEXT_CHARS_MAX};
 use crate::protocol::{MediaLimits, MediaTask, MediaTaskReport, to_printable};
-use crate::spec::{CUE_TEXT_BYTES_MAX, CUES_MAX, EncodeSpec, MediaTaskOutput, SubtitleCue, SubtitlesSpec};
+use crate::spec::{
+    CUE_TEXT_BYTES_MAX, CUES_BYTES_MAX, CUES_MAX, EncodeSpec, MediaTaskOutput, SubtitleCue, SubtitlesSpec,
+};
 
 /// Smallest possible file of each kind, in bytes: less is no segment.
 const FILE_BYTES_MIN: usize = 16;
@@ -23,6 +25,7 @@ pub(crate) struct OutputValidator {
     next: BTreeMap<u16, RenditionProgress>,
     images: u16,
     cues: usize,
+    cues_bytes: usize,
     progress: u64,
     steps: u64,
     output_bytes: u64,
@@ -89,6 +92,7 @@ impl OutputValidator {
             next: renditions.into_iter().map(|rendition| (rendition, RenditionProgress::default())).collect(),
             images: 0,
             cues: 0,
+            cues_bytes: 0,
             progress: 0,
             steps: 0,
             output_bytes: 0,
@@ -171,7 +175,12 @@ impl OutputValidator {
             return protocol_error("cues of no planned track, or out of range");
         }
         self.cues += cues.len();
-        if self.cues > CUES_MAX { protocol_error("more cues than CUES_MAX") } else { Ok(()) }
+        self.cues_bytes += cues.iter().map(|cue| cue.text.len()).sum::<usize>();
+        if self.cues > CUES_MAX || self.cues_bytes > CUES_BYTES_MAX {
+            protocol_error("more cues than CUES_MAX or CUES_BYTES_MAX")
+        } else {
+            Ok(())
+        }
     }
 
     /// Accepts progress, which must grow and stay within the task.

@@ -1,6 +1,7 @@
 //! The tasks, and what they produce.
 //!
-//! Limits: 16 rungs, 8 stills, 16384 pixels a side, one hour a segment, 32 subtitle tracks, 100,000 cues of 4 KiB.
+//! Limits: 16 rungs, 8 stills, 16384 pixels a side, one hour a segment, 32 subtitle tracks, 100,000 cues of 4 KiB each and 8
+//! MiB together.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -19,6 +20,9 @@ pub const SUBTITLE_TRACKS_MAX: usize = 32;
 
 /// Most cues of one task: a film has two thousand in each language.
 pub const CUES_MAX: usize = 100_000;
+
+/// Most bytes of the texts of all cues of one task, which are held in memory; those of a film in thirty languages are half as many.
+pub const CUES_BYTES_MAX: usize = 8 << 20;
 
 /// Longest text of a cue, in bytes.
 pub const CUE_TEXT_BYTES_MAX: usize = 4_096;

@@ -58,7 +58,7 @@ pub fn render_manifest(presentation: &Presentation) -> Result<String, ManifestWr
     }
     let first_id = presentation.audio.len() + 1;
     for (subtitles, id) in presentation.subtitles.iter().zip(first_id..) {
-        write_subtitle_set(&mut xml, subtitles, id, target)?;
+        write_subtitle_set(&mut xml, subtitles, id)?;
     }
     close_element(&mut xml, "Period")?;
     close_element(&mut xml, "MPD")?;
@@ -72,7 +72,6 @@ fn write_subtitle_set(
     xml: &mut XmlWriter,
     subtitles: &PresentationRendition,
     id: usize,
-    target: u64,
 ) -> Result<(), ManifestWriteError> {
     let RenditionKind::Subtitles { language, label, is_forced, is_hearing_impaired } = &subtitles.kind else {
         return Ok(());
@@ -91,7 +90,7 @@ fn write_subtitle_set(
         (false, false) => "subtitle",
     };
     write_role(xml, role)?;
-    let bandwidth = subtitles.peak_bps(target).max(1).to_string();
+    let bandwidth = subtitles.whole_bps().max(1).to_string();
     open_element(xml, "Representation", &[("id", subtitles.name.clone()), ("bandwidth", bandwidth)])?;
     write_text_element(xml, "BaseURL", &keys::whole_subtitles_path(&subtitles.name))?;
     close_element(xml, "Representation")?;

@@ -31,6 +31,10 @@ pub const AUDIO_CHANNELS: u32 = 2;
 
 pub use schemas::job::FINISH;
 
+/// Segments that an unfinished encode has before it can be played. Players ask for more a target duration after they got a playlist
+/// (RFC 8216, 6.3.4): with one segment they have just played it then, and stall every time.
+pub const GROWING_SEGMENTS_MIN: u32 = 2;
+
 /// Name of the part that makes all subtitles.
 pub const SUBTITLES: &str = "subtitles";
 
@@ -127,17 +131,20 @@ pub fn plan_encode(input: &EncodePlanInput<'_>) -> Result<EncodePlan, NoEncodabl
     Ok(plan)
 }
 
-/// Names of the parts in queue order: the first audio track and the first range, so that playing starts early, then the
+/// Names of the parts in queue order: the first audio track and the ranges that playing begins with, so that it starts early, then the
 /// rest. The finish is not among them: it is queued when they are done.
 pub fn part_names(plan: &EncodePlan) -> Vec<String> {
     let ranges = plan.video.as_ref().map_or(0, |v| v.ranges.len());
     let mut names: Vec<String> = plan.audio.iter().map(|a| a.name.clone()).collect();
     // In the order of the queue: what playing needs first is made first.
     names.truncate(plan.audio.len().min(1));
-    names.extend((0..ranges.min(1)).map(video_part_name));
+    let is_first = |range: &FrameRange| range.first_segment <= GROWING_SEGMENTS_MIN;
+    let first =
+        plan.video.as_ref().map_or(0, |v| v.ranges.iter().take_while(|range| is_first(range)).count());
+    names.extend((0..first).map(video_part_name));
     names.extend((!plan.subtitles.is_empty()).then(|| SUBTITLES.to_owned()));
     names.extend(plan.audio.iter().skip(1).map(|a| a.name.clone()));
-    names.extend((1..ranges).map(video_part_name));
+    names.extend((first..ranges).map(video_part_name));
     names
 }
 
@@ -364,6 +371,7 @@ fn plan_subtitles(tracks: &[SubtitleTrack]) -> Vec<SubtitlePlan> {
         plans.push(SubtitlePlan {
             name: format!("s{position}"),
             stream_index: track.index,
+            codec: track.codec.clone(),
             language,
             label,
             is_forced: track.is_forced,
@@ -384,24 +392,36 @@ fn name_track(
     let wished = title.map(sanitize_label).filter(|title| !title.is_empty()).unwrap_or_else(|| {
         language::language_name(&language).unwrap_or_else(|| format!("Track {}", position + 1))
     });
-    let label =
-        if taken.contains(&wished.as_str()) { format!("{wished} ({})", position + 1) } else { wished };
+    let numbered = (position + 1..).map(|number| format!("{wished} ({number})"));
+    let mut labels = std::iter::once(wished.clone()).chain(numbered);
+    let label = labels.find(|label| !taken.contains(&label.as_str())).unwrap_or(wished);
     (language, label)
 }
 
 /// The cover that the source brings, else a frame of the film.
 fn plan_poster(technical: &TechnicalMetadata, duration_us: u64) -> Option<PosterPlan> {
-    let cover = technical.cover_index.map(|stream_index| (stream_index, 0, true));
-    let frame = technical.video.first().map(|track| {
-        let at_us = if technical.still { 0 } else { (duration_us / 10).min(POSTER_AT_US_MAX) };
-        (track.index, at_us, false)
-    });
-    cover.or(frame).map(|(stream_index, at_us, is_cover)| PosterPlan {
+    let cover = technical.cover_index.map(|stream_index| PosterPlan {
         stream_index,
-        at_us,
+        at_us: 0,
         side_pixels_max: POSTER_SIDE_PIXELS_MAX,
-        is_cover,
-    })
+        is_cover: true,
+    });
+    let duration_us = if technical.still { 0 } else { duration_us };
+    cover.or_else(|| technical.video.first().map(|track| frame_poster(track.index, duration_us)))
+}
+
+/// The poster of a plan whose cover can't be decoded: a frame of its film.
+pub fn plan_frame_poster(plan: &EncodePlan) -> Option<PosterPlan> {
+    plan.video.as_ref().map(|video| frame_poster(video.stream_index, plan.duration_ms.saturating_mul(1_000)))
+}
+
+fn frame_poster(stream_index: u32, duration_us: u64) -> PosterPlan {
+    PosterPlan {
+        stream_index,
+        at_us: (duration_us / 10).min(POSTER_AT_US_MAX),
+        side_pixels_max: POSTER_SIDE_PIXELS_MAX,
+        is_cover: false,
+    }
 }
 
 /// Text for a quoted attribute of a playlist: no quotes, no control characters, at most 64 characters.

@@ -11,6 +11,7 @@ use schemas::{
     media::Rational,
 };
 
+use crate::plan;
 use crate::presentation::{
     AUDIO_FRAME_SAMPLES, Presentation, PresentationRendition, RenditionKind, bits_per_second,
     round_to_seconds,
@@ -86,10 +87,6 @@ pub fn render_iframes(rendition: &PresentationRendition, target_seconds: u64) ->
     Some(text)
 }
 
-/// Segments that an unfinished encode has before it can be played. Players ask for more a target duration after they got a playlist
-/// (RFC 8216, 6.3.4): with one segment they have just played it then, and stall every time.
-pub const GROWING_SEGMENTS_MIN: usize = 2;
-
 /// An unfinished encode as its viewers see it.
 struct GrowingPresentation {
     presentation: Presentation,
@@ -113,7 +110,7 @@ fn grow_presentation(plan: &EncodePlan, parts: &[JobPartRecord]) -> Option<Growi
     let leading = presentation.video.iter().chain(presentation.audio.first());
     let unfinished = leading.filter(|rendition| !is_complete(plan, rendition));
     if let Some(shown) = unfinished.map(|rendition| rendition.segments.len()).min() {
-        if shown < GROWING_SEGMENTS_MIN {
+        if u32::try_from(shown).unwrap_or(u32::MAX) < plan::GROWING_SEGMENTS_MIN {
             return None;
         }
         let Presentation { video, audio, subtitles } = &mut presentation;

@@ -111,13 +111,6 @@ impl Presentation {
         if found.audio.len() != plan.audio.len() {
             return Err(PartPlanMismatch("an audio track is missing".into()));
         }
-        let timeline = SubtitleTimeline::new(plan);
-        for subtitles in &found.subtitles {
-            let is_whole = subtitles.segments.len() == timeline.segments.len();
-            if !is_whole || !timeline.begins_with(&subtitles.segments) {
-                return Err(PartPlanMismatch(format!("{} has other segments than planned", subtitles.name)));
-            }
-        }
         Ok(found)
     }
 
@@ -147,16 +140,11 @@ impl Presentation {
             };
             PresentationRendition::from_unfinished_parts(&audio.name, kind, parts)
         });
-        let subtitles = plan.subtitles.iter().filter_map(|subtitles| {
-            let kind = RenditionKind::Subtitles {
-                language: subtitles.language.clone(),
-                label: subtitles.label.clone(),
-                is_forced: subtitles.is_forced,
-                is_hearing_impaired: subtitles.is_hearing_impaired,
-            };
-            PresentationRendition::from_unfinished_parts(&subtitles.name, kind, parts)
-        });
-        Self { video: video.unwrap_or_default(), audio: audio.collect(), subtitles: subtitles.collect() }
+        Self {
+            video: video.unwrap_or_default(),
+            audio: audio.collect(),
+            subtitles: list_subtitles(plan, parts),
+        }
     }
 
     /// Takes out the rungs that cost as much as a larger one: simple pictures may, and a player that goes down to such a rung when
@@ -234,6 +222,11 @@ impl PresentationRendition {
     /// Bytes of init and segments.
     pub fn size_bytes(&self) -> u64 {
         self.init_bytes + self.segments.iter().map(|s| s.size_bytes).sum::<u64>()
+    }
+
+    /// Bits per second of the file with all of the rendition, rounded up.
+    pub(crate) fn whole_bps(&self) -> u64 {
+        bits_per_second(self.init_bytes, self.duration_ticks(), self.timescale)
     }
 
     /// Average bits per second over all segments, rounded up.
@@ -338,6 +331,37 @@ impl PresentationRendition {
 pub(crate) fn round_to_seconds(units: u64, per_second: u32) -> u64 {
     let per_second = u64::from(per_second.max(1));
     units.saturating_mul(2).saturating_add(per_second) / (2 * per_second)
+}
+
+/// The subtitles of a part that is done: all of them at once. Their segments are those of the plan, since a record that held them for
+/// every track would be larger than a message may be.
+fn list_subtitles(plan: &EncodePlan, parts: &[JobPartRecord]) -> Vec<PresentationRendition> {
+    let is_made = |part: &&JobPartRecord| part.part == plan::SUBTITLES && part.status == JobPartStatus::Done;
+    let Some(part) = parts.iter().find(is_made) else { return Vec::new() };
+    let timeline = SubtitleTimeline::new(plan);
+    let segment = |(start_ticks, duration_ticks): &(u64, u64)| StoredSegment {
+        start_ticks: *start_ticks,
+        duration_ticks: *duration_ticks,
+        size_bytes: 0,
+    };
+    let made = plan.subtitles.iter().filter_map(|planned| {
+        let track = part.tracks.iter().find(|track| track.rendition == planned.name)?;
+        Some(PresentationRendition {
+            name: planned.name.clone(),
+            codecs: track.codecs.clone(),
+            timescale: timeline.timescale,
+            init_bytes: track.init_bytes,
+            segments: timeline.segments.iter().map(segment).collect(),
+            iframe_bytes: Vec::new(),
+            kind: RenditionKind::Subtitles {
+                language: planned.language.clone(),
+                label: planned.label.clone(),
+                is_forced: planned.is_forced,
+                is_hearing_impaired: planned.is_hearing_impaired,
+            },
+        })
+    });
+    made.collect()
 }
 
 /// Rounded up.

@@ -120,15 +120,7 @@ fn build_subtitle_part(plan: &EncodePlan) -> Option<JobPartRecord> {
         init_bytes: 500,
         codecs: "wvtt".into(),
         first_segment: 1,
-        segments: timeline
-            .segments
-            .iter()
-            .map(|(start_ticks, duration_ticks)| StoredSegment {
-                start_ticks: *start_ticks,
-                duration_ticks: *duration_ticks,
-                size_bytes: 60,
-            })
-            .collect(),
+        segments: Vec::new(),
     });
     (!plan.subtitles.is_empty()).then(|| build_part(plan::SUBTITLES, tracks.collect(), JobPartStatus::Done))
 }

@@ -181,3 +181,26 @@ fn parts_that_do_not_add_up_are_refused() {
         audio.tracks[0].segments.last_mut().unwrap().duration_ticks += 1024;
     });
 }
+
+#[test]
+fn tracks_of_one_title_get_names_of_their_own() {
+    let mut technical = build_technical(10, 640, 360);
+    technical.subtitles = build_subtitles();
+    for (track, title) in technical.subtitles.iter_mut().zip(["English (3)", "English", "English"]) {
+        track.title = Some(title.into());
+    }
+    let plan = build_plan(&technical, &EncodeProfile::default());
+    let labels: Vec<&str> = plan.subtitles.iter().map(|subtitles| subtitles.label.as_str()).collect();
+    assert_eq!(labels, ["English (3)", "English", "English (4)"]);
+}
+
+#[test]
+fn what_playing_begins_with_is_made_first() {
+    let mut technical = build_technical(120, 640, 360);
+    technical.subtitles = build_subtitles();
+    let second = technical.audio[0].clone();
+    technical.audio.push(schemas::media::AudioTrack { index: 9, ..second });
+    let plan = build_plan(&technical, &EncodeProfile::default());
+    let names = plan::part_names(&plan);
+    assert_eq!(names[..6], ["a0", "v0000", "v0001", "subtitles", "a1", "v0002"], "{names:?}");
+}

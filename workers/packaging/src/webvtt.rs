@@ -3,14 +3,14 @@
 //!
 //! No crate writes WebVTT from that mark-up; italics, bold, underlined and the place at the top are kept, other styles are not.
 //!
-//! Limits: [`TRACK_BYTES_MAX`] for all segments of a track, and for its one file; cues that would exceed it are left out.
+//! Limits: [`SUBTITLES_BYTES_MAX`] for all files of all tracks of an encode; a track that would exceed it ([`count_bytes`]) is not made.
 
 use std::fmt::Write as _;
 
 use crate::{subtitle_timeline::SubtitleTimeline, time_text::format_time};
 
-/// Most bytes of the segments of a track: a film has 200 KiB. Cues that last through many segments stand in each of them.
-pub const TRACK_BYTES_MAX: usize = 32 << 20;
+/// Most bytes of the files of all tracks: a film has 400 KiB of each. Cues that last through many segments stand in each of them.
+pub const SUBTITLES_BYTES_MAX: usize = 32 << 20;
 
 /// The beginning of a file.
 const HEADER: &str = "WEBVTT\n";
@@ -20,6 +20,22 @@ const TIMESTAMP_MAP: &str = "X-TIMESTAMP-MAP=MPEGTS:0,LOCAL:00:00:00.000\n";
 
 /// Alignments of Advanced SubStation Alpha at the top of the picture.
 const TOP_ALIGNMENTS: [&str; 3] = ["an7", "an8", "an9"];
+
+/// What braces without a command of the mark-up are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BraceMeaning {
+    /// Text of the source, as `{laughs}`.
+    Text,
+    /// Comments that nobody sees: in sources of Advanced SubStation Alpha.
+    Comment,
+}
+
+impl BraceMeaning {
+    /// By the codec of the source, as FFmpeg names it.
+    pub fn of_codec(codec: &str) -> Self {
+        if matches!(codec, "ass" | "ssa") { Self::Comment } else { Self::Text }
+    }
+}
 
 /// A cue ready to be written.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,9 +50,9 @@ pub struct WebVttCue {
 impl WebVttCue {
     /// Makes a cue from the text of a dialogue event of Advanced SubStation Alpha; times in microseconds from the presentation start.
     /// None when there is nothing to read, or no time to read it in.
-    pub fn from_dialogue(start_us: u64, end_us: u64, text: &str) -> Option<Self> {
+    pub fn from_dialogue(start_us: u64, end_us: u64, text: &str, braces: BraceMeaning) -> Option<Self> {
         let round_to_ms = |us: u64| us.saturating_add(500) / 1_000;
-        let Payload { text: payload, is_top, .. } = Payload::parse(text);
+        let Payload { text: payload, is_top, .. } = Payload::parse(text, braces);
         let cue = Self { start_ms: round_to_ms(start_us), end_ms: round_to_ms(end_us), is_top, payload };
         (cue.start_ms < cue.end_ms && !cue.payload.is_empty()).then_some(cue)
     }
@@ -60,10 +76,22 @@ pub fn sort_cues(cues: &mut Vec<WebVttCue>) {
     cues.dedup();
 }
 
+/// Upper bound of the bytes of the cues in the segments of a track, and in its one file.
+pub fn count_bytes(cues: &[WebVttCue], timeline: &SubtitleTimeline) -> usize {
+    let to_end = |(start, duration): &(u64, u64)| timeline.ticks_to_us(start + duration) / 1_000;
+    let ends_ms: Vec<u64> = timeline.segments.iter().map(to_end).collect();
+    let bytes = cues.iter().map(|cue| {
+        let first = ends_ms.partition_point(|end| *end <= cue.start_ms);
+        let last = ends_ms.partition_point(|end| *end < cue.end_ms);
+        // In all of them, and in the one file.
+        cue.written_bytes_max().saturating_mul(last.saturating_sub(first) + 2)
+    });
+    bytes.fold(0, usize::saturating_add)
+}
+
 /// All cues in one file, from sorted ones.
 pub fn render_whole(cues: &[WebVttCue]) -> String {
-    let mut left_bytes = TRACK_BYTES_MAX;
-    render_file(HEADER.to_owned(), cues.iter(), &mut left_bytes)
+    render_file(HEADER.to_owned(), cues.iter())
 }
 
 /// The segments of a track, from sorted cues: each holds the cues that are shown in its time, whole; also those that began before it.
@@ -71,31 +99,21 @@ pub fn render_segments<'a>(
     cues: &'a [WebVttCue],
     timeline: &'a SubtitleTimeline,
 ) -> impl Iterator<Item = String> + 'a {
-    let mut left_bytes = TRACK_BYTES_MAX;
     let (mut rest, mut shown) = (cues, Vec::<&WebVttCue>::new());
     timeline.segments.iter().map(move |(start_ticks, duration_ticks)| {
-        let to_ms = |ticks: u64| timeline.ticks_to_us(ticks) / 1_000;
-        let (start_ms, end_ms) =
-            (to_ms(*start_ticks), timeline.ticks_to_us(start_ticks + duration_ticks).div_ceil(1_000));
+        let start_ms = timeline.ticks_to_us(*start_ticks) / 1_000;
+        let end_ms = timeline.ticks_to_us(start_ticks + duration_ticks).div_ceil(1_000);
         shown.retain(|cue| cue.end_ms > start_ms);
         let (begun, later) = rest.split_at(rest.partition_point(|cue| cue.start_ms < end_ms));
         rest = later;
         shown.extend(begun.iter().filter(|cue| cue.end_ms > start_ms));
-        render_file(format!("{HEADER}{TIMESTAMP_MAP}"), shown.iter().copied(), &mut left_bytes)
+        render_file(format!("{HEADER}{TIMESTAMP_MAP}"), shown.iter().copied())
     })
 }
 
-fn render_file<'a>(
-    header: String,
-    cues: impl Iterator<Item = &'a WebVttCue>,
-    left_bytes: &mut usize,
-) -> String {
+fn render_file<'a>(header: String, cues: impl Iterator<Item = &'a WebVttCue>) -> String {
     let mut file = header;
-    for cue in cues {
-        let Some(left) = left_bytes.checked_sub(cue.written_bytes_max()) else { break };
-        *left_bytes = left;
-        cue.write_to(&mut file);
-    }
+    cues.for_each(|cue| cue.write_to(&mut file));
     file
 }
 
@@ -135,27 +153,38 @@ struct Payload {
 }
 
 impl Payload {
-    fn parse(dialogue: &str) -> Self {
+    fn parse(dialogue: &str, braces: BraceMeaning) -> Self {
         let mut payload = Self::default();
+        // Looked for once: a text of open braces would be searched to its end at each of them.
+        let last_close = dialogue.rfind('}').unwrap_or(0);
         let mut rest = dialogue;
         while let Some(next) = rest.chars().next() {
-            let overrides = rest.strip_prefix('{').and_then(|rest| rest.split_once('}'));
-            if let Some((overrides, after)) = overrides {
-                payload.apply_overrides(overrides);
-                rest = after;
-            } else if let Some(after) = rest.strip_prefix("\\N") {
-                payload.push_char('\n');
-                rest = after;
-            } else if let Some(after) = rest.strip_prefix("\\n") {
-                payload.push_char(' ');
-                rest = after;
-            } else if let Some(after) = rest.strip_prefix("\\h") {
-                payload.push_char('\u{a0}');
-                rest = after;
-            } else {
-                payload.push_char(next);
-                rest = rest.get(next.len_utf8()..).unwrap_or_default();
-            }
+            let at = dialogue.len() - rest.len();
+            let overrides =
+                rest.strip_prefix('{').filter(|_| at < last_close).and_then(|rest| rest.split_once('}'));
+            let escaped = rest.strip_prefix('\\').and_then(|rest| rest.chars().next());
+            rest = match (overrides, escaped) {
+                (Some((commands, after)), _)
+                    if commands.contains('\\') || braces == BraceMeaning::Comment =>
+                {
+                    payload.apply_overrides(commands);
+                    after
+                }
+                (None, Some(escaped @ ('N' | 'n' | 'h' | '{' | '}'))) => {
+                    let meant = match escaped {
+                        'N' => '\n',
+                        'n' => ' ',
+                        'h' => '\u{a0}',
+                        brace => brace,
+                    };
+                    payload.push_char(meant);
+                    rest.get(2..).unwrap_or_default()
+                }
+                _ => {
+                    payload.push_char(next);
+                    rest.get(next.len_utf8()..).unwrap_or_default()
+                }
+            };
         }
         payload.set_tags(TextStyle::default());
         // An empty line would end the cue.
@@ -165,6 +194,8 @@ impl Payload {
     }
 
     fn apply_overrides(&mut self, overrides: &str) {
+        // A place is given apart from the alignment, which then says what of the text is there.
+        let has_place = overrides.contains("\\pos(") || overrides.contains("\\move(");
         for one in overrides.split('\\').map(str::trim) {
             let switch = |name: &str| one.strip_prefix(name).and_then(|value| value.parse::<u32>().ok());
             if let Some(value) = switch("i") {
@@ -179,7 +210,7 @@ impl Payload {
             } else if one == "r" {
                 self.wanted = TextStyle::default();
             } else {
-                self.is_top |= TOP_ALIGNMENTS.contains(&one);
+                self.is_top |= !has_place && TOP_ALIGNMENTS.contains(&one);
             }
         }
     }
@@ -223,7 +254,9 @@ mod tests {
     use super::*;
 
     fn payload(dialogue: &str) -> String {
-        WebVttCue::from_dialogue(0, 1_000, dialogue).map(|cue| cue.payload).unwrap_or_default()
+        WebVttCue::from_dialogue(0, 1_000, dialogue, BraceMeaning::Text)
+            .map(|cue| cue.payload)
+            .unwrap_or_default()
     }
 
     #[test]
@@ -242,19 +275,30 @@ mod tests {
             ("<script>x</script>", "&lt;script&gt;x&lt;/script&gt;"),
             ("{\\p1}m 0 0 l 9 9{\\p0}", ""),
             ("open { brace", "open { brace"),
+            ("\\{laughs\\} hi", "{laughs} hi"),
+            ("{laughs} hi", "{laughs} hi"),
+            ("{{{\\i1}so{\\i0}", "<i>so</i>"),
             ("tab\tand \u{7}bell", "taband bell"),
             ("   ", ""),
         ] {
             assert_eq!(payload(dialogue), wanted, "{dialogue:?}");
         }
-        assert!(WebVttCue::from_dialogue(0, 1_000, "{\\an8}up").unwrap().is_top);
-        assert!(!WebVttCue::from_dialogue(0, 1_000, "{\\an2}down").unwrap().is_top);
-        assert_eq!(WebVttCue::from_dialogue(1_000, 1_400, "x"), None, "no millisecond long");
+        assert!(WebVttCue::from_dialogue(0, 1_000, "{\\an8}up", BraceMeaning::Text).unwrap().is_top);
+        assert_eq!(Payload::parse("{a note}hi", BraceMeaning::Comment).text, "hi");
+        assert!(!Payload::parse("{\\an8\\pos(960,1000)}low", BraceMeaning::Comment).is_top);
+        assert!(!WebVttCue::from_dialogue(0, 1_000, "{\\an2}down", BraceMeaning::Text).unwrap().is_top);
+        assert_eq!(
+            WebVttCue::from_dialogue(1_000, 1_400, "x", BraceMeaning::Text),
+            None,
+            "no millisecond long"
+        );
     }
 
     #[test]
     fn cues_stand_in_every_segment_in_which_they_are_shown() {
-        let cue = |start_us, end_us, text| WebVttCue::from_dialogue(start_us, end_us, text).unwrap();
+        let cue = |start_us, end_us, text| {
+            WebVttCue::from_dialogue(start_us, end_us, text, BraceMeaning::Text).unwrap()
+        };
         let mut cues = vec![
             cue(5_500_000, 6_500_000, "across"),
             cue(1_000_000, 2_000_000, "first"),
@@ -283,13 +327,20 @@ mod tests {
 
     #[test]
     fn what_is_written_is_bounded() {
-        let cue = WebVttCue::from_dialogue(0, 100_000_000_000, &"x".repeat(4_000)).unwrap();
-        let cues = vec![cue; 1_000];
         let timeline = SubtitleTimeline { timescale: 1, segments: (0..20_000).map(|n| (n * 6, 6)).collect() };
-        let files: Vec<String> = render_segments(&cues, &timeline).collect();
-        assert_eq!(files.len(), 20_000, "every segment is there");
-        let bytes: usize = files.iter().map(String::len).sum();
-        assert!(bytes < TRACK_BYTES_MAX + 20_000 * 100, "{bytes}");
-        assert!(render_whole(&vec![cues[0].clone(); 20_000]).len() <= TRACK_BYTES_MAX + 100);
+        let long =
+            WebVttCue::from_dialogue(0, 100_000_000_000, &"x".repeat(1_000), BraceMeaning::Text).unwrap();
+        // A watermark through 16,667 segments, and in its one file.
+        let bytes = count_bytes(std::slice::from_ref(&long), &timeline);
+        assert_eq!(bytes / long.written_bytes_max(), 16_668);
+        let short =
+            WebVttCue::from_dialogue(5_000_000, 7_000_000, &"x".repeat(100), BraceMeaning::Text).unwrap();
+        let many = vec![short; 50_000];
+        let bytes: usize = render_segments(&many, &timeline)
+            .map(|file| file.len() - HEADER.len() - TIMESTAMP_MAP.len())
+            .sum();
+        let bytes = bytes + render_whole(&many).len();
+        let bound = count_bytes(&many, &timeline);
+        assert!(bytes <= bound && bound < bytes * 3 / 2, "{bytes} of {bound}");
     }
 }

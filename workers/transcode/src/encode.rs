@@ -11,7 +11,6 @@ use media::{MediaTaskOutput, MediaTaskReport};
 use nats::{Bus, Outbox};
 use packaging::{
     plan::{self, PartWork},
-    playlist::GROWING_SEGMENTS_MIN,
     storyboard,
 };
 use schemas::{
@@ -304,7 +303,7 @@ impl<'a> PartOutputCollector<'a> {
     /// Whether there is more than at the last renewal of what playing begins with.
     fn adds_to_beginning(&self) -> bool {
         self.is_first_part
-            && self.renewed_segments < GROWING_SEGMENTS_MIN
+            && u32::try_from(self.renewed_segments).is_ok_and(|renewed| renewed < plan::GROWING_SEGMENTS_MIN)
             && self.renewed_segments < self.tracks.common_segment_count()
     }
 

@@ -3,9 +3,6 @@
 //! Order of effects: poster, playlists and manifest, check, report, multivariant playlist, medium, job. A crash anywhere
 //! repeats it with the same bytes under the same keys.
 
-use std::sync::Arc;
-
-use media::MediaTaskOutput;
 use nats::Outbox;
 use packaging::presentation::{Presentation, PresentationRendition};
 use schemas::{
@@ -14,7 +11,6 @@ use schemas::{
     media::{self as records, MediaEncode, MediaWarning, warning_codes},
     subjects,
 };
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -24,9 +20,9 @@ use crate::{
     description::EncodeDescription,
     encode,
     error::TranscodeError,
-    job_result, report,
-    source::StoredMediaSource,
-    spec,
+    job_result,
+    poster::{self, PosterOrigin},
+    report,
 };
 
 /// Findings named in the reason of a failed job.
@@ -46,7 +42,7 @@ pub(crate) async fn finish_job(
         return job_result::fail_job(context, job, &code, &detail).await;
     }
     let mut presentation = Presentation::assemble(&job.plan, &parts)?;
-    let has_poster = make_poster(context, job, stop).await?;
+    let poster = poster::make_poster(context, job, stop).await?;
     let described = EncodeDescription::describe_encode(context, job, &mut presentation).await?;
     let asset = context
         .bus
@@ -82,7 +78,7 @@ pub(crate) async fn finish_job(
             .iter()
             .filter_map(PresentationRendition::subtitle_summary)
             .collect(),
-        has_poster,
+        has_poster: poster != PosterOrigin::None,
         has_storyboard: described.has_storyboard,
         warnings: job
             .plan
@@ -90,7 +86,7 @@ pub(crate) async fn finish_job(
             .iter()
             .cloned()
             .chain(empty_subtitles(&job.plan, listed))
-            .chain(unused_cover(&job.plan, has_poster))
+            .chain(unused_cover(&job.plan, poster))
             .collect(),
     };
     job_result::complete_job(context, job, &made, parts.iter().map(|part| part.cpu_ms).sum()).await?;
@@ -112,8 +108,8 @@ fn empty_subtitles(plan: &job::EncodePlan, listed: &job::EncodePlan) -> Vec<Medi
 }
 
 /// A cover that could not be made the poster.
-fn unused_cover(plan: &job::EncodePlan, has_poster: bool) -> Option<MediaWarning> {
-    let cover = plan.poster.as_ref().filter(|poster| poster.is_cover && !has_poster)?;
+fn unused_cover(plan: &job::EncodePlan, origin: PosterOrigin) -> Option<MediaWarning> {
+    let cover = plan.poster.as_ref().filter(|poster| poster.is_cover && origin != PosterOrigin::Cover)?;
     Some(MediaWarning {
         code: warning_codes::COVER_DROPPED.to_owned(),
         detail: format!("track {}: it could not be decoded", cover.stream_index),
@@ -153,49 +149,4 @@ async fn put_text(
 ) -> Result<(), TranscodeError> {
     context.store.put(&format!("{}/{name}", job.prefix), text).await?;
     Ok(())
-}
-
-/// Takes the poster. A moving medium does without one when none can be taken; a still image is nothing else.
-async fn make_poster(
-    context: &TranscodeContext,
-    job: &job::JobRecord,
-    stop: &CancellationToken,
-) -> Result<bool, TranscodeError> {
-    let Some(wanted) = &job.plan.poster else { return Ok(false) };
-    context.store.head(&job.plan.source_key).await?;
-    let source =
-        StoredMediaSource::new(context.store.clone(), job.plan.source_key.clone(), job.plan.source_bytes);
-    let (sender, mut outputs) = mpsc::channel(2);
-    let taken = context.driver.extract_stills(
-        Arc::new(source),
-        spec::build_poster_spec(&job.plan, wanted),
-        sender,
-        stop,
-    );
-    let collected = async {
-        let mut picture = None;
-        while let Some(output) = outputs.recv().await {
-            if let MediaTaskOutput::Image { bytes, .. } = output {
-                picture = picture.or(Some(bytes));
-            }
-        }
-        picture
-    };
-    let (taken, picture) = tokio::join!(taken, collected);
-    let is_still = job.plan.video.is_none() && job.plan.audio.is_empty();
-    match (taken, picture) {
-        (Ok(_), Some(bytes)) => {
-            context.store.put(&format!("{}/{}", job.prefix, keys::POSTER), bytes).await?;
-            Ok(true)
-        }
-        (Err(fault), _) if is_still || fault.retry_decision() == media::MediaRetryDecision::Retry => {
-            Err(fault.into())
-        }
-        (Ok(_), None) if is_still => Err(TranscodeError::Unplanned("no picture".into())),
-        (Ok(_), None) => Ok(false),
-        (Err(fault), _) => {
-            tracing::warn!(%fault, media.id = %job.media_id, "no poster could be taken");
-            Ok(false)
-        }
-    }
 }

@@ -28,6 +28,7 @@ mod outage;
 mod part;
 mod planner;
 mod playable;
+mod poster;
 mod report;
 mod source;
 mod spec;

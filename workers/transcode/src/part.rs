@@ -23,7 +23,7 @@ use crate::{
     },
     encode::{self, PartRun, PartRunOutcome},
     error::TranscodeError,
-    finish, job_result, outage,
+    finish, job_result, outage, playable,
 };
 
 /// Makes parts.
@@ -239,7 +239,7 @@ impl PartProcessor {
                     plan::part_duration_ms(&run.job.plan, run.part),
                 )
                 .await;
-                self.queue_finish(run.job).await?;
+                self.note_ended_part(run.job, run.part).await?;
                 Ok(StageOutcome::Done)
             }
         }
@@ -281,7 +281,7 @@ impl PartProcessor {
             let code = part.code.as_deref().unwrap_or(job::PART_FAILED);
             job_result::fail_job(&self.context, job, code, part.detail.as_deref().unwrap_or_default()).await
         } else {
-            self.queue_finish(job).await
+            self.note_ended_part(job, &part.part).await
         };
         match ended {
             Ok(()) => {
@@ -290,6 +290,14 @@ impl PartProcessor {
             }
             Err(error) => self.handle_error(error, None).await,
         }
+    }
+
+    /// After a part: the medium may be playable now, if that could not be written while it was made, and the finish may be due.
+    async fn note_ended_part(&self, job: &job::JobRecord, part: &str) -> Result<(), TranscodeError> {
+        if playable::is_first_part(&job.plan, part) {
+            playable::mark_playable(&self.context.bus, job).await?;
+        }
+        self.queue_finish(job).await
     }
 
     /// Queues the finish when every part is over, looking at the last parts first: usually one read is enough.

@@ -17,9 +17,8 @@ pub(crate) fn is_first_part(plan: &EncodePlan, part: &str) -> bool {
 
 /// Names of the parts that playing begins with.
 fn first_parts(plan: &EncodePlan) -> Vec<String> {
-    let needed = u32::try_from(playlist::GROWING_SEGMENTS_MIN).unwrap_or(u32::MAX);
     let ranges = plan.video.iter().flat_map(|video| &video.ranges).enumerate();
-    let video = ranges.filter(|(_, range)| range.first_segment <= needed);
+    let video = ranges.filter(|(_, range)| range.first_segment <= plan::GROWING_SEGMENTS_MIN);
     let audio = plan.audio.first().map(|audio| audio.name.clone());
     video.map(|(index, _)| plan::video_part_name(index)).chain(audio).collect()
 }
@@ -35,12 +34,14 @@ pub(crate) async fn mark_playable(bus: &Bus, job: &job::JobRecord) -> Result<(),
     if playlist::render_growing_multivariant(&job.plan, &parts).is_none() {
         return Ok(());
     }
+    let mut is_new = false;
     bus.change_record::<media::MediaRecord>(&job.media_id.to_string(), |found| {
         let found = found?;
         // An encode that plays is not replaced by one that has just begun.
         if !matches!(found.status, MediaStatus::Stored | MediaStatus::Failed) {
             return None;
         }
+        is_new = true;
         let mut record = found.clone();
         record.status = MediaStatus::Playable;
         (record.code, record.detail) = (None, None);
@@ -65,6 +66,8 @@ pub(crate) async fn mark_playable(bus: &Bus, job: &job::JobRecord) -> Result<(),
         Some((record, Outbox::new().with_event(&event)))
     })
     .await?;
-    tracing::info!(media.id = %job.media_id, job.id = %job.job_id, "playable");
+    if is_new {
+        tracing::info!(media.id = %job.media_id, job.id = %job.job_id, "playable");
+    }
     Ok(())
 }

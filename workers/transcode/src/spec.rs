@@ -119,7 +119,8 @@ pub(crate) fn build_poster_spec(plan: &EncodePlan, poster: &PosterPlan) -> Still
         at_us: vec![poster.at_us],
         side_pixels_max: poster.side_pixels_max,
         quantizer: POSTER_QUANTIZER,
-        deinterlace: plan.video.as_ref().is_some_and(|v| v.deinterlace),
+        // A cover is one whole picture; the filter would wait for a second one.
+        deinterlace: !poster.is_cover && plan.video.as_ref().is_some_and(|v| v.deinterlace),
         clock: to_clock_map(plan),
     }
 }

@@ -7,10 +7,10 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use media::{MediaTaskError, MediaTaskOutput, MediaTaskReport};
+use media::{MediaTaskError, MediaTaskOutput, MediaTaskReport, SubtitleCue};
 use packaging::{
     subtitle_timeline::SubtitleTimeline,
-    webvtt::{self, WebVttCue},
+    webvtt::{self, BraceMeaning, WebVttCue},
 };
 use schemas::job::{EncodePlan, SubtitlePlan};
 use tokio::sync::mpsc;
@@ -40,9 +40,11 @@ pub(crate) async fn make_subtitles(
         while let Some(output) = outputs.recv().await {
             let MediaTaskOutput::Cues { position, cues: found } = output else { continue };
             let Some(cues) = cues.get_mut(usize::from(position)) else { continue };
-            cues.extend(
-                found.iter().filter_map(|cue| WebVttCue::from_dialogue(cue.start_us, cue.end_us, &cue.text)),
-            );
+            let braces = tracks.get(usize::from(position)).map_or("", |track| track.codec.as_str());
+            let braces = BraceMeaning::of_codec(braces);
+            let to_cue =
+                |cue: &SubtitleCue| WebVttCue::from_dialogue(cue.start_us, cue.end_us, &cue.text, braces);
+            cues.extend(found.iter().filter_map(to_cue));
         }
         cues
     };
@@ -55,10 +57,19 @@ pub(crate) async fn make_subtitles(
         }
         Err(error) => return Err(error.into()),
     };
+    let mut left_bytes = webvtt::SUBTITLES_BYTES_MAX;
     for (mut cues, rendition) in cues.into_iter().zip(0_u16..) {
         webvtt::sort_cues(&mut cues);
-        if !cues.is_empty() {
-            send_files(rendition, &cues, &timeline, &out).await?;
+        match left_bytes.checked_sub(webvtt::count_bytes(&cues, &timeline)) {
+            Some(_) if cues.is_empty() => {}
+            Some(left) => {
+                left_bytes = left;
+                send_files(rendition, &cues, &timeline, &out).await?;
+            }
+            None => {
+                let source = &plan.source_key;
+                tracing::warn!(source, rendition, "a subtitle track is left out: its texts are too many");
+            }
         }
     }
     Ok(report)

@@ -163,7 +163,11 @@ impl PartTracks {
     /// What playlists may show: of each rendition the longer of what this try and earlier ones stored.
     pub(crate) fn stored_tracks(&self) -> Vec<StoredTrack> {
         let mut all = Vec::new();
-        for (expected, made) in self.expected.iter().zip(&self.made) {
+        // Subtitles are shown when all of them are there, by the plan: a record has no room for the segments of many tracks.
+        let is_growing = |(expected, _): &(&ExpectedRendition, &Option<StoredTrack>)| {
+            !matches!(expected.kind, ExpectedKind::Subtitles(_))
+        };
+        for (expected, made) in self.expected.iter().zip(&self.made).filter(is_growing) {
             let before = self.before.iter().find(|t| t.rendition == expected.name);
             // A repeated try begins at zero, but what players were shown must not become shorter.
             let longer = match (made, before) {
@@ -210,7 +214,9 @@ impl PartTracks {
             if !is_whole {
                 return Err(TranscodeError::Unplanned(format!("{} lasts {ticks} ticks", expected.name)));
             }
-            tracks.push(track);
+            let segments =
+                if matches!(expected.kind, ExpectedKind::Subtitles(_)) { Vec::new() } else { track.segments };
+            tracks.push(StoredTrack { segments, ..track });
         }
         Ok(tracks)
     }

@@ -189,10 +189,21 @@ fn build_scale_filter(
 fn build_tonemap_filter(kind: &PictureFormat) -> String {
     let transfer = if kind.transfer == Transfer::SMPTE2084 { "smpte2084" } else { "arib-std-b67" };
     let range = if kind.range_name() == "pc" { "full" } else { "limited" };
+    let (before, after) = zscale_formats(kind);
     format!(
-        "zscale=tin={transfer}:min=2020_ncl:pin=2020:rin={range}:t=linear:npl=100,format=gbrpf32le,\
-         zscale=p=709,tonemap=tonemap=hable:desat=0,zscale=t=709:m=709:p=709:r=limited,format=yuv420p"
+        "{before}zscale=tin={transfer}:min=2020_ncl:pin=2020:rin={range}:t=linear:npl=100,format=gbrpf32le,\
+         zscale=p=709,tonemap=tonemap=hable:desat=0,zscale=t=709:m=709:p=709:r=limited,format={after}"
     )
+}
+
+/// What comes before `zscale`, and the format behind it: it takes and gives no picture of an odd side whose chroma has half the size.
+fn zscale_formats(kind: &PictureFormat) -> (&'static str, &'static str) {
+    let is_odd = !kind.width.is_multiple_of(2) || !kind.height.is_multiple_of(2);
+    match (is_odd, kind.matrix_name()) {
+        (false, _) => ("", "yuv420p"),
+        (true, None) => ("format=gbrp10le,", "yuv444p"),
+        (true, Some(_)) => ("format=yuv444p10le,", "yuv444p"),
+    }
 }
 
 /// BT.709 primaries, by way of linear light, for a picture in standard range. Colours outside of them become the nearest inside.
@@ -212,9 +223,10 @@ fn build_gamut_filter(kind: &PictureFormat, primaries: &str) -> String {
         Some(_) => "709",
     };
     let range = if kind.range_name() == "pc" { "full" } else { "limited" };
+    let (before, after) = zscale_formats(kind);
     format!(
-        "zscale=tin={transfer}:min={matrix}:pin={primaries}:rin={range}:t=linear,format=gbrpf32le,\
-         zscale=p=709:t=709:m=709:r=limited,format=yuv420p"
+        "{before}zscale=tin={transfer}:min={matrix}:pin={primaries}:rin={range}:t=linear,format=gbrpf32le,\
+         zscale=p=709:t=709:m=709:r=limited,format={after}"
     )
 }
 

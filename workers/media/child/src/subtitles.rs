@@ -1,14 +1,16 @@
 //! Reads the text of subtitle tracks, all in one pass over the file.
 //!
-//! Limits: [`CUES_MAX`] cues of [`CUE_TEXT_BYTES_MAX`] bytes; what is more is left out.
+//! Limits: [`CUES_MAX`] cues of [`CUE_TEXT_BYTES_MAX`] bytes, and [`CUES_BYTES_MAX`] of all; what is more is left out.
 
 use std::sync::Arc;
 
 use ffmpeg_next::{Error as LibError, Packet, Rational, Rescale, codec, decoder};
 use media::protocol::{ChildMessage, MediaTaskReport};
-use media::{CUE_TEXT_BYTES_MAX, CUES_MAX, MediaErrorCode, SubtitleCue, SubtitlesSpec};
+use media::{CUE_TEXT_BYTES_MAX, CUES_BYTES_MAX, CUES_MAX, MediaErrorCode, SubtitleCue, SubtitlesSpec};
 
-use crate::error::{LibraryErrorExt, MediaChildResult, is_out_of_memory, source_refused_error};
+use crate::error::{
+    LibraryErrorExt, MediaChildError, MediaChildResult, is_out_of_memory, source_refused_error,
+};
 use crate::ffi::{self, DecodedCue};
 use crate::input::{self, CheckedInput};
 use crate::parent_pipe::{ChildJob, ParentPipe};
@@ -35,13 +37,21 @@ pub(crate) fn read_subtitles(
     spec: &SubtitlesSpec,
 ) -> MediaChildResult<MediaTaskReport> {
     let mut opened = input::open_source(wire, job)?;
+    let mut report = MediaTaskReport::default();
     let mut tracks = Vec::with_capacity(spec.streams.len());
     for (stream, position) in spec.streams.iter().zip(0_u16..) {
-        tracks.push(SubtitleReader::open(&opened, *stream, position, spec)?);
+        match SubtitleReader::open(&opened, *stream, position, spec) {
+            Ok(track) => tracks.push(track),
+            // Without this one the others are shown all the same.
+            Err(MediaChildError::Refused { code: MediaErrorCode::MediaUnsupportedCodec, .. }) => {
+                report.decode_errors += 1;
+            }
+            Err(error) => return Err(error),
+        }
     }
     let indexes: Vec<usize> = tracks.iter().map(|track| track.stream).collect();
     ffi::discard_other_streams(&mut opened.input, &indexes);
-    let mut report = MediaTaskReport::default();
+    let mut room = CueRoom { cues: CUES_MAX, bytes: CUES_BYTES_MAX };
     let (mut steps, mut bad) = (0_u64, 0_u32);
     loop {
         // A fresh one each time: reading does not free what the packet held before.
@@ -63,13 +73,13 @@ pub(crate) fn read_subtitles(
         let Some(track) = tracks.iter_mut().find(|track| track.stream == packet.stream()) else { continue };
         report.decode_errors += u64::from(!track.take_packet(&packet)?);
         if track.cues.len() >= CUES_A_MESSAGE {
-            report.frames_written += track.send_cues(wire, report.frames_written)?;
+            report.frames_written += track.send_cues(wire, &mut room)?;
         }
     }
     for track in &mut tracks {
         track.take_packet(&Packet::empty())?;
         track.end_pending(None);
-        report.frames_written += track.send_cues(wire, report.frames_written)?;
+        report.frames_written += track.send_cues(wire, &mut room)?;
     }
     Ok(report)
 }
@@ -197,16 +207,32 @@ impl SubtitleReader {
         }
     }
 
-    /// Sends what there is, as far as the limit allows behind `sent`; says how many.
-    fn send_cues(&mut self, wire: &ParentPipe, sent: u64) -> MediaChildResult<u64> {
-        let left = CUES_MAX.saturating_sub(usize::try_from(sent).unwrap_or(usize::MAX));
+    /// Sends what there is, as far as there is room; says how many.
+    fn send_cues(&mut self, wire: &ParentPipe, room: &mut CueRoom) -> MediaChildResult<u64> {
         let mut cues = std::mem::take(&mut self.cues);
-        cues.truncate(left);
+        cues.retain(|cue| room.take_cue(cue));
         let count = u64::try_from(cues.len()).unwrap_or(0);
         if count > 0 {
             wire.send(&ChildMessage::Cues { position: self.position, cues })?;
         }
         Ok(count)
+    }
+}
+
+/// What may still be sent.
+#[derive(Debug)]
+struct CueRoom {
+    cues: usize,
+    bytes: usize,
+}
+
+impl CueRoom {
+    /// Takes the room of a cue; false when there is none.
+    fn take_cue(&mut self, cue: &SubtitleCue) -> bool {
+        let left = (self.cues.checked_sub(1), self.bytes.checked_sub(cue.text.len()));
+        let (Some(cues), Some(bytes)) = left else { return false };
+        (self.cues, self.bytes) = (cues, bytes);
+        true
     }
 }
 

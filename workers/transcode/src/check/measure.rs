@@ -120,7 +120,7 @@ pub async fn measure_subtitles(
 }
 
 async fn read_subtitle_segment(store: &Store, key: String) -> Result<Vec<ReadCue>, MeasureError> {
-    let limit = u64::try_from(webvtt::TRACK_BYTES_MAX).unwrap_or(u64::MAX);
+    let limit = u64::try_from(webvtt::SUBTITLES_BYTES_MAX).unwrap_or(u64::MAX);
     let bytes = match store.get(&key, limit).await {
         Ok(bytes) => bytes,
         Err(source) => return Err(MeasureError::Store { key, source }),

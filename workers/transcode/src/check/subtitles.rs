@@ -1,6 +1,6 @@
 //! A14: subtitles are announced, as long as the picture, and every segment holds the cues of its time, whole.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use schemas::{job::SubtitlePlan, keys};
 
@@ -77,7 +77,8 @@ fn check_segments(
         findings.require_rule(cues.iter().all(is_shown), ConformanceRule::A14, || {
             format!("{name}: segment {number} holds a cue of another time")
         });
-        let is_repeated = going_on.iter().all(|cue| cues.contains(cue));
+        let held: BTreeSet<&ReadCue> = cues.iter().collect();
+        let is_repeated = going_on.iter().all(|cue| held.contains(cue));
         findings.require_rule(is_repeated, ConformanceRule::A14, || {
             format!("{name}: segment {number} lacks a cue that goes on from the one before")
         });

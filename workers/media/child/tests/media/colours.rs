@@ -14,6 +14,31 @@ const REDS: [(&str, &str, &str); 6] = [
 ];
 
 #[test]
+fn pictures_of_odd_sides_are_converted() {
+    run(async {
+        let studio = Studio::new();
+        let driver = driver().await;
+        let film = "-f lavfi -i testsrc2=size=321x181:rate=25 -t 1";
+        let p3 = "-color_primaries smpte432 -color_trc bt709 -colorspace bt709";
+        let pq = "-color_primaries bt2020 -color_trc smpte2084 -colorspace bt2020nc";
+        for (name, options) in [
+            ("420.webm", format!("-pix_fmt yuv420p -c:v libvpx-vp9 -deadline realtime -cpu-used 8 {p3}")),
+            ("444.mkv", format!("-pix_fmt yuv444p -c:v libx264 {p3}")),
+            (
+                "rgb.mkv",
+                "-pix_fmt bgra -c:v ffv1 -color_primaries smpte432 -color_trc bt709 -colorspace rgb".into(),
+            ),
+            ("hdr.mkv", format!("-pix_fmt yuv444p10le -c:v libx264 {pq}")),
+        ] {
+            let source = studio.make(name, &format!("{film} {options}"));
+            let spec = encode_spec((25, 1), 25, vec![rung(0, 160, 90)]);
+            let product = produce(&driver, &source, Job::Encode(spec)).await;
+            assert_eq!(product.map(|product| product.report.frames_written).ok(), Some(25), "{name}");
+        }
+    });
+}
+
+#[test]
 fn wide_gamuts_are_converted() {
     run(async {
         let studio = Studio::new();
