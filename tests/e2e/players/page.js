@@ -100,9 +100,10 @@ function fail(problem) {
   seen.failed ||= String(problem);
 }
 
+// A wait before the picture moves is loading: players say "playing" before they have enough.
 let hasBegun = false;
-video.addEventListener("playing", () => {
-  hasBegun = true;
+video.addEventListener("timeupdate", () => {
+  hasBegun ||= video.currentTime > 0.1;
 });
 video.addEventListener("waiting", () => {
   if (hasBegun && !video.ended) seen.stalls.push(video.currentTime);
