@@ -61,11 +61,13 @@ impl PlayableMediaCache {
     /// # Errors
     /// When the broker lets nobody follow its events.
     pub async fn run(&self, bus: &Bus, shutdown: CancellationToken) -> Result<(), nats::BusError> {
-        let invalidate =
-            |entry: &nats::reader::StreamEntry| match subjects::parse_event_subject(&entry.subject) {
-                Some((_, _, id)) if let Ok(media_id) = id.parse() => self.memory.remove(&media_id),
-                _ => self.memory.clear(),
-            };
+        let invalidate = |entry: &nats::reader::StreamEntry| {
+            let parsed = subjects::parse_event_subject(&entry.subject);
+            match parsed.and_then(|(_, _, id)| id.parse().ok()) {
+                Some(media_id) => self.memory.remove(&media_id),
+                None => self.memory.clear(),
+            }
+        };
         let filters = vec![subjects::entity_event_filter("media")];
         invalidating_cache::follow_invalidations(bus, "media", filters, &self.memory, invalidate, shutdown)
             .await

@@ -259,9 +259,7 @@ impl<'a> PartOutputCollector<'a> {
                 let made = EncodedSegment { rendition, number, timescale, segment };
                 (self.segment_path(rendition, number)?, bytes, Some(made))
             }
-            MediaTaskOutput::Image { bytes, .. } if let PartWork::Video { video, range } = self.run.work => {
-                (keys::storyboard_sheet_path(storyboard::sheet_number(video, range)), bytes, None)
-            }
+            MediaTaskOutput::Image { bytes, .. } => (self.sheet_path()?, bytes, None),
             MediaTaskOutput::Progress { frames_done } => {
                 self.frames_done = frames_done;
                 return Ok(VecDeque::new());
@@ -270,6 +268,15 @@ impl<'a> PartOutputCollector<'a> {
         };
         let key = format!("{}/{name}", self.run.job.prefix);
         Ok(VecDeque::from([put_segment(self.run.context.store.clone(), key, bytes, made)]))
+    }
+
+    fn sheet_path(&self) -> Result<String, TranscodeError> {
+        match self.run.work {
+            PartWork::Video { video, range } => {
+                Ok(keys::storyboard_sheet_path(storyboard::sheet_number(video, range)))
+            }
+            _ => Err(TranscodeError::Unplanned("a picture of another task".into())),
+        }
     }
 
     fn init_path(&self, rendition: u16) -> Result<String, TranscodeError> {
