@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     EncodeProfile,
-    audio_frame::AUDIO_FRAME_SAMPLES,
+    audio_frame::{AUDIO_FRAME_SAMPLES, fill_last_frame},
     changes,
     ladder::{self, PictureSize},
     language,
@@ -205,9 +205,7 @@ pub fn part_duration_ms(plan: &EncodePlan, part: &str) -> u64 {
 pub fn presentation_length(plan: &EncodePlan) -> (u64, Rational) {
     let video = plan.video.as_ref().map(|video| (video.frame_count, video.frame_rate));
     let audio = plan.audio.first().map(|audio| {
-        let frame = AUDIO_FRAME_SAMPLES;
-        let samples = audio.duration_samples.div_ceil(frame) * frame;
-        (samples, Rational { num: audio.sample_rate_hz, den: 1 })
+        (fill_last_frame(audio.duration_samples), Rational { num: audio.sample_rate_hz, den: 1 })
     });
     video.or(audio).unwrap_or((0, Rational { num: 1, den: 1 }))
 }

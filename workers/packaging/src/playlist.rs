@@ -14,7 +14,7 @@ use schemas::{
 use crate::plan;
 use crate::presentation::{
     AUDIO_FRAME_SAMPLES, Presentation, PresentationRendition, RenditionKind, bits_per_second,
-    round_to_seconds,
+    fill_last_frame, round_to_seconds,
 };
 
 /// The variant nearest to this many bits per second is listed first (HLS Authoring Specification 1.32).
@@ -22,8 +22,6 @@ const FIRST_VARIANT_BPS: u64 = 2_000_000;
 
 /// The lowest version that knows all tags used here: `EXT-X-MAP` in playlists with other than I-frames.
 const VERSION: u32 = 6;
-
-const INDEPENDENT: &str = "#EXT-X-INDEPENDENT-SEGMENTS\n";
 
 const AUDIO_GROUP: &str = "audio";
 
@@ -37,8 +35,16 @@ const HEARING_IMPAIRED: &str = ",CHARACTERISTICS=\"public.accessibility.transcri
 /// none.
 const START: &str = "#EXT-X-START:TIME-OFFSET=0.001,PRECISE=YES";
 
-/// Type of a playlist that grows.
-const EVENT: &str = "EVENT\n#EXT-X-START:TIME-OFFSET=0.001,PRECISE=YES";
+/// What a media playlist is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum PlaylistKind {
+    /// All of a rendition that is finished.
+    Final,
+    /// Its pictures that stand alone.
+    IFrames,
+    /// A rendition that grows.
+    Growing,
+}
 
 /// The multivariant playlist of a finished encode.
 pub fn render_multivariant(presentation: &Presentation) -> String {
@@ -47,7 +53,7 @@ pub fn render_multivariant(presentation: &Presentation) -> String {
         peak: rendition.peak_bps(target),
         average: Some(rendition.average_bps()),
     };
-    format_multivariant(presentation, &rate, keys::media_playlist_path)
+    format_multivariant(presentation, &rate, keys::media_playlist_path, "")
 }
 
 /// The multivariant playlist while the encode grows; names the `event.m3u8` of every rendition that has a segment.
@@ -60,13 +66,12 @@ pub fn render_growing_multivariant(plan: &EncodePlan, parts: &[JobPartRecord]) -
         peak: bound_peak_bps(plan, &rendition.name),
         average: None,
     };
-    let text = format_multivariant(&presentation, &rate, keys::event_playlist_path);
-    Some(text.replacen(INDEPENDENT, &format!("{INDEPENDENT}{START}\n"), 1))
+    Some(format_multivariant(&presentation, &rate, keys::event_playlist_path, &format!("{START}\n")))
 }
 
 /// The media playlist of a finished rendition.
 pub fn render_media(rendition: &PresentationRendition, target_seconds: u64) -> String {
-    let mut text = format_header(rendition, target_seconds, "VOD");
+    let mut text = format_header(rendition, target_seconds, PlaylistKind::Final);
     write_segments(&mut text, rendition);
     text.push_str("#EXT-X-ENDLIST\n");
     text
@@ -78,8 +83,7 @@ pub fn render_iframes(rendition: &PresentationRendition, target_seconds: u64) ->
     if rendition.iframe_bytes.is_empty() {
         return None;
     }
-    let header = format_header(rendition, target_seconds, "VOD");
-    let mut text = header.replacen(INDEPENDENT, &format!("{INDEPENDENT}#EXT-X-I-FRAMES-ONLY\n"), 1);
+    let mut text = format_header(rendition, target_seconds, PlaylistKind::IFrames);
     for ((segment, duration), bytes) in list_segments(rendition).zip(&rendition.iframe_bytes) {
         let _infallible = writeln!(text, "#EXTINF:{duration},\n#EXT-X-BYTERANGE:{bytes}@0\n{segment}");
     }
@@ -129,7 +133,7 @@ pub fn render_event(plan: &EncodePlan, parts: &[JobPartRecord], rendition: &str)
     let GrowingPresentation { presentation, is_complete } = grow_presentation(plan, parts)?;
     let rendition = presentation.listed_renditions().find(|r| r.name == rendition)?;
     // RFC 8216, 6.2.1: the target duration must not change while a playlist grows, so it is the planned one.
-    let mut text = format_header(rendition, planned_target_seconds(plan), EVENT);
+    let mut text = format_header(rendition, planned_target_seconds(plan), PlaylistKind::Growing);
     write_segments(&mut text, rendition);
     if is_complete {
         text.push_str("#EXT-X-ENDLIST\n");
@@ -149,7 +153,7 @@ pub fn render_ended_event(plan: Option<&EncodePlan>, stored: &str) -> String {
             }
             // RFC 8216, 6.2.1: of a loaded playlist nothing may change but what is appended.
             _ if tag("#EXT-X-PLAYLIST-TYPE:") => {
-                let _infallible = write!(text, "#EXT-X-PLAYLIST-TYPE:{EVENT}");
+                let _infallible = write!(text, "#EXT-X-PLAYLIST-TYPE:EVENT\n{START}");
             }
             _ => text.push_str(line),
         }
@@ -167,8 +171,9 @@ fn format_multivariant(
     presentation: &Presentation,
     rate: &dyn Fn(&PresentationRendition) -> VariantBitRates,
     uri: fn(&str) -> String,
+    more_tags: &str,
 ) -> String {
-    let mut text = format!("#EXTM3U\n#EXT-X-VERSION:{VERSION}\n{INDEPENDENT}");
+    let mut text = format!("#EXTM3U\n#EXT-X-VERSION:{VERSION}\n#EXT-X-INDEPENDENT-SEGMENTS\n{more_tags}");
     let has_group = !presentation.video.is_empty() || presentation.audio.len() > 1;
     if has_group {
         for (index, audio) in presentation.audio.iter().enumerate() {
@@ -326,11 +331,16 @@ fn format_variant(
     text
 }
 
-fn format_header(rendition: &PresentationRendition, target_seconds: u64, kind: &str) -> String {
+fn format_header(rendition: &PresentationRendition, target_seconds: u64, kind: PlaylistKind) -> String {
+    let (kind, more_tags) = match kind {
+        PlaylistKind::Final => ("VOD".to_owned(), ""),
+        PlaylistKind::IFrames => ("VOD".to_owned(), "#EXT-X-I-FRAMES-ONLY\n"),
+        PlaylistKind::Growing => (format!("EVENT\n{START}"), ""),
+    };
     // Files of text need no initialization (RFC 8216, 3.5).
     let map = if is_subtitles(rendition) { "" } else { "#EXT-X-MAP:URI=\"init.mp4\"\n" };
     format!(
-        "#EXTM3U\n#EXT-X-VERSION:{VERSION}\n#EXT-X-TARGETDURATION:{target_seconds}\n#EXT-X-MEDIA-SEQUENCE:1\n#EXT-X-PLAYLIST-TYPE:{kind}\n#EXT-X-INDEPENDENT-SEGMENTS\n{map}"
+        "#EXTM3U\n#EXT-X-VERSION:{VERSION}\n#EXT-X-TARGETDURATION:{target_seconds}\n#EXT-X-MEDIA-SEQUENCE:1\n#EXT-X-PLAYLIST-TYPE:{kind}\n#EXT-X-INDEPENDENT-SEGMENTS\n{more_tags}{map}"
     )
 }
 
@@ -382,7 +392,7 @@ fn planned_target_seconds(plan: &EncodePlan) -> u64 {
         let rate = u64::from(a.sample_rate_hz.max(1));
         let Rational { num, den } = a.segment_seconds;
         let nominal = (u64::from(num) * rate).div_ceil(u64::from(den.max(1))) + AUDIO_FRAME_SAMPLES;
-        let samples = nominal.min(a.duration_samples.next_multiple_of(AUDIO_FRAME_SAMPLES));
+        let samples = nominal.min(fill_last_frame(a.duration_samples));
         round_to_seconds(samples, a.sample_rate_hz)
     });
     video.into_iter().chain(audio).max().unwrap_or(1).max(1)

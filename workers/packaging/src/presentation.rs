@@ -7,7 +7,7 @@ use schemas::{
     media::{EncodedRendition as Summary, EncodedSubtitles, Rational},
 };
 
-pub use crate::audio_frame::AUDIO_FRAME_SAMPLES;
+pub use crate::audio_frame::{AUDIO_FRAME_SAMPLES, fill_last_frame};
 use crate::{plan, subtitle_timeline::SubtitleTimeline};
 
 /// Everything of one encode that can be played.
@@ -104,9 +104,8 @@ impl Presentation {
         }
         for (audio, rendition) in plan.audio.iter().zip(&found.audio) {
             rendition.check_continuity()?;
-            let frames = audio.duration_samples.div_ceil(AUDIO_FRAME_SAMPLES);
             let rate = Rational { num: audio.sample_rate_hz, den: 1 };
-            rendition.check_duration(frames * AUDIO_FRAME_SAMPLES, rate)?;
+            rendition.check_duration(fill_last_frame(audio.duration_samples), rate)?;
         }
         if found.audio.len() != plan.audio.len() {
             return Err(PartPlanMismatch("an audio track is missing".into()));

@@ -55,12 +55,11 @@ impl SubtitleTimeline {
         u64::try_from(us).unwrap_or(u64::MAX)
     }
 
-    /// Whether stored segments are the first of these.
-    pub fn begins_with(&self, stored: &[StoredSegment]) -> bool {
-        stored.len() <= self.segments.len()
-            && stored
-                .iter()
-                .zip(&self.segments)
-                .all(|(stored, planned)| (stored.start_ticks, stored.duration_ticks) == *planned)
+    /// Whether stored segments are these.
+    pub fn is_made_by(&self, stored: &[StoredSegment]) -> bool {
+        stored
+            .iter()
+            .map(|segment| (segment.start_ticks, segment.duration_ticks))
+            .eq(self.segments.iter().copied())
     }
 }

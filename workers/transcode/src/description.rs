@@ -66,7 +66,7 @@ impl EncodeDescription {
             subtitles: &subtitles,
         });
         if let Some(video) = &plan.video {
-            findings.extend(check::check_storyboard(store, &job.prefix, video).await?);
+            findings.extend(check::check_storyboard(store, &job.prefix, video, reads_max).await?);
         }
         let media = playlists.into_iter().map(|(name, text)| (keys::media_playlist_path(&name), text));
         let iframes = iframes.into_iter().map(|(name, text)| (keys::iframe_playlist_path(&name), text));

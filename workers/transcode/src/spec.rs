@@ -4,7 +4,7 @@ use media::{
     AudioSpec, ClockMap, ClockMark, EncodeSpec, EncoderPreset, H264Profile, MediaRatio, StillsSpec,
     StoryboardSpec, SubtitlesSpec,
 };
-use packaging::storyboard;
+use packaging::storyboard::{self, StoryboardSheet};
 use schemas::{
     job::{AudioPlan, EncodePlan, FrameRange, PosterPlan, StoryboardPlan, SubtitlePlan, VideoPlan},
     media::Rational,
@@ -65,13 +65,16 @@ pub(crate) fn build_encode_spec(
         decode_threads: if care == EncodeMode::Safe { 1 } else { DECODE_THREADS },
         preset: parse_preset(&video.preset)?,
         rungs: rungs.collect::<Result<_, TranscodeError>>()?,
-        storyboard: video.storyboard.and_then(|plan| build_storyboard_spec(plan, range)),
+        storyboard: video.storyboard.and_then(|plan| {
+            storyboard::find_sheet(&plan, range).map(|sheet| build_storyboard_spec(&plan, sheet))
+        }),
         clock: to_clock_map(plan),
     })
 }
 
-fn build_storyboard_spec(plan: StoryboardPlan, range: FrameRange) -> Option<StoryboardSpec> {
-    storyboard::find_sheet(&plan, range).map(|sheet| StoryboardSpec {
+/// A sheet of a storyboard.
+pub(crate) fn build_storyboard_spec(plan: &StoryboardPlan, sheet: StoryboardSheet) -> StoryboardSpec {
+    StoryboardSpec {
         first_frame: sheet.first_frame,
         interval_frames: plan.interval_frames,
         tile_count: sheet.tile_count,
@@ -79,7 +82,7 @@ fn build_storyboard_spec(plan: StoryboardPlan, range: FrameRange) -> Option<Stor
         tile_width: plan.tile_width,
         tile_height: plan.tile_height,
         quantizer: STORYBOARD_QUANTIZER,
-    })
+    }
 }
 
 /// One audio track; it is rendition 0.

@@ -31,6 +31,12 @@ enum ExpectedKind {
     Subtitles(u32),
 }
 
+impl ExpectedRendition {
+    fn is_subtitles(&self) -> bool {
+        matches!(self.kind, ExpectedKind::Subtitles(_))
+    }
+}
+
 /// Codec string of WebVTT; it stands in no playlist.
 const WEBVTT: &str = "wvtt";
 
@@ -164,9 +170,8 @@ impl PartTracks {
     pub(crate) fn stored_tracks(&self) -> Vec<StoredTrack> {
         let mut all = Vec::new();
         // Subtitles are shown when all of them are there, by the plan: a record has no room for the segments of many tracks.
-        let is_growing = |(expected, _): &(&ExpectedRendition, &Option<StoredTrack>)| {
-            !matches!(expected.kind, ExpectedKind::Subtitles(_))
-        };
+        let is_growing =
+            |(expected, _): &(&ExpectedRendition, &Option<StoredTrack>)| !expected.is_subtitles();
         for (expected, made) in self.expected.iter().zip(&self.made).filter(is_growing) {
             let before = self.before.iter().find(|t| t.rendition == expected.name);
             // A repeated try begins at zero, but what players were shown must not become shorter.
@@ -184,7 +189,7 @@ impl PartTracks {
     pub(crate) fn finish(self, work: PartWork<'_>) -> Result<Vec<StoredTrack>, TranscodeError> {
         let mut tracks = Vec::new();
         for (expected, made) in self.expected.into_iter().zip(self.made) {
-            if made.is_none() && matches!(expected.kind, ExpectedKind::Subtitles(_)) {
+            if made.is_none() && expected.is_subtitles() {
                 // A track without a text is none.
                 continue;
             }
@@ -196,8 +201,7 @@ impl PartTracks {
                     has_duration(ticks, track.timescale, range.frame_count, video.frame_rate)
                 }
                 PartWork::Audio(audio) => {
-                    let frame = packaging::presentation::AUDIO_FRAME_SAMPLES;
-                    let samples = audio.duration_samples.div_ceil(frame) * frame;
+                    let samples = packaging::presentation::fill_last_frame(audio.duration_samples);
                     has_duration(
                         ticks,
                         track.timescale,
@@ -205,17 +209,13 @@ impl PartTracks {
                         Rational { num: audio.sample_rate_hz, den: 1 },
                     )
                 }
-                PartWork::Subtitles(_) => {
-                    self.timeline.begins_with(&track.segments)
-                        && track.segments.len() == self.timeline.segments.len()
-                }
+                PartWork::Subtitles(_) => self.timeline.is_made_by(&track.segments),
                 PartWork::Finish => true,
             };
             if !is_whole {
                 return Err(TranscodeError::Unplanned(format!("{} lasts {ticks} ticks", expected.name)));
             }
-            let segments =
-                if matches!(expected.kind, ExpectedKind::Subtitles(_)) { Vec::new() } else { track.segments };
+            let segments = if expected.is_subtitles() { Vec::new() } else { track.segments };
             tracks.push(StoredTrack { segments, ..track });
         }
         Ok(tracks)

@@ -14,7 +14,7 @@ use crate::input::{self, CheckedInput};
 use crate::parent_pipe::{ChildJob, ParentPipe};
 
 /// Unreadable packets in a row after which a file counts as ended.
-const BAD_PACKETS_MAX: u32 = 1000;
+pub(crate) const BAD_PACKETS_MAX: u32 = 1000;
 
 /// Pictures with more pixels than these are decoded by one thread: each further thread holds pictures of its own.
 const LARGE_PICTURE_PIXELS: u64 = 4096 * 2304;

@@ -8,15 +8,13 @@ use ffmpeg_next::{Error as LibError, Packet, Rational, Rescale, codec, decoder};
 use media::protocol::{ChildMessage, MediaTaskReport};
 use media::{CUE_TEXT_BYTES_MAX, CUES_BYTES_MAX, CUES_MAX, MediaErrorCode, SubtitleCue, SubtitlesSpec};
 
+use crate::decode::BAD_PACKETS_MAX;
 use crate::error::{
     LibraryErrorExt, MediaChildError, MediaChildResult, is_out_of_memory, source_refused_error,
 };
 use crate::ffi::{self, DecodedCue};
 use crate::input::{self, CheckedInput};
 use crate::parent_pipe::{ChildJob, ParentPipe};
-
-/// Unreadable packets in a row after which a file counts as ended.
-const BAD_PACKETS_MAX: u32 = 1000;
 
 /// Cues in one message.
 const CUES_A_MESSAGE: usize = 256;

@@ -9,23 +9,22 @@ use schemas::{
 use store::Store;
 
 use super::{ConformanceFinding, ConformanceRule, FindingSeverity, MeasureError};
+use crate::spec;
 
 /// Largest sheet, in bytes: a hundred tiles of 5 KiB.
 const SHEET_BYTES_MAX: u64 = 8 << 20;
 
-/// Sheets that are read at once.
-const READS_MAX: usize = 4;
-
-/// Looks at every sheet of a storyboard below `prefix`.
+/// Looks at every sheet of a storyboard below `prefix`, `reads_max` at once.
 pub async fn check_storyboard(
     store: &Store,
     prefix: &str,
     video: &VideoPlan,
+    reads_max: usize,
 ) -> Result<Vec<ConformanceFinding>, MeasureError> {
     let Some(plan) = video.storyboard else { return Ok(Vec::new()) };
     let sheets = futures::stream::iter(storyboard::list_sheets(video));
     let checked = sheets.map(|(number, sheet)| check_sheet(store, prefix, plan, (number, sheet)));
-    checked.buffered(READS_MAX).try_filter_map(async |finding| Ok(finding)).try_collect().await
+    checked.buffered(reads_max.max(1)).try_filter_map(async |finding| Ok(finding)).try_collect().await
 }
 
 async fn check_sheet(
@@ -39,8 +38,7 @@ async fn check_sheet(
         Ok(bytes) => bytes,
         Err(source) => return Err(MeasureError::Store { key, source }),
     };
-    let columns = plan.columns.clamp(1, sheet.tile_count.max(1));
-    let wanted = (columns * plan.tile_width, sheet.tile_count.div_ceil(columns) * plan.tile_height);
+    let wanted = spec::build_storyboard_spec(&plan, sheet).sheet_size();
     let found = read_jpeg_size(&bytes);
     Ok((found != Some(wanted)).then(|| ConformanceFinding {
         rule: ConformanceRule::S1,
