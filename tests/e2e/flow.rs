@@ -5,7 +5,11 @@ use std::{collections::BTreeMap, path::Path, process::Command};
 use reqwest::Method;
 use serde_json::Value;
 
-use crate::harness::{Cluster, Options, sample};
+use crate::{
+    browser::{self, Player},
+    harness::{Cluster, Options, sample},
+    webdriver::Browser,
+};
 
 /// The playback addresses of a medium.
 pub(crate) async fn playback(cluster: &Cluster, media_id: &str) -> Value {
@@ -288,8 +292,9 @@ async fn a_page_plays_it_in_a_browser_both_ways() {
     let token = playback["hls_url"].as_str().unwrap().split('/').nth(2).unwrap();
     let page = format!("{}/watch/{media_id}#token={token}", cluster.url);
     let rungs = variants(&text(&cluster, playback["hls_url"].as_str().unwrap()).await).len();
-    crate::browser::plays(&page, crate::browser::Player::HlsJs, rungs).await;
-    crate::browser::plays(&page, crate::browser::Player::Native, rungs).await;
-    crate::browser::plays_when_one_player_fails(&page).await;
-    crate::browser::plays_after_sign_in(&page, &cluster.key).await;
+    browser::plays(Browser::Firefox, &page, Player::HlsJs, rungs).await;
+    browser::plays(Browser::Chromium, &page, Player::HlsJs, rungs).await;
+    browser::plays(Browser::Chromium, &page, Player::Native, rungs).await;
+    browser::plays_when_one_player_fails(&page).await;
+    browser::plays_after_sign_in(&page, &cluster.key).await;
 }

@@ -38,4 +38,5 @@ mod subtitles;
 mod tus;
 mod upgrade;
 mod wallet;
+mod webdriver;
 mod whole;

@@ -17,9 +17,9 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use crate::{
-    browser::{PATIENCE, Page, in_browser_with},
     flow::{playback, text},
     harness::{Cluster, Options, clip, poll},
+    webdriver::{Browser, PATIENCE, Page},
 };
 
 /// Length of the film, in seconds.
@@ -39,9 +39,6 @@ const FRAMES_MISSED_MAX: usize = 20;
 
 /// Frames that the page may read too late, when the next one is shown already.
 const FRAMES_LATE_MAX: usize = 4;
-
-/// A site's visitor has clicked; here nobody does.
-const CLICKED: &str = "--autoplay-policy=no-user-gesture-required";
 
 /// One part after the other, by a worker that stands still for longer than a browser takes to start.
 const ONE_SLOT: &str = "[transcode]\nclaim_fresh = \"2m\"\n[transcode.parts]\nslots = 1\n";
@@ -111,13 +108,20 @@ fn median(mut values: Vec<f64>) -> f64 {
 
 impl Seen {
     /// It begins with the first frame, and what is shown is in its place, without a stall.
-    fn check_beginning(&self, what: &str) {
+    fn check_beginning(&self, browser: Browser, what: &str) {
         assert_eq!((self.failed.as_str(), self.stalls.as_slice()), ("", [].as_slice()), "{what}");
         let first = self.frames.first().map(|(number, _)| *number);
         assert!(first.is_some_and(|first| first < 5), "{what}: it begins at {first:?}");
         assert!(self.frames.is_sorted(), "{what}: {:?}", self.frames);
-        let is_misplaced =
-            |(number, at): &&(u32, f64)| (at - f64::from(*number) / f64::from(RATE)).abs() > 0.002;
+        // Firefox may name the time of a frame while a page still reads the one before it.
+        let lag_seconds_max = match browser {
+            Browser::Chromium => 0.0,
+            Browser::Firefox => 1.0 / f64::from(RATE),
+        };
+        let is_misplaced = |(number, at): &&(u32, f64)| {
+            let late = at - f64::from(*number) / f64::from(RATE);
+            late < -0.002 || late > 0.002 + lag_seconds_max
+        };
         let misplaced: Vec<_> = self.frames.iter().filter(is_misplaced).collect();
         assert!(
             misplaced.len() <= FRAMES_LATE_MAX,
@@ -126,14 +130,19 @@ impl Seen {
     }
 
     /// Every frame is shown in its place, from the first to the last, without a stall.
-    fn check_frames(&self, seconds: u32, what: &str) {
-        self.check_beginning(what);
+    fn check_frames(&self, browser: Browser, seconds: u32, what: &str) {
+        self.check_beginning(browser, what);
         let frames = RATE * seconds;
         assert!((self.duration - f64::from(seconds)).abs() < 0.03, "{what}: it lasts {} s", self.duration);
         let numbers: BTreeSet<u32> = self.frames.iter().map(|(number, _)| *number).collect();
         assert_eq!(numbers.last(), Some(&(frames - 1)), "{what}");
-        let missed = usize::try_from(frames).unwrap() - numbers.len();
-        assert!(missed <= FRAMES_MISSED_MAX, "{what}: {missed} frames were not shown: {numbers:?}");
+        // By its time, too: what was read late is another frame's number.
+        let is_shown = |frame: &u32| {
+            let due = f64::from(*frame) / f64::from(RATE);
+            numbers.contains(frame) || self.frames.iter().any(|(_, at)| (at - due).abs() < 0.002)
+        };
+        let missed: Vec<u32> = (0..frames).filter(|frame| !is_shown(frame)).collect();
+        assert!(missed.len() <= FRAMES_MISSED_MAX, "{what}: not shown: {missed:?}");
     }
 
     /// How much later than its second a tone is played, in seconds.
@@ -142,6 +151,13 @@ impl Seen {
         assert!(self.tones.len() >= 4, "{what}: tones at {:?}", self.tones);
         median(self.tones.iter().map(|at| at - at.round()).collect())
     }
+}
+
+/// Those that play what grows.
+fn browsers_and_players() -> impl Iterator<Item = (Browser, &'static str)> {
+    [Browser::Chromium, Browser::Firefox]
+        .into_iter()
+        .flat_map(|browser| ["hls.js", "shaka", "video.js"].map(|player| (browser, player)))
 }
 
 async fn set_encryption(cluster: &Cluster, media_id: &str, encryption: &str) {
@@ -157,42 +173,44 @@ async fn every_player_shows_every_frame_and_tone_in_its_place() {
     let media_id = cluster.upload(film.clone(), "film.mp4").await;
     assert_eq!(cluster.end_of(&media_id).await.kind, "job.succeeded");
     let site = serve_site(film).await;
-    in_browser_with(&[CLICKED], async |page| {
-        let plain = play(page, &site, "mp4", &format!("{site}/film.mp4")).await;
-        plain.check_frames(SECONDS, "MP4");
-        let plain_delay = plain.tone_delay("MP4");
-        for (encryption, players) in [
-            (
-                "none",
-                [
-                    ("hls.js", "hls_url"),
-                    ("shaka", "hls_url"),
-                    ("video.js", "hls_url"),
-                    ("shaka", "dash_url"),
-                    ("dash.js", "dash_url"),
-                ]
-                .as_slice(),
-            ),
-            ("aes_128", &[("hls.js", "hls_url"), ("shaka", "hls_url"), ("video.js", "hls_url")]),
-        ] {
-            set_encryption(&cluster, &media_id, encryption).await;
-            for (player, address) in players {
-                let session = playback(&cluster, &media_id).await;
-                let url = format!("{}{}", cluster.url, session[*address].as_str().unwrap());
-                let what = format!("{player} {address} {encryption}");
-                let seen = play(page, &site, player, &url).await;
-                seen.check_frames(SECONDS, &what);
-                let off = seen.tone_delay(&what) - plain_delay;
-                assert!(
-                    off.abs() <= OFFSET_SECONDS_MAX,
-                    "{what}: sound is {off:.4} s off: {:?} {:?}",
-                    seen.tones,
-                    plain.tones
-                );
-            }
+    for browser in [Browser::Chromium, Browser::Firefox] {
+        // A site's visitor has clicked; here nobody does.
+        browser
+            .run(true, async |page| play_with_every_player(browser, page, &cluster, &site, &media_id).await)
+            .await;
+    }
+}
+
+/// Each player against the same film as MP4 in the same browser.
+async fn play_with_every_player(
+    browser: Browser,
+    page: &Page,
+    cluster: &Cluster,
+    site: &str,
+    media_id: &str,
+) {
+    let plain = play(page, site, "mp4", &format!("{site}/film.mp4")).await;
+    plain.check_frames(browser, SECONDS, "MP4");
+    let plain_delay = plain.tone_delay("MP4");
+    let hls = [("hls.js", "hls_url"), ("shaka", "hls_url"), ("video.js", "hls_url")];
+    let dash = [("shaka", "dash_url"), ("dash.js", "dash_url")];
+    for (encryption, players) in [("none", [hls.as_slice(), &dash].concat()), ("aes_128", hls.to_vec())] {
+        set_encryption(cluster, media_id, encryption).await;
+        for (player, address) in players {
+            let session = playback(cluster, media_id).await;
+            let url = format!("{}{}", cluster.url, session[address].as_str().unwrap());
+            let what = format!("{browser:?} {player} {address} {encryption}");
+            let seen = play(page, site, player, &url).await;
+            seen.check_frames(browser, SECONDS, &what);
+            let off = seen.tone_delay(&what) - plain_delay;
+            assert!(
+                off.abs() <= OFFSET_SECONDS_MAX,
+                "{what}: sound is {off:.4} s off: {:?} {:?}",
+                seen.tones,
+                plain.tones
+            );
         }
-    })
-    .await;
+    }
 }
 
 /// Starts a player on a film that is still being encoded, of which there are so many segments: the worker stands still until the player
@@ -201,7 +219,7 @@ async fn play_growing(
     cluster: &mut Cluster,
     site: &str,
     film: Vec<u8>,
-    (player, segments, until): (&str, usize, &str),
+    (browser, player, segments, until): (Browser, &str, usize, &str),
 ) -> Seen {
     let media_id = cluster.upload(film, "growing.mp4").await;
     cluster.media_event("media.playable", &media_id).await;
@@ -216,14 +234,16 @@ async fn play_growing(
     let url = format!("{}{master}", cluster.url);
     page_url.query_pairs_mut().append_pair("player", player).append_pair("url", &url);
     let mut seen = Value::Null;
-    in_browser_with(&[CLICKED], async |page| {
-        page.open(page_url.as_str()).await;
-        page.until("window.seen && (window.seen.frames.length > 5 || window.seen.failed)").await;
-        cluster.signal("transcode", "CONT");
-        page.until_within(&format!("{until} || window.seen.failed"), 2 * PATIENCE).await;
-        seen = page.run("return window.seen").await;
-    })
-    .await;
+    // A site's visitor has clicked; here nobody does.
+    browser
+        .run(true, async |page| {
+            page.open(page_url.as_str()).await;
+            page.until("window.seen && (window.seen.frames.length > 5 || window.seen.failed)").await;
+            cluster.signal("transcode", "CONT");
+            page.until_within(&format!("{until} || window.seen.failed"), 2 * PATIENCE).await;
+            seen = page.run("return window.seen").await;
+        })
+        .await;
     assert_eq!(cluster.end_of(&media_id).await.kind, "job.succeeded");
     serde_json::from_value(seen).unwrap()
 }
@@ -235,10 +255,10 @@ async fn a_growing_title_plays_to_its_end_as_soon_as_it_is_playable() {
     let options = Options { full_ladder: true, ..Options::default() };
     let mut cluster = Cluster::start_with(options, ONE_SLOT).await;
     let site = serve_site(Vec::new()).await;
-    for player in ["hls.js", "shaka", "video.js"] {
-        let way = (player, 2, "window.seen.ended");
+    for (browser, player) in browsers_and_players() {
+        let way = (browser, player, 2, "window.seen.ended");
         let seen = play_growing(&mut cluster, &site, film.clone(), way).await;
-        seen.check_frames(GROWING_SECONDS, player);
+        seen.check_frames(browser, GROWING_SECONDS, &format!("{browser:?}, {player}"));
     }
 }
 
@@ -248,9 +268,9 @@ async fn who_comes_later_to_a_growing_title_sees_its_start() {
     let film = film(60, "960x540");
     let mut cluster = Cluster::start_with(Options::default(), ONE_SLOT).await;
     let site = serve_site(Vec::new()).await;
-    for player in ["hls.js", "shaka", "video.js"] {
-        let way = (player, 5, "document.getElementsByTagName('video')[0].currentTime > 3");
+    for (browser, player) in browsers_and_players() {
+        let way = (browser, player, 5, "document.getElementsByTagName('video')[0].currentTime > 3");
         let seen = play_growing(&mut cluster, &site, film.clone(), way).await;
-        seen.check_beginning(player);
+        seen.check_beginning(browser, &format!("{browser:?}, {player}"));
     }
 }

@@ -7,10 +7,10 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::{
-    browser::{Page, in_browser},
     chain::{Anvil, CHAIN_ID, Wallet},
     gate::Site,
     harness::WAIT_MAX,
+    webdriver::{Page, in_browser},
 };
 
 /// A wallet as pages see one (EIP-1193); what it would ask its owner waits in `window.asked` for the test, which is the owner.

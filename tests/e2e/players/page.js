@@ -14,6 +14,9 @@ const pixels = canvas.getContext("2d", { willReadFrequently: true });
 const seen = { frames: [], tones: [], stalls: [], ended: false, failed: "", duration: 0 };
 window.seen = seen;
 
+// A wait before the picture moves is loading: players say "playing" before they have enough.
+let hasBegun = false;
+
 function numberOfFrame() {
   pixels.drawImage(video, 0, 0, canvas.width, canvas.height);
   const { data } = pixels.getImageData(0, 4, canvas.width, 1);
@@ -49,9 +52,18 @@ async function watchTones() {
   const audio = new AudioContext({ latencyHint: "interactive" });
   await audio.audioWorklet.addModule(URL.createObjectURL(new Blob([listener], { type: "text/javascript" })));
   const node = new AudioWorkletNode(audio, "tones");
+  const begun = [];
   node.port.onmessage = ({ data }) => {
-    if (!video.paused && !video.ended) seen.tones.push(video.currentTime - (audio.currentTime - data));
+    if (!video.paused && !video.ended) begun.push(data);
   };
+  // Each clock is read in steps of up to 40 ms; the middle of many readings is true.
+  const offsets = [];
+  setInterval(() => {
+    if (!hasBegun || video.paused || video.ended) return;
+    offsets.push(video.currentTime - audio.currentTime);
+    const offset = offsets.toSorted((a, b) => a - b)[Math.floor(offsets.length / 2)];
+    seen.tones = begun.map((at) => at + offset);
+  }, 10);
   audio.createMediaElementSource(video).connect(node).connect(audio.destination);
   await audio.resume();
 }
@@ -100,8 +112,6 @@ function fail(problem) {
   seen.failed ||= String(problem);
 }
 
-// A wait before the picture moves is loading: players say "playing" before they have enough.
-let hasBegun = false;
 video.addEventListener("timeupdate", () => {
   hasBegun ||= video.currentTime > 0.1;
 });
@@ -113,6 +123,8 @@ video.addEventListener("canplay", () => {
   if (video.paused && !video.ended) video.play().catch((error) => error.name === "AbortError" || fail(error));
 });
 video.addEventListener("ended", () => {
+  // What stays on the screen.
+  seen.frames.push([numberOfFrame(), seen.frames.at(-1)[1]]);
   seen.duration = video.duration;
   seen.ended = true;
 });
