@@ -7,7 +7,8 @@
 use std::{
     cmp::Ordering,
     fs::{File, TryLockError},
-    io,
+    io::{self, Read, Seek, SeekFrom},
+    ops::Range,
     os::unix::fs::FileExt,
     sync::Arc,
     time::{Duration, Instant},
@@ -92,6 +93,22 @@ impl LocalSpool {
         }
         self.await_write().await?;
         self.start_write();
+        Ok(())
+    }
+
+    /// Copies a range of another file behind what is here.
+    pub(super) async fn append_file(
+        &mut self,
+        store: &Store,
+        key: &str,
+        range_bytes: Range<u64>,
+    ) -> Result<(), StoreError> {
+        self.write_pending().await?;
+        let (file, at, key) = (self.file.clone(), self.handed, key.to_owned());
+        let length = range_bytes.end.saturating_sub(range_bytes.start);
+        store.with_local_root(move |folder| copy_range(folder, &key, range_bytes.clone(), &file, at)).await?;
+        self.handed += length;
+        self.written = self.handed;
         Ok(())
     }
 
@@ -315,6 +332,29 @@ fn write_batch_at(file: &File, batch: &ChunkBatch, mut at: u64) -> io::Result<()
         at += u64::try_from(chunk.bytes.len()).unwrap_or(0);
     }
     Ok(())
+}
+
+fn copy_range(
+    folder: &LocalRoot,
+    key: &str,
+    range_bytes: Range<u64>,
+    mut target: &File,
+    at: u64,
+) -> Result<(), StoreError> {
+    let mut source = match folder.open_file(key, OFlags::RDONLY) {
+        Ok(source) => source,
+        Err(error) if is_absent(&error) => return Err(StoreError::NotFound { key: key.to_owned() }),
+        Err(error) => return Err(StoreError::from_io(error)),
+    };
+    source.seek(SeekFrom::Start(range_bytes.start)).map_err(StoreError::from_io)?;
+    target.seek(SeekFrom::Start(at)).map_err(StoreError::from_io)?;
+    let length = range_bytes.end.saturating_sub(range_bytes.start);
+    // By copy_file_range(2), which shares the blocks on file systems that can.
+    let copied = io::copy(&mut source.take(length), &mut target).map_err(StoreError::from_io)?;
+    if copied == length {
+        return Ok(());
+    }
+    Err(StoreError::Damaged(format!("{key} ended inside {range_bytes:?}")))
 }
 
 #[cfg(test)]

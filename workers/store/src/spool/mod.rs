@@ -10,9 +10,10 @@
 mod local;
 mod remote;
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, ops::Range, pin::pin, sync::Arc};
 
 use bytes::Bytes;
+use futures::TryStreamExt;
 use schemas::{
     ids::{MediaId, UploadId},
     upload::MultipartState,
@@ -101,6 +102,25 @@ impl Spool {
             SpoolBackend::Local(local) => local.write(chunk).await,
             SpoolBackend::Remote(remote) => remote.write(chunk).await,
         }
+    }
+
+    /// Takes a range of bytes of a stored object. A local store joins the files where its file system can.
+    ///
+    /// [`StoreError::NotFound`] when the object is not there.
+    pub async fn append_object(
+        &mut self,
+        store: &Store,
+        key: &str,
+        range_bytes: Range<u64>,
+    ) -> Result<(), StoreError> {
+        if let SpoolBackend::Local(local) = &mut self.kind {
+            return local.append_file(store, key, range_bytes).await;
+        }
+        let mut pieces = pin!(store.get_stream(key, range_bytes));
+        while let Some(bytes) = pieces.try_next().await? {
+            self.write(bytes).await?;
+        }
+        Ok(())
     }
 
     /// Starts making bytes durable when a group is full or its time has come, without waiting for it; hands back what
