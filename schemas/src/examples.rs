@@ -88,6 +88,7 @@ fn upload_created() -> upload::UploadCreated {
         length_bytes: Some(788_493),
         filename: Some(owned_text("Big Buck Bunny.mp4")),
         expires_at_ms: MADE_AT_MS + 86_400_000,
+        is_partial: false,
     }
 }
 
@@ -355,6 +356,7 @@ fn upload_record() -> upload::UploadRecord {
             parts: vec![owned_text("\"5d41402abc4b2a76b9719d911017c592\"")],
             tail: Some(upload::UploadTail { generation: 2, part: 1, size_bytes: 4_096 }),
         }),
+        concat: None,
         freed: false,
         created_at_ms: MADE_AT_MS,
         expires_at_ms: MADE_AT_MS + 86_400_000,

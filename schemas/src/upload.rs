@@ -64,6 +64,25 @@ pub struct MultipartState {
     pub tail: Option<UploadTail>,
 }
 
+/// What an upload is to others (tus 1.0, extension concatenation).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum UploadConcat {
+    /// Some bytes of a whole; it never becomes a medium.
+    Partial {
+        /// The upload that it is a part of, once that is there.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        final_upload_id: Option<UploadId>,
+    },
+    /// A whole whose bytes are those of other uploads.
+    Final {
+        /// They, in order; at most 128, one may stand more than once.
+        part_ids: Vec<UploadId>,
+        /// `Upload-Concat` as received.
+        header: String,
+    },
+}
+
 /// One upload in the bucket `uploads`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "Record")]
@@ -98,6 +117,9 @@ pub struct UploadRecord {
     pub digest: Option<UploadDigest>,
     /// Parts, where the store is remote.
     pub multipart: Option<MultipartState>,
+    /// What it is to others, if it is a part or has parts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concat: Option<UploadConcat>,
     /// True once an upload that ended unfinished left nothing in the store.
     #[serde(default)]
     pub freed: bool,
@@ -131,11 +153,47 @@ impl UploadRecord {
             mint_tx: None,
             digest: None,
             multipart: None,
+            concat: None,
             freed: false,
             created_at_ms: 0,
             expires_at_ms: 0,
             code: None,
             kept_until_ms: None,
+        }
+    }
+
+    /// True for some bytes of a whole, which never become a medium.
+    pub const fn is_partial(&self) -> bool {
+        matches!(self.concat, Some(UploadConcat::Partial { .. }))
+    }
+
+    /// True for a whole whose bytes are those of other uploads.
+    pub const fn is_final(&self) -> bool {
+        matches!(self.concat, Some(UploadConcat::Final { .. }))
+    }
+
+    /// The upload that it is a part of.
+    pub const fn final_upload_id(&self) -> Option<UploadId> {
+        match self.concat {
+            Some(UploadConcat::Partial { final_upload_id }) => final_upload_id,
+            _ => None,
+        }
+    }
+
+    /// The uploads that it consists of.
+    pub fn part_ids(&self) -> &[UploadId] {
+        match &self.concat {
+            Some(UploadConcat::Final { part_ids, .. }) => part_ids,
+            _ => &[],
+        }
+    }
+
+    /// True while it takes room that its owner may have only so often: bytes may follow, or it waits for the other parts.
+    pub const fn is_unfinished(&self) -> bool {
+        match self.status {
+            UploadStatus::Open => true,
+            UploadStatus::Received => self.is_partial(),
+            UploadStatus::Terminated | UploadStatus::Expired | UploadStatus::Deactivated => false,
         }
     }
 
@@ -220,6 +278,9 @@ pub struct UploadCreated {
     pub filename: Option<String>,
     /// Unix time in milliseconds.
     pub expires_at_ms: u64,
+    /// True for some bytes of a whole, which never become a medium.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_partial: bool,
 }
 upload_event!(UploadCreated, "created");
 

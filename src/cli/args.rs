@@ -72,6 +72,14 @@ pub struct ServerArgs {
     /// Address people reach the public port by, such as `https://media.example.org`
     #[arg(long, value_name = "URL", env = "STREAMGATE_PUBLIC_URL")]
     pub public_url: Option<String>,
+    /// Origin whose pages may call this, such as `https://app.example.org`, may be repeated; `*` alone is every origin
+    #[arg(
+        long = "allow-origin",
+        value_name = "ORIGIN",
+        env = "STREAMGATE_ALLOW_ORIGIN",
+        value_delimiter = ','
+    )]
+    pub origins: Vec<String>,
     /// Name of the transcode profile
     #[arg(long, value_name = "NAME", env = "STREAMGATE_PROFILE")]
     pub profile: Option<String>,

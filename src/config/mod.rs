@@ -191,6 +191,9 @@ impl Settings {
         self.ingress.public_url = args.public_url.clone().or_else(|| self.ingress.public_url.take());
         self.broker.replicas = args.replicas.or(self.broker.replicas);
         self.broker.seed_file = args.nats_seed_file.clone().or_else(|| self.broker.seed_file.take());
+        if !args.origins.is_empty() {
+            self.ingress.manners.origins.clone_from(&args.origins);
+        }
         if !args.nats_urls.is_empty() {
             self.broker.urls.clone_from(&args.nats_urls);
         }

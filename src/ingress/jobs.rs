@@ -33,6 +33,7 @@ use web::{
     limit::RateLimitGroup,
     operation::{Operation, OperationAccess, OperationRouter},
     page::ListPage,
+    public_address::PublicAddress,
     query::QueryParameters,
 };
 
@@ -105,6 +106,7 @@ static LIST_JOBS: Operation = Operation::read(
 async fn list_jobs(
     State(app): State<AppState>,
     who: Principal,
+    address: PublicAddress,
     OriginalUri(uri): OriginalUri,
     QueryParameters(wanted): QueryParameters<JobListQuery>,
 ) -> Result<Response, Problem> {
@@ -121,7 +123,8 @@ async fn list_jobs(
     };
     let page: JobIndexPage = media::query_index(&app.bus, index_query::JOBS, &question).await?;
     let next_cursor = page.next.map(|position| cursors.seal(&position));
-    Ok(ListPage { items: page.items, next_cursor, revision: page.revision }.into_list_response(&uri))
+    Ok(ListPage { items: page.items, next_cursor, revision: page.revision }
+        .into_list_response(&address, &uri))
 }
 
 pub(super) fn no_such_job() -> Problem {

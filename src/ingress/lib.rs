@@ -179,12 +179,7 @@ impl AppState {
             Arc::new(grants.gate_evaluator().chains().with_separate_limits());
         let proofs = grants.proof_checker().clone();
         let sign_in = auth::SignInService::open(bus.clone(), auth, Some(chains), proofs).await?;
-        let uploads = uploads::UploadState::new(
-            bus.clone(),
-            store.clone(),
-            config.uploads.clone(),
-            config.public_url.clone(),
-        );
+        let uploads = uploads::UploadState::new(bus.clone(), store.clone(), config.uploads.clone());
         let capacity = capacity::CapacityMonitor::new(
             bus.clone(),
             store.clone(),
@@ -356,7 +351,10 @@ fn router_with_routes(app: AppState, more: OperationRouter<AppState>) -> Router 
                 .layer(middleware::from_fn(request::ensure_problem_body))
                 .layer(middleware::from_fn_with_state(manners, request_policy::limit_request_head))
                 .layer(middleware::from_fn_with_state(
-                    Arc::new(config.client.clone()),
+                    Arc::new(client::ClientIdentification {
+                        config: config.client.clone(),
+                        public_url: config.public_url.clone(),
+                    }),
                     client::identify_client,
                 ))
                 .layer(middleware::from_fn_with_state(Arc::new(config.body), body::attach_limits))

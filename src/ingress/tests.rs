@@ -416,9 +416,13 @@ async fn limits_stand_before_and_behind_authentication() {
         assert_eq!(answer.status, 201, "{answer:?}");
         assert!(answer.header("ratelimit").unwrap().contains("\"upload-principal\";r="), "{answer:?}");
     }
+    // Clients of tus give up at a 429; others do not.
     let refused = site.ask("POST", "/v1/uploads", &create(9), "").await;
-    assert_eq!((refused.status, refused.problem().as_str()), (429, "rate_limited"));
+    assert_eq!((refused.status, refused.problem().as_str()), (503, "rate_limited"));
+    assert!(refused.header("retry-after").is_some(), "{refused:?}");
     assert!(refused.body.contains("upload-principal"), "{refused:?}");
+    let whole = create(9).replace("Tus-Resumable: 1.0.0\r\n", "Content-Type: video/mp4\r\n");
+    assert_eq!(site.ask("POST", "/v1/media", &whole, "").await.status, 429);
 }
 
 #[tokio::test]
@@ -487,7 +491,7 @@ async fn a_whole_file_whose_answer_was_lost_is_brought_in_once() {
     let cut = site
         .raw(format!("POST /v1/media HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}Content-Length: 9\r\n\r\nhello"))
         .await;
-    assert_eq!((cut.status, cut.problem().as_str()), (408, "upload_idle"));
+    assert_eq!((cut.status, cut.problem().as_str()), (503, "upload_idle"));
     site.unanswer().await;
     let first = site.ask("POST", "/v1/media", &headers, "hello you").await;
     assert_eq!(first.status, 201, "{first:?}");

@@ -154,6 +154,7 @@ POST /v1/media Principal(Upload) Upload
 POST /v1/media/{media_id}/playback Optional(Streaming) Streaming
 POST /v1/uploads Principal(Upload) Upload
 POST /v1/uploads/{upload_id} Principal(Upload) none
+PUT /v1/files/{filename} Principal(Upload) Upload
 PUT /v1/media/{media_id}/gate Principal(Gate) Metadata
 ";
 
@@ -394,6 +395,7 @@ impl Story {
         let json = format!("{key}Content-Type: application/json\r\nIf-Match: *\r\n");
         let video = format!("{key}Content-Type: video/mp4\r\n");
         let made = self.does("post /v1/media", "/v1/media", &video, "hello", 201).await;
+        self.does("put /v1/files/{filename}", "/v1/files/clip.mp4", &video, "hello", 201).await;
         let medium = format!("/v1/media/{}", made.header("streamgate-media-id").unwrap());
         self.does("patch /v1/media/{media_id}", &medium, &json, "{\"title\":\"new\"}", 200).await;
         let gate = format!("{medium}/gate");

@@ -23,6 +23,8 @@ use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::public_address::PublicAddress;
+
 /// Most entries of a forwarding header that are read; more hops than this are no chain of proxies.
 pub const HOPS_MAX: usize = 32;
 
@@ -44,7 +46,8 @@ pub enum ForwardingHeader {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClientAddressConfig {
-    /// Networks of the proxies in front, such as `10.0.0.0/8`; empty: the peer is the client.
+    /// Networks of the proxies in front, such as `10.0.0.0/8`, which say who the client is and what it reached: address, scheme,
+    /// host, path in front (`X-Forwarded-Prefix`). Empty: the peer is the client.
     #[schemars(with = "Vec<String>")]
     pub trusted_proxies: Vec<IpNet>,
     /// The header that these proxies write.
@@ -98,14 +101,31 @@ impl<S: Send + Sync> FromRequestParts<S> for ClientAddress {
     }
 }
 
-/// Puts the [`ClientAddress`] among the request's extensions.
+/// What [`identify_client`] goes by.
+#[derive(Debug, Clone)]
+pub struct ClientIdentification {
+    /// Whom to believe.
+    pub config: ClientAddressConfig,
+    /// The address that people reach this by, where the operator named it.
+    pub public_url: Option<String>,
+}
+
+/// Puts the [`ClientAddress`] and the [`PublicAddress`] among the request's extensions.
 pub async fn identify_client(
-    State(config): State<Arc<ClientAddressConfig>>,
+    State(by): State<Arc<ClientIdentification>>,
     mut request: Request,
     next: Next,
 ) -> Response {
-    let client = ClientAddress::from_peer(&config, peer_address(request.extensions()), request.headers());
+    let peer = peer_address(request.extensions());
+    let client = ClientAddress::from_peer(&by.config, peer, request.headers());
+    let address = if let Some(url) = &by.public_url {
+        PublicAddress::configured(url)
+    } else {
+        let is_trusted = by.config.trusted_proxies.iter().any(|net| net.contains(&peer.to_canonical()));
+        PublicAddress::from_head(request.headers(), request.uri(), is_trusted.then_some(by.config.field))
+    };
     request.extensions_mut().insert(client);
+    request.extensions_mut().insert(address);
     next.run(request).await
 }
 

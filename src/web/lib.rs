@@ -19,6 +19,7 @@ pub mod limit;
 pub mod operation;
 pub mod page;
 pub mod problem_code;
+pub mod public_address;
 pub mod query;
 pub mod readiness;
 pub mod registry;

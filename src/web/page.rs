@@ -9,6 +9,8 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::json;
 
+use crate::public_address::PublicAddress;
+
 /// A page of a list.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "{T}Page", example = json!({ "items": [], "next_cursor": null, "revision": 42 }))]
@@ -22,11 +24,14 @@ pub struct ListPage<T> {
 }
 
 impl<T: Serialize> ListPage<T> {
-    /// The answer to who asked at `uri`.
-    pub fn into_list_response(self, uri: &Uri) -> Response {
+    /// The answer to who asked at `uri` of `address`.
+    pub fn into_list_response(self, address: &PublicAddress, uri: &Uri) -> Response {
         let asked: Vec<(String, String)> =
             axum::extract::Query::try_from_uri(uri).map(|query| query.0).unwrap_or_default();
-        let link = self.next_cursor.as_deref().and_then(|next| next_link(uri.path(), &asked, next));
+        let link = self
+            .next_cursor
+            .as_deref()
+            .and_then(|next| next_link(&format!("{}{}", address.prefix(), uri.path()), &asked, next));
         let mut response = Json(self).into_response();
         if let Some(link) = link {
             response.headers_mut().insert(header::LINK, link);
@@ -58,7 +63,7 @@ mod tests {
         let uri = Uri::from_static("/v1/media?limit=2&cursor=old&status=a%26b");
         let link = |next: Option<&str>| {
             let page = ListPage { items: vec![1, 2], next_cursor: next.map(str::to_owned), revision: 7 };
-            page.into_list_response(&uri)
+            page.into_list_response(&PublicAddress::default(), &uri)
                 .headers()
                 .get(header::LINK)
                 .map(|link| link.to_str().unwrap().to_owned())

@@ -225,9 +225,11 @@ kinds! {
         "Let the other request finish, or go on from `Upload-Offset`.";
     UploadExpired 410 "upload_expired" "The upload has ended"
         "Begin a new upload: the time of this one ran out.";
+    UploadFinal 403 "upload_final" "The bytes of this upload come from others"
+        "Append to the uploads that it was made of, or begin another one.";
     UploadFinished 403 "upload_finished" "A complete upload can't be ended"
         "Nothing is left to end: the medium is there.";
-    UploadIdle 408 "upload_idle" "No byte came for too long"
+    UploadIdle 503 "upload_idle" "No byte came for too long"
         "Go on from the offset that HEAD tells: what came is kept.";
     UploadOffset 409 "upload_offset" "The bytes are for another offset"
         "Go on from `Upload-Offset`.";
@@ -237,7 +239,7 @@ kinds! {
         "Begin a new upload: somebody ended this one.";
     UploadTooLarge 413 "upload_too_large" "More bytes than the upload may have"
         "Send no more than `Upload-Length`, and no more than `Tus-Max-Size`.";
-    UploadTooSlow 408 "upload_too_slow" "Too few bytes came"
+    UploadTooSlow 503 "upload_too_slow" "Too few bytes came"
         "Go on over a better connection from the offset that HEAD tells: what came is kept.";
     UploadsOpen 429 "uploads_open" "Too many uploads are open"
         "Finish or end one of them.";

@@ -5,7 +5,7 @@
 
 use axum::{
     extract::Request,
-    http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header, uri::Authority},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version, header, uri::Authority},
 };
 use hyper::body::Incoming;
 
@@ -26,6 +26,9 @@ struct InvalidHostMarker;
 pub(super) fn prepare_request(request: &mut hyper::Request<Incoming>) {
     if !has_valid_host(request) {
         request.extensions_mut().insert(InvalidHostMarker);
+    }
+    if let Some(plain) = without_last_slash(request.uri()) {
+        *request.uri_mut() = plain;
     }
     // Before the router, which chooses the handler by the method.
     if let Some(meant) = overridden_method(request) {
@@ -81,6 +84,16 @@ fn is_valid_host(text: &str) -> bool {
     port.is_some_and(|port| port.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
+/// The address of an operation that a client wrote with a slash at its end, as some write the base of all uploads.
+fn without_last_slash(uri: &Uri) -> Option<Uri> {
+    let path =
+        uri.path().strip_suffix('/').filter(|path| path.starts_with("/v1/") && !path.ends_with('/'))?;
+    let target = uri.query().map_or_else(|| path.to_owned(), |query| format!("{path}?{query}"));
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = Some(target.parse().ok()?);
+    Uri::from_parts(parts).ok()
+}
+
 /// The method that a POST to an upload stands for.
 fn overridden_method<B>(request: &hyper::Request<B>) -> Option<Method> {
     let mut names = request.headers().get_all(&METHOD_OVERRIDE).iter();
@@ -119,6 +132,23 @@ mod tests {
                 request.header(header::HOST, *host)
             });
             assert_eq!(has_valid_host(&request.body(()).unwrap()), wanted, "{version:?} {hosts:?}");
+        }
+    }
+
+    #[test]
+    fn a_slash_at_the_end_of_an_operation_is_nothing() {
+        for (text, wanted) in [
+            ("/v1/uploads/", Some("/v1/uploads")),
+            ("/v1/uploads/?a=/", Some("/v1/uploads?a=/")),
+            ("http://h:1/v1/uploads/", Some("http://h:1/v1/uploads")),
+            ("/v1/uploads", None),
+            ("/v1/uploads//", None),
+            ("/v1/", None),
+            ("/docs/", None),
+            ("/", None),
+        ] {
+            let found = without_last_slash(&text.parse().unwrap());
+            assert_eq!(found.map(|uri| uri.to_string()).as_deref(), wanted, "{text}");
         }
     }
 

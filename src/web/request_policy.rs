@@ -129,7 +129,7 @@ fn is_playback_path(path: &str) -> bool {
 }
 
 /// Headers that scripts may send.
-pub const ASKED: [&str; 19] = [
+pub const ASKED: [&str; 25] = [
     "authorization",
     "content-type",
     "content-digest",
@@ -143,16 +143,22 @@ pub const ASKED: [&str; 19] = [
     "range",
     "tus-resumable",
     "upload-checksum",
+    "upload-complete",
     "upload-concat",
+    "upload-draft-interop-version",
+    "upload-incomplete",
     "upload-defer-length",
     "upload-length",
     "upload-metadata",
     "upload-offset",
+    "want-repr-digest",
     "x-http-method-override",
+    "x-request-id",
+    "x-requested-with",
 ];
 
 /// Headers that scripts may read.
-pub const EXPOSED: [&str; 23] = [
+pub const EXPOSED: [&str; 24] = [
     "accept-ranges",
     "allow",
     "etag",
@@ -171,6 +177,7 @@ pub const EXPOSED: [&str; 23] = [
     "tus-extension",
     "tus-max-size",
     "tus-checksum-algorithm",
+    "upload-concat",
     "upload-defer-length",
     "upload-expires",
     "upload-length",

@@ -133,7 +133,10 @@ impl Site {
         let identity = ServiceBuilder::new()
             .layer(middleware::from_fn_with_state(app.refusals.clone(), request::assign_request_id))
             .layer(middleware::from_fn_with_state(
-                std::sync::Arc::new(app.config.client.clone()),
+                std::sync::Arc::new(client::ClientIdentification {
+                    config: app.config.client.clone(),
+                    public_url: None,
+                }),
                 client::identify_client,
             ));
         let documents = media::router();

@@ -37,6 +37,7 @@ use web::{
     operation::{Operation, OperationAccess, OperationRouter},
     page::ListPage,
     problem_code::ProblemCode,
+    public_address::PublicAddress,
     query::QueryParameters,
 };
 
@@ -110,6 +111,7 @@ static LIST_MEDIA: Operation = Operation::read(
 async fn list_media(
     State(app): State<AppState>,
     who: Principal,
+    address: PublicAddress,
     OriginalUri(uri): OriginalUri,
     QueryParameters(wanted): QueryParameters<MediaListQuery>,
 ) -> Result<Response, Problem> {
@@ -124,7 +126,8 @@ async fn list_media(
     };
     let page: MediaIndexPage = query_index(&app.bus, index_query::MEDIA, &question).await?;
     let next_cursor = page.next.map(|position| cursors.seal(&position));
-    Ok(ListPage { items: page.items, next_cursor, revision: page.revision }.into_list_response(&uri))
+    Ok(ListPage { items: page.items, next_cursor, revision: page.revision }
+        .into_list_response(&address, &uri))
 }
 
 /// Items of a page; 50 unless said otherwise.

@@ -66,6 +66,12 @@ static IN_HEADERS: LazyLock<Vec<(&str, bool, &str, Value)>> = LazyLock::new(|| {
              token of the medium), or one's own.",
             json!({ "type": "string", "format": "tus-metadata", "maxLength": metadata_max }),
         ),
+        (
+            "Upload-Concat",
+            false,
+            "`partial` for some bytes of a whole that never become a medium; `final;` and the addresses of such uploads for the whole, whose length is theirs.",
+            text("^(partial|final;.+)$"),
+        ),
         ("Upload-Offset", true, "Where the bytes belong: the offset that HEAD tells.", bytes((1 << 63) - 1)),
         ("Upload-Checksum", false, "Algorithm and base64 of the digest of these bytes.", text(CHECKSUM)),
         ("Content-Digest", false, "Digest of these bytes (RFC 9530).", text(DIGEST)),
@@ -135,6 +141,7 @@ static OF_ANSWERS: LazyLock<Map<String, Value>> = LazyLock::new(|| {
         ("Tus-Extension", true, "Extensions of tus that are offered.", text()),
         ("Tus-Max-Size", true, "Largest upload in bytes.", number()),
         ("Tus-Checksum-Algorithm", true, "Algorithms that `Upload-Checksum` takes.", text()),
+        ("Upload-Concat", false, "What the upload is to others, as it was created.", text()),
         ("Upload-Offset", true, "Bytes that are durable.", number()),
         ("Upload-Length", false, "Bytes of the whole file, once known.", number()),
         ("Upload-Defer-Length", false, "`1` while the length is not known.", json!({ "const": "1" })),
@@ -180,6 +187,7 @@ fn describe_path_parameter(name: &str) -> (&'static str, Value) {
         "media_id" => ("The medium.", id),
         "job_id" => ("The job.", id),
         "upload_id" => ("The upload.", id),
+        "filename" => ("Name of the file, as people see it.", json!({ "type": "string", "minLength": 1 })),
         "key_id" => ("The public half of the key.", id),
         "token" => ("The right, from the playback session.", json!({ "type": "string", "minLength": 1 })),
         _ => (

@@ -25,6 +25,7 @@ use web::{
     limit::RateLimitGroup,
     operation::{Operation, OperationAccess},
     problem_code::ProblemCode,
+    public_address::PublicAddress,
 };
 
 /// Addresses of a playback session, relative to this service unless it knows its public address. They carry their own right, so any
@@ -45,7 +46,8 @@ pub(super) struct PlaybackDocument {
     status: MediaStatus,
     /// Multivariant playlist (HLS); null for a still picture, which is its poster.
     hls_url: Option<String>,
-    /// Manifest (MPEG-DASH), once the encode is final; never for encrypted segments.
+    /// Manifest (MPEG-DASH), once the encode is final: of a growing one no manifest could say that playing begins at its start.
+    /// Never for encrypted segments.
     dash_url: Option<String>,
     /// Still image, once there is one.
     poster_url: Option<String>,
@@ -89,6 +91,7 @@ pub(super) async fn open_playback(
     State(app): State<AppState>,
     Path(id): Path<String>,
     client: ClientAddress,
+    address: PublicAddress,
     who: Option<Extension<Principal>>,
 ) -> Result<impl IntoResponse, Problem> {
     let media_id = media::parse_media_id(&id)?;
@@ -122,7 +125,7 @@ pub(super) async fn open_playback(
     // Last: a session for what can't be played would take the place of its token for nothing.
     let session = app.grants.open_session(admission, Some(client.prefix)).await?;
     let token = grant::token::seal_token(&app.signing_key, session.playback_id);
-    let base = app.config.public_url.as_deref().unwrap_or_default().trim_end_matches('/').to_owned();
+    let base = address.prefix();
     let at = |name: &str| format!("{base}/play/{token}/{media_id}/{name}");
     let is_final = medium.status() == MediaStatus::Ready;
     // While it grows its renditions are not in the record yet.

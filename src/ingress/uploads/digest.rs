@@ -1,11 +1,12 @@
 //! Digests a client may declare: `Upload-Checksum` of tus, `Content-Digest` and `Repr-Digest` of RFC 9530.
 
+use axum::http::HeaderMap;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use schemas::upload;
 use serde_bytes::ByteBuf;
 use sha2::Digest as _;
 
-use super::refusal::UploadRefusal;
+use super::{fields::UPLOAD_CHECKSUM, refusal::UploadRefusal};
 
 /// A digest over the bytes of one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +20,8 @@ pub(super) enum DigestAlgorithm {
 }
 
 impl DigestAlgorithm {
+    const ALL: [Self; 6] = [Self::Sha1, Self::Md5, Self::Crc32, Self::Sha256, Self::Sha512, Self::Blake3];
+
     fn from_tus_name(name: &str) -> Option<Self> {
         Some(match name {
             "sha1" => Self::Sha1,
@@ -141,40 +144,66 @@ impl DeclaredDigest {
 #[derive(Debug, Default)]
 pub(super) struct DigestChecks {
     running: Vec<(DeclaredDigest, DigestHasher)>,
+    /// Every algorithm, since the trailer behind the bytes says which; empty when there will be none.
+    announced: Vec<(DigestAlgorithm, DigestHasher)>,
 }
 
 impl DigestChecks {
     pub(super) fn new(declared: impl IntoIterator<Item = DeclaredDigest>) -> Self {
         let running = declared.into_iter().map(|d| (d.clone(), d.algorithm.new_hasher())).collect();
-        Self { running }
+        Self { running, announced: Vec::new() }
+    }
+
+    /// For bytes whose `Upload-Checksum` follows as a trailer (tus 1.0, checksum-trailer).
+    pub(super) fn for_trailer() -> Self {
+        let announced =
+            DigestAlgorithm::ALL.iter().map(|algorithm| (*algorithm, algorithm.new_hasher())).collect();
+        Self { running: Vec::new(), announced }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.running.is_empty()
+        self.running.is_empty() && self.announced.is_empty()
     }
 
     pub(super) fn update(&mut self, bytes: &[u8]) {
-        for (_, hasher) in &mut self.running {
-            match hasher {
-                DigestHasher::Sha1(h) => h.update(bytes),
-                DigestHasher::Md5(h) => h.update(bytes),
-                DigestHasher::Crc32(h) => h.update(bytes),
-                DigestHasher::Sha256(h) => h.update(bytes),
-                DigestHasher::Sha512(h) => h.update(bytes),
-                DigestHasher::Blake3(h) => {
-                    h.update(bytes);
-                }
-            }
-        }
+        self.running.iter_mut().for_each(|(_, hasher)| hasher.update(bytes));
+        self.announced.iter_mut().for_each(|(_, hasher)| hasher.update(bytes));
     }
 
-    /// True when every declared digest is that of the bytes.
+    /// Takes the checksum that was announced as a trailer.
+    pub(super) fn declare(&mut self, trailers: &HeaderMap) -> Result<(), UploadRefusal> {
+        let bad = |why| UploadRefusal::Header { name: "Upload-Checksum", why };
+        let Some(found) = trailers.get(UPLOAD_CHECKSUM) else { return Ok(()) };
+        let text = found.to_str().map_err(|_| bad("is not ASCII"))?;
+        let declared = DeclaredDigest::from_checksum_field(text)?;
+        let announced = std::mem::take(&mut self.announced);
+        let hasher = announced.into_iter().find(|(algorithm, _)| *algorithm == declared.algorithm);
+        let (_, hasher) = hasher.ok_or_else(|| bad("is a trailer that Trailer does not name"))?;
+        self.running.push((declared, hasher));
+        Ok(())
+    }
+
+    /// True when every declared digest is that of the bytes, and none is missing that was announced.
     pub(super) fn all_match(self) -> bool {
-        self.running.into_iter().all(|(declared, hasher)| hasher.finish() == declared.value)
+        self.announced.is_empty()
+            && self.running.into_iter().all(|(declared, hasher)| hasher.finish() == declared.value)
     }
 }
 
 impl DigestHasher {
+    fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Sha1(h) => h.update(bytes),
+            Self::Md5(h) => h.update(bytes),
+            Self::Crc32(h) => h.update(bytes),
+            Self::Sha256(h) => h.update(bytes),
+            Self::Sha512(h) => h.update(bytes),
+            Self::Blake3(h) => {
+                h.update(bytes);
+            }
+        }
+    }
+
     fn finish(self) -> Vec<u8> {
         match self {
             Self::Sha1(h) => h.finalize().to_vec(),

@@ -13,7 +13,7 @@ use schemas::{
 };
 use store::Store;
 
-use super::{FencedUploadRecord, UploadRefusal, fenced_record, session};
+use super::{FencedUploadRecord, UploadRefusal, concat, fenced_record, session};
 
 /// Silence in milliseconds after which a full or an ended upload is not being worked on by the ingress any more.
 pub const QUIET_MS: u64 = 60_000;
@@ -37,6 +37,8 @@ enum ExpiryAction {
     Nothing,
     Expire,
     Complete,
+    Join,
+    ExpirePart,
     Free,
     Date,
 }
@@ -56,10 +58,10 @@ pub async fn run_expiry_pass(
     // An upload ends together with its bytes: while those can't be reached, no time runs out.
     store.verify_marker_now().await?;
     for (upload_id, need) in list_due_actions(bus, now_ms, quiet_ms).await? {
-        match apply_action(bus, store, upload_id, need, kept_ms).await {
+        match apply_action(bus, store, (upload_id, need), now_ms, kept_ms).await {
             Ok(()) => match need {
-                ExpiryAction::Expire => done.expired_count += 1,
-                ExpiryAction::Complete => done.completed_count += 1,
+                ExpiryAction::Expire | ExpiryAction::ExpirePart => done.expired_count += 1,
+                ExpiryAction::Complete | ExpiryAction::Join => done.completed_count += 1,
                 ExpiryAction::Free => done.freed_count += 1,
                 ExpiryAction::Date => done.dated_count += 1,
                 ExpiryAction::Nothing => {}
@@ -75,8 +77,8 @@ pub async fn run_expiry_pass(
 async fn apply_action(
     bus: &Bus,
     store: &Store,
-    upload_id: UploadId,
-    need: ExpiryAction,
+    (upload_id, need): (UploadId, ExpiryAction),
+    now_ms: u64,
     kept_ms: u64,
 ) -> Result<(), UploadRefusal> {
     let mut ledger = FencedUploadRecord::load_any(bus, upload_id, kept_ms).await?;
@@ -88,10 +90,16 @@ async fn apply_action(
             ledger.mark_expired().await?;
             fenced_record::free_upload(store, &mut ledger).await
         }
+        ExpiryAction::Join => concat::join_or_expire(store, &mut ledger, bus.role().name(), now_ms).await,
+        ExpiryAction::ExpirePart if ledger.record().status == UploadStatus::Received => {
+            concat::expire_part(store, &mut ledger, kept_ms).await
+        }
         ExpiryAction::Free => fenced_record::free_upload(store, &mut ledger).await,
         ExpiryAction::Date => ledger.record_kept_until().await,
         // It went on meanwhile.
-        ExpiryAction::Complete | ExpiryAction::Expire | ExpiryAction::Nothing => Ok(()),
+        ExpiryAction::Complete | ExpiryAction::Expire | ExpiryAction::ExpirePart | ExpiryAction::Nothing => {
+            Ok(())
+        }
     }
 }
 
@@ -125,12 +133,26 @@ fn next_action(record: &UploadRecord, now_ms: u64, is_quiet: bool) -> ExpiryActi
     let is_full = record.length_bytes == Some(record.offset_bytes);
     match record.status {
         UploadStatus::Open if is_full && is_quiet => ExpiryAction::Complete,
+        UploadStatus::Open if record.is_final() => {
+            if is_quiet {
+                ExpiryAction::Join
+            } else {
+                ExpiryAction::Nothing
+            }
+        }
         // A full upload never expires: its client was answered that every byte is safe.
         UploadStatus::Open if !is_full && record.expires_at_ms <= now_ms => ExpiryAction::Expire,
         UploadStatus::Terminated | UploadStatus::Expired | UploadStatus::Deactivated
             if !record.freed && is_quiet =>
         {
             ExpiryAction::Free
+        }
+        UploadStatus::Received if record.is_partial() => {
+            if record.expires_at_ms <= now_ms && is_quiet {
+                ExpiryAction::ExpirePart
+            } else {
+                ExpiryAction::Nothing
+            }
         }
         UploadStatus::Received
         | UploadStatus::Terminated

@@ -6,7 +6,10 @@ use nats::{Bus, BusError, Outbox, VersionedRecord};
 use schemas::{
     ids::{MediaId, UploadId},
     keys,
-    upload::{UploadCreated, UploadExpired, UploadReceived, UploadRecord, UploadStatus, UploadTerminated},
+    upload::{
+        UploadConcat, UploadCreated, UploadExpired, UploadReceived, UploadRecord, UploadStatus,
+        UploadTerminated,
+    },
 };
 use store::{Spool, SpoolCheckpoint, SpooledUpload, Store};
 
@@ -36,6 +39,7 @@ impl FencedUploadRecord {
             length_bytes: record.length_bytes,
             filename: record.filename.clone(),
             expires_at_ms: record.expires_at_ms,
+            is_partial: record.is_partial(),
         };
         let mut held = Box::new(VersionedRecord::new(record));
         Box::pin(shared.bus.commit_record(&mut held, Outbox::new().with_event(&event))).await?;
@@ -58,6 +62,11 @@ impl FencedUploadRecord {
             .await?
             .ok_or(UploadRefusal::NotFound)?;
         Ok(Self { bus: bus.clone(), held: Box::new(held), kept_ms })
+    }
+
+    /// How long it is kept after its end, in milliseconds.
+    pub(super) fn kept_ms(&self) -> u64 {
+        self.kept_ms
     }
 
     pub(super) fn bus(&self) -> &Bus {
@@ -150,6 +159,21 @@ impl FencedUploadRecord {
     ) -> Result<(), UploadRefusal> {
         self.set_durable(durable, expires_at_ms);
         self.held.record.holder = None;
+        self.commit_record(Outbox::new()).await
+    }
+
+    /// Makes it a part of a final upload. A writer that is still at it finds itself displaced, and its client goes on.
+    pub(super) async fn assign_to_final(&mut self, final_upload_id: UploadId) -> Result<(), UploadRefusal> {
+        self.held.record.concat = Some(UploadConcat::Partial { final_upload_id: Some(final_upload_id) });
+        self.commit_record(Outbox::new()).await
+    }
+
+    /// Records that the bytes of a partial upload are complete: they wait for the others.
+    pub(super) async fn mark_part_received(&mut self) -> Result<(), UploadRefusal> {
+        let record = &mut self.held.record;
+        record.status = UploadStatus::Received;
+        record.holder = None;
+        record.multipart = None;
         self.commit_record(Outbox::new()).await
     }
 

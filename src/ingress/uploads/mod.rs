@@ -7,6 +7,8 @@
 //!
 //! Limits: everything in [`UploadConfig`]; bytes in memory are limited by the store over all uploads.
 
+mod concat;
+mod concat_field;
 mod config;
 mod digest;
 pub mod expiry;
@@ -63,7 +65,6 @@ struct UploadContext {
     bus: Bus,
     store: Store,
     config: UploadConfig,
-    public_url: Option<String>,
     /// Names this replica in records.
     instance: String,
     slots: Arc<UploadWriters>,
@@ -72,13 +73,12 @@ struct UploadContext {
 }
 
 impl UploadState {
-    /// `public_url` is the address people reach this by; without it the request's own host is used.
-    pub fn new(bus: Bus, store: Store, config: UploadConfig, public_url: Option<String>) -> Self {
+    /// What upload handlers share, with fresh slots.
+    pub fn new(bus: Bus, store: Store, config: UploadConfig) -> Self {
         let shared = UploadContext {
             bus,
             store,
             config,
-            public_url,
             instance: RequestId::from_bytes(nats::new_id_bytes()).to_string(),
             slots: Arc::default(),
             tasks: TaskTracker::new(),
@@ -125,7 +125,8 @@ impl UploadState {
     tus::end_upload,
     tus::override_method,
     status::read_upload_status,
-    whole_file::create_media
+    whole_file::create_media,
+    whole_file::put_file
 ))]
 pub(super) struct UploadsApiDoc;
 
@@ -157,6 +158,7 @@ fn operations() -> OperationRouter<UploadState> {
         .with(&status::READ_UPLOAD_STATUS, status::read_upload_status)
         .layer(middleware::from_fn(add_tus_version))
         .with(&whole_file::CREATE_MEDIA, whole_file::create_media)
+        .with(&whole_file::PUT_FILE, whole_file::put_file)
 }
 
 async fn add_tus_version(request: Request, next: Next) -> Response {

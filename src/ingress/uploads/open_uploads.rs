@@ -6,7 +6,7 @@
 use nats::{Bus, Outbox, now_ms};
 use schemas::{
     ids::UploadId,
-    upload::{OpenUploads, UploadRecord, UploadStatus},
+    upload::{OpenUploads, UploadRecord},
 };
 use sha2::{Digest, Sha256};
 
@@ -68,7 +68,7 @@ async fn prune_ended(bus: &Bus, owner: &str) -> Result<(), UploadRefusal> {
     let mut ended = Vec::new();
     for id in held.record.upload_ids {
         let open = match bus.load_record::<UploadRecord>(&id.to_string()).await? {
-            Some(found) => found.record.status == UploadStatus::Open,
+            Some(found) => found.record.is_unfinished(),
             None => now_ms().saturating_sub(id_created_at_ms(id)) < GRACE_MS,
         };
         if !open {

@@ -4,11 +4,12 @@ use axum::http::{HeaderMap, HeaderName, header};
 use schemas::upload::{UploadRecord, UploadStatus};
 
 use super::{
+    concat_field::ConcatRequest,
     digest::DeclaredDigest,
     fenced_record::MEDIA_REMOVED,
     fields::{
-        CONTENT_DIGEST, REPR_DIGEST, TUS_RESUMABLE, UPLOAD_CHECKSUM, UPLOAD_DEFER_LENGTH, UPLOAD_LENGTH,
-        UPLOAD_METADATA, UPLOAD_OFFSET, VERSION,
+        CONTENT_DIGEST, REPR_DIGEST, TUS_RESUMABLE, UPLOAD_CHECKSUM, UPLOAD_CONCAT, UPLOAD_DEFER_LENGTH,
+        UPLOAD_LENGTH, UPLOAD_METADATA, UPLOAD_OFFSET, VERSION,
     },
     metadata::{self, UploadMetadata},
     refusal::UploadRefusal,
@@ -16,8 +17,7 @@ use super::{
 use web::problem_code::ProblemCode;
 
 /// The extensions offered.
-pub(super) const EXTENSIONS: &str =
-    "creation,creation-with-upload,creation-defer-length,termination,expiration,checksum";
+pub(super) const EXTENSIONS: &str = "creation,creation-with-upload,creation-defer-length,termination,expiration,checksum,checksum-trailer,concatenation,concatenation-unfinished";
 /// Media type of appended bytes.
 pub(super) const OFFSET_TYPE: &str = "application/offset+octet-stream";
 /// Longest length a client may name: 2^63-1.
@@ -40,6 +40,8 @@ pub(super) struct UploadCreation {
     pub(super) metadata: UploadMetadata,
     /// Digest of the whole file.
     pub(super) repr_digest: Option<DeclaredDigest>,
+    /// What the upload is to others.
+    pub(super) concat: Option<ConcatRequest>,
     /// The first bytes, when the request has any.
     pub(super) upload: Option<UploadAppend>,
 }
@@ -55,6 +57,8 @@ pub(super) struct UploadAppend {
     pub(super) length_bytes: Option<u64>,
     /// Digest of the bytes; none of them counts unless it holds.
     pub(super) checksum: Option<DeclaredDigest>,
+    /// True when the digest follows the bytes as a trailer.
+    pub(super) has_trailer: bool,
 }
 
 /// Reads the headers of a creation.
@@ -62,10 +66,14 @@ pub(super) fn parse_creation(
     headers: &HeaderMap,
     metadata_bytes_max: usize,
 ) -> Result<UploadCreation, UploadRefusal> {
+    let concat =
+        single_value(headers, &UPLOAD_CONCAT, "Upload-Concat")?.map(ConcatRequest::parse).transpose()?;
+    let has_parts = matches!(concat, Some(ConcatRequest::Final { .. }));
     let length_bytes =
         match (parse_number(headers, &UPLOAD_LENGTH, "Upload-Length")?, defers_length(headers)?) {
             (Some(length), false) => Some(length),
             (None, true) => None,
+            (None, false) if has_parts => None,
             _ => {
                 return Err(UploadRefusal::Header {
                     name: "Upload-Length",
@@ -74,10 +82,15 @@ pub(super) fn parse_creation(
             }
         };
     let metadata = parse_upload_metadata(headers, metadata_bytes_max)?;
-    let upload = if is_offset_type(headers) { Some(parse_append_body(headers)?) } else { None };
+    // tus 1.0, concatenation: the length of a whole is the sum of its parts, and its bytes are theirs.
+    if has_parts && (length_bytes.is_some() || headers.contains_key(UPLOAD_DEFER_LENGTH)) {
+        return Err(UploadRefusal::Header { name: "Upload-Length", why: "is that of the parts here" });
+    }
+    let upload = if is_offset_type(headers) && !has_parts { Some(parse_append_body(headers)?) } else { None };
     Ok(UploadCreation {
         length_bytes,
         metadata,
+        concat,
         repr_digest: parse_repr_digests(headers)?.into_iter().next(),
         upload,
     })
@@ -88,11 +101,20 @@ pub(super) fn parse_upload_metadata(
     headers: &HeaderMap,
     bytes_max: usize,
 ) -> Result<UploadMetadata, UploadRefusal> {
-    let raw = single_value(headers, &UPLOAD_METADATA, "Upload-Metadata")?.unwrap_or_default();
+    // Several lines of a list are one list (RFC 9110, 5.3).
+    let mut raw = String::new();
+    for line in headers.get_all(UPLOAD_METADATA) {
+        let why = "is not ASCII";
+        let line = line.to_str().map_err(|_| UploadRefusal::Header { name: "Upload-Metadata", why })?;
+        if !raw.is_empty() && !line.is_empty() {
+            raw.push(',');
+        }
+        raw.push_str(line);
+    }
     if raw.len() > bytes_max {
         return Err(UploadRefusal::MetadataTooLong);
     }
-    metadata::parse_metadata(raw)
+    metadata::parse_metadata(&raw)
 }
 
 /// Reads the headers of an append.
@@ -107,17 +129,22 @@ pub(super) fn parse_append(headers: &HeaderMap) -> Result<UploadAppend, UploadRe
 }
 
 fn parse_append_body(headers: &HeaderMap) -> Result<UploadAppend, UploadRefusal> {
-    if headers
+    let has_trailer = headers
         .get_all(header::TRAILER)
         .iter()
-        .any(|t| contains_ignoring_case(t.as_bytes(), UPLOAD_CHECKSUM.as_str()))
-    {
-        return Err(UploadRefusal::Header { name: "Upload-Checksum", why: "is not taken as a trailer" });
-    }
+        .any(|t| contains_ignoring_case(t.as_bytes(), UPLOAD_CHECKSUM.as_str()));
     let checksum = single_value(headers, &UPLOAD_CHECKSUM, "Upload-Checksum")?
         .map(DeclaredDigest::from_checksum_field)
         .transpose()?;
-    Ok(UploadAppend { checksum, content_bytes: parse_content_length(headers)?, ..UploadAppend::default() })
+    if has_trailer && checksum.is_some() {
+        return Err(UploadRefusal::Header { name: "Upload-Checksum", why: "is a header and a trailer" });
+    }
+    Ok(UploadAppend {
+        checksum,
+        has_trailer,
+        content_bytes: parse_content_length(headers)?,
+        ..UploadAppend::default()
+    })
 }
 
 /// `Content-Length`, when there is one.
@@ -382,7 +409,10 @@ mod tests {
             );
         }
         let trailer = headers(&[good[0], good[1], ("trailer", "X, Upload-Checksum")]);
-        assert!(matches!(parse_append(&trailer), Err(UploadRefusal::Header { name: "Upload-Checksum", .. })));
+        assert!(parse_append(&trailer).unwrap().has_trailer);
+        let checksum = ("upload-checksum", "sha1 Kq5sNclPz7QV2+lfQIuc6R7oRu0=");
+        let both = headers(&[good[0], good[1], ("trailer", "Upload-Checksum"), checksum]);
+        assert!(matches!(parse_append(&both), Err(UploadRefusal::Header { name: "Upload-Checksum", .. })));
     }
 
     #[test]
@@ -440,7 +470,7 @@ mod tests {
         #[test]
         fn never_admits_beyond_the_length(offset: u64, at: u64, length: Option<u64>, content: Option<u64>, named: Option<u64>) {
             let record = record(offset, length, UploadStatus::Open);
-            let append = UploadAppend { offset_bytes: at, content_bytes: content, length_bytes: named, checksum: None };
+            let append = UploadAppend { offset_bytes: at, content_bytes: content, length_bytes: named, checksum: None, has_trailer: false };
             if let Ok(AppendAdmission::Take { room_bytes, length_bytes }) = admit_append(&record, &append, MAX) {
                 prop_assert_eq!(at, offset);
                 prop_assert!(content.is_none_or(|n| n <= room_bytes));

@@ -47,6 +47,8 @@ pub enum UploadRefusal {
     DigestMismatch,
     /// A complete upload can't be ended.
     Finished,
+    /// The bytes of the upload come from others.
+    Final,
     /// The owner has too many open uploads.
     TooMany {
         /// How many it may have.
@@ -142,11 +144,13 @@ impl UploadRefusal {
             Self::ChecksumMismatch => Problem::new(ProblemCode::ChecksumMismatch),
             Self::DigestMismatch => Problem::new(ProblemCode::DigestMismatch),
             Self::Finished => Problem::new(ProblemCode::UploadFinished),
+            Self::Final => Problem::new(ProblemCode::UploadFinal),
             Self::TooMany { open_max } => Problem::new(ProblemCode::UploadsOpen)
                 .with_detail(format!("end or finish one of the {open_max}"))
                 .with_retry_after_s(60),
-            Self::Idle => Problem::new(ProblemCode::UploadIdle),
-            Self::TooSlow => Problem::new(ProblemCode::UploadTooSlow),
+            // 503: clients of tus give up at a 408.
+            Self::Idle => Problem::new(ProblemCode::UploadIdle).with_retry_after_s(1),
+            Self::TooSlow => Problem::new(ProblemCode::UploadTooSlow).with_retry_after_s(1),
             _ => Problem::new(ProblemCode::BodyCut),
         }
     }

@@ -91,7 +91,9 @@ impl UploadSession {
                         pace.exclude_wait(began.elapsed());
                         taken
                     }
-                    Err(_trailers) => Ok(()),
+                    Err(frame) => {
+                        frame.trailers_ref().map_or(Ok(()), |trailers| self.checks.declare(trailers))
+                    }
                 },
             };
             let began = Instant::now();
@@ -287,6 +289,9 @@ pub(super) async fn complete_upload(
             ledger.release_writer(&durable, expires_at_ms).await.ok();
         }
         return Err(refusal);
+    }
+    if ledger.record().is_partial() {
+        return ledger.mark_part_received().await;
     }
     // Before the event: the stages that it wakes look for the document.
     if !create_media_document(ledger).await? {

@@ -13,12 +13,14 @@ use nats::now_ms;
 use schemas::{
     access::ApiKeyScope,
     ids::{MediaId, UploadId},
-    upload::{UploadRecord, UploadStatus},
+    upload::{UploadConcat, UploadRecord, UploadStatus},
 };
 use store::{Spool, SpooledUpload};
 
 use super::{
     UploadContext, UploadState,
+    concat::{self, FinalParts},
+    concat_field::ConcatRequest,
     digest::DigestChecks,
     fenced_record::{self, FencedUploadRecord},
     fields, open_uploads, parse_upload_id,
@@ -33,6 +35,7 @@ use web::{
     idempotency::IdempotencyClaim,
     limit::RateLimitGroup,
     operation::{Operation, OperationAccess},
+    public_address::PublicAddress,
 };
 
 static METHOD_OVERRIDE: HeaderName = HeaderName::from_static("x-http-method-override");
@@ -97,7 +100,8 @@ pub(super) static CREATE_UPLOAD: Operation = Operation::change(
 
 /// Open an upload
 ///
-/// tus 1.0 with creation, creation-with-upload and creation-defer-length: the body may hold the first bytes.
+/// tus 1.0 with creation, creation-with-upload, creation-defer-length and concatenation: the body may hold the first bytes, and an
+/// upload may be made of others that were sent beside each other.
 #[utoipa::path(
     post,
     path = CREATE_UPLOAD.path,
@@ -105,14 +109,13 @@ pub(super) static CREATE_UPLOAD: Operation = Operation::change(
     operation_id = "create_upload",
     params(
         ("Tus-Resumable", Header), ("Upload-Length", Header), ("Upload-Defer-Length", Header), ("Upload-Metadata", Header),
-        ("Upload-Checksum", Header), ("Repr-Digest", Header), ("Idempotency-Key", Header),
+        ("Upload-Checksum", Header), ("Repr-Digest", Header), ("Upload-Concat", Header), ("Idempotency-Key", Header),
     ),
     request_body(content = Option<Vec<u8>>, content_type = "application/offset+octet-stream", description = "First bytes, if any"),
     responses(
         (status = 201, description = "It is open", headers(
             ("Tus-Resumable"), ("Location"), ("Streamgate-Media-Id"), ("Upload-Offset"), ("Upload-Expires"), ("Idempotency-Replayed"),
         )),
-        (status = 408, description = "Too few bytes came for too long; what came is kept"),
         (status = 412, description = "Another version of tus is spoken here", headers(("Tus-Version"))),
         (status = 413, description = "Larger than an upload may be"),
         (status = 423, description = "Another request holds the upload"),
@@ -124,6 +127,7 @@ pub(super) static CREATE_UPLOAD: Operation = Operation::change(
 pub(super) async fn create_upload(
     Extract(state): Extract<UploadState>,
     who: Principal,
+    address: PublicAddress,
     parts: Parts,
     mut body: Body,
 ) -> Response {
@@ -131,7 +135,7 @@ pub(super) async fn create_upload(
     let work = {
         let shared = Arc::clone(&shared);
         async move {
-            let outcome = create_upload_checked(&shared, &who, &parts, &mut body).await;
+            let outcome = Box::pin(create_upload_checked(&shared, &who, &address, &parts, &mut body)).await;
             if outcome.is_err() {
                 shared.drain_body(&parts.headers, &mut body).await;
             }
@@ -144,12 +148,13 @@ pub(super) async fn create_upload(
 async fn create_upload_checked(
     shared: &Arc<UploadContext>,
     who: &Principal,
+    address: &PublicAddress,
     parts: &Parts,
     body: &mut Body,
 ) -> Result<Response, UploadRefusal> {
     let headers = &parts.headers;
     protocol::check_version(headers)?;
-    let UploadCreation { length_bytes, metadata, repr_digest, upload } =
+    let UploadCreation { length_bytes, metadata, concat, repr_digest, upload } =
         protocol::parse_creation(headers, shared.config.metadata_bytes_max)?;
     let size_bytes_max = shared.config.size_bytes_max;
     let room = length_bytes.unwrap_or(size_bytes_max);
@@ -162,9 +167,10 @@ async fn create_upload_checked(
     {
         // What is there already is not written again.
         shared.drain_body(headers, body).await;
-        return created_response(shared, headers, &ledger);
+        return created_response(address, &ledger);
     }
     let mut record = new_record(shared, who, length_bytes);
+    record.concat = concat.as_ref().map(ConcatRequest::to_record);
     if let Some(claim) = claim {
         record.upload_id = UploadId::from_bytes(claim.derive_id(0));
     }
@@ -173,12 +179,43 @@ async fn create_upload_checked(
     record.content_type = metadata.content_type;
     record.mint_tx = metadata.mint_tx;
     record.digest = repr_digest.map(|d| d.to_record());
+    if record.is_final() {
+        let ledger = create_final(shared, who, record).await?;
+        return created_response(address, &ledger);
+    }
     let ledger = begin_upload(shared, record).await?;
     let ledger = match upload {
         Some(append) if !ledger.is_full() => append_body(shared, ledger, append, body).await?,
         _ => ledger,
     };
-    created_response(shared, headers, &ledger)
+    created_response(address, &ledger)
+}
+
+/// Makes a final upload and joins its parts if they are there. The same request again gets the same upload.
+async fn create_final(
+    shared: &Arc<UploadContext>,
+    who: &Principal,
+    mut record: UploadRecord,
+) -> Result<FencedUploadRecord, UploadRefusal> {
+    let parts = FinalParts::load(shared, who, record.part_ids()).await?;
+    if let Some(upload_id) = parts.final_upload_id {
+        let earlier = FencedUploadRecord::load(shared, upload_id, who).await?;
+        earlier.check_not_ended()?;
+        return if earlier.record().part_ids() == record.part_ids() {
+            Ok(earlier)
+        } else {
+            Err(UploadRefusal::Header { name: "Upload-Concat", why: "names a part of another upload" })
+        };
+    }
+    if parts.length_bytes.is_some_and(|length| length > shared.config.size_bytes_max) {
+        return Err(UploadRefusal::TooLarge);
+    }
+    record.length_bytes = parts.length_bytes;
+    let mut ledger = begin_upload(shared, record).await?;
+    parts.assign(ledger.upload_id()).await?;
+    concat::join_soon(shared, ledger.upload_id()).await;
+    ledger.reload().await?;
+    Ok(ledger)
 }
 
 /// What a replica made that died before it could answer: the same request, so the same id. Its offset says what of the bytes is
@@ -199,18 +236,29 @@ async fn find_earlier_upload(
     Ok(Some(ledger))
 }
 
-fn created_response(
-    shared: &UploadContext,
-    headers: &HeaderMap,
-    ledger: &FencedUploadRecord,
-) -> Result<Response, UploadRefusal> {
+fn created_response(address: &PublicAddress, ledger: &FencedUploadRecord) -> Result<Response, UploadRefusal> {
     let mut response = StatusCode::CREATED.into_response();
     let answered = response.headers_mut();
-    answered.insert(header::LOCATION, upload_location(shared, headers, ledger.upload_id())?);
+    answered.insert(header::LOCATION, upload_location(address, ledger.upload_id())?);
     answered.insert(fields::MEDIA_ID, media_id_header(ledger.media_id())?);
-    answered.insert(fields::UPLOAD_OFFSET, HeaderValue::from(ledger.record().offset_bytes));
+    insert_progress(answered, ledger.record());
     insert_expiry(answered, ledger.record());
     Ok(response)
+}
+
+/// Says how far an upload is, and what it is to others. Of one that is still being joined no offset is named (tus 1.0, concatenation).
+fn insert_progress(headers: &mut HeaderMap, record: &UploadRecord) {
+    if !record.is_final() || record.status == UploadStatus::Received {
+        headers.insert(fields::UPLOAD_OFFSET, HeaderValue::from(record.offset_bytes));
+    }
+    let concat = match &record.concat {
+        None => return,
+        Some(UploadConcat::Partial { .. }) => Ok(HeaderValue::from_static("partial")),
+        Some(UploadConcat::Final { header, .. }) => HeaderValue::from_str(header),
+    };
+    if let Ok(concat) = concat {
+        headers.insert(fields::UPLOAD_CONCAT, concat);
+    }
 }
 
 /// A record of a new upload with fresh ids.
@@ -282,7 +330,6 @@ pub(super) static APPEND_TO_UPLOAD: Operation = Operation::change(
     request_body(content = Vec<u8>, content_type = "application/offset+octet-stream", description = "The bytes"),
     responses(
         (status = 204, description = "They are durable", headers(("Tus-Resumable"), ("Upload-Offset"), ("Upload-Expires"))),
-        (status = 408, description = "Too few bytes came for too long; what came is kept"),
         (status = 409, description = "The bytes are for another offset; the answer tells the true one", headers(("Upload-Offset"))),
         (status = 410, description = "The upload has ended"),
         (status = 412, description = "Another version of tus is spoken here", headers(("Tus-Version"))),
@@ -325,6 +372,9 @@ async fn append_to_upload_checked(
     let append = protocol::parse_append(headers)?;
     let ledger = FencedUploadRecord::load(shared, parse_upload_id(id)?, who).await?;
     ledger.check_not_ended()?;
+    if ledger.record().is_final() {
+        return Err(UploadRefusal::Final);
+    }
     let ledger = append_body(shared, ledger, append, body).await?;
     let mut response = StatusCode::NO_CONTENT.into_response();
     response.headers_mut().insert(fields::UPLOAD_OFFSET, HeaderValue::from(ledger.record().offset_bytes));
@@ -339,11 +389,20 @@ async fn append_body(
     mut append: UploadAppend,
     body: &mut Body,
 ) -> Result<FencedUploadRecord, UploadRefusal> {
-    let checks = DigestChecks::new(append.checksum.take());
-    match takeover::open_session(shared, ledger, &append, checks, BodyEndPolicy::Keep).await? {
-        TakeoverOutcome::Session(session) => session.run(body).await,
-        TakeoverOutcome::Complete(ledger) => Ok(*ledger),
+    let checks = match append.checksum.take() {
+        None if append.has_trailer => DigestChecks::for_trailer(),
+        declared => DigestChecks::new(declared),
+    };
+    let ledger = match takeover::open_session(shared, ledger, &append, checks, BodyEndPolicy::Keep).await? {
+        TakeoverOutcome::Session(session) => session.run(body).await?,
+        TakeoverOutcome::Complete(ledger) => *ledger,
+    };
+    if let Some(final_upload_id) = ledger.record().final_upload_id()
+        && ledger.record().status == UploadStatus::Received
+    {
+        concat::join_soon(shared, final_upload_id).await;
     }
+    Ok(ledger)
 }
 
 pub(super) static READ_UPLOAD_OFFSET: Operation = Operation::change(
@@ -367,7 +426,7 @@ pub(super) static READ_UPLOAD_OFFSET: Operation = Operation::change(
     responses(
         (status = 200, description = "How far it is", headers(
             ("Tus-Resumable"), ("Upload-Offset"), ("Upload-Length"), ("Upload-Defer-Length"), ("Upload-Metadata"), ("Upload-Expires"),
-            ("Streamgate-Media-Id"),
+            ("Streamgate-Media-Id"), ("Upload-Concat"),
         )),
         (status = 410, description = "The upload has ended"),
         (status = 412, description = "Another version of tus is spoken here", headers(("Tus-Version"))),
@@ -402,7 +461,8 @@ async fn read_offset_checked(
     protocol::check_version(headers)?;
     let mut ledger = FencedUploadRecord::load(shared, parse_upload_id(id)?, who).await?;
     ledger.check_not_ended()?;
-    if ledger.record().status == UploadStatus::Open {
+    // Who joins parts is no client that could go on elsewhere: it is left in peace.
+    if ledger.record().status == UploadStatus::Open && !ledger.record().is_final() {
         takeover::displace_writer(shared, &mut ledger, EvictionPolicy::Yes).await?;
         ledger.check_not_ended()?;
         finish_with_timeout(shared, &mut ledger).await?;
@@ -410,9 +470,10 @@ async fn read_offset_checked(
     let record = ledger.record();
     let mut response = StatusCode::OK.into_response();
     let answered = response.headers_mut();
-    answered.insert(fields::UPLOAD_OFFSET, HeaderValue::from(record.offset_bytes));
+    insert_progress(answered, record);
     match record.length_bytes {
         Some(length) => answered.insert(fields::UPLOAD_LENGTH, HeaderValue::from(length)),
+        None if record.is_final() => None,
         None => answered.insert(fields::UPLOAD_DEFER_LENGTH, HeaderValue::from_static("1")),
     };
     if let Ok(raw) = HeaderValue::from_str(&record.metadata_raw)
@@ -527,7 +588,7 @@ async fn end_upload_checked(
     protocol::check_version(headers)?;
     let mut ledger = FencedUploadRecord::load(shared, parse_upload_id(id)?, who).await?;
     ledger.check_not_ended()?;
-    if ledger.record().status == UploadStatus::Received {
+    if !ledger.record().is_unfinished() {
         return Err(UploadRefusal::Finished);
     }
     let _guard = shared
@@ -547,7 +608,7 @@ pub(super) async fn terminate_upload(
     code: Option<&str>,
 ) -> Result<(), UploadRefusal> {
     ledger.check_not_ended()?;
-    if ledger.record().status == UploadStatus::Received {
+    if !ledger.record().is_unfinished() {
         return Err(UploadRefusal::Finished);
     }
     ledger.mark_ended(UploadStatus::Terminated, code).await?;
@@ -583,7 +644,6 @@ pub(super) static OVERRIDE_METHOD: Operation = Operation::change(
         (status = 200, description = "As HEAD", headers(("Tus-Resumable"), ("Upload-Offset"))),
         (status = 204, description = "As PATCH or DELETE", headers(("Tus-Resumable"))),
         (status = 405, description = "No method is named that is taken here", headers(("Allow"))),
-        (status = 408, description = "Too few bytes came for too long; what came is kept"),
         (status = 410, description = "The upload has ended"),
         (status = 412, description = "Another version of tus is spoken here", headers(("Tus-Version"))),
         (status = 413, description = "More bytes than the upload may have"),
@@ -626,22 +686,9 @@ fn insert_expiry(headers: &mut HeaderMap, record: &UploadRecord) {
     }
 }
 
-/// The upload's URL: below the configured address, else below the host the client asked.
-fn upload_location(
-    shared: &UploadContext,
-    headers: &HeaderMap,
-    upload_id: UploadId,
-) -> Result<HeaderValue, UploadRefusal> {
-    let base = match &shared.public_url {
-        Some(url) => url.trim_end_matches('/').to_owned(),
-        None => headers
-            .get(header::HOST)
-            .and_then(|host| host.to_str().ok())
-            .filter(|host| host.bytes().all(|b| b.is_ascii_alphanumeric() || b".-:[]".contains(&b)))
-            .map(|host| format!("http://{host}"))
-            .unwrap_or_default(),
-    };
-    HeaderValue::from_str(&format!("{base}/v1/uploads/{upload_id}"))
+/// The upload's URL, absolute: not every client resolves another one.
+fn upload_location(address: &PublicAddress, upload_id: UploadId) -> Result<HeaderValue, UploadRefusal> {
+    HeaderValue::from_str(&format!("{}/v1/uploads/{upload_id}", address.absolute_prefix()))
         .map_err(|_| UploadRefusal::Header { name: "Host", why: "is no host" })
 }
 

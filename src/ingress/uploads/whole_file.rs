@@ -9,7 +9,7 @@ use std::sync::Arc;
 use axum::{
     Json,
     body::Body,
-    extract::State as Extract,
+    extract::{Path, State as Extract},
     http::Method,
     http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
@@ -41,6 +41,7 @@ use web::{
     limit::RateLimitGroup,
     operation::{Operation, OperationAccess},
     problem_code::ProblemCode,
+    public_address::PublicAddress,
 };
 
 /// Most requests of one key that end early.
@@ -84,7 +85,6 @@ pub(super) static CREATE_MEDIA: Operation = Operation::change(
     responses(
         (status = 201, description = "It is stored and will be verified", body = ref("#/components/schemas/MediaCreated"),
          headers(("Location"), ("Streamgate-Media-Id"), ("Idempotency-Replayed"))),
-        (status = 408, description = "Too few bytes came for too long"),
         (status = 410, description = "Too many requests with this Idempotency-Key ended early"),
         (status = 413, description = "Larger than an upload may be"),
         (status = 415, description = "No media type that could be a medium's"),
@@ -94,16 +94,77 @@ pub(super) static CREATE_MEDIA: Operation = Operation::change(
     ),
 )]
 pub(super) async fn create_media(
+    state: Extract<UploadState>,
+    who: Principal,
+    address: PublicAddress,
+    parts: Parts,
+    body: Body,
+) -> Response {
+    take_file(state, who, address, parts, body, None).await
+}
+
+pub(super) static PUT_FILE: Operation = Operation::change(
+    Method::PUT,
+    "/v1/files/{filename}",
+    OperationAccess::Principal(ApiKeyScope::Upload),
+    Some(RateLimitGroup::Upload),
+    &["upload.created", "upload.received", "upload.terminated"],
+)
+.with_room(capacity::WHOLE_FILE);
+
+/// Bring in a whole file under its name
+///
+/// What `curl -T clip.mp4 .../v1/files/` sends: the name of the file stands in the path. It makes a new medium each time; a request
+/// that ends early leaves nothing.
+#[utoipa::path(
+    put,
+    path = PUT_FILE.path,
+    tag = "upload",
+    operation_id = "put_file",
+    params(
+        ("filename", Path), ("Upload-Metadata", Header), ("Content-Digest", Header), ("Repr-Digest", Header),
+        ("Idempotency-Key", Header),
+    ),
+    request_body(content = Option<Vec<u8>>, content_type = "application/octet-stream", description = "The file"),
+    responses(
+        (status = 201, description = "It is stored and will be verified", body = ref("#/components/schemas/MediaCreated"),
+         headers(("Location"), ("Streamgate-Media-Id"), ("Idempotency-Replayed"))),
+        (status = 410, description = "Too many requests with this Idempotency-Key ended early"),
+        (status = 413, description = "Larger than an upload may be"),
+        (status = 415, description = "No media type that could be a medium's"),
+        (status = 423, description = "Another request holds the upload"),
+        (status = 431, description = "The metadata is longer than its limit"),
+        (status = 507, description = "The store is full"),
+    ),
+)]
+pub(super) async fn put_file(
+    state: Extract<UploadState>,
+    Path(name): Path<String>,
+    who: Principal,
+    address: PublicAddress,
+    mut parts: Parts,
+    body: Body,
+) -> Response {
+    // curl names no type: what the bytes are is asked of them anyway.
+    let any_type = HeaderValue::from_static("application/octet-stream");
+    parts.headers.entry(header::CONTENT_TYPE).or_insert(any_type);
+    take_file(state, who, address, parts, body, metadata::clean_filename(&name)).await
+}
+
+async fn take_file(
     Extract(state): Extract<UploadState>,
     who: Principal,
+    address: PublicAddress,
     parts: Parts,
     mut body: Body,
+    filename: Option<String>,
 ) -> Response {
     let shared = state.shared;
     let work = {
         let shared = Arc::clone(&shared);
         async move {
-            let outcome = create_media_checked(&shared, &who, &parts, &mut body).await;
+            let file = NamedFile { address: &address, filename };
+            let outcome = create_media_checked(&shared, &who, file, &parts, &mut body).await;
             if outcome.is_err() {
                 shared.drain_body(&parts.headers, &mut body).await;
             }
@@ -113,9 +174,18 @@ pub(super) async fn create_media(
     tus::outcome_response(Box::pin(shared.run_detached(work)).await)
 }
 
+/// What the target of a request says about the file.
+struct NamedFile<'a> {
+    /// Where the client reached us.
+    address: &'a PublicAddress,
+    /// The name in the path.
+    filename: Option<String>,
+}
+
 async fn create_media_checked(
     shared: &Arc<UploadContext>,
     who: &Principal,
+    file: NamedFile<'_>,
     parts: &Parts,
     body: &mut Body,
 ) -> Result<Response, UploadRefusal> {
@@ -130,7 +200,7 @@ async fn create_media_checked(
     let checks = DigestChecks::new(protocol::parse_body_digests(headers)?);
     let mut record = tus::new_record(shared, who, length_bytes);
     record.content_type = Some(content_type);
-    record.filename = parse_filename(headers).or(metadata.filename);
+    record.filename = file.filename.or_else(|| parse_filename(headers)).or(metadata.filename);
     record.mint_tx = metadata.mint_tx;
     record.metadata_raw = metadata.raw;
     if let Some(claim) = parts.extensions.get::<IdempotencyClaim>() {
@@ -138,7 +208,7 @@ async fn create_media_checked(
             EarlierUpload::Whole(ledger) => {
                 // What is there already is not written again.
                 shared.drain_body(headers, body).await;
-                return created_response(ledger.upload_id(), ledger.media_id());
+                return created_response(file.address, ledger.upload_id(), ledger.media_id());
             }
             EarlierUpload::Nothing(upload_id) => record.upload_id = upload_id,
         }
@@ -155,7 +225,7 @@ async fn create_media_checked(
             });
         }
     }
-    created_response(upload_id, media_id)
+    created_response(file.address, upload_id, media_id)
 }
 
 /// What the same request did before, when nobody got its answer: its connection or its replica was lost.
@@ -192,10 +262,14 @@ async fn find_earlier_upload(
     Err(UploadRefusal::Gone(ProblemCode::UploadAttempts))
 }
 
-fn created_response(upload_id: UploadId, media_id: MediaId) -> Result<Response, UploadRefusal> {
+fn created_response(
+    address: &PublicAddress,
+    upload_id: UploadId,
+    media_id: MediaId,
+) -> Result<Response, UploadRefusal> {
     let mut response =
         (StatusCode::CREATED, Json(MediaCreatedDocument { media_id, upload_id })).into_response();
-    let location = format!("/v1/media/{media_id}");
+    let location = format!("{}/v1/media/{media_id}", address.prefix());
     response
         .headers_mut()
         .insert(header::LOCATION, HeaderValue::from_str(&location).map_err(|_| UploadRefusal::NotFound)?);

@@ -2,6 +2,9 @@
 // A wallet's session is shared by all tabs of the browser and goes on over reloads: its access token is renewed when it is over.
 // Limits: a request 15 s, a line of the event stream 64 kB of text, a pause between two tries of it 1 to 15 s.
 
+/** What stands in front of our addresses: empty, or the path that a proxy gave the gateway. */
+export const base = location.pathname.slice(0, location.pathname.lastIndexOf("/watch/"));
+
 const requestMs = 15_000;
 const lineLengthMax = 65_536;
 const storageKey = "streamgate.api-key";
@@ -63,7 +66,7 @@ function headers(extra = {}, shown = credential()) {
 
 async function send(method, path, body, shown) {
   try {
-    return await fetch(path, {
+    return await fetch(base + path, {
       method,
       headers: headers({ accept: "application/json", ...(body ? { "content-type": "application/json" } : {}) }, shown),
       body: body && JSON.stringify(body),
@@ -116,8 +119,8 @@ export const post = (path, body) => request("POST", path, body);
 /** The addresses of a playback session, and what plays: {title, hls_url, poster_url, expires_at, ...}. */
 export const playback = (mediaId) => request("POST", `/v1/media/${mediaId}/playback`);
 
-/** The document of a medium, as the playback session names it; null where it can't be read. */
-export const documentOf = (url) => request("GET", new URL(url, location.href).pathname).catch(() => null);
+/** The document of a medium; null where it can't be read. */
+export const documentOf = (mediaId) => request("GET", `/v1/media/${mediaId}`).catch(() => null);
 
 /** Why an address does not answer as it should, or null when it does. */
 export async function problemOf(url) {
@@ -136,7 +139,7 @@ export async function follow(mediaId, seen, signal) {
   while (!signal.aborted) {
     try {
       const extra = { accept: "text/event-stream", ...(lastId ? { "last-event-id": lastId } : {}) };
-      const response = await fetch(`/v1/events?media=${mediaId}`, { headers: headers(extra), signal });
+      const response = await fetch(`${base}/v1/events?media=${mediaId}`, { headers: headers(extra), signal });
       if (!response.ok) throw await Problem.from(response);
       for await (const event of eventsOf(response.body)) {
         pauseMs = 1_000;

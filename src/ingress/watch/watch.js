@@ -8,7 +8,7 @@
 
 import { play } from "./player.js";
 import { showScenes } from "./scenes.js";
-import { Problem, apiKey, credential, documentOf, follow, playback, session } from "./server.js";
+import { Problem, apiKey, base, credential, documentOf, follow, playback, session } from "./server.js";
 import * as wallet from "./wallet.js";
 
 const page = document.getElementById("page");
@@ -50,7 +50,7 @@ function show(state, text = "") {
 /** The session of a link: what it plays, and what there is beside it. */
 function sessionOfLink(token) {
   const link = new URLSearchParams(location.hash.slice(1));
-  const at = (name) => `/play/${token}/${mediaId}/${name}`;
+  const at = (name) => `${base}/play/${token}/${mediaId}/${name}`;
   if (link.has("still")) return { poster_url: at("poster.jpg") };
   return { hls_url: at("master.m3u8"), storyboard_url: link.has("storyboard") ? at("storyboard.vtt") : null };
 }
@@ -103,18 +103,18 @@ function showPicture(session) {
   picture.alt = session.title ?? "Picture";
   picture.hidden = false;
   video.hidden = true;
-  if (session.media_url) documentOf(session.media_url).then((medium) => showWarnings(medium));
+  if (session.media_url) documentOf(mediaId).then((medium) => showWarnings(medium));
 }
 
 /** Scenes, and for those who may read the document of the medium its warnings; once both are final. */
 async function showBeside(session, signal) {
   showScenes(scenes, session.storyboard_url, clock, goTo);
   if (!session.media_url) return;
-  let medium = await documentOf(session.media_url);
+  let medium = await documentOf(mediaId);
   while (medium?.status === "playable" && !signal.aborted) {
     showWarnings(medium);
     await new Promise((resolve) => setTimeout(resolve, documentPauseMs));
-    medium = await documentOf(session.media_url);
+    medium = await documentOf(mediaId);
   }
   if (signal.aborted) return;
   showWarnings(medium);

@@ -9,7 +9,7 @@ use std::{
 
 use axum::{
     extract::Request,
-    http::{HeaderMap, Method, header},
+    http::{HeaderMap, Method, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use futures::future::Either;
@@ -24,6 +24,7 @@ use crate::{
     filter::{FilterService, RefusedFuture, filter_requests, refused_response},
     operation::{Operation, OperationAccess, matched_operation},
     request::RequestOwner,
+    request_head::TUS_RESUMABLE,
 };
 
 /// Counts requests: those below a playback token for the session that `playback_of` reads from it, and what proves nothing for its
@@ -154,7 +155,11 @@ impl<F: Future<Output = Result<Response, Infallible>>> Future for RateLimitFutur
 fn admit_principal(request: &Request) -> Result<(), Problem> {
     let extensions = request.extensions();
     match (extensions.get::<RateLimitPermit>(), extensions.get::<RequestOwner>()) {
-        (Some(ticket), Some(who)) => ticket.admit_principal(&who.0),
+        (Some(ticket), Some(who)) => ticket.admit_principal(&who.0).map_err(|problem| {
+            // Clients of tus give an upload up at a 429, and wait and ask again at a 503.
+            let speaks_tus = request.headers().contains_key(TUS_RESUMABLE);
+            if speaks_tus { problem.with_status(StatusCode::SERVICE_UNAVAILABLE) } else { problem }
+        }),
         _ => Ok(()),
     }
 }

@@ -96,7 +96,10 @@ impl Site {
                 .into_parts();
         let app: Router = app
             .layer(operations.match_layer())
-            .layer(middleware::from_fn_with_state(Arc::new(self.proxies.clone()), client::identify_client))
+            .layer(middleware::from_fn_with_state(
+                Arc::new(client::ClientIdentification { config: self.proxies.clone(), public_url: None }),
+                client::identify_client,
+            ))
             .layer(middleware::from_fn_with_state(DeniedEvents::default(), request::assign_request_id));
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());

@@ -92,6 +92,7 @@ impl Publisher {
                 length_bytes: Some(7),
                 filename: Some("film \u{1f39e}\n\".mp4".into()),
                 expires_at_ms: 2,
+                is_partial: false,
             };
             let terminated =
                 UploadTerminated { upload_id, media_id, owner: "ann".into(), offset_bytes: 3, code: None };

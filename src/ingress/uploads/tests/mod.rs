@@ -1,5 +1,7 @@
 //! The protocol as a client sees it: a real broker, real stores, real HTTP.
 
+mod concat;
+
 use std::{collections::HashMap, path::PathBuf, time::Duration};
 
 use axum::{Router, extract::Request, middleware, middleware::Next, response::Response};
@@ -92,7 +94,7 @@ impl Site {
         settings.request_timeout_ms = 1_000;
         let bus = Bus::connect(&settings).await.unwrap();
         let state =
-            UploadState::new(bus, store::testing::open_test_store(self.store.clone()).unwrap(), config, None);
+            UploadState::new(bus, store::testing::open_test_store(self.store.clone()).unwrap(), config);
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let app: Router = router(state.clone()).into_parts().0.layer(middleware::from_fn(who));
@@ -272,7 +274,8 @@ async fn discovery_and_version() {
         assert_eq!(text(headers, "tus-max-size"), UploadConfig::default().size_bytes_max.to_string());
         assert_eq!(
             text(headers, "tus-extension"),
-            "creation,creation-with-upload,creation-defer-length,termination,expiration,checksum"
+            "creation,creation-with-upload,creation-defer-length,termination,expiration,checksum,checksum-trailer,concatenation,\
+         concatenation-unfinished"
         );
         assert_eq!(text(headers, "tus-checksum-algorithm"), "sha1,md5,crc32,sha256,sha512,blake3");
     }
@@ -500,6 +503,55 @@ async fn checksums_hold_or_nothing_is_kept() {
         assert_eq!(answer.status(), 204);
         assert!(site.object(&upload.media_id) == bytes);
     }
+}
+
+/// A PATCH by hand: one chunk, and the trailer behind it.
+async fn append_with_trailer(
+    upload: &Upload,
+    offset: usize,
+    bytes: &[u8],
+    announced: &str,
+    trailer: &str,
+) -> String {
+    let address = upload.replica.url.strip_prefix("http://").unwrap();
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let head = format!(
+        "PATCH {} HTTP/1.1\r\nHost: x\r\nTus-Resumable: 1.0.0\r\nContent-Type: {OFFSET_TYPE}\r\nUpload-Offset: {offset}\r\n\
+         Transfer-Encoding: chunked\r\n{announced}\r\n{:x}\r\n",
+        upload.path(),
+        bytes.len()
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream.write_all(bytes).await.unwrap();
+    stream.write_all(format!("\r\n0\r\n{trailer}\r\n").as_bytes()).await.unwrap();
+    read_answer(stream).await
+}
+
+#[tokio::test]
+async fn a_checksum_may_follow_the_bytes() {
+    let mut site = Site::local().await;
+    let replica = site.replica(UploadConfig::default()).await;
+    let upload = replica.create(22).await;
+    let announced = "Trailer: Upload-Checksum\r\n";
+    for (more, trailer, wanted) in [
+        ("", "Upload-Checksum: sha1 AAAAAAAAAAAAAAAAAAAAAAAAAAA=\r\n", "HTTP/1.1 460"),
+        ("", "Upload-Checksum: sha1 AAAA\r\n", "HTTP/1.1 400"),
+        ("", "Upload-Checksum: sha0 AAAA\r\n", "HTTP/1.1 400"),
+        // Announced, and never sent.
+        ("", "", "HTTP/1.1 460"),
+        ("Upload-Checksum: sha1 Kq5sNclPz7QV2+lfQIuc6R7oRu0=\r\n", "", "HTTP/1.1 400"),
+    ] {
+        let answer =
+            append_with_trailer(&upload, 0, b"hello world", &format!("{announced}{more}"), trailer).await;
+        assert!(answer.starts_with(wanted), "{trailer}: {answer}");
+        assert_eq!(upload.offset().await, 0, "{trailer}");
+    }
+    for (offset, digest) in [(0, "sha1 Kq5sNclPz7QV2+lfQIuc6R7oRu0="), (11, "md5 XrY7u+Ae7tCTyyK7j1rNww==")] {
+        let trailer = format!("Upload-Checksum: {digest}\r\n");
+        let answer = append_with_trailer(&upload, offset, b"hello world", announced, &trailer).await;
+        assert!(answer.starts_with("HTTP/1.1 204"), "{answer}");
+    }
+    assert_eq!(site.object(&upload.media_id), b"hello worldhello world");
 }
 
 #[tokio::test]
@@ -745,7 +797,7 @@ async fn an_idle_or_slow_request_ends_with_its_prefix() {
     let replica = site.replica(config).await;
     let upload = replica.create(1000).await;
     let answer = read_answer(upload.hang(0, 1000, b"hello").await).await;
-    assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("upload_idle"), "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("upload_idle"), "{answer}");
     assert_eq!(upload.offset().await, 5);
     let mut stream = upload.hang(5, 995, b"x").await;
     let (mut reading, mut writing) = stream.split();

@@ -1,0 +1,275 @@
+//! Concatenation (tus 1.0): an upload whose bytes are those of others, one after the other.
+//!
+//! A partial upload is received like any other and never becomes a medium. It belongs to the one final upload that names it, which
+//! is joined as soon as each of its parts is there: by the request that brought the last of them, else by the keeper. Joining goes on
+//! where it was interrupted.
+//!
+//! Limits: [`super::concat_field::PARTS_MAX`] parts; progress is recorded each [`JOIN_STEP_BYTES`].
+
+use std::{collections::BTreeSet, ops::Range, sync::Arc};
+
+use auth::Principal;
+use nats::{Bus, BusError};
+use schemas::{
+    ids::UploadId,
+    keys,
+    upload::{UploadRecord, UploadStatus},
+};
+use store::{Spool, Store};
+
+use super::{
+    UploadContext, concat_field::ConcatRequest, fenced_record, fenced_record::FencedUploadRecord,
+    refusal::UploadRefusal, session,
+};
+
+/// Bytes between two records of how far joining is.
+const JOIN_STEP_BYTES: u64 = 16 * 1024 * 1024;
+
+/// Why a part ended whose bytes are in its final upload.
+pub(super) const CONCATENATED: &str = "concatenated";
+
+/// What came of joining.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum JoinOutcome {
+    /// The upload is received.
+    Joined,
+    /// Parts are missing, or somebody else is at it.
+    Waiting,
+}
+
+/// The parts that a final upload names, once each, as they stand.
+#[derive(Debug)]
+pub(super) struct FinalParts {
+    /// In the order of their first place.
+    records: Vec<FencedUploadRecord>,
+    /// The final upload that every one of them belongs to already.
+    pub(super) final_upload_id: Option<UploadId>,
+    /// Sum of their lengths in bytes, once all are known.
+    pub(super) length_bytes: Option<u64>,
+}
+
+impl FinalParts {
+    /// Reads them; each has to be a partial upload of the same owner, and free or of the same final upload as the others.
+    pub(super) async fn load(
+        shared: &UploadContext,
+        who: &Principal,
+        part_ids: &[UploadId],
+    ) -> Result<Self, UploadRefusal> {
+        let mut records = Vec::new();
+        let mut seen = BTreeSet::new();
+        for part_id in part_ids.iter().filter(|id| seen.insert(**id)) {
+            match FencedUploadRecord::load(shared, *part_id, who).await {
+                Ok(part) if part.record().is_partial() => records.push(part),
+                Ok(_) => return Err(ConcatRequest::refusal("names an upload that is not partial")),
+                Err(UploadRefusal::NotFound) => {
+                    return Err(ConcatRequest::refusal("names an upload that is not there"));
+                }
+                Err(refusal) => return Err(refusal),
+            }
+        }
+        let finals: BTreeSet<Option<UploadId>> =
+            records.iter().map(|part| part.record().final_upload_id()).collect();
+        let final_upload_id = match finals.iter().collect::<Vec<_>>().as_slice() {
+            [one] => **one,
+            _ => return Err(ConcatRequest::refusal("names a part of another upload")),
+        };
+        // Of a final upload that is there the parts may have ended: its client asks again since it missed the answer.
+        if final_upload_id.is_none() {
+            records.iter().try_for_each(FencedUploadRecord::check_not_ended)?;
+        }
+        let length_of =
+            |id: &UploadId| records.iter().find(|part| part.upload_id() == *id)?.record().length_bytes;
+        let length_bytes =
+            part_ids.iter().try_fold(0_u64, |sum, id| Some(sum.saturating_add(length_of(id)?)));
+        Ok(Self { records, final_upload_id, length_bytes })
+    }
+
+    /// Gives them to a final upload. Refused when another one was faster.
+    pub(super) async fn assign(self, final_upload_id: UploadId) -> Result<(), UploadRefusal> {
+        for mut part in self.records {
+            part.assign_to_final(final_upload_id).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Joins a final upload in a task of its own, and waits for it for a moment.
+pub(super) async fn join_soon(shared: &Arc<UploadContext>, upload_id: UploadId) {
+    let work = {
+        let shared = Arc::clone(shared);
+        async move {
+            let kept_ms = shared.config.ended_kept_ms;
+            let joined = async {
+                let mut ledger = FencedUploadRecord::load_any(&shared.bus, upload_id, kept_ms).await?;
+                if ledger.record().holder.is_some() {
+                    return Ok(JoinOutcome::Waiting);
+                }
+                join(&shared.store, &mut ledger, &shared.instance).await
+            };
+            if let Err(refusal) = joined.await {
+                tracing::warn!(?refusal, upload.id = %upload_id, "an upload waits for the keeper to join its parts");
+            }
+        }
+    };
+    let running = shared.tasks.spawn(Box::pin(work));
+    // It goes on without the request.
+    tokio::time::timeout(shared.config.finish_timeout(), running).await.ok();
+}
+
+/// Joins the parts of a final upload once all are there. `holder` names who does.
+pub(super) async fn join(
+    store: &Store,
+    ledger: &mut FencedUploadRecord,
+    holder: &str,
+) -> Result<JoinOutcome, UploadRefusal> {
+    if ledger.record().status != UploadStatus::Open {
+        return Ok(JoinOutcome::Waiting);
+    }
+    let Some(parts) = load_received_parts(ledger).await? else { return Ok(JoinOutcome::Waiting) };
+    let length_bytes = parts.iter().map(|part| part.offset_bytes).fold(0, u64::saturating_add);
+    match ledger.claim_for_writer(holder, Some(length_bytes)).await {
+        Ok(()) => {}
+        Err(BusError::Conflict { .. }) => return Ok(JoinOutcome::Waiting),
+        Err(error) => return Err(error.into()),
+    }
+    match copy_parts(store, ledger, &parts).await {
+        Ok(()) => {}
+        // As of bytes of its own: what is missing while nobody else is at it is lost.
+        Err(UploadRefusal::Store(error @ store::StoreError::NotFound { .. })) => {
+            return Err(session::deactivate_upload(ledger, error).await);
+        }
+        Err(UploadRefusal::Gone(_)) => {
+            let error = store::StoreError::Damaged("bytes of a part are missing".into());
+            return Err(session::deactivate_upload(ledger, error).await);
+        }
+        Err(refusal) => {
+            let (durable, expires_at_ms) = (ledger.durable_bytes(), ledger.record().expires_at_ms);
+            ledger.release_writer(&durable, expires_at_ms).await.ok();
+            return Err(refusal);
+        }
+    }
+    session::complete_upload(store, ledger).await?;
+    end_parts(store, ledger).await;
+    Ok(JoinOutcome::Joined)
+}
+
+/// The parts in order, one that is named twice twice; `None` while one is missing or belongs to another upload.
+async fn load_received_parts(
+    ledger: &FencedUploadRecord,
+) -> Result<Option<Vec<UploadRecord>>, UploadRefusal> {
+    let mut parts = Vec::new();
+    for part_id in ledger.record().part_ids() {
+        let Some(held) = ledger.bus().load_record::<UploadRecord>(&part_id.to_string()).await? else {
+            return Ok(None);
+        };
+        let part = held.record;
+        if part.status != UploadStatus::Received || part.final_upload_id() != Some(ledger.upload_id()) {
+            return Ok(None);
+        }
+        parts.push(part);
+    }
+    Ok(Some(parts))
+}
+
+async fn copy_parts(
+    store: &Store,
+    ledger: &mut FencedUploadRecord,
+    parts: &[UploadRecord],
+) -> Result<(), UploadRefusal> {
+    let length_bytes = ledger.record().length_bytes.unwrap_or_default();
+    let mut spool = Spool::open(store, ledger.spool_place(length_bytes), ledger.durable_bytes()).await?;
+    let mut behind = ledger.record().offset_bytes;
+    let expires_at_ms = ledger.record().expires_at_ms;
+    for part in parts {
+        let from = behind.min(part.offset_bytes);
+        behind -= from;
+        for step in split_steps(from..part.offset_bytes) {
+            spool.append_object(store, &keys::source_key(part.media_id), step).await?;
+            if let Some(durable) = spool.checkpoint().await? {
+                ledger.record_progress(&durable, expires_at_ms).await?;
+                spool.confirm_recorded(&durable).await;
+            }
+        }
+    }
+    let durable = spool.flush_last().await?;
+    ledger.record_progress(&durable, expires_at_ms).await
+}
+
+fn split_steps(range_bytes: Range<u64>) -> impl Iterator<Item = Range<u64>> {
+    let starts =
+        (range_bytes.start..range_bytes.end).step_by(usize::try_from(JOIN_STEP_BYTES).unwrap_or(usize::MAX));
+    starts.map(move |start| start..range_bytes.end.min(start.saturating_add(JOIN_STEP_BYTES)))
+}
+
+/// Ends the parts of an upload that holds their bytes. The keeper repeats what failed.
+async fn end_parts(store: &Store, ledger: &FencedUploadRecord) {
+    let part_ids: BTreeSet<UploadId> = ledger.record().part_ids().iter().copied().collect();
+    for part_id in part_ids {
+        if let Err(refusal) = end_part(store, ledger.bus(), part_id, ledger.kept_ms()).await {
+            tracing::warn!(?refusal, upload.id = %part_id, "a part stays in the store until the keeper comes");
+        }
+    }
+}
+
+async fn end_part(store: &Store, bus: &Bus, part_id: UploadId, kept_ms: u64) -> Result<(), UploadRefusal> {
+    let mut part = FencedUploadRecord::load_any(bus, part_id, kept_ms).await?;
+    if part.check_not_ended().is_ok() {
+        part.mark_ended(UploadStatus::Terminated, Some(CONCATENATED)).await?;
+        super::open_uploads::remove_open_upload(bus, &part.record().owner, part_id).await;
+    }
+    fenced_record::free_upload(store, &mut part).await
+}
+
+/// What the keeper does with a received part whose time ran out: nothing while its final upload still waits for it.
+pub(super) async fn expire_part(
+    store: &Store,
+    part: &mut FencedUploadRecord,
+    kept_ms: u64,
+) -> Result<(), UploadRefusal> {
+    let bus = part.bus().clone();
+    let status = match part.record().final_upload_id() {
+        None => None,
+        Some(id) => bus.load_record::<UploadRecord>(&id.to_string()).await?.map(|held| held.record.status),
+    };
+    match status {
+        Some(UploadStatus::Open) => Ok(()),
+        Some(UploadStatus::Received) => end_part(store, &bus, part.upload_id(), kept_ms).await,
+        _ => {
+            part.mark_expired().await?;
+            fenced_record::free_upload(store, part).await
+        }
+    }
+}
+
+/// What the keeper does with a final upload that is quiet: joins it, or ends it when its time ran out before its parts came.
+pub(super) async fn join_or_expire(
+    store: &Store,
+    ledger: &mut FencedUploadRecord,
+    holder: &str,
+    now_ms: u64,
+) -> Result<(), UploadRefusal> {
+    let is_over = ledger.record().expires_at_ms <= now_ms;
+    if join(store, ledger, holder).await? == JoinOutcome::Waiting && is_over {
+        ledger.reload().await?;
+        if ledger.record().status == UploadStatus::Open {
+            ledger.mark_expired().await?;
+            return fenced_record::free_upload(store, ledger).await;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_cover_a_range_once() {
+        let end = 2 * JOIN_STEP_BYTES + 5;
+        let steps: Vec<_> = split_steps(3..end).collect();
+        assert_eq!(steps.first().map(|step| step.start), Some(3));
+        assert_eq!(steps.last().map(|step| step.end), Some(end));
+        assert!(steps.windows(2).all(|pair| pair[0].end == pair[1].start));
+        assert_eq!(split_steps(4..4).count(), 0);
+    }
+}

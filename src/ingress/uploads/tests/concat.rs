@@ -1,0 +1,206 @@
+//! Uploads that are made of others (tus 1.0, concatenation).
+
+use store::testing::InjectedFault;
+
+use super::*;
+use crate::uploads::expiry::run_expiry_pass;
+
+impl Replica {
+    async fn part(&self, bytes: &[u8]) -> Upload {
+        let length = bytes.len().to_string();
+        let part = self.opened(self.post(&[("upload-concat", "partial"), ("upload-length", &length)])).await;
+        part.append(0, bytes).await;
+        part
+    }
+
+    fn post_final(&self, parts: &[&Upload]) -> RequestBuilder {
+        let addresses: Vec<String> =
+            parts.iter().map(|part| format!("{}{}", self.url, part.path())).collect();
+        // tus-js-client writes it so.
+        self.post(&[("upload-concat", &format!("final;{}", addresses.join(" ")))])
+    }
+}
+
+impl Site {
+    async fn run_keeper(&self, now_ms: u64) -> super::super::expiry::ExpiryReport {
+        let keeper = self.broker.bus(Role::Keeper).await;
+        let store = store::testing::open_test_store(self.store.clone()).unwrap();
+        run_expiry_pass(&keeper, &store, now_ms, 0, schemas::ENDED_KEPT_MS).await.unwrap()
+    }
+}
+
+#[tokio::test]
+async fn parts_become_one_upload_and_are_gone() {
+    for mut site in [Site::local().await, Site::remote().await] {
+        let replica = site.replica(UploadConfig::default()).await;
+        let bytes = pattern(17 * MIB + 5);
+        let (first, second) = bytes.split_at(11 * MIB + 3);
+        // Sent in another order than they are named in.
+        let tail = replica.part(second).await;
+        let head = replica.part(first).await;
+        assert_eq!(head.offset().await, first.len());
+        assert_eq!(text(&head.head().await.1, "upload-concat"), "partial");
+        assert!(site.event::<UploadReceived>(&head).await.is_none(), "a part is no medium");
+        assert!(site.event::<UploadCreated>(&head).await.unwrap().is_partial);
+        let whole = replica.opened(replica.post_final(&[&head, &tail])).await;
+        let record = site.until(&whole, "it is joined", |r| r.status == UploadStatus::Received).await;
+        assert_eq!(record.length_bytes, Some(u64::try_from(bytes.len()).unwrap()));
+        assert!(site.object(&whole.media_id) == bytes);
+        let (status, headers) = whole.head().await;
+        assert_eq!((status.as_u16(), text(&headers, "upload-offset")), (200, bytes.len().to_string()));
+        assert!(text(&headers, "upload-concat").starts_with("final;http://"));
+        let received = site.event::<UploadReceived>(&whole).await.unwrap();
+        assert_eq!(received.size_bytes, u64::try_from(bytes.len()).unwrap());
+        // A client that missed the answer asks again, and gets the same upload.
+        let again = replica.opened(replica.post_final(&[&head, &tail])).await;
+        assert_eq!((again.id, again.media_id), (whole.id.clone(), whole.media_id.clone()));
+        for part in [&head, &tail] {
+            site.until(part, "it is freed", |r| r.freed).await;
+            assert_eq!(part.head().await.0, 410);
+            let place = site.root.join(keys::source_key(part.media_id.parse().unwrap()));
+            assert!(!place.exists() && !site.spool(part).exists());
+        }
+        let found = code(replica.post_final(&[&tail, &head]).send().await.unwrap()).await;
+        assert_eq!(found, (400, "header_invalid".into()), "they are another upload's");
+        let open = site.admin.context().get_key_value("limits").await.unwrap();
+        let counted = open.entry(owner_key("alice")).await.unwrap().unwrap();
+        assert!(!String::from_utf8_lossy(&counted.value).contains(&head.id), "nothing is counted as open");
+    }
+}
+
+fn owner_key(owner: &str) -> String {
+    use sha2::Digest as _;
+    schemas::upload::OpenUploads::key_for_owner(&sha2::Sha256::digest(owner.as_bytes()))
+}
+
+#[tokio::test]
+async fn a_part_may_stand_twice_and_a_single_one_is_enough() {
+    let mut site = Site::local().await;
+    let replica = site.replica(UploadConfig::default()).await;
+    let (a, b) = (replica.part(b"one").await, replica.part(b"two").await);
+    let whole = replica.opened(replica.post_final(&[&a, &b, &a])).await;
+    site.until(&whole, "it is joined", |r| r.status == UploadStatus::Received).await;
+    assert_eq!(site.object(&whole.media_id), b"onetwoone");
+    let single = replica.part(b"alone").await;
+    let whole = replica.opened(replica.post_final(&[&single])).await;
+    site.until(&whole, "it is joined", |r| r.status == UploadStatus::Received).await;
+    assert_eq!(site.object(&whole.media_id), b"alone");
+}
+
+#[tokio::test]
+async fn a_whole_that_is_named_first_completes_with_its_last_part() {
+    let mut site = Site::local().await;
+    let replica = site.replica(UploadConfig::default()).await;
+    let open = |length: &str| replica.post(&[("upload-concat", "partial"), ("upload-length", length)]);
+    let (a, b) = (replica.opened(open("3")).await, replica.opened(open("4")).await);
+    let answer =
+        replica.post_final(&[&a, &b]).header("upload-metadata", "filename YS50cw==").send().await.unwrap();
+    assert_eq!(answer.status(), 201);
+    assert!(answer.headers().get("upload-offset").is_none(), "no offset before it is joined");
+    let location = text(answer.headers(), "location");
+    let media_id = text(answer.headers(), "streamgate-media-id");
+    let id = location.rsplit('/').next().unwrap().to_owned();
+    let whole = Upload { replica: replica.clone(), id, media_id };
+    let (status, headers) = whole.head().await;
+    assert_eq!((status.as_u16(), text(&headers, "upload-length")), (200, "7".into()));
+    assert!(headers.get("upload-offset").is_none());
+    assert_eq!(code(whole.patch(0, b"x").send().await.unwrap()).await, (403, "upload_final".into()));
+    b.append(0, b"rest").await;
+    assert_eq!(site.record(&whole).await.status, UploadStatus::Open);
+    a.append(0, b"the").await;
+    let record = site.until(&whole, "it is joined", |r| r.status == UploadStatus::Received).await;
+    assert_eq!(
+        (site.object(&whole.media_id), record.filename.as_deref()),
+        (b"therest".to_vec(), Some("a.ts"))
+    );
+}
+
+#[tokio::test]
+async fn what_can_not_be_joined_is_refused() {
+    let mut site = Site::local().await;
+    let replica = site.replica(UploadConfig { size_bytes_max: 10, ..UploadConfig::default() }).await;
+    let (a, b) = (replica.part(b"123456").await, replica.part(b"78901").await);
+    let plain = replica.create(1).await;
+    let foreign = replica
+        .opened(
+            replica.post(&[("upload-concat", "partial"), ("upload-length", "1")]).header("x-owner", "bob"),
+        )
+        .await;
+    let gone = replica.opened(replica.post(&[("upload-concat", "partial"), ("upload-length", "1")])).await;
+    assert_eq!(gone.request(Method::DELETE).send().await.unwrap().status(), 204);
+    for (request, wanted) in [
+        (replica.post_final(&[&a, &b]), (413, "upload_too_large")),
+        (replica.post_final(&[&a, &plain]), (400, "header_invalid")),
+        (replica.post_final(&[&a, &foreign]), (400, "header_invalid")),
+        (replica.post_final(&[&gone]), (410, "upload_terminated")),
+        (replica.post_final(&[&a]).header("upload-length", "6"), (400, "header_invalid")),
+        (replica.post_final(&[&a]).header("upload-defer-length", "1"), (400, "header_invalid")),
+        (replica.post_final(&[]), (400, "header_invalid")),
+        (replica.post(&[("upload-concat", "whole"), ("upload-length", "1")]), (400, "header_invalid")),
+        (replica.post(&[("upload-concat", "partial")]), (400, "header_invalid")),
+    ] {
+        let found = code(request.send().await.unwrap()).await;
+        assert_eq!((found.0, found.1.as_str()), wanted);
+    }
+    // Nothing of all this has touched the part.
+    let whole = replica.opened(replica.post_final(&[&a])).await;
+    site.until(&whole, "it is joined", |r| r.status == UploadStatus::Received).await;
+}
+
+#[tokio::test]
+async fn joining_goes_on_after_an_outage() {
+    let mut site = Site::remote().await;
+    site.store.retries_max = 0;
+    let replica = site.replica(UploadConfig::default()).await;
+    let bytes = pattern(40 * MIB);
+    let (first, second) = bytes.split_at(33 * MIB);
+    let (a, b) = (replica.part(first).await, replica.part(second).await);
+    let s3 = site.s3.as_ref().unwrap();
+    let place = keys::source_key(b.media_id.parse().unwrap());
+    // The second part can't be read: some of the first is in place by then.
+    s3.set_fault_rule(move |method, address| {
+        (*method == Method::GET && address.contains(&place)).then_some(InjectedFault::Status(500))
+    });
+    let answer = replica.post_final(&[&a, &b]).send().await.unwrap();
+    assert_eq!(answer.status(), 201, "it goes on without the client");
+    let location = text(answer.headers(), "location");
+    let media_id = text(answer.headers(), "streamgate-media-id");
+    let whole =
+        Upload { replica: replica.clone(), id: location.rsplit('/').next().unwrap().to_owned(), media_id };
+    let record = site.until(&whole, "it lets go", |r| r.holder.is_none() && r.offset_bytes > 0).await;
+    assert_eq!(record.status, UploadStatus::Open);
+    // Of an upload that waits for the store no part runs out of time.
+    let later = nats::now_ms() + 25 * 3600 * 1000;
+    s3.set_fault_rule(|_, _| None);
+    site.run_keeper(later).await;
+    assert_eq!(site.record(&whole).await.status, UploadStatus::Received);
+    assert!(site.object(&whole.media_id) == bytes);
+    assert_eq!(s3.multipart_files().unwrap(), 0);
+}
+
+#[tokio::test]
+async fn what_is_never_joined_expires() {
+    let mut site = Site::local().await;
+    let replica = site.replica(UploadConfig::default()).await;
+    let lonely = replica.part(b"lonely").await;
+    let (there, missing) = (
+        replica.part(b"there").await,
+        replica.opened(replica.post(&[("upload-concat", "partial"), ("upload-length", "5")])).await,
+    );
+    let answer = replica.post_final(&[&there, &missing]).send().await.unwrap();
+    let id = text(answer.headers(), "location").rsplit('/').next().unwrap().to_owned();
+    let whole =
+        Upload { replica: replica.clone(), id, media_id: text(answer.headers(), "streamgate-media-id") };
+    let now_ms = nats::now_ms();
+    site.run_keeper(now_ms + 1000).await;
+    assert_eq!((lonely.offset().await, there.offset().await), (6, 5), "their time has not come");
+    let later = now_ms + 25 * 3600 * 1000;
+    // A part goes after the upload that waits for it.
+    site.run_keeper(later).await;
+    site.run_keeper(later).await;
+    for upload in [&lonely, &there, &missing, &whole] {
+        let record = site.record(upload).await;
+        assert_eq!((record.status, record.freed), (UploadStatus::Expired, true), "{record:?}");
+        assert!(!site.root.join(keys::source_key(upload.media_id.parse().unwrap())).exists());
+    }
+}
