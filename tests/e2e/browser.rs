@@ -199,6 +199,6 @@ impl Page {
             .await;
         self.until("video.ended && video.error === null").await;
         assert_eq!(self.run("return document.getElementById('status').textContent").await, json!(""));
-        assert_eq!(self.console_errors().await, Vec::<String>::new());
+        self.check_console().await;
     }
 }

@@ -292,8 +292,9 @@ async fn a_page_plays_it_in_a_browser_both_ways() {
     let token = playback["hls_url"].as_str().unwrap().split('/').nth(2).unwrap();
     let page = format!("{}/watch/{media_id}#token={token}", cluster.url);
     let rungs = variants(&text(&cluster, playback["hls_url"].as_str().unwrap()).await).len();
-    browser::plays(Browser::Firefox, &page, Player::HlsJs, rungs).await;
-    browser::plays(Browser::Chromium, &page, Player::HlsJs, rungs).await;
+    for &browser in Browser::installed() {
+        browser::plays(browser, &page, Player::HlsJs, rungs).await;
+    }
     browser::plays(Browser::Chromium, &page, Player::Native, rungs).await;
     browser::plays_when_one_player_fails(&page).await;
     browser::plays_after_sign_in(&page, &cluster.key).await;

@@ -2,23 +2,16 @@
 //!
 //! Limits: 5 s of film in each player, 14 s of one that grows; 20 s for each step in the browser.
 
-use std::{collections::BTreeSet, fs, path::Path, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
 
-use axum::{
-    Router,
-    body::Bytes,
-    extract::State,
-    http::{StatusCode, Uri, header},
-    response::IntoResponse,
-};
 use reqwest::{Method, header as request_header};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
 
 use crate::{
     flow::{playback, text},
     harness::{Cluster, Options, clip, poll},
+    site::serve_site,
     webdriver::{Browser, PATIENCE, Page},
 };
 
@@ -63,32 +56,6 @@ fn film(seconds: u32, size: &str) -> Vec<u8> {
     let args = "-c:v libx264 -preset veryfast -bf 2 -pix_fmt yuv420p -c:a aac -b:a 160k -movflags +faststart";
     let inputs = ["-f", "lavfi", "-i", &bars, "-f", "lavfi", "-i", &tones];
     clip(&inputs.into_iter().chain(args.split(' ')).collect::<Vec<_>>(), "mp4")
-}
-
-/// A site that is not ours: its page, its players, and the film as MP4. Gives its address.
-async fn serve_site(film: Vec<u8>) -> String {
-    async fn answer(State(film): State<Bytes>, uri: Uri) -> impl IntoResponse {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let (path, kind) = match uri.path() {
-            "/" => (root.join("tests/e2e/players/page.html"), "text/html"),
-            "/page.js" => (root.join("tests/e2e/players/page.js"), "text/javascript"),
-            "/players/hls.min.mjs" => {
-                (root.join("src/ingress/watch/node_modules/hls.js/dist/hls.min.mjs"), "text/javascript")
-            }
-            "/film.mp4" => return (StatusCode::OK, [(header::CONTENT_TYPE, "video/mp4")], film),
-            path => (root.join(".tools").join(path.trim_start_matches('/')), "text/javascript"),
-        };
-        match fs::read(path) {
-            Ok(bytes) => (StatusCode::OK, [(header::CONTENT_TYPE, kind)], Bytes::from(bytes)),
-            Err(_) => (StatusCode::NOT_FOUND, [(header::CONTENT_TYPE, kind)], Bytes::new()),
-        }
-    }
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = format!("http://{}", listener.local_addr().unwrap());
-    let router = Router::new().fallback(answer).with_state(Bytes::from(film));
-    // Until the test's runtime ends.
-    tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-    address
 }
 
 /// Plays an address to its end.
@@ -155,9 +122,9 @@ impl Seen {
 
 /// Those that play what grows.
 fn browsers_and_players() -> impl Iterator<Item = (Browser, &'static str)> {
-    [Browser::Chromium, Browser::Firefox]
-        .into_iter()
-        .flat_map(|browser| ["hls.js", "shaka", "video.js"].map(|player| (browser, player)))
+    Browser::installed()
+        .iter()
+        .flat_map(|&browser| ["hls.js", "shaka", "video.js"].map(|player| (browser, player)))
 }
 
 async fn set_encryption(cluster: &Cluster, media_id: &str, encryption: &str) {
@@ -172,8 +139,8 @@ async fn every_player_shows_every_frame_and_tone_in_its_place() {
     let mut cluster = Cluster::start(Options::default()).await;
     let media_id = cluster.upload(film.clone(), "film.mp4").await;
     assert_eq!(cluster.end_of(&media_id).await.kind, "job.succeeded");
-    let site = serve_site(film).await;
-    for browser in [Browser::Chromium, Browser::Firefox] {
+    let site = serve_site("players", film).await;
+    for &browser in Browser::installed() {
         // A site's visitor has clicked; here nobody does.
         browser
             .run(true, async |page| play_with_every_player(browser, page, &cluster, &site, &media_id).await)
@@ -254,7 +221,7 @@ async fn a_growing_title_plays_to_its_end_as_soon_as_it_is_playable() {
     let film = film(GROWING_SECONDS, "1920x1080");
     let options = Options { full_ladder: true, ..Options::default() };
     let mut cluster = Cluster::start_with(options, ONE_SLOT).await;
-    let site = serve_site(Vec::new()).await;
+    let site = serve_site("players", Vec::new()).await;
     for (browser, player) in browsers_and_players() {
         let way = (browser, player, 2, "window.seen.ended");
         let seen = play_growing(&mut cluster, &site, film.clone(), way).await;
@@ -267,7 +234,7 @@ async fn a_growing_title_plays_to_its_end_as_soon_as_it_is_playable() {
 async fn who_comes_later_to_a_growing_title_sees_its_start() {
     let film = film(60, "960x540");
     let mut cluster = Cluster::start_with(Options::default(), ONE_SLOT).await;
-    let site = serve_site(Vec::new()).await;
+    let site = serve_site("players", Vec::new()).await;
     for (browser, player) in browsers_and_players() {
         let way = (browser, player, 5, "document.getElementsByTagName('video')[0].currentTime > 3");
         let seen = play_growing(&mut cluster, &site, film.clone(), way).await;

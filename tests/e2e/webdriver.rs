@@ -96,14 +96,23 @@ impl Page {
                  size: [video?.videoWidth, video?.videoHeight]})",
             )
             .await;
-        format!("page: {state}\nconsole: {:#?}", self.console_errors().await)
+        let console = match self.browser {
+            Browser::Chromium => self.console_errors().await,
+            Browser::Firefox => Vec::new(),
+        };
+        format!("page: {state}\nconsole: {console:#?}")
     }
 
-    /// The errors in the browser's console since the last call, script errors and refused loads among them. Firefox gives none.
-    pub(crate) async fn console_errors(&self) -> Vec<String> {
-        if self.browser == Browser::Firefox {
-            return Vec::new();
+    /// Panics when there is an error in the console of Chromium; that of Firefox can't be read by its driver.
+    pub(crate) async fn check_console(&self) {
+        if self.browser == Browser::Chromium {
+            assert_eq!(self.console_errors().await, Vec::<String>::new());
         }
+    }
+
+    /// The errors in Chromium's console since the last call, script errors and refused loads among them.
+    pub(crate) async fn console_errors(&self) -> Vec<String> {
+        assert_eq!(self.browser, Browser::Chromium, "no other driver gives them");
         let log = Own { path: "se/log", parameters: json!({ "type": "browser" }) };
         let entries = self.client.issue_cmd(log).await.unwrap();
         let entries = entries.as_array().cloned().unwrap_or_default();
@@ -145,6 +154,13 @@ pub(crate) enum Browser {
 }
 
 impl Browser {
+    /// Those of this machine: Firefox where the distribution is Debian, whose package `.ci/setup test` installs.
+    pub(crate) fn installed() -> &'static [Self] {
+        let release = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
+        let is_debian = release.lines().any(|line| line == "ID=debian");
+        if is_debian { &[Self::Chromium, Self::Firefox] } else { &[Self::Chromium] }
+    }
+
     /// Runs `story` in a fresh browser with a fresh profile; the browser is gone afterwards, also when the story fails. What
     /// `is_clicked` plays with sound as if its visitor had clicked.
     pub(crate) async fn run(self, is_clicked: bool, story: impl AsyncFnOnce(&Page)) {
@@ -171,7 +187,7 @@ impl Browser {
             .unwrap();
         let page = Page { browser: self, client };
         let outcome = AssertUnwindSafe(story(&page)).catch_unwind().await;
-        page.client.close().await.unwrap();
+        let closed = page.client.close().await;
         driver.kill().await.unwrap();
         if let Some(mut sound) = sound {
             sound.kill().await.unwrap();
@@ -179,6 +195,7 @@ impl Browser {
         if let Err(panic) = outcome {
             std::panic::resume_unwind(panic);
         }
+        closed.unwrap();
     }
 
     /// Starts its driver. The port that chromedriver picks for IPv4 may be taken for IPv6, and then it ends: it picks another one.
@@ -226,11 +243,11 @@ fn sound_address(folder: &Path) -> String {
     format!("unix:{}", folder.join("sound").display())
 }
 
-/// A sound card that nobody hears: without one Firefox has no clock for sound, and pages never start it.
+/// A sound card without a loudspeaker: without one Firefox has no clock for sound, and pages never start it.
 async fn start_sound(folder: &Path) -> Child {
     let socket = folder.join("sound");
     let protocol = format!("--load=module-native-protocol-unix socket={} auth-anonymous=1", socket.display());
-    let sound = Command::new("pulseaudio")
+    let mut sound = Command::new("pulseaudio")
         .args(["-n", "--daemonize=no", "--use-pid-file=no", "--exit-idle-time=-1", "--load=module-null-sink"])
         .arg(protocol)
         .env("HOME", folder)
@@ -241,7 +258,12 @@ async fn start_sound(folder: &Path) -> Child {
         .kill_on_drop(true)
         .spawn()
         .unwrap_or_else(|error| panic!("pulseaudio is installed by `.ci/setup test`: {error}"));
-    poll(PATIENCE, async || socket.exists().then_some(())).await.expect("it opens its socket");
+    let is_open = async || {
+        let ended = sound.try_wait().unwrap();
+        assert!(ended.is_none(), "pulseaudio has ended: {ended:?}");
+        socket.exists().then_some(())
+    };
+    poll(PATIENCE, is_open).await.expect("it opens its socket");
     sound
 }
 
@@ -260,7 +282,7 @@ fn firefox_capabilities(is_clicked: bool) -> Value {
     json!({
         "browserName": "firefox",
         "moz:firefoxOptions": {
-            "binary": program_path(&["firefox-esr", "firefox"]),
+            "binary": program_path(&["firefox-esr"]),
             "args": ["-headless", "-width", "1280", "-height", "900"],
             "prefs": {
                 "media.autoplay.default": autoplay,

@@ -124,7 +124,7 @@ video.addEventListener("canplay", () => {
 });
 video.addEventListener("ended", () => {
   // What stays on the screen.
-  seen.frames.push([numberOfFrame(), seen.frames.at(-1)[1]]);
+  seen.frames.push([numberOfFrame(), seen.frames.at(-1)?.[1] ?? 0]);
   seen.duration = video.duration;
   seen.ended = true;
 });

@@ -66,6 +66,9 @@ def before_call(context, case, kwargs):
         # Exactly one of the two, and no less than what is sent at once.
         headers.pop("Upload-Defer-Length", None)
         headers["Upload-Length"] = str(max(int(headers.get("Upload-Length", 0)) % LENGTH_MAX, len(body)))
+        if "Upload-Concat" in headers:
+            # Which parts are there is in no schema.
+            headers["Upload-Concat"] = "partial"
     else:
         # The length of an upload is said once.
         headers.pop("Upload-Length", None)
