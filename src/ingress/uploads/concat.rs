@@ -25,6 +25,9 @@ use super::{
 /// Bytes between two records of how far joining is.
 const JOIN_STEP_BYTES: u64 = 16 * 1024 * 1024;
 
+/// How often a part is given to its final upload while its writer goes on.
+const ASSIGN_TRIES_MAX: u32 = 16;
+
 /// Why a part ended whose bytes are in its final upload.
 pub(super) const CONCATENATED: &str = "concatenated";
 
@@ -67,12 +70,13 @@ impl FinalParts {
                 Err(refusal) => return Err(refusal),
             }
         }
-        let finals: BTreeSet<Option<UploadId>> =
-            records.iter().map(|part| part.record().final_upload_id()).collect();
-        let final_upload_id = match finals.iter().collect::<Vec<_>>().as_slice() {
-            [one] => **one,
-            _ => return Err(ConcatRequest::refusal("names a part of another upload")),
-        };
+        // Some may be free still: who gave them away did not come to the end of it.
+        let finals: BTreeSet<UploadId> =
+            records.iter().filter_map(|part| part.record().final_upload_id()).collect();
+        if finals.len() > 1 {
+            return Err(ConcatRequest::refusal("names a part of another upload"));
+        }
+        let final_upload_id = finals.first().copied();
         // Of a final upload that is there the parts may have ended: its client asks again since it missed the answer.
         if final_upload_id.is_none() {
             records.iter().try_for_each(FencedUploadRecord::check_not_ended)?;
@@ -84,10 +88,20 @@ impl FinalParts {
         Ok(Self { records, final_upload_id, length_bytes })
     }
 
-    /// Gives them to a final upload. Refused when another one was faster.
+    /// Gives them to a final upload, those that it does not have. Refused when another one was faster.
     pub(super) async fn assign(self, final_upload_id: UploadId) -> Result<(), UploadRefusal> {
         for mut part in self.records {
-            part.assign_to_final(final_upload_id).await?;
+            let mut tries_left = ASSIGN_TRIES_MAX;
+            while part.record().final_upload_id() != Some(final_upload_id) {
+                if part.record().final_upload_id().is_some() {
+                    return Err(ConcatRequest::refusal("names a part of another upload"));
+                }
+                match part.assign_to_final(final_upload_id).await {
+                    // Its writer recorded bytes meanwhile; the record was read again.
+                    Err(UploadRefusal::Displaced { .. }) if tries_left > 0 => tries_left -= 1,
+                    outcome => outcome?,
+                }
+            }
         }
         Ok(())
     }

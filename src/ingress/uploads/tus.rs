@@ -199,13 +199,17 @@ async fn create_final(
 ) -> Result<FencedUploadRecord, UploadRefusal> {
     let parts = FinalParts::load(shared, who, record.part_ids()).await?;
     if let Some(upload_id) = parts.final_upload_id {
-        let earlier = FencedUploadRecord::load(shared, upload_id, who).await?;
+        let mut earlier = FencedUploadRecord::load(shared, upload_id, who).await?;
         earlier.check_not_ended()?;
-        return if earlier.record().part_ids() == record.part_ids() {
-            Ok(earlier)
-        } else {
-            Err(UploadRefusal::Header { name: "Upload-Concat", why: "names a part of another upload" })
-        };
+        if earlier.record().part_ids() != record.part_ids() {
+            return Err(ConcatRequest::refusal("names a part of another upload"));
+        }
+        if earlier.record().status == UploadStatus::Open {
+            parts.assign(upload_id).await?;
+            concat::join_soon(shared, upload_id).await;
+            earlier.reload().await?;
+        }
+        return Ok(earlier);
     }
     if parts.length_bytes.is_some_and(|length| length > shared.config.size_bytes_max) {
         return Err(UploadRefusal::TooLarge);

@@ -116,6 +116,28 @@ async fn a_whole_that_is_named_first_completes_with_its_last_part() {
 }
 
 #[tokio::test]
+async fn a_creation_that_a_crash_cut_short_is_repeated() {
+    let mut site = Site::local().await;
+    let replica = site.replica(UploadConfig::default()).await;
+    let a = replica.part(b"one").await;
+    let b = replica.opened(replica.post(&[("upload-concat", "partial"), ("upload-length", "3")])).await;
+    let first = replica.post_final(&[&a, &b]).send().await.unwrap();
+    let location = text(first.headers(), "location");
+    // As if the process had died between the two.
+    let mut held = site.admin.load_record::<UploadRecord>(&b.id).await.unwrap().unwrap();
+    held.record.concat = Some(schemas::upload::UploadConcat::Partial { final_upload_id: None });
+    site.admin.commit_record(&mut held, Outbox::new()).await.unwrap();
+    let again = replica.post_final(&[&a, &b]).send().await.unwrap();
+    assert_eq!((again.status().as_u16(), text(again.headers(), "location")), (201, location.clone()));
+    b.append(0, b"two").await;
+    let media_id = text(again.headers(), "streamgate-media-id");
+    let id = location.rsplit('/').next().unwrap().to_owned();
+    let whole = Upload { replica: replica.clone(), id, media_id };
+    site.until(&whole, "it is joined", |r| r.status == UploadStatus::Received).await;
+    assert_eq!(site.object(&whole.media_id), b"onetwo");
+}
+
+#[tokio::test]
 async fn what_can_not_be_joined_is_refused() {
     let mut site = Site::local().await;
     let replica = site.replica(UploadConfig { size_bytes_max: 10, ..UploadConfig::default() }).await;
