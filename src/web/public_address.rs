@@ -1,7 +1,7 @@
 //! The address that clients reach this by, for the addresses in our answers.
 //!
-//! The one of the settings, else what a trusted proxy says in `X-Forwarded-Proto`, `X-Forwarded-Host` and `X-Forwarded-Prefix`, or in
-//! `Forwarded` (RFC 7239), else the host that the client asked. What a peer says that is no trusted proxy is never read.
+//! The one of the settings, else what the nearest proxy says, if it is trusted, in `X-Forwarded-Proto`, `X-Forwarded-Host` and
+//! `X-Forwarded-Prefix`, or in `Forwarded` (RFC 7239), else the host that the client asked. What a peer says that is no trusted proxy is never read.
 
 use std::convert::Infallible;
 
@@ -41,15 +41,17 @@ impl PublicAddress {
             let text = headers.get_all(name).iter().next_back()?.to_str().ok()?;
             Some(text.rsplit(',').next().unwrap_or_default().trim())
         };
-        let (scheme, said_host) = match trusted {
+        let (scheme, said_host, prefix) = match trusted {
             None => return address,
-            Some(ForwardingHeader::XForwardedFor) => (last("x-forwarded-proto"), last("x-forwarded-host")),
+            Some(ForwardingHeader::XForwardedFor) => {
+                (last("x-forwarded-proto"), last("x-forwarded-host"), last("x-forwarded-prefix"))
+            }
             Some(ForwardingHeader::Forwarded) => {
                 let pairs = last("forwarded").unwrap_or_default();
-                (forwarded_pair(pairs, "proto"), forwarded_pair(pairs, "host"))
+                (forwarded_pair(pairs, "proto"), forwarded_pair(pairs, "host"), None)
             }
         };
-        let prefix = last("x-forwarded-prefix").filter(|prefix| is_prefix(prefix)).unwrap_or_default();
+        let prefix = prefix.filter(|prefix| is_prefix(prefix)).unwrap_or_default();
         let host = said_host.filter(|host| is_host(host)).or(host);
         if let (Some(scheme @ ("http" | "https")), Some(host)) = (scheme, host) {
             address.known = format!("{scheme}://{host}{}", prefix.trim_end_matches('/'));

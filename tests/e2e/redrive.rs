@@ -36,6 +36,10 @@ async fn a_failed_encode_becomes_a_new_one() {
     kill_children(cluster.pid("transcode"));
     let failed = cluster.end_of(&media_id).await;
     assert_eq!(failed.kind, "job.failed", "{failed:?}");
+    // The medium follows its job.
+    let path = format!("/v1/media/{media_id}");
+    let has_failed = async || (cluster.get(&path).await["status"] == "failed").then_some(());
+    assert!(poll(WAIT_MAX, has_failed).await.is_some(), "the medium of a failed job fails");
     let answers = redrive_all(&cluster, "media_child_crashed");
     assert_eq!(answers[0], "reopened");
     assert!(answers[1..].iter().all(|answer| answer == "superseded"), "{answers:?}");

@@ -6,24 +6,34 @@
 //!
 //! Limits: [`super::concat_field::PARTS_MAX`] parts; progress is recorded each [`JOIN_STEP_BYTES`].
 
-use std::{collections::BTreeSet, ops::Range, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    ops::Range,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use auth::Principal;
+use futures::FutureExt;
 use nats::{Bus, BusError};
 use schemas::{
     ids::UploadId,
     keys,
     upload::{UploadRecord, UploadStatus},
 };
-use store::{Spool, Store};
+use store::{Spool, SpoolCheckpoint, Store};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     UploadContext, concat_field::ConcatRequest, fenced_record, fenced_record::FencedUploadRecord,
-    refusal::UploadRefusal, session,
+    refusal::UploadRefusal, session, slot::UploadWriterGuard,
 };
 
 /// Bytes between two records of how far joining is.
 const JOIN_STEP_BYTES: u64 = 16 * 1024 * 1024;
+
+/// Longest time that the keeper joins one upload in one pass.
+const KEEPER_JOIN_MAX: Duration = Duration::from_secs(30);
 
 /// How often a part is given to its final upload while its writer goes on.
 const ASSIGN_TRIES_MAX: u32 = 16;
@@ -47,12 +57,14 @@ pub(super) struct FinalParts {
     records: Vec<FencedUploadRecord>,
     /// The final upload that every one of them belongs to already.
     pub(super) final_upload_id: Option<UploadId>,
-    /// Sum of their lengths in bytes, once all are known.
-    pub(super) length_bytes: Option<u64>,
+    /// Final uploads that some of them belonged to, and that came to nothing.
+    abandoned: BTreeSet<UploadId>,
+    /// Sum of their lengths in bytes, one that is named twice counted twice.
+    pub(super) length_bytes: u64,
 }
 
 impl FinalParts {
-    /// Reads them; each has to be a partial upload of the same owner, and free or of the same final upload as the others.
+    /// Reads them; each has to be a partial upload of the caller's own, and free or of the same final upload as the others.
     pub(super) async fn load(
         shared: &UploadContext,
         who: &Principal,
@@ -62,6 +74,10 @@ impl FinalParts {
         let mut seen = BTreeSet::new();
         for part_id in part_ids.iter().filter(|id| seen.insert(**id)) {
             match FencedUploadRecord::load(shared, *part_id, who).await {
+                // An operator may change everybody's, and yet makes no medium of two owners.
+                Ok(part) if part.record().owner != who.owner => {
+                    return Err(ConcatRequest::refusal("names another owner's upload"));
+                }
                 Ok(part) if part.record().is_partial() => records.push(part),
                 Ok(_) => return Err(ConcatRequest::refusal("names an upload that is not partial")),
                 Err(UploadRefusal::NotFound) => {
@@ -71,8 +87,15 @@ impl FinalParts {
             }
         }
         // Some may be free still: who gave them away did not come to the end of it.
-        let finals: BTreeSet<UploadId> =
+        let mut finals: BTreeSet<UploadId> =
             records.iter().filter_map(|part| part.record().final_upload_id()).collect();
+        let mut abandoned = BTreeSet::new();
+        for id in &finals {
+            if has_failed(&shared.bus, *id).await? {
+                abandoned.insert(*id);
+            }
+        }
+        finals.retain(|id| !abandoned.contains(id));
         if finals.len() > 1 {
             return Err(ConcatRequest::refusal("names a part of another upload"));
         }
@@ -83,17 +106,21 @@ impl FinalParts {
         }
         let length_of =
             |id: &UploadId| records.iter().find(|part| part.upload_id() == *id)?.record().length_bytes;
-        let length_bytes =
-            part_ids.iter().try_fold(0_u64, |sum, id| Some(sum.saturating_add(length_of(id)?)));
-        Ok(Self { records, final_upload_id, length_bytes })
+        // The limit of an upload holds for the whole, so its length has to be known before a byte of it is joined.
+        let length_bytes = part_ids
+            .iter()
+            .try_fold(0_u64, |sum, id| Some(sum.saturating_add(length_of(id)?)))
+            .ok_or(ConcatRequest::refusal("names a part whose length is not known yet"))?;
+        Ok(Self { records, final_upload_id, abandoned, length_bytes })
     }
 
-    /// Gives them to a final upload, those that it does not have. Refused when another one was faster.
+    /// Gives them to a final upload, those that it does not have. Refused when another one was faster, or one has ended.
     pub(super) async fn assign(self, final_upload_id: UploadId) -> Result<(), UploadRefusal> {
         for mut part in self.records {
             let mut tries_left = ASSIGN_TRIES_MAX;
             while part.record().final_upload_id() != Some(final_upload_id) {
-                if part.record().final_upload_id().is_some() {
+                part.check_not_ended()?;
+                if part.record().final_upload_id().is_some_and(|other| !self.abandoned.contains(&other)) {
                     return Err(ConcatRequest::refusal("names a part of another upload"));
                 }
                 match part.assign_to_final(final_upload_id).await {
@@ -107,20 +134,49 @@ impl FinalParts {
     }
 }
 
+/// True when a final upload is gone, or has ended without the bytes of its parts: those are free again.
+async fn has_failed(bus: &Bus, upload_id: UploadId) -> Result<bool, UploadRefusal> {
+    let held = bus.load_record::<UploadRecord>(&upload_id.to_string()).await?;
+    Ok(held.is_none_or(|held| !matches!(held.record.status, UploadStatus::Open | UploadStatus::Received)))
+}
+
+/// What ends joining before it is done; it goes on from there later.
+#[derive(Debug)]
+pub(super) struct JoinLimits<'a> {
+    /// Names who joins.
+    holder: &'a str,
+    /// Fires when this process stops.
+    stopping: Option<&'a CancellationToken>,
+    /// Fires when another request wants the upload.
+    guard: Option<&'a UploadWriterGuard>,
+    /// Longest time.
+    until: Option<Instant>,
+}
+
+impl<'a> JoinLimits<'a> {
+    /// Of the keeper, which has other uploads to look after.
+    pub(super) fn of_keeper(holder: &'a str) -> Self {
+        Self { holder, stopping: None, guard: None, until: Some(Instant::now() + KEEPER_JOIN_MAX) }
+    }
+
+    fn check(&self) -> Result<(), UploadRefusal> {
+        let is_wanted = self.guard.is_some_and(|guard| guard.wait_displaced().now_or_never().is_some());
+        match self.stopping {
+            Some(stopping) if stopping.is_cancelled() => Err(UploadRefusal::Stopping),
+            _ if is_wanted || self.until.is_some_and(|until| until <= Instant::now()) => {
+                Err(UploadRefusal::Busy)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 /// Joins a final upload in a task of its own, and waits for it for a moment.
 pub(super) async fn join_soon(shared: &Arc<UploadContext>, upload_id: UploadId) {
     let work = {
         let shared = Arc::clone(shared);
         async move {
-            let kept_ms = shared.config.ended_kept_ms;
-            let joined = async {
-                let mut ledger = FencedUploadRecord::load_any(&shared.bus, upload_id, kept_ms).await?;
-                if ledger.record().holder.is_some() {
-                    return Ok(JoinOutcome::Waiting);
-                }
-                join(&shared.store, &mut ledger, &shared.instance).await
-            };
-            if let Err(refusal) = joined.await {
+            if let Err(refusal) = join_as_ingress(&shared, upload_id).await {
                 tracing::warn!(?refusal, upload.id = %upload_id, "an upload waits for the keeper to join its parts");
             }
         }
@@ -130,41 +186,99 @@ pub(super) async fn join_soon(shared: &Arc<UploadContext>, upload_id: UploadId) 
     tokio::time::timeout(shared.config.finish_timeout(), running).await.ok();
 }
 
-/// Joins the parts of a final upload once all are there. `holder` names who does.
+async fn join_as_ingress(shared: &UploadContext, upload_id: UploadId) -> Result<JoinOutcome, UploadRefusal> {
+    let kept_ms = shared.config.ended_kept_ms;
+    let mut ledger = FencedUploadRecord::load_any(&shared.bus, upload_id, kept_ms).await?;
+    if ledger.record().holder.is_some() {
+        return Ok(JoinOutcome::Waiting);
+    }
+    // Another request of this replica that is at it goes on.
+    let Some(guard) = shared.slots.try_acquire_free(upload_id) else { return Ok(JoinOutcome::Waiting) };
+    let limits = JoinLimits {
+        holder: &shared.instance,
+        stopping: Some(&shared.stopping),
+        guard: Some(&guard),
+        until: None,
+    };
+    join(&shared.store, &mut ledger, &limits).await
+}
+
+/// Joins the parts of a final upload once all are there.
 pub(super) async fn join(
     store: &Store,
     ledger: &mut FencedUploadRecord,
-    holder: &str,
+    limits: &JoinLimits<'_>,
 ) -> Result<JoinOutcome, UploadRefusal> {
     if ledger.record().status != UploadStatus::Open {
         return Ok(JoinOutcome::Waiting);
     }
     let Some(parts) = load_received_parts(ledger).await? else { return Ok(JoinOutcome::Waiting) };
     let length_bytes = parts.iter().map(|part| part.offset_bytes).fold(0, u64::saturating_add);
-    match ledger.claim_for_writer(holder, Some(length_bytes)).await {
+    match ledger.claim_for_writer(limits.holder, Some(length_bytes)).await {
         Ok(()) => {}
-        Err(BusError::Conflict { .. }) => return Ok(JoinOutcome::Waiting),
+        Err(BusError::Conflict { .. }) => {
+            ledger.reload().await?;
+            return Ok(JoinOutcome::Waiting);
+        }
         Err(error) => return Err(error.into()),
     }
-    match copy_parts(store, ledger, &parts).await {
-        Ok(()) => {}
-        // As of bytes of its own: what is missing while nobody else is at it is lost.
-        Err(UploadRefusal::Store(error @ store::StoreError::NotFound { .. })) => {
-            return Err(session::deactivate_upload(ledger, error).await);
-        }
-        Err(UploadRefusal::Gone(_)) => {
-            let error = store::StoreError::Damaged("bytes of a part are missing".into());
-            return Err(session::deactivate_upload(ledger, error).await);
-        }
-        Err(refusal) => {
-            let (durable, expires_at_ms) = (ledger.durable_bytes(), ledger.record().expires_at_ms);
-            ledger.release_writer(&durable, expires_at_ms).await.ok();
-            return Err(refusal);
-        }
-    }
+    join_claimed(store, ledger, &parts, limits).await?;
     session::complete_upload(store, ledger).await?;
     end_parts(store, ledger).await;
     Ok(JoinOutcome::Joined)
+}
+
+/// Copies the parts into a final upload that the caller has claimed. What keeps it from that is recorded with what is durable.
+async fn join_claimed(
+    store: &Store,
+    ledger: &mut FencedUploadRecord,
+    parts: &[UploadRecord],
+    limits: &JoinLimits<'_>,
+) -> Result<(), UploadRefusal> {
+    let length_bytes = ledger.record().length_bytes.unwrap_or_default();
+    let opened = Spool::open(store, ledger.spool_place(length_bytes), ledger.durable_bytes()).await;
+    let mut spool = match opened {
+        Ok(spool) => spool,
+        Err(error @ store::StoreError::Damaged(_)) => {
+            return Err(session::deactivate_upload(ledger, error).await);
+        }
+        Err(error) => {
+            let durable = ledger.durable_bytes();
+            release(ledger, &durable).await;
+            return Err(error.into());
+        }
+    };
+    let refusal = match copy_parts(store, ledger, &mut spool, parts, limits).await {
+        Ok(()) => return Ok(()),
+        // Who displaced this one has the upload now; what was begun beside its record is nobody's.
+        Err(refusal @ UploadRefusal::Displaced { .. }) => {
+            spool.abandon(&ledger.durable_bytes()).await.ok();
+            return Err(refusal);
+        }
+        Err(refusal) => refusal,
+    };
+    // With the multipart upload, which nobody else could end.
+    let durable = spool.latest_checkpoint();
+    drop(spool);
+    release(ledger, &durable).await;
+    match refusal {
+        // As of bytes of its own: what is missing while nobody else is at it is lost.
+        UploadRefusal::Store(error @ store::StoreError::NotFound { .. }) => {
+            Err(session::deactivate_upload(ledger, error).await)
+        }
+        UploadRefusal::Gone(_) => {
+            let error = store::StoreError::Damaged("bytes of a part are missing".into());
+            Err(session::deactivate_upload(ledger, error).await)
+        }
+        refusal => Err(refusal),
+    }
+}
+
+async fn release(ledger: &mut FencedUploadRecord, durable: &SpoolCheckpoint) {
+    let expires_at_ms = ledger.record().expires_at_ms;
+    if let Err(refusal) = ledger.release_writer(durable, expires_at_ms).await {
+        tracing::debug!(?refusal, upload.id = %ledger.upload_id(), "an upload stays claimed until the keeper comes");
+    }
 }
 
 /// The parts in order, one that is named twice twice; `None` while one is missing or belongs to another upload.
@@ -188,16 +302,17 @@ async fn load_received_parts(
 async fn copy_parts(
     store: &Store,
     ledger: &mut FencedUploadRecord,
+    spool: &mut Spool,
     parts: &[UploadRecord],
+    limits: &JoinLimits<'_>,
 ) -> Result<(), UploadRefusal> {
-    let length_bytes = ledger.record().length_bytes.unwrap_or_default();
-    let mut spool = Spool::open(store, ledger.spool_place(length_bytes), ledger.durable_bytes()).await?;
     let mut behind = ledger.record().offset_bytes;
     let expires_at_ms = ledger.record().expires_at_ms;
     for part in parts {
         let from = behind.min(part.offset_bytes);
         behind -= from;
         for step in split_steps(from..part.offset_bytes) {
+            limits.check()?;
             spool.append_object(store, &keys::source_key(part.media_id), step).await?;
             if let Some(durable) = spool.checkpoint().await? {
                 ledger.record_progress(&durable, expires_at_ms).await?;
@@ -215,7 +330,7 @@ fn split_steps(range_bytes: Range<u64>) -> impl Iterator<Item = Range<u64>> {
     starts.map(move |start| start..range_bytes.end.min(start.saturating_add(JOIN_STEP_BYTES)))
 }
 
-/// Ends the parts of an upload that holds their bytes. The keeper repeats what failed.
+/// Ends the parts of an upload that holds their bytes. What fails the keeper does once the time of the part is over.
 async fn end_parts(store: &Store, ledger: &FencedUploadRecord) {
     let part_ids: BTreeSet<UploadId> = ledger.record().part_ids().iter().copied().collect();
     for part_id in part_ids {
@@ -255,22 +370,47 @@ pub(super) async fn expire_part(
     }
 }
 
-/// What the keeper does with a final upload that is quiet: joins it, or ends it when its time ran out before its parts came.
+/// What the keeper does with a final upload that is quiet: joins it, or ends it when its time and that of its parts ran out. One that is
+/// over ends as well when there is no room for it.
 pub(super) async fn join_or_expire(
     store: &Store,
     ledger: &mut FencedUploadRecord,
     holder: &str,
     now_ms: u64,
 ) -> Result<(), UploadRefusal> {
-    let is_over = ledger.record().expires_at_ms <= now_ms;
-    if join(store, ledger, holder).await? == JoinOutcome::Waiting && is_over {
-        ledger.reload().await?;
-        if ledger.record().status == UploadStatus::Open {
-            ledger.mark_expired().await?;
-            return fenced_record::free_upload(store, ledger).await;
-        }
+    match join(store, ledger, &JoinLimits::of_keeper(holder)).await {
+        Ok(JoinOutcome::Joined) => return Ok(()),
+        Ok(JoinOutcome::Waiting) | Err(UploadRefusal::Full) => {}
+        Err(refusal) => return Err(refusal),
+    }
+    // By the record that was looked at: who claimed it meanwhile keeps it.
+    let record = ledger.record();
+    let is_idle =
+        record.status == UploadStatus::Open && record.holder.is_none() && record.expires_at_ms <= now_ms;
+    if is_idle && !has_part_with_time(ledger, now_ms).await? {
+        ledger.mark_expired().await?;
+        return fenced_record::free_upload(store, ledger).await;
     }
     Ok(())
+}
+
+/// True while one of its parts may still come.
+async fn has_part_with_time(ledger: &FencedUploadRecord, now_ms: u64) -> Result<bool, UploadRefusal> {
+    for part_id in ledger.record().part_ids() {
+        let held = ledger.bus().load_record::<UploadRecord>(&part_id.to_string()).await?;
+        if held.is_some_and(|part| part.record.is_unfinished() && part.record.expires_at_ms > now_ms) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// True when a part may not be ended by itself: its final upload waits for it, or is being made of it.
+pub(super) async fn is_needed(bus: &Bus, part: &UploadRecord) -> Result<bool, UploadRefusal> {
+    match part.final_upload_id() {
+        Some(id) if part.status == UploadStatus::Received => Ok(!has_failed(bus, id).await?),
+        _ => Ok(false),
+    }
 }
 
 #[cfg(test)]

@@ -90,16 +90,20 @@ async fn apply_action(
             ledger.mark_expired().await?;
             fenced_record::free_upload(store, &mut ledger).await
         }
-        ExpiryAction::Join => concat::join_or_expire(store, &mut ledger, bus.role().name(), now_ms).await,
+        ExpiryAction::Join if ledger.record().status == UploadStatus::Open => {
+            concat::join_or_expire(store, &mut ledger, bus.role().name(), now_ms).await
+        }
         ExpiryAction::ExpirePart if ledger.record().status == UploadStatus::Received => {
             concat::expire_part(store, &mut ledger, kept_ms).await
         }
         ExpiryAction::Free => fenced_record::free_upload(store, &mut ledger).await,
         ExpiryAction::Date => ledger.record_kept_until().await,
         // It went on meanwhile.
-        ExpiryAction::Complete | ExpiryAction::Expire | ExpiryAction::ExpirePart | ExpiryAction::Nothing => {
-            Ok(())
-        }
+        ExpiryAction::Complete
+        | ExpiryAction::Expire
+        | ExpiryAction::ExpirePart
+        | ExpiryAction::Join
+        | ExpiryAction::Nothing => Ok(()),
     }
 }
 

@@ -284,7 +284,8 @@ pub(super) async fn complete_upload(
 ) -> Result<(), UploadRefusal> {
     if let Err(refusal) = store_object(store, ledger).await {
         // The next to come need not make this one let go first.
-        if ledger.record().status == UploadStatus::Open {
+        let is_ours = !matches!(refusal, UploadRefusal::Displaced { .. });
+        if is_ours && ledger.record().status == UploadStatus::Open {
             let (durable, expires_at_ms) = (ledger.durable_bytes(), ledger.record().expires_at_ms);
             ledger.release_writer(&durable, expires_at_ms).await.ok();
         }

@@ -60,6 +60,11 @@ impl UploadWriters {
         drop(self.displace(upload_id));
     }
 
+    /// The right to write, when nobody of this process has it.
+    pub(super) fn try_acquire_free(self: &Arc<Self>, upload_id: UploadId) -> Option<UploadWriterGuard> {
+        self.try_acquire(upload_id).ok()
+    }
+
     fn displace(&self, upload_id: UploadId) -> Option<UploadWriter> {
         let holder = self.held.lock().get(&upload_id).cloned()?;
         holder.displaced.cancel();

@@ -163,8 +163,9 @@ async fn create_upload_checked(
     }
     let claim = parts.extensions.get::<IdempotencyClaim>();
     if let Some(claim) = claim
-        && let Some(ledger) = find_earlier_upload(shared, who, claim).await?
+        && let Some(mut ledger) = find_earlier_upload(shared, who, claim).await?
     {
+        continue_final(shared, who, &mut ledger).await?;
         // What is there already is not written again.
         shared.drain_body(headers, body).await;
         return created_response(address, &ledger);
@@ -204,22 +205,36 @@ async fn create_final(
         if earlier.record().part_ids() != record.part_ids() {
             return Err(ConcatRequest::refusal("names a part of another upload"));
         }
-        if earlier.record().status == UploadStatus::Open {
-            parts.assign(upload_id).await?;
-            concat::join_soon(shared, upload_id).await;
-            earlier.reload().await?;
-        }
+        continue_final(shared, who, &mut earlier).await?;
         return Ok(earlier);
     }
-    if parts.length_bytes.is_some_and(|length| length > shared.config.size_bytes_max) {
+    if parts.length_bytes > shared.config.size_bytes_max {
         return Err(UploadRefusal::TooLarge);
     }
-    record.length_bytes = parts.length_bytes;
+    record.length_bytes = Some(parts.length_bytes);
     let mut ledger = begin_upload(shared, record).await?;
-    parts.assign(ledger.upload_id()).await?;
+    if let Err(refusal) = parts.assign(ledger.upload_id()).await {
+        // Nothing is left that could take parts from another one.
+        terminate_upload(shared, &mut ledger, Some("parts_refused")).await?;
+        return Err(refusal);
+    }
     concat::join_soon(shared, ledger.upload_id()).await;
     ledger.reload().await?;
     Ok(ledger)
+}
+
+/// Goes on with a final upload that a process made which died before it had given it all of its parts.
+async fn continue_final(
+    shared: &Arc<UploadContext>,
+    who: &Principal,
+    ledger: &mut FencedUploadRecord,
+) -> Result<(), UploadRefusal> {
+    if !ledger.record().is_final() || ledger.record().status != UploadStatus::Open {
+        return Ok(());
+    }
+    FinalParts::load(shared, who, ledger.record().part_ids()).await?.assign(ledger.upload_id()).await?;
+    concat::join_soon(shared, ledger.upload_id()).await;
+    ledger.reload().await
 }
 
 /// What a replica made that died before it could answer: the same request, so the same id. Its offset says what of the bytes is
@@ -592,7 +607,7 @@ async fn end_upload_checked(
     protocol::check_version(headers)?;
     let mut ledger = FencedUploadRecord::load(shared, parse_upload_id(id)?, who).await?;
     ledger.check_not_ended()?;
-    if !ledger.record().is_unfinished() {
+    if !ledger.record().is_unfinished() || concat::is_needed(&shared.bus, ledger.record()).await? {
         return Err(UploadRefusal::Finished);
     }
     let _guard = shared
@@ -681,7 +696,7 @@ pub(super) fn outcome_response(outcome: Result<Response, UploadRefusal>) -> Resp
 
 /// Sets the header that says how long the upload may wait for more bytes, while it is open.
 fn insert_expiry(headers: &mut HeaderMap, record: &UploadRecord) {
-    if record.status != UploadStatus::Open {
+    if !record.is_unfinished() {
         return;
     }
     let expires = std::time::UNIX_EPOCH + std::time::Duration::from_millis(record.expires_at_ms);

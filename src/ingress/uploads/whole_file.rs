@@ -123,13 +123,11 @@ pub(super) static PUT_FILE: Operation = Operation::change(
     operation_id = "put_file",
     params(
         ("filename", Path), ("Upload-Metadata", Header), ("Content-Digest", Header), ("Repr-Digest", Header),
-        ("Idempotency-Key", Header),
     ),
     request_body(content = Option<Vec<u8>>, content_type = "application/octet-stream", description = "The file"),
     responses(
         (status = 201, description = "It is stored and will be verified", body = ref("#/components/schemas/MediaCreated"),
-         headers(("Location"), ("Streamgate-Media-Id"), ("Idempotency-Replayed"))),
-        (status = 410, description = "Too many requests with this Idempotency-Key ended early"),
+         headers(("Location"), ("Streamgate-Media-Id"))),
         (status = 413, description = "Larger than an upload may be"),
         (status = 415, description = "No media type that could be a medium's"),
         (status = 423, description = "Another request holds the upload"),

@@ -150,7 +150,10 @@ async fn what_can_not_be_joined_is_refused() {
         .await;
     let gone = replica.opened(replica.post(&[("upload-concat", "partial"), ("upload-length", "1")])).await;
     assert_eq!(gone.request(Method::DELETE).send().await.unwrap().status(), 204);
+    let endless =
+        replica.opened(replica.post(&[("upload-concat", "partial"), ("upload-defer-length", "1")])).await;
     for (request, wanted) in [
+        (replica.post_final(&[&endless]), (400, "header_invalid")),
         (replica.post_final(&[&a, &b]), (413, "upload_too_large")),
         (replica.post_final(&[&a, &plain]), (400, "header_invalid")),
         (replica.post_final(&[&a, &foreign]), (400, "header_invalid")),
@@ -201,6 +204,66 @@ async fn joining_goes_on_after_an_outage() {
 }
 
 #[tokio::test]
+async fn a_join_that_fails_early_leaves_no_multipart_upload() {
+    let mut site = Site::remote().await;
+    site.store.retries_max = 0;
+    let replica = site.replica(UploadConfig::default()).await;
+    let part = replica.part(&pattern(20 * MIB)).await;
+    let s3 = site.s3.as_ref().unwrap();
+    let place = keys::source_key(part.media_id.parse().unwrap());
+    // A window of the part is read, and the multipart upload begun; then no more.
+    let reads_left = std::sync::atomic::AtomicUsize::new(3);
+    s3.set_fault_rule(move |method, address| {
+        let is_read = *method == Method::GET && address.contains(&place);
+        let is_over = is_read
+            && reads_left
+                .fetch_update(std::sync::atomic::Ordering::SeqCst, std::sync::atomic::Ordering::SeqCst, |n| {
+                    n.checked_sub(1)
+                })
+                .is_err();
+        is_over.then_some(InjectedFault::Status(500))
+    });
+    let whole = replica.opened(replica.post_final(&[&part])).await;
+    site.until(&whole, "it lets go", |r| r.holder.is_none() && r.multipart.is_some()).await;
+    assert_eq!(whole.request(Method::DELETE).send().await.unwrap().status(), 204);
+    assert_eq!(s3.multipart_files().unwrap(), 0);
+}
+
+#[tokio::test]
+async fn parts_outlive_a_whole_that_came_to_nothing() {
+    let mut site = Site::local().await;
+    let replica = site.replica(UploadConfig::default()).await;
+    let there = replica.part(b"there").await;
+    let missing = replica.opened(replica.post(&[("upload-concat", "partial"), ("upload-length", "5")])).await;
+    let whole = replica.opened(replica.post_final(&[&there, &missing])).await;
+    // A part that is waited for is not ended by itself.
+    let refused = code(there.request(Method::DELETE).send().await.unwrap()).await;
+    assert_eq!(refused, (403, "upload_finished".into()));
+    assert_eq!(code(replica.post_final(&[&missing, &there]).send().await.unwrap()).await.0, 400);
+    assert_eq!(whole.request(Method::DELETE).send().await.unwrap().status(), 204);
+    let other = replica.opened(replica.post_final(&[&there])).await;
+    site.until(&other, "it is joined", |r| r.status == UploadStatus::Received).await;
+    assert_eq!(site.object(&other.media_id), b"there");
+    assert_eq!(missing.request(Method::DELETE).send().await.unwrap().status(), 204);
+}
+
+#[tokio::test]
+async fn a_whole_waits_as_long_as_one_of_its_parts_may_come() {
+    let mut site = Site::local().await;
+    let replica = site.replica(UploadConfig::default()).await;
+    let slow = replica.opened(replica.post(&[("upload-concat", "partial"), ("upload-length", "6")])).await;
+    let whole = replica.opened(replica.post_final(&[&slow])).await;
+    // Bytes that came later give the part more time than the whole had when it was made.
+    let mut held = site.admin.load_record::<UploadRecord>(&slow.id).await.unwrap().unwrap();
+    held.record.expires_at_ms += 2 * 3600 * 1000;
+    site.admin.commit_record(&mut held, Outbox::new()).await.unwrap();
+    site.run_keeper(nats::now_ms() + 25 * 3600 * 1000).await;
+    assert_eq!(site.record(&whole).await.status, UploadStatus::Open);
+    slow.append(0, b"at las").await;
+    site.until(&whole, "it is joined", |r| r.status == UploadStatus::Received).await;
+}
+
+#[tokio::test]
 async fn what_is_never_joined_expires() {
     let mut site = Site::local().await;
     let replica = site.replica(UploadConfig::default()).await;
@@ -209,10 +272,7 @@ async fn what_is_never_joined_expires() {
         replica.part(b"there").await,
         replica.opened(replica.post(&[("upload-concat", "partial"), ("upload-length", "5")])).await,
     );
-    let answer = replica.post_final(&[&there, &missing]).send().await.unwrap();
-    let id = text(answer.headers(), "location").rsplit('/').next().unwrap().to_owned();
-    let whole =
-        Upload { replica: replica.clone(), id, media_id: text(answer.headers(), "streamgate-media-id") };
+    let whole = replica.opened(replica.post_final(&[&there, &missing])).await;
     let now_ms = nats::now_ms();
     site.run_keeper(now_ms + 1000).await;
     assert_eq!((lonely.offset().await, there.offset().await), (6, 5), "their time has not come");
