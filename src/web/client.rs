@@ -23,8 +23,6 @@ use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::public_address::PublicAddress;
-
 /// Most entries of a forwarding header that are read; more hops than this are no chain of proxies.
 pub const HOPS_MAX: usize = 32;
 
@@ -110,22 +108,24 @@ pub struct ClientIdentification {
     pub public_url: Option<String>,
 }
 
-/// Puts the [`ClientAddress`] and the [`PublicAddress`] among the request's extensions.
+impl ClientIdentification {
+    /// The header of the proxy that a request came through, if that is trusted.
+    pub(crate) fn trusted_header(&self, extensions: &Extensions) -> Option<ForwardingHeader> {
+        let peer = peer_address(extensions).to_canonical();
+        self.config.trusted_proxies.iter().any(|net| net.contains(&peer)).then_some(self.config.field)
+    }
+}
+
+/// Puts the [`ClientAddress`], and what the public address goes by, among the request's extensions.
 pub async fn identify_client(
     State(by): State<Arc<ClientIdentification>>,
     mut request: Request,
     next: Next,
 ) -> Response {
-    let peer = peer_address(request.extensions());
-    let client = ClientAddress::from_peer(&by.config, peer, request.headers());
-    let address = if let Some(url) = &by.public_url {
-        PublicAddress::configured(url)
-    } else {
-        let is_trusted = by.config.trusted_proxies.iter().any(|net| net.contains(&peer.to_canonical()));
-        PublicAddress::from_head(request.headers(), request.uri(), is_trusted.then_some(by.config.field))
-    };
+    let client = ClientAddress::from_peer(&by.config, peer_address(request.extensions()), request.headers());
     request.extensions_mut().insert(client);
-    request.extensions_mut().insert(address);
+    // Few answers hold an address: those work it out.
+    request.extensions_mut().insert(by);
     next.run(request).await
 }
 

@@ -3,14 +3,14 @@
 //! The one of the settings, else what the nearest proxy says, if it is trusted, in `X-Forwarded-Proto`, `X-Forwarded-Host` and
 //! `X-Forwarded-Prefix`, or in `Forwarded` (RFC 7239), else the host that the client asked. What a peer says that is no trusted proxy is never read.
 
-use std::convert::Infallible;
+use std::{convert::Infallible, sync::Arc};
 
 use axum::{
     extract::FromRequestParts,
     http::{HeaderMap, Uri, header, request::Parts, uri::Authority},
 };
 
-use super::client::ForwardingHeader;
+use super::client::{ClientIdentification, ForwardingHeader};
 
 /// Longest host and longest path in front, in bytes.
 const TEXT_BYTES_MAX: usize = 255;
@@ -79,8 +79,12 @@ impl<S: Send + Sync> FromRequestParts<S> for PublicAddress {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        let found = parts.extensions.get::<Self>().cloned();
-        Ok(found.unwrap_or_else(|| Self::from_head(&parts.headers, &parts.uri, None)))
+        let by = parts.extensions.get::<Arc<ClientIdentification>>();
+        if let Some(url) = by.and_then(|by| by.public_url.as_deref()) {
+            return Ok(Self::configured(url));
+        }
+        let trusted = by.and_then(|by| by.trusted_header(&parts.extensions));
+        Ok(Self::from_head(&parts.headers, &parts.uri, trusted))
     }
 }
 

@@ -205,7 +205,9 @@ async fn create_final(
         if earlier.record().part_ids() != record.part_ids() {
             return Err(ConcatRequest::refusal("names a part of another upload"));
         }
-        continue_final(shared, who, &mut earlier).await?;
+        if earlier.record().status == UploadStatus::Open {
+            assign_and_join(shared, parts, &mut earlier).await?;
+        }
         return Ok(earlier);
     }
     if parts.length_bytes > shared.config.size_bytes_max {
@@ -232,7 +234,16 @@ async fn continue_final(
     if !ledger.record().is_final() || ledger.record().status != UploadStatus::Open {
         return Ok(());
     }
-    FinalParts::load(shared, who, ledger.record().part_ids()).await?.assign(ledger.upload_id()).await?;
+    let parts = FinalParts::load(shared, who, ledger.record().part_ids()).await?;
+    assign_and_join(shared, parts, ledger).await
+}
+
+async fn assign_and_join(
+    shared: &Arc<UploadContext>,
+    parts: FinalParts,
+    ledger: &mut FencedUploadRecord,
+) -> Result<(), UploadRefusal> {
+    parts.assign(ledger.upload_id()).await?;
     concat::join_soon(shared, ledger.upload_id()).await;
     ledger.reload().await
 }
