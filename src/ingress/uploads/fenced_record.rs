@@ -1,6 +1,6 @@
 //! The record of one upload: read with its owner checked, changed by compare-and-set.
 //!
-//! The generation in the record is the fence: a writer whose compare-and-set fails was displaced and stops.
+//! The generation in the record is the fence: who claimed an upload writes only while the record has the generation of that claim.
 
 use nats::{Bus, BusError, Outbox, VersionedRecord};
 use schemas::{
@@ -25,6 +25,8 @@ pub(super) const MEDIA_REMOVED: &str = "media_removed";
 pub struct FencedUploadRecord {
     bus: Bus,
     held: Box<VersionedRecord<UploadRecord>>,
+    /// Of the claim of this request, once it has made one.
+    claimed_generation: Option<u64>,
     /// How long it is kept after its end, in milliseconds.
     kept_ms: u64,
 }
@@ -43,7 +45,12 @@ impl FencedUploadRecord {
         };
         let mut held = Box::new(VersionedRecord::new(record));
         Box::pin(shared.bus.commit_record(&mut held, Outbox::new().with_event(&event))).await?;
-        Ok(Self { bus: shared.bus.clone(), held, kept_ms: shared.config.ended_kept_ms })
+        Ok(Self {
+            bus: shared.bus.clone(),
+            held,
+            claimed_generation: None,
+            kept_ms: shared.config.ended_kept_ms,
+        })
     }
 
     /// Reads the record of an upload that the principal may change; anything else is not found.
@@ -61,7 +68,7 @@ impl FencedUploadRecord {
         let held = Box::pin(bus.load_record::<UploadRecord>(&upload_id.to_string()))
             .await?
             .ok_or(UploadRefusal::NotFound)?;
-        Ok(Self { bus: bus.clone(), held: Box::new(held), kept_ms })
+        Ok(Self { bus: bus.clone(), held: Box::new(held), claimed_generation: None, kept_ms })
     }
 
     /// How long it is kept after its end, in milliseconds.
@@ -78,10 +85,21 @@ impl FencedUploadRecord {
         protocol::check_not_ended(self.record())
     }
 
+    /// Reads the record again. A claim stays what it was: another generation in the record ends it.
     pub(super) async fn reload(&mut self) -> Result<(), UploadRefusal> {
-        let bus = self.bus.clone();
-        *self = Self::load_any(&bus, self.record().upload_id, self.kept_ms).await?;
+        self.held = Self::load_any(&self.bus, self.record().upload_id, self.kept_ms).await?.held;
         Ok(())
+    }
+
+    /// Refuses who claimed the upload and was displaced since.
+    pub(super) fn check_claim(&self) -> Result<(), UploadRefusal> {
+        let record = self.record();
+        match self.claimed_generation {
+            Some(claimed) if claimed != record.generation => {
+                Err(UploadRefusal::Displaced { offset_bytes: record.offset_bytes })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The record as it was last read or written.
@@ -130,7 +148,9 @@ impl FencedUploadRecord {
         record.generation += 1;
         record.holder = Some(holder.to_owned());
         record.length_bytes = length_bytes;
-        Box::pin(self.bus.commit_record(&mut self.held, Outbox::new())).await
+        Box::pin(self.bus.commit_record(&mut self.held, Outbox::new())).await?;
+        self.claimed_generation = Some(self.held.record.generation);
+        Ok(())
     }
 
     /// Raises the fence against a holder that does not answer.
@@ -147,8 +167,11 @@ impl FencedUploadRecord {
         durable: &SpoolCheckpoint,
         expires_at_ms: u64,
     ) -> Result<(), UploadRefusal> {
-        self.set_durable(durable, expires_at_ms);
-        self.commit_record(Outbox::new()).await
+        self.change(|record| {
+            set_durable(record, durable, expires_at_ms);
+            Outbox::new()
+        })
+        .await
     }
 
     /// Records durable bytes and that the writer has let go.
@@ -157,43 +180,53 @@ impl FencedUploadRecord {
         durable: &SpoolCheckpoint,
         expires_at_ms: u64,
     ) -> Result<(), UploadRefusal> {
-        self.set_durable(durable, expires_at_ms);
-        self.held.record.holder = None;
-        self.commit_record(Outbox::new()).await
+        self.change(|record| {
+            set_durable(record, durable, expires_at_ms);
+            record.holder = None;
+            Outbox::new()
+        })
+        .await
     }
 
-    /// Makes it a part of a final upload. A writer that is still at it finds itself displaced, and its client goes on.
+    /// Makes it a part of a final upload. A writer that is still at it finds its record changed, and its client goes on.
     pub(super) async fn assign_to_final(&mut self, final_upload_id: UploadId) -> Result<(), UploadRefusal> {
-        self.held.record.concat = Some(UploadConcat::Partial { final_upload_id: Some(final_upload_id) });
-        self.commit_record(Outbox::new()).await
+        self.change(|record| {
+            record.concat = Some(UploadConcat::Partial { final_upload_id: Some(final_upload_id) });
+            Outbox::new()
+        })
+        .await
     }
 
     /// Records that the bytes of a partial upload are complete: they wait for the others.
     pub(super) async fn mark_part_received(&mut self) -> Result<(), UploadRefusal> {
-        let record = &mut self.held.record;
-        record.status = UploadStatus::Received;
-        record.holder = None;
-        record.multipart = None;
-        self.commit_record(Outbox::new()).await
+        self.change(|record| {
+            record.status = UploadStatus::Received;
+            record.holder = None;
+            record.multipart = None;
+            Outbox::new()
+        })
+        .await
     }
 
     /// Records that the object is complete under its final key, with the event the upload stage waits for.
     pub(super) async fn mark_received(&mut self) -> Result<(), UploadRefusal> {
-        let record = &mut self.held.record;
-        record.mark_ended(UploadStatus::Received, nats::now_ms(), self.kept_ms);
-        record.holder = None;
-        record.multipart = None;
-        let event = UploadReceived {
-            upload_id: record.upload_id,
-            media_id: record.media_id,
-            owner: record.owner.clone(),
-            key: keys::source_key(record.media_id),
-            size_bytes: record.offset_bytes,
-            filename: record.filename.clone(),
-            content_type: record.content_type.clone(),
-            digest: record.digest.clone(),
-        };
-        self.commit_record(Outbox::new().with_event(&event)).await
+        let kept_ms = self.kept_ms;
+        self.change(|record| {
+            record.mark_ended(UploadStatus::Received, nats::now_ms(), kept_ms);
+            record.holder = None;
+            record.multipart = None;
+            Outbox::new().with_event(&UploadReceived {
+                upload_id: record.upload_id,
+                media_id: record.media_id,
+                owner: record.owner.clone(),
+                key: keys::source_key(record.media_id),
+                size_bytes: record.offset_bytes,
+                filename: record.filename.clone(),
+                content_type: record.content_type.clone(),
+                digest: record.digest.clone(),
+            })
+        })
+        .await
     }
 
     /// Records the end of an unfinished upload, with its event; `code` says why when it was not the owner's wish.
@@ -202,47 +235,58 @@ impl FencedUploadRecord {
         status: UploadStatus,
         code: Option<&str>,
     ) -> Result<(), UploadRefusal> {
-        let record = &mut self.held.record;
-        record.mark_ended(status, nats::now_ms(), self.kept_ms);
-        record.generation += 1;
-        record.holder = None;
-        record.code = code.map(str::to_owned);
-        let event = UploadTerminated {
-            upload_id: record.upload_id,
-            media_id: record.media_id,
-            owner: record.owner.clone(),
-            offset_bytes: record.offset_bytes,
-            code: record.code.clone(),
-        };
-        self.commit_record(Outbox::new().with_event(&event)).await
+        let kept_ms = self.kept_ms;
+        self.change(|record| {
+            fence_off(record, status, kept_ms);
+            record.code = code.map(str::to_owned);
+            Outbox::new().with_event(&UploadTerminated {
+                upload_id: record.upload_id,
+                media_id: record.media_id,
+                owner: record.owner.clone(),
+                offset_bytes: record.offset_bytes,
+                code: record.code.clone(),
+            })
+        })
+        .await
     }
 
     /// Records that the upload's time ran out, with its event. A writer that is still at it is fenced off.
     pub(crate) async fn mark_expired(&mut self) -> Result<(), UploadRefusal> {
-        let record = &mut self.held.record;
-        record.mark_ended(UploadStatus::Expired, nats::now_ms(), self.kept_ms);
-        record.generation += 1;
-        record.holder = None;
-        let event = UploadExpired {
-            upload_id: record.upload_id,
-            media_id: record.media_id,
-            owner: record.owner.clone(),
-            offset_bytes: record.offset_bytes,
-        };
-        self.commit_record(Outbox::new().with_event(&event)).await?;
+        let kept_ms = self.kept_ms;
+        self.change(|record| {
+            fence_off(record, UploadStatus::Expired, kept_ms);
+            Outbox::new().with_event(&UploadExpired {
+                upload_id: record.upload_id,
+                media_id: record.media_id,
+                owner: record.owner.clone(),
+                offset_bytes: record.offset_bytes,
+            })
+        })
+        .await?;
         super::open_uploads::remove_open_upload(&self.bus, &self.record().owner, self.upload_id()).await;
         Ok(())
     }
 
     /// Gives an upload that ended without one its time to be kept.
     pub(crate) async fn record_kept_until(&mut self) -> Result<(), UploadRefusal> {
-        self.set_kept_until();
-        self.commit_record(Outbox::new()).await
+        let kept_ms = self.kept_ms;
+        self.change(|record| {
+            set_kept_until(record, kept_ms);
+            Outbox::new()
+        })
+        .await
     }
 
-    fn set_kept_until(&mut self) {
-        let until_ms = nats::now_ms().saturating_add(self.kept_ms);
-        self.held.record.kept_until_ms.get_or_insert(until_ms);
+    /// Records that an ended upload has nothing left in the store.
+    async fn mark_freed(&mut self) -> Result<(), UploadRefusal> {
+        let kept_ms = self.kept_ms;
+        self.change(|record| {
+            record.freed = true;
+            record.multipart = None;
+            set_kept_until(record, kept_ms);
+            Outbox::new()
+        })
+        .await
     }
 
     /// Fixes a length that was not known; the next write records it.
@@ -250,17 +294,21 @@ impl FencedUploadRecord {
         self.held.record.length_bytes.get_or_insert(length_bytes);
     }
 
-    fn set_durable(&mut self, durable: &SpoolCheckpoint, expires_at_ms: u64) {
-        let record = &mut self.held.record;
-        record.offset_bytes = durable.offset_bytes;
-        record.multipart.clone_from(&durable.multipart);
-        record.expires_at_ms = expires_at_ms;
-    }
-
-    async fn commit_record(&mut self, outbox: Outbox) -> Result<(), UploadRefusal> {
+    /// Writes what `change` makes of the record, with the events it returns, unless somebody else has changed it.
+    async fn change(
+        &mut self,
+        change: impl FnOnce(&mut UploadRecord) -> Outbox,
+    ) -> Result<(), UploadRefusal> {
+        // A record that was read again after a conflict is the successor's: the compare alone would let the next write through.
+        self.check_claim()?;
         let before = self.record().offset_bytes;
+        let outbox = change(&mut self.held.record);
         match Box::pin(self.bus.commit_record(&mut self.held, outbox)).await {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                // Who ends an upload raises the fence, and still frees what it held.
+                self.claimed_generation = self.claimed_generation.and(Some(self.record().generation));
+                Ok(())
+            }
             Err(BusError::Conflict { .. }) => {
                 // The truth is in the record now; this writer only reports it.
                 let offset_bytes = match self.reload().await {
@@ -274,14 +322,28 @@ impl FencedUploadRecord {
     }
 }
 
+fn set_durable(record: &mut UploadRecord, durable: &SpoolCheckpoint, expires_at_ms: u64) {
+    record.offset_bytes = durable.offset_bytes;
+    record.multipart.clone_from(&durable.multipart);
+    record.expires_at_ms = expires_at_ms;
+}
+
+fn set_kept_until(record: &mut UploadRecord, kept_ms: u64) {
+    record.kept_until_ms.get_or_insert(nats::now_ms().saturating_add(kept_ms));
+}
+
+/// Ends an upload in its record; a writer that is still at it can't write any more.
+fn fence_off(record: &mut UploadRecord, status: UploadStatus, kept_ms: u64) {
+    record.mark_ended(status, nats::now_ms(), kept_ms);
+    record.generation += 1;
+    record.holder = None;
+}
+
 /// Removes what an ended upload left in the store, and records that it did.
 pub(crate) async fn free_upload(store: &Store, ledger: &mut FencedUploadRecord) -> Result<(), UploadRefusal> {
     // Before the record: it is the only one that knows the multipart upload, which nobody else could end.
     Spool::remove(store, ledger.spool_place(0), &ledger.durable_bytes()).await?;
-    ledger.held.record.freed = true;
-    ledger.held.record.multipart = None;
-    ledger.set_kept_until();
-    ledger.commit_record(Outbox::new()).await
+    ledger.mark_freed().await
 }
 
 /// Ends an upload whose medium was removed, and frees its bytes. Returns what its client is answered.

@@ -10,10 +10,12 @@
 mod concat;
 mod concat_field;
 mod config;
+mod creation;
 mod digest;
 pub mod expiry;
 mod fenced_record;
 mod fields;
+mod final_parts;
 pub(super) mod metadata;
 mod open_uploads;
 mod protocol;
@@ -119,7 +121,7 @@ impl UploadState {
 #[openapi(paths(
     tus::upload_options,
     tus::options_of_upload,
-    tus::create_upload,
+    creation::create_upload,
     tus::read_upload_offset,
     tus::append_to_upload,
     tus::end_upload,
@@ -148,7 +150,7 @@ pub fn router<S: Clone + Send + Sync + 'static>(state: UploadState) -> Operation
 
 fn operations() -> OperationRouter<UploadState> {
     OperationRouter::default()
-        .with(&tus::CREATE_UPLOAD, tus::create_upload)
+        .with(&creation::CREATE_UPLOAD, creation::create_upload)
         .with(&tus::UPLOAD_OPTIONS, tus::upload_options)
         .with(&tus::READ_UPLOAD_OFFSET, tus::read_upload_offset)
         .with(&tus::APPEND_TO_UPLOAD, tus::append_to_upload)

@@ -241,7 +241,7 @@ impl UploadSession {
 }
 
 /// Lets go of the spool. What a displaced writer began and nobody recorded is ended with it: it would stay in the store for ever.
-async fn release_spool(
+pub(super) async fn release_spool(
     written: Result<(), UploadRefusal>,
     spool: Spool,
     ledger: &FencedUploadRecord,
@@ -284,8 +284,7 @@ pub(super) async fn complete_upload(
 ) -> Result<(), UploadRefusal> {
     if let Err(refusal) = store_object(store, ledger).await {
         // The next to come need not make this one let go first.
-        let is_ours = !matches!(refusal, UploadRefusal::Displaced { .. });
-        if is_ours && ledger.record().status == UploadStatus::Open {
+        if ledger.record().status == UploadStatus::Open {
             let (durable, expires_at_ms) = (ledger.durable_bytes(), ledger.record().expires_at_ms);
             ledger.release_writer(&durable, expires_at_ms).await.ok();
         }
@@ -314,12 +313,11 @@ async fn store_object(store: &Store, ledger: &mut FencedUploadRecord) -> Result<
             Err(error) => return Err(error.into()),
         };
         // Damage seen by one who has been displaced proves nothing: the successor may just be moving the bytes.
-        let claimed = ledger.record().generation;
         ledger.reload().await?;
         ledger.check_not_ended()?;
-        let record = ledger.record();
-        if record.generation != claimed || record.status == UploadStatus::Received {
-            return Err(UploadRefusal::Displaced { offset_bytes: record.offset_bytes });
+        ledger.check_claim()?;
+        if ledger.record().status == UploadStatus::Received {
+            return Err(UploadRefusal::Displaced { offset_bytes: ledger.record().offset_bytes });
         }
         if is_second {
             return Err(deactivate_upload(ledger, error).await);

@@ -24,7 +24,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::{
-    UploadContext, UploadState,
+    UploadContext, UploadState, creation,
     digest::DigestChecks,
     fenced_record::FencedUploadRecord,
     fields, metadata,
@@ -196,7 +196,7 @@ async fn create_media_checked(
     }
     let metadata = protocol::parse_upload_metadata(headers, shared.config.metadata_bytes_max)?;
     let checks = DigestChecks::new(protocol::parse_body_digests(headers)?);
-    let mut record = tus::new_record(shared, who, length_bytes);
+    let mut record = creation::new_record(shared, who, length_bytes);
     record.content_type = Some(content_type);
     record.filename = file.filename.or_else(|| parse_filename(headers)).or(metadata.filename);
     record.mint_tx = metadata.mint_tx;
@@ -211,7 +211,7 @@ async fn create_media_checked(
             EarlierUpload::Nothing(upload_id) => record.upload_id = upload_id,
         }
     }
-    let ledger = tus::begin_upload(shared, record).await?;
+    let ledger = creation::begin_upload(shared, record).await?;
     let (upload_id, media_id) = (ledger.upload_id(), ledger.media_id());
     if !ledger.is_full() {
         let taken = receive_file(shared, ledger, checks, body).await;

@@ -1,6 +1,7 @@
 //! The protocol as a client sees it: a real broker, real stores, real HTTP.
 
 mod concat;
+mod fence;
 
 use std::{collections::HashMap, path::PathBuf, time::Duration};
 

@@ -1,0 +1,276 @@
+//! Opening an upload over tus: its record, its first bytes, and the parts that it consists of.
+
+use std::sync::Arc;
+
+use auth::Principal;
+use axum::{
+    body::Body,
+    extract::State as Extract,
+    http::{HeaderValue, Method, StatusCode, header, request::Parts},
+    response::{IntoResponse, Response},
+};
+use nats::now_ms;
+use schemas::{
+    access::ApiKeyScope,
+    ids::{MediaId, UploadId},
+    upload::{UploadRecord, UploadStatus},
+};
+use store::{Spool, SpooledUpload};
+use web::{
+    idempotency::IdempotencyClaim,
+    limit::RateLimitGroup,
+    operation::{Operation, OperationAccess},
+    public_address::PublicAddress,
+};
+
+use super::{
+    UploadContext, UploadState, concat,
+    concat_field::ConcatRequest,
+    fenced_record::FencedUploadRecord,
+    fields,
+    final_parts::FinalParts,
+    open_uploads,
+    protocol::{self, UploadCreation},
+    refusal::UploadRefusal,
+    session, tus,
+};
+use crate::capacity;
+
+pub(super) static CREATE_UPLOAD: Operation = Operation::change(
+    Method::POST,
+    "/v1/uploads",
+    OperationAccess::Principal(ApiKeyScope::Upload),
+    Some(RateLimitGroup::Upload),
+    &["upload.created", "upload.received"],
+)
+.with_any_query()
+.with_room(capacity::TUS_UPLOAD);
+
+/// Open an upload
+///
+/// tus 1.0 with creation, creation-with-upload, creation-defer-length and concatenation: the body may hold the first bytes, and an
+/// upload may be made of others that were sent beside each other.
+#[utoipa::path(
+    post,
+    path = CREATE_UPLOAD.path,
+    tag = "upload",
+    operation_id = "create_upload",
+    params(
+        ("Tus-Resumable", Header), ("Upload-Length", Header), ("Upload-Defer-Length", Header), ("Upload-Metadata", Header),
+        ("Upload-Checksum", Header), ("Repr-Digest", Header), ("Upload-Concat", Header), ("Idempotency-Key", Header),
+    ),
+    request_body(content = Option<Vec<u8>>, content_type = "application/offset+octet-stream", description = "First bytes, if any"),
+    responses(
+        (status = 201, description = "It is open", headers(
+            ("Tus-Resumable"), ("Location"), ("Streamgate-Media-Id"), ("Upload-Offset"), ("Upload-Expires"), ("Idempotency-Replayed"),
+        )),
+        (status = 412, description = "Another version of tus is spoken here", headers(("Tus-Version"))),
+        (status = 413, description = "Larger than an upload may be"),
+        (status = 423, description = "Another request holds the upload"),
+        (status = 431, description = "The metadata is longer than its limit"),
+        (status = 460, description = "The bytes do not have the declared checksum; none was kept"),
+        (status = 507, description = "The store is full"),
+    ),
+)]
+pub(super) async fn create_upload(
+    Extract(state): Extract<UploadState>,
+    who: Principal,
+    address: PublicAddress,
+    parts: Parts,
+    mut body: Body,
+) -> Response {
+    let shared = state.shared;
+    let work = {
+        let shared = Arc::clone(&shared);
+        async move {
+            let outcome = Box::pin(create_upload_checked(&shared, &who, &address, &parts, &mut body)).await;
+            if outcome.is_err() {
+                shared.drain_body(&parts.headers, &mut body).await;
+            }
+            outcome
+        }
+    };
+    tus::outcome_response(shared.run_detached(work).await)
+}
+
+async fn create_upload_checked(
+    shared: &Arc<UploadContext>,
+    who: &Principal,
+    address: &PublicAddress,
+    parts: &Parts,
+    body: &mut Body,
+) -> Result<Response, UploadRefusal> {
+    let headers = &parts.headers;
+    protocol::check_version(headers)?;
+    let UploadCreation { length_bytes, metadata, concat, repr_digest, upload } =
+        protocol::parse_creation(headers, shared.config.metadata_bytes_max)?;
+    let size_bytes_max = shared.config.size_bytes_max;
+    let room = length_bytes.unwrap_or(size_bytes_max);
+    if room > size_bytes_max || upload.as_ref().and_then(|u| u.content_bytes).is_some_and(|n| n > room) {
+        return Err(UploadRefusal::TooLarge);
+    }
+    let claim = parts.extensions.get::<IdempotencyClaim>();
+    if let Some(claim) = claim
+        && let Some(mut ledger) = find_earlier_upload(shared, who, claim).await?
+    {
+        continue_final(shared, who, &mut ledger).await?;
+        // What is there already is not written again.
+        shared.drain_body(headers, body).await;
+        return created_response(address, &ledger);
+    }
+    let mut record = new_record(shared, who, length_bytes);
+    record.concat = concat.as_ref().map(ConcatRequest::to_record);
+    if let Some(claim) = claim {
+        record.upload_id = UploadId::from_bytes(claim.derive_id(0));
+    }
+    record.metadata_raw = metadata.raw;
+    record.filename = metadata.filename;
+    record.content_type = metadata.content_type;
+    record.mint_tx = metadata.mint_tx;
+    record.digest = repr_digest.map(|d| d.to_record());
+    if record.is_final() {
+        let ledger = create_final(shared, who, record).await?;
+        return created_response(address, &ledger);
+    }
+    let ledger = begin_upload(shared, record).await?;
+    let ledger = match upload {
+        Some(append) if !ledger.is_full() => tus::append_body(shared, ledger, append, body).await?,
+        _ => ledger,
+    };
+    created_response(address, &ledger)
+}
+
+/// Makes a final upload and joins its parts if they are there. The same request again gets the same upload.
+async fn create_final(
+    shared: &Arc<UploadContext>,
+    who: &Principal,
+    mut record: UploadRecord,
+) -> Result<FencedUploadRecord, UploadRefusal> {
+    let parts = FinalParts::load(shared, who, record.part_ids()).await?;
+    if let Some(upload_id) = parts.final_upload_id {
+        let mut earlier = FencedUploadRecord::load(shared, upload_id, who).await?;
+        earlier.check_not_ended()?;
+        if earlier.record().part_ids() != record.part_ids() {
+            return Err(ConcatRequest::refusal("names a part of another upload"));
+        }
+        if earlier.record().status == UploadStatus::Open {
+            assign_and_join(shared, parts, &mut earlier).await?;
+        }
+        return Ok(earlier);
+    }
+    if parts.length_bytes > shared.config.size_bytes_max {
+        return Err(UploadRefusal::TooLarge);
+    }
+    record.length_bytes = Some(parts.length_bytes);
+    let mut ledger = begin_upload(shared, record).await?;
+    if let Err(refusal) = parts.assign(ledger.upload_id()).await {
+        // Nothing is left that could take parts from another one.
+        tus::terminate_upload(shared, &mut ledger, Some("parts_refused")).await?;
+        return Err(refusal);
+    }
+    concat::join_soon(shared, ledger.upload_id()).await;
+    ledger.reload().await?;
+    Ok(ledger)
+}
+
+/// Goes on with a final upload that a process made which died before it had given it all of its parts.
+async fn continue_final(
+    shared: &Arc<UploadContext>,
+    who: &Principal,
+    ledger: &mut FencedUploadRecord,
+) -> Result<(), UploadRefusal> {
+    if !ledger.record().is_final() || ledger.record().status != UploadStatus::Open {
+        return Ok(());
+    }
+    let parts = FinalParts::load(shared, who, ledger.record().part_ids()).await?;
+    assign_and_join(shared, parts, ledger).await
+}
+
+async fn assign_and_join(
+    shared: &Arc<UploadContext>,
+    parts: FinalParts,
+    ledger: &mut FencedUploadRecord,
+) -> Result<(), UploadRefusal> {
+    parts.assign(ledger.upload_id()).await?;
+    concat::join_soon(shared, ledger.upload_id()).await;
+    ledger.reload().await
+}
+
+/// What a replica made that died before it could answer: the same request, so the same id. Its offset says what of the bytes is
+/// there.
+async fn find_earlier_upload(
+    shared: &Arc<UploadContext>,
+    who: &Principal,
+    claim: &IdempotencyClaim,
+) -> Result<Option<FencedUploadRecord>, UploadRefusal> {
+    let mut ledger =
+        match FencedUploadRecord::load(shared, UploadId::from_bytes(claim.derive_id(0)), who).await {
+            Ok(ledger) => ledger,
+            Err(UploadRefusal::NotFound) => return Ok(None),
+            Err(refusal) => return Err(refusal),
+        };
+    ledger.check_not_ended()?;
+    tus::finish_interrupted(shared, &mut ledger).await?;
+    Ok(Some(ledger))
+}
+
+fn created_response(address: &PublicAddress, ledger: &FencedUploadRecord) -> Result<Response, UploadRefusal> {
+    let mut response = StatusCode::CREATED.into_response();
+    let answered = response.headers_mut();
+    answered.insert(header::LOCATION, upload_location(address, ledger.upload_id())?);
+    answered.insert(fields::MEDIA_ID, tus::media_id_header(ledger.media_id())?);
+    tus::insert_progress(answered, ledger.record());
+    tus::insert_expiry(answered, ledger.record());
+    Ok(response)
+}
+
+/// A record of a new upload with fresh ids.
+pub(super) fn new_record(shared: &UploadContext, who: &Principal, length_bytes: Option<u64>) -> UploadRecord {
+    let created_at_ms = now_ms();
+    UploadRecord {
+        length_bytes,
+        created_at_ms,
+        expires_at_ms: shared.config.expires_at_ms(created_at_ms),
+        ..UploadRecord::new(
+            UploadId::from_bytes(nats::new_id_bytes()),
+            MediaId::from_bytes(nats::new_id_bytes()),
+            who.owner.clone(),
+        )
+    }
+}
+
+/// Makes the upload durable before its URL is returned; an empty one is complete at once.
+pub(super) async fn begin_upload(
+    shared: &Arc<UploadContext>,
+    record: UploadRecord,
+) -> Result<FencedUploadRecord, UploadRefusal> {
+    open_uploads::add_open_upload(shared, &record.owner, record.upload_id).await?;
+    let (owner, upload_id) = (record.owner.clone(), record.upload_id);
+    let place = SpooledUpload {
+        upload_id,
+        media_id: record.media_id,
+        generation: record.generation,
+        length_bytes_max: record.length_bytes.unwrap_or(shared.config.size_bytes_max),
+    };
+    let begun = async {
+        Spool::create(&shared.store, place).await?;
+        FencedUploadRecord::create(shared, record).await
+    };
+    let mut ledger = match begun.await {
+        Ok(ledger) => ledger,
+        Err(refusal) => {
+            open_uploads::remove_open_upload(&shared.bus, &owner, upload_id).await;
+            return Err(refusal);
+        }
+    };
+    if ledger.is_full() {
+        session::claim_and_complete(&shared.store, &mut ledger, &shared.instance).await?;
+    }
+    Ok(ledger)
+}
+
+/// The upload's URL, absolute: not every client resolves another one.
+fn upload_location(address: &PublicAddress, upload_id: UploadId) -> Result<HeaderValue, UploadRefusal> {
+    HeaderValue::from_str(&format!("{}/v1/uploads/{upload_id}", address.absolute_prefix()))
+        .map_err(|_| UploadRefusal::Header { name: "Host", why: "is no host" })
+}
