@@ -357,6 +357,7 @@ fn upload_record() -> upload::UploadRecord {
             tail: Some(upload::UploadTail { generation: 2, part: 1, size_bytes: 4_096 }),
         }),
         concat: None,
+        protocol: upload::UploadProtocol::Tus,
         freed: false,
         created_at_ms: MADE_AT_MS,
         expires_at_ms: MADE_AT_MS + 86_400_000,

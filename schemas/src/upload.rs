@@ -83,6 +83,25 @@ pub enum UploadConcat {
     },
 }
 
+/// The protocol that an upload was opened by, in which it goes on: it says when the upload is complete.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum UploadProtocol {
+    /// tus 1.0, or a whole file in one request: complete with the last byte of its length.
+    #[default]
+    Tus,
+    /// Resumable Uploads for HTTP (draft-ietf-httpbis-resumable-upload): complete once the client says so, too.
+    Resumable {
+        /// True once the client has said so, and every byte is durable.
+        is_complete: bool,
+    },
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes what it asks about by reference")]
+const fn is_tus(protocol: &UploadProtocol) -> bool {
+    matches!(protocol, UploadProtocol::Tus)
+}
+
 /// One upload in the bucket `uploads`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "Record")]
@@ -120,6 +139,9 @@ pub struct UploadRecord {
     /// What it is to others, if it is a part or has parts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub concat: Option<UploadConcat>,
+    /// The protocol that it was opened by.
+    #[serde(default, skip_serializing_if = "is_tus")]
+    pub protocol: UploadProtocol,
     /// True once an upload that ended unfinished left nothing in the store.
     #[serde(default)]
     pub freed: bool,
@@ -154,12 +176,19 @@ impl UploadRecord {
             digest: None,
             multipart: None,
             concat: None,
+            protocol: UploadProtocol::Tus,
             freed: false,
             created_at_ms: 0,
             expires_at_ms: 0,
             code: None,
             kept_until_ms: None,
         }
+    }
+
+    /// True when every byte is durable, and the client has said that there are no more where its protocol wants that said.
+    pub fn is_full(&self) -> bool {
+        let is_said = !matches!(self.protocol, UploadProtocol::Resumable { is_complete: false });
+        is_said && self.length_bytes == Some(self.offset_bytes)
     }
 
     /// True for some bytes of a whole, which never become a medium.

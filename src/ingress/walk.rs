@@ -134,6 +134,7 @@ GET /v1/jobs/{job_id} Principal(Worker) Worker
 GET /v1/media Principal(Metadata) Metadata
 GET /v1/media/{media_id} Principal(Metadata) Metadata
 GET /v1/media/{media_id}/gate Principal(Gate) Metadata
+GET /v1/uploads/{upload_id} Principal(Upload) none
 GET /v1/uploads/{upload_id}/status Principal(Upload) Upload
 GET /version Open Api
 GET /watch/assets/{file} Open Api

@@ -29,7 +29,11 @@ use tokio::{
     time::Sleep,
 };
 
-use super::{error::instance_urn, problem_code::ProblemCode};
+use super::{
+    error::instance_urn,
+    interim::{InterimQueue, InterimWriter},
+    problem_code::ProblemCode,
+};
 
 /// Longest wait for the bytes that say which version of HTTP a connection speaks, in seconds.
 pub(super) const OPENING_SECONDS_MAX: u64 = 15;
@@ -48,12 +52,14 @@ pub(super) struct GuardedConnection<C> {
     opening: Option<(Pin<Box<Sleep>>, usize)>,
     /// What is being written in place of a refusal.
     instead: Option<Bytes>,
+    interim: InterimWriter,
 }
 
 impl<C> GuardedConnection<C> {
-    pub(super) fn new(connection: C, reached: RouterReached) -> Self {
+    pub(super) fn new(connection: C, reached: RouterReached, interim: Arc<InterimQueue>) -> Self {
         let until = tokio::time::sleep(Duration::from_secs(OPENING_SECONDS_MAX));
-        Self { connection, reached, opening: Some((Box::pin(until), 0)), instead: None }
+        let interim = InterimWriter::new(interim);
+        Self { connection, reached, opening: Some((Box::pin(until), 0)), instead: None, interim }
     }
 
     /// Notes what came first; the wait is over once it is no preface, or a whole one.
@@ -152,7 +158,9 @@ impl<C: AsyncWrite + Unpin> AsyncWrite for GuardedConnection<C> {
         if self.replace_refusal(bytes) {
             return self.poll_replacement(context, bytes.len());
         }
-        Pin::new(&mut self.connection).poll_write(context, bytes)
+        let Self { connection, interim, .. } = &mut *self;
+        ready!(interim.poll_begun(connection, context))?;
+        Pin::new(connection).poll_write(context, bytes)
     }
 
     fn poll_write_vectored(
@@ -165,7 +173,9 @@ impl<C: AsyncWrite + Unpin> AsyncWrite for GuardedConnection<C> {
             let length = slices.iter().map(|slice| slice.len()).sum();
             return self.poll_replacement(context, length);
         }
-        Pin::new(&mut self.connection).poll_write_vectored(context, slices)
+        let Self { connection, interim, .. } = &mut *self;
+        ready!(interim.poll_begun(connection, context))?;
+        Pin::new(connection).poll_write_vectored(context, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -173,7 +183,10 @@ impl<C: AsyncWrite + Unpin> AsyncWrite for GuardedConnection<C> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.connection).poll_flush(context)
+        let Self { connection, interim, .. } = &mut *self;
+        // hyper flushes once all of its own bytes are written: the one moment at which another response may stand between them.
+        ready!(interim.poll_all(connection, context))?;
+        Pin::new(connection).poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

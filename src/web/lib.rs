@@ -14,6 +14,7 @@ mod duplicate_keys;
 pub mod error;
 pub mod filter;
 pub mod idempotency;
+pub mod interim;
 pub mod json_document;
 pub mod limit;
 pub mod operation;

@@ -66,13 +66,13 @@ pub enum QueryPolicy {
 pub struct RoomNeed {
     /// Names of streams and disks; empty when nothing is created.
     pub limits: &'static [&'static str],
-    /// Header with the size of what is stored, in bytes.
-    pub size_header: Option<&'static str>,
+    /// Headers with the size of what is stored, in bytes; the first that is there counts.
+    pub size_headers: &'static [&'static str],
 }
 
 impl RoomNeed {
     /// Nothing is created. What ends, revokes or goes on needs no room: it has to work when everything is full.
-    pub const NONE: Self = Self { limits: &[], size_header: None };
+    pub const NONE: Self = Self { limits: &[], size_headers: &[] };
 }
 
 /// One operation of the API.
@@ -283,7 +283,7 @@ mod tests {
         Operation::read("/a", OperationAccess::Principal(ApiKeyScope::Audit), None).with_any_query();
     static MAKE: Operation =
         Operation::change(Method::POST, "/a", OperationAccess::Own, Some(RateLimitGroup::Auth), &["a.made"])
-            .with_room(RoomNeed { limits: &["EVENTS"], size_header: None });
+            .with_room(RoomNeed { limits: &["EVENTS"], size_headers: &[] });
     static REST: Operation = Operation::read("/b/{*path}", OperationAccess::Path, None);
 
     #[test]

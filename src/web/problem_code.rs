@@ -76,6 +76,8 @@ kinds! {
         "Use one of those that `Tus-Checksum-Algorithm` lists.";
     ChecksumMismatch 460 "checksum_mismatch" "The bytes do not have the declared checksum; none of them was kept"
         "Send the same bytes again from the offset that HEAD tells.";
+    ContentEncoding 415 "content_encoding" "The body is coded"
+        "Send the bytes of the file as they are, without `Content-Encoding`.";
     Conflict 409 "conflict" "Somebody else changed this first"
         "Read it again and repeat.";
     ContractAbsent 422 "contract_absent" "There is no such contract"
@@ -221,6 +223,9 @@ kinds! {
         "Wait for `Retry-After` seconds and go on from the offset that HEAD tells.";
     UploadBytesLost 410 "upload_bytes_lost" "The upload has ended"
         "Begin a new upload: the store lost bytes of this one.";
+    UploadComplete 400 "upload_complete" "Every byte of the upload is there already"
+        "Nothing is left to send: the medium is there."
+        "https://iana.org/assignments/http-problem-types#completed-upload";
     UploadDisplaced 409 "upload_displaced" "Another request has taken the upload over"
         "Let the other request finish, or go on from `Upload-Offset`.";
     UploadExpired 410 "upload_expired" "The upload has ended"
@@ -231,8 +236,14 @@ kinds! {
         "Nothing is left to end: the medium is there.";
     UploadIdle 503 "upload_idle" "No byte came for too long"
         "Go on from the offset that HEAD tells: what came is kept.";
+    UploadLengthInconsistent 400 "upload_length_inconsistent" "The length of the upload is said in two ways that differ"
+        "Send as many bytes as `Upload-Length` said, or begin another upload: one that got more than that has ended."
+        "https://iana.org/assignments/http-problem-types#inconsistent-upload-length";
     UploadOffset 409 "upload_offset" "The bytes are for another offset"
-        "Go on from `Upload-Offset`.";
+        "Go on from `Upload-Offset`."
+        "https://iana.org/assignments/http-problem-types#mismatching-upload-offset";
+    UploadProtocol 400 "upload_protocol" "The upload was opened by another protocol"
+        "Go on without `Tus-Resumable`, as Resumable Uploads for HTTP has it, or begin another upload.";
     UploadAttempts 410 "upload_attempts" "Too many requests with this Idempotency-Key ended early"
         "Send the file again under a fresh key, or by `/v1/uploads`, which goes on where it was cut.";
     UploadTerminated 410 "upload_terminated" "The upload has ended"

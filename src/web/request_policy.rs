@@ -158,7 +158,8 @@ pub const ASKED: [&str; 25] = [
 ];
 
 /// Headers that scripts may read.
-pub const EXPOSED: [&str; 24] = [
+pub const EXPOSED: [&str; 29] = [
+    "accept-patch",
     "accept-ranges",
     "allow",
     "etag",
@@ -177,10 +178,14 @@ pub const EXPOSED: [&str; 24] = [
     "tus-extension",
     "tus-max-size",
     "tus-checksum-algorithm",
+    "upload-complete",
     "upload-concat",
     "upload-defer-length",
+    "upload-draft-interop-version",
     "upload-expires",
+    "upload-incomplete",
     "upload-length",
+    "upload-limit",
     "upload-metadata",
     "upload-offset",
 ];

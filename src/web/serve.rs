@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use axum::{Router, extract::ConnectInfo};
+use axum::{Router, extract::ConnectInfo, http::Version};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::{conn::auto, graceful::GracefulShutdown},
@@ -23,6 +23,7 @@ use tower::Service;
 
 use super::{
     connection::{GuardedConnection, RouterReached},
+    interim::InterimQueue,
     request_head,
 };
 
@@ -112,18 +113,28 @@ pub async fn serve_connections(
             continue;
         };
         let mut router = router.clone();
-        let reached = RouterReached::default();
-        let reaching = Arc::clone(&reached);
+        let (reached, interim) = (RouterReached::default(), Arc::<InterimQueue>::default());
+        let (reaching, answering) = (Arc::clone(&reached), Arc::clone(&interim));
         let service = tower::service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
             reaching.store(true, Ordering::Relaxed);
             request.extensions_mut().insert(ConnectInfo(peer));
+            // Older versions of HTTP have none, and a newer one shares its connection among requests.
+            if request.version() == Version::HTTP_11 {
+                request.extensions_mut().insert(answering.begin_request());
+            }
             request_head::prepare_request(&mut request);
-            router.call(request.map(axum::body::Body::new))
+            let answer = router.call(request.map(axum::body::Body::new));
+            let answered = Arc::clone(&answering);
+            async move {
+                let answer = answer.await;
+                answered.end_request();
+                answer
+            }
         });
         let builder = Arc::clone(&builder);
         let watcher = graceful.watcher();
         connections.spawn(async move {
-            let stream = TokioIo::new(GuardedConnection::new(stream, reached));
+            let stream = TokioIo::new(GuardedConnection::new(stream, reached, interim));
             let connection =
                 builder.serve_connection_with_upgrades(stream, TowerToHyperService::new(service));
             if let Err(error) = watcher.watch(connection.into_owned()).await {

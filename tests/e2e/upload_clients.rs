@@ -81,6 +81,12 @@ async fn tus_js_client_uploads_with_all_its_options() {
         json!({ "uploadLengthDeferred": true, "chunkSize": 10_000 }),
         json!({ "uploadDataDuringCreation": true }),
         json!({ "overridePatchMethod": true, "addRequestId": true }),
+        json!({ "protocol": "ietf-draft-03" }),
+        json!({ "protocol": "ietf-draft-03", "chunkSize": 10_000, "uploadDataDuringCreation": true }),
+        json!({ "protocol": "ietf-draft-05" }),
+        json!({ "protocol": "ietf-draft-05", "uploadDataDuringCreation": true }),
+        json!({ "protocol": "ietf-draft-05", "chunkSize": 10_000, "uploadLengthDeferred": true }),
+        json!({ "protocol": "ietf-draft-05", "chunkSize": 10_000, "overridePatchMethod": true }),
     ];
     for (count, options) in options.iter().enumerate() {
         let what = options.to_string();
@@ -89,6 +95,17 @@ async fn tus_js_client_uploads_with_all_its_options() {
         check_upload(&mut cluster, &address, film.len(), &what).await;
         assert_eq!(count_media(&cluster).await, count + 1, "{what}: a part is no medium");
     }
+}
+
+#[tokio::test]
+async fn what_a_draft_has_no_word_for_is_refused_and_makes_no_medium() {
+    let cluster = Cluster::start(Options { without_workers: true, ..Options::default() }).await;
+    let options = json!({ "protocol": "ietf-draft-05", "parallelUploads": 2 }).to_string();
+    let program = ["node", "tests/e2e/upload_clients/tus.mjs"];
+    let output = script(&cluster, &sample(2, "320x180", "25"), &program, &[&options]).await;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && said.contains("Upload-Concat is for tus"), "{said}");
+    assert_eq!(count_media(&cluster).await, 0);
 }
 
 #[tokio::test]
@@ -128,6 +145,76 @@ print(asyncio.run(sent))
         check_upload(&mut cluster, &address, film.len(), &format!("{parts} parts")).await;
     }
     assert_eq!(count_media(&cluster).await, 2);
+}
+
+/// The value of a field in the heads that curl wrote, of the first that has it.
+fn field(heads: &str, name: &str) -> Option<String> {
+    let named = |line: &str| {
+        let (found, value) = line.split_once(": ")?;
+        found.eq_ignore_ascii_case(name).then(|| value.trim().to_owned())
+    };
+    heads.lines().find_map(named)
+}
+
+#[tokio::test]
+async fn curl_goes_on_where_a_resumable_upload_was_cut() {
+    let mut cluster = Cluster::start(Options::default()).await;
+    let film = sample(2, "320x180", "25");
+    let (whole, rest) = (cluster.dir.path().join("clip.mp4"), cluster.dir.path().join("rest"));
+    std::fs::write(&whole, &film).unwrap();
+    let key = format!("Authorization: Bearer {}", cluster.key);
+    let url = format!("{}/v1/uploads", cluster.url);
+    let curl = |more: &[&str]| {
+        let mut client = Command::new("curl");
+        client.args(["--silent", "--dump-header", "-", "-H", &key, "-H", "Upload-Draft-Interop-Version: 8"]);
+        client.args(more);
+        run(client)
+    };
+    let body = |path: &std::path::Path| format!("@{}", path.display());
+    // Slow enough that it is cut before its end.
+    let rate = (film.len() / 10).to_string();
+    let first = [
+        "-H",
+        "Upload-Complete: ?1",
+        "-H",
+        "Content-Type: video/mp4",
+        "--limit-rate",
+        &rate,
+        "--max-time",
+        "2",
+    ];
+    let cut = curl(&[&first[..], &["--data-binary", &body(&whole), &url]].concat()).await;
+    assert_eq!(cut.status.code(), Some(28), "curl ran out of its time");
+    let heads = String::from_utf8_lossy(&cut.stdout).into_owned();
+    assert!(heads.contains("HTTP/1.1 104 Upload Resumption Supported"), "{heads}");
+    let address = field(&heads, "location").unwrap();
+
+    let asked = String::from_utf8_lossy(&curl(&["--head", &address]).await.stdout).into_owned();
+    assert!(asked.starts_with("HTTP/1.1 204"), "{asked}");
+    assert_eq!(field(&asked, "upload-complete").as_deref(), Some("?0"));
+    let begun: usize = field(&asked, "upload-offset").unwrap().parse().unwrap();
+    assert!(begun > 0 && begun < film.len(), "{asked}");
+    std::fs::write(&rest, &film[begun..]).unwrap();
+    let place = format!("Upload-Offset: {begun}");
+    let last = [
+        "-X",
+        "PATCH",
+        "-H",
+        &place,
+        "-H",
+        "Upload-Complete: ?1",
+        "-H",
+        "Content-Type: application/partial-upload",
+    ];
+    // Another version of HTTP, which has the same answer without interim responses.
+    let done =
+        curl(&[&last[..], &["--http2-prior-knowledge", "--data-binary", &body(&rest), &address]].concat())
+            .await;
+    let done = String::from_utf8_lossy(&done.stdout).into_owned();
+    assert!(done.starts_with("HTTP/2 201"), "{done}");
+    assert_eq!(field(&done, "upload-complete").as_deref(), Some("?1"));
+    check_upload(&mut cluster, &address, film.len(), "a cut upload").await;
+    assert_eq!(count_media(&cluster).await, 1);
 }
 
 #[tokio::test]

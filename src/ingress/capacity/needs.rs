@@ -20,10 +20,9 @@ const MEDIUM: &[&str] = &[
     STORE_DISK,
     BROKER_DISK,
 ];
-/// Of an upload whose length the request declares.
-pub(crate) const TUS_UPLOAD: RoomNeed = RoomNeed { limits: MEDIUM, size_header: Some("upload-length") };
-/// Of a file that is the body.
-pub(crate) const WHOLE_FILE: RoomNeed = RoomNeed { limits: MEDIUM, size_header: Some("content-length") };
+/// Of a file, whose length the request says, or that is the body.
+pub(crate) const UPLOAD: RoomNeed =
+    RoomNeed { limits: MEDIUM, size_headers: &["upload-length", "content-length"] };
 /// Of a challenge to sign.
 pub(crate) const CHALLENGE: RoomNeed = records_need(&[EVENTS[0], EVENTS[1], "KV_nonces", BROKER_DISK]);
 /// Of a session of a wallet.
@@ -34,12 +33,12 @@ pub(crate) const KEY: RoomNeed = records_need(&[EVENTS[0], EVENTS[1], "KV_apikey
 pub(crate) const PLAYBACK: RoomNeed = records_need(&[EVENTS[0], EVENTS[1], "KV_grants", BROKER_DISK]);
 
 const fn records_need(limits: &'static [&'static str]) -> RoomNeed {
-    RoomNeed { limits, size_header: None }
+    RoomNeed { limits, size_headers: &[] }
 }
 
 /// Every stream and bucket that is needed, once.
 pub(super) fn required_streams() -> Vec<&'static str> {
-    let all = [TUS_UPLOAD, WHOLE_FILE, CHALLENGE, SIGN_IN, KEY, PLAYBACK];
+    let all = [UPLOAD, CHALLENGE, SIGN_IN, KEY, PLAYBACK];
     let mut streams: Vec<&str> = all
         .iter()
         .flat_map(|need| need.limits)
@@ -53,5 +52,6 @@ pub(super) fn required_streams() -> Vec<&'static str> {
 
 /// Bytes of the file that a request says it brings.
 pub(super) fn declared_size_bytes(need: &RoomNeed, request: &Request) -> Option<u64> {
-    request.headers().get(need.size_header?)?.to_str().ok()?.parse().ok()
+    let declared = |name: &&str| request.headers().get(*name)?.to_str().ok()?.parse().ok();
+    need.size_headers.iter().find_map(declared)
 }

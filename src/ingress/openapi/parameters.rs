@@ -51,7 +51,24 @@ static IN_HEADERS: LazyLock<Vec<(&str, bool, &str, Value)>> = LazyLock::new(|| {
             "Go on behind this event; `0-0` for everything that is kept.",
             text(EVENT_ID),
         ),
-        ("Tus-Resumable", true, "The version of tus.", json!({ "type": "string", "const": "1.0.0" })),
+        (
+            "Tus-Resumable",
+            false,
+            "The version of tus. Without it the request is one of Resumable Uploads for HTTP, and has its fields.",
+            json!({ "type": "string", "const": "1.0.0" }),
+        ),
+        (
+            "Upload-Complete",
+            false,
+            "Of a resumable upload: `?1` when these are the last bytes, `?0` when more follow.",
+            json!({ "type": "string", "enum": ["?0", "?1"] }),
+        ),
+        (
+            "Upload-Draft-Interop-Version",
+            false,
+            "Version of the draft of resumable uploads that the client speaks; over HTTP/1.1 it gets interim responses (104) then.",
+            json!({ "type": "integer", "minimum": 3, "maximum": 8 }),
+        ),
         (
             "Upload-Length",
             false,
@@ -146,6 +163,19 @@ static OF_ANSWERS: LazyLock<Map<String, Value>> = LazyLock::new(|| {
         ("Upload-Length", false, "Bytes of the whole file, once known.", number()),
         ("Upload-Defer-Length", false, "`1` while the length is not known.", json!({ "const": "1" })),
         ("Upload-Metadata", false, "As it was sent.", text()),
+        (
+            "Upload-Complete",
+            false,
+            "Of a resumable upload: `?1` once every byte is there.",
+            json!({ "enum": ["?0", "?1"] }),
+        ),
+        (
+            "Upload-Limit",
+            false,
+            "Of a resumable upload: sizes in bytes, and the seconds that it has left.",
+            matching("min-size=0"),
+        ),
+        ("Accept-Patch", true, "Media types of appended bytes.", text()),
         ("Upload-Expires", false, "When an open upload is removed (RFC 9110 date).", matching("GMT$")),
     ];
     let described = |(name, always, about, schema): (&str, bool, &str, Value)| {

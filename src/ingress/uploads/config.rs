@@ -29,6 +29,8 @@ pub struct UploadConfig {
     pub finish_wait_ms: u64,
     /// Longest time a displaced request spends on saving its last bytes, in milliseconds.
     pub release_ms: u64,
+    /// True when clients that ask for them get interim responses (104, over HTTP/1.1); some proxies take those for the answer.
+    pub interim_responses: bool,
     /// How much is read and dropped after an early refusal, in bytes, so that the client reads the answer.
     pub drain_bytes_max: u64,
     /// Longest time spent on reading after an early refusal, in milliseconds.
@@ -53,6 +55,7 @@ impl Default for UploadConfig {
             takeover_ms: 200,
             finish_wait_ms: 2_000,
             release_ms: 120,
+            interim_responses: true,
             drain_bytes_max: 1024 * 1024,
             drain_ms: 500,
             ended_kept_ms: schemas::ENDED_KEPT_MS,

@@ -1,21 +1,20 @@
-//! Opening an upload over tus: its record, its first bytes, and the parts that it consists of.
+//! Opening an upload: its record, its first bytes, and the parts that it consists of.
 
 use std::sync::Arc;
 
 use auth::Principal;
 use axum::{
+    Json,
     body::Body,
     extract::State as Extract,
-    http::{HeaderValue, Method, StatusCode, header, request::Parts},
+    http::{Method, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
-use nats::now_ms;
 use schemas::{
     access::ApiKeyScope,
-    ids::{MediaId, UploadId},
+    ids::UploadId,
     upload::{UploadRecord, UploadStatus},
 };
-use store::{Spool, SpooledUpload};
 use web::{
     idempotency::IdempotencyClaim,
     limit::RateLimitGroup,
@@ -29,10 +28,11 @@ use super::{
     fenced_record::FencedUploadRecord,
     fields,
     final_parts::FinalParts,
-    open_uploads,
+    lifecycle,
     protocol::{self, UploadCreation},
     refusal::UploadRefusal,
-    session, tus,
+    response::{self, MediaCreatedDocument},
+    resumable, tus,
 };
 use crate::capacity;
 
@@ -44,12 +44,15 @@ pub(super) static CREATE_UPLOAD: Operation = Operation::change(
     &["upload.created", "upload.received"],
 )
 .with_any_query()
-.with_room(capacity::TUS_UPLOAD);
+.with_room(capacity::UPLOAD);
 
 /// Open an upload
 ///
 /// tus 1.0 with creation, creation-with-upload, creation-defer-length and concatenation: the body may hold the first bytes, and an
 /// upload may be made of others that were sent beside each other.
+///
+/// A request with `Upload-Complete` opens one by Resumable Uploads for HTTP (draft-ietf-httpbis-resumable-upload) instead: its body is
+/// the file, or the beginning of it.
 #[utoipa::path(
     post,
     path = CREATE_UPLOAD.path,
@@ -57,15 +60,20 @@ pub(super) static CREATE_UPLOAD: Operation = Operation::change(
     operation_id = "create_upload",
     params(
         ("Tus-Resumable", Header), ("Upload-Length", Header), ("Upload-Defer-Length", Header), ("Upload-Metadata", Header),
-        ("Upload-Checksum", Header), ("Repr-Digest", Header), ("Upload-Concat", Header), ("Idempotency-Key", Header),
+        ("Upload-Checksum", Header), ("Repr-Digest", Header), ("Upload-Concat", Header), ("Upload-Complete", Header),
+        ("Upload-Draft-Interop-Version", Header), ("Content-Digest", Header), ("Content-Disposition", Header), ("Idempotency-Key", Header),
     ),
-    request_body(content = Option<Vec<u8>>, content_type = "application/offset+octet-stream", description = "First bytes, if any"),
+    request_body(description = "First bytes, if any", content(
+        (Option<Vec<u8>> = "application/offset+octet-stream"), (Option<Vec<u8>> = "application/octet-stream"),
+    )),
     responses(
-        (status = 201, description = "It is open", headers(
-            ("Tus-Resumable"), ("Location"), ("Streamgate-Media-Id"), ("Upload-Offset"), ("Upload-Expires"), ("Idempotency-Replayed"),
+        (status = 201, description = "It is open, or complete", body = ref("#/components/schemas/MediaCreated"), headers(
+            ("Tus-Resumable"), ("Location"), ("Streamgate-Media-Id"), ("Upload-Offset"), ("Upload-Expires"), ("Upload-Complete"),
+            ("Upload-Limit"), ("Idempotency-Replayed"),
         )),
         (status = 412, description = "Another version of tus is spoken here", headers(("Tus-Version"))),
         (status = 413, description = "Larger than an upload may be"),
+        (status = 415, description = "A form, or coded bytes"),
         (status = 423, description = "Another request holds the upload"),
         (status = 431, description = "The metadata is longer than its limit"),
         (status = 460, description = "The bytes do not have the declared checksum; none was kept"),
@@ -83,6 +91,9 @@ pub(super) async fn create_upload(
     let work = {
         let shared = Arc::clone(&shared);
         async move {
+            if resumable::is_creation(&parts.headers) {
+                return Ok(resumable::create(&shared, &who, &address, None, (&parts, &mut body)).await);
+            }
             let outcome = Box::pin(create_upload_checked(&shared, &who, &address, &parts, &mut body)).await;
             if outcome.is_err() {
                 shared.drain_body(&parts.headers, &mut body).await;
@@ -90,7 +101,7 @@ pub(super) async fn create_upload(
             outcome
         }
     };
-    tus::outcome_response(shared.run_detached(work).await)
+    response::outcome_response(shared.run_detached(work).await)
 }
 
 async fn create_upload_checked(
@@ -102,6 +113,7 @@ async fn create_upload_checked(
 ) -> Result<Response, UploadRefusal> {
     let headers = &parts.headers;
     protocol::check_version(headers)?;
+    protocol::check_known_fields(headers)?;
     let UploadCreation { length_bytes, metadata, concat, repr_digest, upload } =
         protocol::parse_creation(headers, shared.config.metadata_bytes_max)?;
     let size_bytes_max = shared.config.size_bytes_max;
@@ -111,14 +123,14 @@ async fn create_upload_checked(
     }
     let claim = parts.extensions.get::<IdempotencyClaim>();
     if let Some(claim) = claim
-        && let Some(mut ledger) = find_earlier_upload(shared, who, claim).await?
+        && let Some(mut ledger) = lifecycle::find_earlier_upload(shared, who, claim).await?
     {
         continue_final(shared, who, &mut ledger).await?;
         // What is there already is not written again.
         shared.drain_body(headers, body).await;
         return created_response(address, &ledger);
     }
-    let mut record = new_record(shared, who, length_bytes);
+    let mut record = lifecycle::new_record(shared, who, length_bytes);
     record.concat = concat.as_ref().map(ConcatRequest::to_record);
     if let Some(claim) = claim {
         record.upload_id = UploadId::from_bytes(claim.derive_id(0));
@@ -132,7 +144,7 @@ async fn create_upload_checked(
         let ledger = create_final(shared, who, record).await?;
         return created_response(address, &ledger);
     }
-    let ledger = begin_upload(shared, record).await?;
+    let ledger = lifecycle::begin_upload(shared, record).await?;
     let ledger = match upload {
         Some(append) if !ledger.is_full() => tus::append_body(shared, ledger, append, body).await?,
         _ => ledger,
@@ -162,10 +174,10 @@ async fn create_final(
         return Err(UploadRefusal::TooLarge);
     }
     record.length_bytes = Some(parts.length_bytes);
-    let mut ledger = begin_upload(shared, record).await?;
+    let mut ledger = lifecycle::begin_upload(shared, record).await?;
     if let Err(refusal) = parts.assign(ledger.upload_id()).await {
         // Nothing is left that could take parts from another one.
-        tus::terminate_upload(shared, &mut ledger, Some("parts_refused")).await?;
+        lifecycle::terminate_upload(shared, &mut ledger, Some("parts_refused")).await?;
         return Err(refusal);
     }
     concat::join_soon(shared, ledger.upload_id()).await;
@@ -196,81 +208,13 @@ async fn assign_and_join(
     ledger.reload().await
 }
 
-/// What a replica made that died before it could answer: the same request, so the same id. Its offset says what of the bytes is
-/// there.
-async fn find_earlier_upload(
-    shared: &Arc<UploadContext>,
-    who: &Principal,
-    claim: &IdempotencyClaim,
-) -> Result<Option<FencedUploadRecord>, UploadRefusal> {
-    let mut ledger =
-        match FencedUploadRecord::load(shared, UploadId::from_bytes(claim.derive_id(0)), who).await {
-            Ok(ledger) => ledger,
-            Err(UploadRefusal::NotFound) => return Ok(None),
-            Err(refusal) => return Err(refusal),
-        };
-    ledger.check_not_ended()?;
-    tus::finish_interrupted(shared, &mut ledger).await?;
-    Ok(Some(ledger))
-}
-
 fn created_response(address: &PublicAddress, ledger: &FencedUploadRecord) -> Result<Response, UploadRefusal> {
-    let mut response = StatusCode::CREATED.into_response();
+    let document = MediaCreatedDocument { media_id: ledger.media_id(), upload_id: ledger.upload_id() };
+    let mut response = (StatusCode::CREATED, Json(document)).into_response();
     let answered = response.headers_mut();
-    answered.insert(header::LOCATION, upload_location(address, ledger.upload_id())?);
-    answered.insert(fields::MEDIA_ID, tus::media_id_header(ledger.media_id())?);
+    answered.insert(header::LOCATION, response::upload_location(address, ledger.upload_id())?);
+    answered.insert(fields::MEDIA_ID, response::media_id_header(ledger.media_id())?);
     tus::insert_progress(answered, ledger.record());
     tus::insert_expiry(answered, ledger.record());
     Ok(response)
-}
-
-/// A record of a new upload with fresh ids.
-pub(super) fn new_record(shared: &UploadContext, who: &Principal, length_bytes: Option<u64>) -> UploadRecord {
-    let created_at_ms = now_ms();
-    UploadRecord {
-        length_bytes,
-        created_at_ms,
-        expires_at_ms: shared.config.expires_at_ms(created_at_ms),
-        ..UploadRecord::new(
-            UploadId::from_bytes(nats::new_id_bytes()),
-            MediaId::from_bytes(nats::new_id_bytes()),
-            who.owner.clone(),
-        )
-    }
-}
-
-/// Makes the upload durable before its URL is returned; an empty one is complete at once.
-pub(super) async fn begin_upload(
-    shared: &Arc<UploadContext>,
-    record: UploadRecord,
-) -> Result<FencedUploadRecord, UploadRefusal> {
-    open_uploads::add_open_upload(shared, &record.owner, record.upload_id).await?;
-    let (owner, upload_id) = (record.owner.clone(), record.upload_id);
-    let place = SpooledUpload {
-        upload_id,
-        media_id: record.media_id,
-        generation: record.generation,
-        length_bytes_max: record.length_bytes.unwrap_or(shared.config.size_bytes_max),
-    };
-    let begun = async {
-        Spool::create(&shared.store, place).await?;
-        FencedUploadRecord::create(shared, record).await
-    };
-    let mut ledger = match begun.await {
-        Ok(ledger) => ledger,
-        Err(refusal) => {
-            open_uploads::remove_open_upload(&shared.bus, &owner, upload_id).await;
-            return Err(refusal);
-        }
-    };
-    if ledger.is_full() {
-        session::claim_and_complete(&shared.store, &mut ledger, &shared.instance).await?;
-    }
-    Ok(ledger)
-}
-
-/// The upload's URL, absolute: not every client resolves another one.
-fn upload_location(address: &PublicAddress, upload_id: UploadId) -> Result<HeaderValue, UploadRefusal> {
-    HeaderValue::from_str(&format!("{}/v1/uploads/{upload_id}", address.absolute_prefix()))
-        .map_err(|_| UploadRefusal::Header { name: "Host", why: "is no host" })
 }

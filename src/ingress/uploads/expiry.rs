@@ -134,7 +134,7 @@ async fn list_due_actions(
 }
 
 fn next_action(record: &UploadRecord, now_ms: u64, is_quiet: bool) -> ExpiryAction {
-    let is_full = record.length_bytes == Some(record.offset_bytes);
+    let is_full = record.is_full();
     match record.status {
         UploadStatus::Open if is_full && is_quiet => ExpiryAction::Complete,
         UploadStatus::Open if record.is_final() => {

@@ -7,8 +7,8 @@ use schemas::{
     ids::{MediaId, UploadId},
     keys,
     upload::{
-        UploadConcat, UploadCreated, UploadExpired, UploadReceived, UploadRecord, UploadStatus,
-        UploadTerminated,
+        UploadConcat, UploadCreated, UploadExpired, UploadProtocol, UploadReceived, UploadRecord,
+        UploadStatus, UploadTerminated,
     },
 };
 use store::{Spool, SpoolCheckpoint, SpooledUpload, Store};
@@ -115,9 +115,9 @@ impl FencedUploadRecord {
         self.held.record.media_id
     }
 
-    /// True when every byte is durable.
+    /// True when only its completion is missing.
     pub(crate) fn is_full(&self) -> bool {
-        self.record().length_bytes == Some(self.record().offset_bytes)
+        self.record().is_full()
     }
 
     /// Where the bytes belong.
@@ -292,6 +292,13 @@ impl FencedUploadRecord {
     /// Fixes a length that was not known; the next write records it.
     pub(super) fn fix_length(&mut self, length_bytes: u64) {
         self.held.record.length_bytes.get_or_insert(length_bytes);
+    }
+
+    /// Notes that the client has said that no more bytes follow; the next write records it.
+    pub(super) fn note_complete(&mut self) {
+        if let UploadProtocol::Resumable { is_complete } = &mut self.held.record.protocol {
+            *is_complete = true;
+        }
     }
 
     /// Writes what `change` makes of the record, with the events it returns, unless somebody else has changed it.

@@ -1,4 +1,4 @@
-//! Names of the fields of tus 1.0 and of digests (RFC 9530), and what fields list.
+//! Names of the fields of tus 1.0, of Resumable Uploads for HTTP and of digests (RFC 9530), and what fields list.
 
 use axum::http::HeaderName;
 
@@ -17,6 +17,12 @@ pub(super) const UPLOAD_DEFER_LENGTH: HeaderName = HeaderName::from_static("uplo
 pub(super) const UPLOAD_METADATA: HeaderName = HeaderName::from_static("upload-metadata");
 pub(super) const UPLOAD_CONCAT: HeaderName = HeaderName::from_static("upload-concat");
 pub(super) const UPLOAD_EXPIRES: HeaderName = HeaderName::from_static("upload-expires");
+pub(super) const ACCEPT_PATCH: HeaderName = HeaderName::from_static("accept-patch");
+pub(super) const UPLOAD_COMPLETE: HeaderName = HeaderName::from_static("upload-complete");
+pub(super) const UPLOAD_INCOMPLETE: HeaderName = HeaderName::from_static("upload-incomplete");
+pub(super) const UPLOAD_LIMIT: HeaderName = HeaderName::from_static("upload-limit");
+pub(super) const UPLOAD_DRAFT_INTEROP_VERSION: HeaderName =
+    HeaderName::from_static("upload-draft-interop-version");
 pub(super) const MEDIA_ID: HeaderName = HeaderName::from_static("streamgate-media-id");
 pub(super) const UPLOAD_CHECKSUM: HeaderName = HeaderName::from_static("upload-checksum");
 pub(super) const CONTENT_DIGEST: HeaderName = HeaderName::from_static("content-digest");

@@ -12,14 +12,18 @@ mod concat_field;
 mod config;
 mod creation;
 mod digest;
+mod disposition;
 pub mod expiry;
 mod fenced_record;
 mod fields;
 mod final_parts;
+mod lifecycle;
 pub(super) mod metadata;
 mod open_uploads;
 mod protocol;
 mod refusal;
+mod response;
+mod resumable;
 mod session;
 mod slot;
 mod status;
@@ -123,6 +127,7 @@ impl UploadState {
     tus::options_of_upload,
     creation::create_upload,
     tus::read_upload_offset,
+    tus::read_upload,
     tus::append_to_upload,
     tus::end_upload,
     tus::override_method,
@@ -139,7 +144,7 @@ impl openapi::OperationGroup for UploadsApiDoc {
 
     fn add_schemas(schemas: &mut openapi::SchemaCollector) {
         schemas.add_response::<status::UploadDocument>();
-        schemas.add_response::<whole_file::MediaCreatedDocument>();
+        schemas.add_response::<response::MediaCreatedDocument>();
     }
 }
 
@@ -153,6 +158,7 @@ fn operations() -> OperationRouter<UploadState> {
         .with(&creation::CREATE_UPLOAD, creation::create_upload)
         .with(&tus::UPLOAD_OPTIONS, tus::upload_options)
         .with(&tus::READ_UPLOAD_OFFSET, tus::read_upload_offset)
+        .with(&tus::READ_UPLOAD, tus::read_upload)
         .with(&tus::APPEND_TO_UPLOAD, tus::append_to_upload)
         .with(&tus::END_UPLOAD, tus::end_upload)
         .with(&tus::OVERRIDE_METHOD, tus::override_method)

@@ -1,15 +1,16 @@
 //! tus 1.0 without IO: what headers mean, and whether bytes may be appended to an upload as it stands.
 
-use axum::http::{HeaderMap, HeaderName, header};
-use schemas::upload::{UploadRecord, UploadStatus};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use schemas::upload::{UploadProtocol, UploadRecord, UploadStatus};
 
 use super::{
     concat_field::ConcatRequest,
     digest::DeclaredDigest,
     fenced_record::MEDIA_REMOVED,
     fields::{
-        CONTENT_DIGEST, REPR_DIGEST, TUS_RESUMABLE, UPLOAD_CHECKSUM, UPLOAD_CONCAT, UPLOAD_DEFER_LENGTH,
-        UPLOAD_LENGTH, UPLOAD_METADATA, UPLOAD_OFFSET, VERSION,
+        CONTENT_DIGEST, REPR_DIGEST, TUS_RESUMABLE, UPLOAD_CHECKSUM, UPLOAD_COMPLETE, UPLOAD_CONCAT,
+        UPLOAD_DEFER_LENGTH, UPLOAD_DRAFT_INTEROP_VERSION, UPLOAD_EXPIRES, UPLOAD_INCOMPLETE, UPLOAD_LENGTH,
+        UPLOAD_LIMIT, UPLOAD_METADATA, UPLOAD_OFFSET, VERSION,
     },
     metadata::{self, UploadMetadata},
     refusal::UploadRefusal,
@@ -29,6 +30,54 @@ pub(super) fn check_version(headers: &HeaderMap) -> Result<(), UploadRefusal> {
         Some(value) if value.as_bytes() == VERSION.as_bytes() => Ok(()),
         _ => Err(UploadRefusal::Version),
     }
+}
+
+/// Checks `Tus-Resumable` where it is there.
+pub(super) fn check_named_version(headers: &HeaderMap) -> Result<(), UploadRefusal> {
+    if headers.contains_key(TUS_RESUMABLE) { check_version(headers) } else { Ok(()) }
+}
+
+/// Refuses a request in another protocol than the one that the upload was opened by.
+pub(super) fn check_protocol(headers: &HeaderMap, record: &UploadRecord) -> Result<(), UploadRefusal> {
+    match record.protocol {
+        UploadProtocol::Tus => check_version(headers),
+        UploadProtocol::Resumable { .. } if headers.contains_key(TUS_RESUMABLE) => {
+            Err(UploadRefusal::Protocol)
+        }
+        UploadProtocol::Resumable { .. } => Ok(()),
+    }
+}
+
+/// Fields of requests and of answers, in both protocols, that begin with `Upload-`.
+const KNOWN_FIELDS: [HeaderName; 11] = [
+    UPLOAD_CHECKSUM,
+    UPLOAD_COMPLETE,
+    UPLOAD_CONCAT,
+    UPLOAD_DEFER_LENGTH,
+    UPLOAD_DRAFT_INTEROP_VERSION,
+    UPLOAD_EXPIRES,
+    UPLOAD_INCOMPLETE,
+    UPLOAD_LENGTH,
+    UPLOAD_LIMIT,
+    UPLOAD_METADATA,
+    UPLOAD_OFFSET,
+];
+
+/// Refuses what would change the meaning of the bytes and is not known here, before a byte is read.
+pub(super) fn check_known_fields(headers: &HeaderMap) -> Result<(), UploadRefusal> {
+    if headers.contains_key(header::CONTENT_RANGE) {
+        return Err(UploadRefusal::Header {
+            name: "Content-Range",
+            why: "is not known here: use Upload-Offset",
+        });
+    }
+    let is_coded = |coding: &HeaderValue| !coding.as_bytes().eq_ignore_ascii_case(b"identity");
+    if headers.get_all(header::CONTENT_ENCODING).iter().any(is_coded) {
+        return Err(UploadRefusal::ContentEncoding);
+    }
+    let unknown =
+        headers.keys().find(|name| name.as_str().starts_with("upload-") && !KNOWN_FIELDS.contains(name));
+    unknown.map_or(Ok(()), |name| Err(UploadRefusal::UnknownField(name.clone())))
 }
 
 /// What a creation asks for.
@@ -154,15 +203,21 @@ pub(super) fn parse_content_length(headers: &HeaderMap) -> Result<Option<u64>, U
 
 /// Every digest of `Content-Digest` and `Repr-Digest` that we check; the two agree for a body that is the whole file.
 pub(super) fn parse_body_digests(headers: &HeaderMap) -> Result<Vec<DeclaredDigest>, UploadRefusal> {
-    let mut all = match single_value(headers, &CONTENT_DIGEST, "Content-Digest")? {
-        Some(text) => DeclaredDigest::from_digest_field("Content-Digest", text)?,
-        None => Vec::new(),
-    };
+    let mut all = parse_content_digests(headers)?;
     all.extend(parse_repr_digests(headers)?);
     Ok(all)
 }
 
-fn parse_repr_digests(headers: &HeaderMap) -> Result<Vec<DeclaredDigest>, UploadRefusal> {
+/// Every digest of `Content-Digest` that we check.
+pub(super) fn parse_content_digests(headers: &HeaderMap) -> Result<Vec<DeclaredDigest>, UploadRefusal> {
+    match single_value(headers, &CONTENT_DIGEST, "Content-Digest")? {
+        Some(text) => DeclaredDigest::from_digest_field("Content-Digest", text),
+        None => Ok(Vec::new()),
+    }
+}
+
+/// Every digest of `Repr-Digest` that we check.
+pub(super) fn parse_repr_digests(headers: &HeaderMap) -> Result<Vec<DeclaredDigest>, UploadRefusal> {
     match single_value(headers, &REPR_DIGEST, "Repr-Digest")? {
         Some(text) => DeclaredDigest::from_digest_field("Repr-Digest", text),
         None => Ok(Vec::new()),
@@ -251,7 +306,10 @@ pub(super) fn admit_append(
 ) -> Result<AppendAdmission, UploadRefusal> {
     check_not_ended(record)?;
     if append.offset_bytes != record.offset_bytes {
-        return Err(UploadRefusal::Offset { offset_bytes: record.offset_bytes });
+        return Err(UploadRefusal::Offset {
+            offset_bytes: record.offset_bytes,
+            provided_bytes: append.offset_bytes,
+        });
     }
     let length_bytes = resolve_length(record, append.length_bytes, size_bytes_max)?;
     let end = length_bytes.unwrap_or(size_bytes_max);
@@ -279,7 +337,7 @@ pub(super) fn check_append_possible(
     let ahead_max = if record.holder.is_some() { unrecorded_max } else { 0 };
     let reachable = recorded.saturating_add(ahead_max).min(end);
     if append.offset_bytes < recorded || append.offset_bytes > reachable {
-        return Err(UploadRefusal::Offset { offset_bytes: recorded });
+        return Err(UploadRefusal::Offset { offset_bytes: recorded, provided_bytes: append.offset_bytes });
     }
     if append.content_bytes.is_some_and(|n| n > end - append.offset_bytes) {
         return Err(UploadRefusal::TooLarge);

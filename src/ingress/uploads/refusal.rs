@@ -17,6 +17,8 @@ pub enum UploadRefusal {
         /// What is wrong with it.
         why: &'static str,
     },
+    /// A header that would say something about the upload, and is not known here.
+    UnknownField(HeaderName),
     /// The metadata header is longer than its limit.
     MetadataTooLong,
     /// The media type is not one this takes.
@@ -29,7 +31,17 @@ pub enum UploadRefusal {
     Offset {
         /// Bytes that are there.
         offset_bytes: u64,
+        /// Where the request put them.
+        provided_bytes: u64,
     },
+    /// What the request says about the length of the whole contradicts itself, or what was said before, or its bytes.
+    LengthInconsistent,
+    /// Every byte is there already.
+    Complete,
+    /// The upload was opened by another protocol.
+    Protocol,
+    /// The body is coded.
+    ContentEncoding,
     /// Another request took over.
     Displaced {
         /// Bytes that are there.
@@ -96,8 +108,11 @@ impl UploadRefusal {
             }
             Self::Version
             | Self::Header { .. }
+            | Self::UnknownField(_)
             | Self::MetadataTooLong
             | Self::MediaType(_)
+            | Self::ContentEncoding
+            | Self::LengthInconsistent
             | Self::TooLarge => self.malformed_problem(),
             other => other.state_problem(),
         }
@@ -125,10 +140,16 @@ impl UploadRefusal {
             Self::Header { name, why } => Problem::new(ProblemCode::HeaderInvalid)
                 .with_detail(format!("{name} {why}"))
                 .with_member("header", name),
+            Self::UnknownField(name) => Problem::new(ProblemCode::HeaderInvalid)
+                .with_detail(format!("{name} is not known here"))
+                .with_member("header", name.as_str()),
             Self::MetadataTooLong => Problem::new(ProblemCode::MetadataTooLong),
             Self::MediaType(wanted) => {
                 Problem::new(ProblemCode::MediaType).with_detail(format!("send {wanted}"))
             }
+            Self::ContentEncoding => Problem::new(ProblemCode::ContentEncoding)
+                .with_header(header::ACCEPT_ENCODING, HeaderValue::from_static("identity")),
+            Self::LengthInconsistent => Problem::new(ProblemCode::UploadLengthInconsistent),
             _ => Problem::new(ProblemCode::UploadTooLarge),
         }
     }
@@ -137,7 +158,13 @@ impl UploadRefusal {
         match self {
             Self::NotFound => Problem::not_found("there is no such upload"),
             Self::Gone(kind) => Problem::new(kind),
-            Self::Offset { offset_bytes } => offset_conflict(ProblemCode::UploadOffset, offset_bytes),
+            Self::Offset { offset_bytes, provided_bytes } => {
+                offset_conflict(ProblemCode::UploadOffset, offset_bytes)
+                    .with_member("expected-offset", offset_bytes)
+                    .with_member("provided-offset", provided_bytes)
+            }
+            Self::Complete => Problem::new(ProblemCode::UploadComplete),
+            Self::Protocol => Problem::new(ProblemCode::UploadProtocol),
             Self::Displaced { offset_bytes } => offset_conflict(ProblemCode::UploadDisplaced, offset_bytes),
             Self::ChecksumAlgorithm => Problem::new(ProblemCode::ChecksumAlgorithm)
                 .with_detail(format!("use one of {}", super::fields::ALGORITHMS)),

@@ -10,7 +10,10 @@ use axum::body::Body;
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use nats::{Outbox, now_ms};
-use schemas::{document, upload::UploadStatus};
+use schemas::{
+    document,
+    upload::{UploadProtocol, UploadStatus},
+};
 use store::{Spool, Store};
 use tokio::time::MissedTickBehavior;
 
@@ -19,6 +22,7 @@ use super::{
     digest::DigestChecks,
     fenced_record::{self, FencedUploadRecord},
     refusal::UploadRefusal,
+    resumable::ProgressSender,
     slot::UploadWriterGuard,
 };
 
@@ -29,9 +33,18 @@ pub(super) struct UploadSession {
     pub(super) ledger: FencedUploadRecord,
     pub(super) spool: Spool,
     pub(super) guard: UploadWriterGuard,
-    pub(super) checks: DigestChecks,
     pub(super) room_bytes: u64,
+    pub(super) policy: BodyPolicy,
+}
+
+/// What a request says about its body.
+#[derive(Debug)]
+pub(super) struct BodyPolicy {
+    /// None of its bytes counts unless they hold.
+    pub(super) checks: DigestChecks,
     pub(super) on_end: BodyEndPolicy,
+    /// Learns how far it is.
+    pub(super) progress: Option<ProgressSender>,
 }
 
 /// What the end of the body means for an upload whose length is not known.
@@ -58,7 +71,7 @@ impl UploadSession {
         body: &mut Body,
     ) -> Result<FencedUploadRecord, UploadRefusal> {
         let stop = self.receive_body(body).await;
-        if self.checks.is_empty() {
+        if self.policy.checks.is_empty() {
             self.keep_prefix(stop).await
         } else {
             self.keep_checked_prefix(stop).await
@@ -92,7 +105,7 @@ impl UploadSession {
                         taken
                     }
                     Err(frame) => {
-                        frame.trailers_ref().map_or(Ok(()), |trailers| self.checks.declare(trailers))
+                        frame.trailers_ref().map_or(Ok(()), |trailers| self.policy.checks.declare(trailers))
                     }
                 },
             };
@@ -114,7 +127,7 @@ impl UploadSession {
     async fn write_bytes(&mut self, bytes: Bytes) -> Result<(), UploadRefusal> {
         let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         self.room_bytes = self.room_bytes.checked_sub(length).ok_or(UploadRefusal::TooLarge)?;
-        self.checks.update(&bytes);
+        self.policy.checks.update(&bytes);
         tokio::select! {
             biased;
             () = self.guard.wait_displaced() => Err(UploadRefusal::Displaced { offset_bytes: self.ledger.record().offset_bytes }),
@@ -125,11 +138,14 @@ impl UploadSession {
     /// Records what has become durable meanwhile, unless a checksum still has to be seen.
     async fn checkpoint(&mut self) -> Result<(), UploadRefusal> {
         if let Some(durable) = self.spool.checkpoint().await?
-            && self.checks.is_empty()
+            && self.policy.checks.is_empty()
         {
             // The record first: what the spool lets go of next is what the older record names.
             self.ledger.record_progress(&durable, self.expires_at_ms()).await?;
             self.spool.confirm_recorded(&durable).await;
+            if let Some(progress) = &self.policy.progress {
+                progress.send_offset(durable.offset_bytes);
+            }
         }
         Ok(())
     }
@@ -138,7 +154,7 @@ impl UploadSession {
         mut self: Box<Self>,
         stop: BodyOutcome,
     ) -> Result<FencedUploadRecord, UploadRefusal> {
-        let checks = std::mem::take(&mut self.checks);
+        let checks = std::mem::take(&mut self.policy.checks);
         let refusal = match stop {
             BodyOutcome::End if checks.all_match() => return self.keep_prefix(BodyOutcome::End).await,
             BodyOutcome::End => UploadRefusal::ChecksumMismatch,
@@ -159,11 +175,11 @@ impl UploadSession {
         mut self: Box<Self>,
         stop: BodyOutcome,
     ) -> Result<FencedUploadRecord, UploadRefusal> {
-        if self.on_end == BodyEndPolicy::Complete && matches!(stop, BodyOutcome::End) {
+        if self.policy.on_end == BodyEndPolicy::Complete && matches!(stop, BodyOutcome::End) {
             // Only at the end of a body that came whole: a cut one would fix a length that is too short.
             self.ledger.fix_length(self.spool.offset_bytes());
         }
-        if Some(self.spool.offset_bytes()) == self.ledger.record().length_bytes {
+        if self.has_every_byte(&stop) {
             return self.complete_session(stop).await;
         }
         let flushed = if matches!(stop, BodyOutcome::Displaced) {
@@ -196,7 +212,20 @@ impl UploadSession {
         }
     }
 
-    /// Every byte is here: whatever the connection did afterwards, the upload is complete.
+    /// tus: whatever the connection does after the last byte, the upload is complete. Resumable Uploads for HTTP: the request whose
+    /// end completes it has to come to that end (draft, 4.1.2).
+    fn has_every_byte(&self, stop: &BodyOutcome) -> bool {
+        let record = self.ledger.record();
+        let is_said = match record.protocol {
+            UploadProtocol::Tus => true,
+            UploadProtocol::Resumable { .. } => {
+                self.policy.on_end == BodyEndPolicy::Complete && matches!(stop, BodyOutcome::End)
+            }
+        };
+        is_said && record.length_bytes == Some(self.spool.offset_bytes())
+    }
+
+    /// Every byte is here.
     async fn complete_session(
         mut self: Box<Self>,
         stop: BodyOutcome,
@@ -214,6 +243,7 @@ impl UploadSession {
             }
         };
         let expires_at_ms = self.expires_at_ms();
+        self.ledger.note_complete();
         let advanced = self.ledger.record_progress(&durable, expires_at_ms).await;
         // The guard is kept until the end: another writer of this process would complete the same bytes.
         let Self { shared, mut ledger, spool, guard, .. } = *self;

@@ -16,7 +16,7 @@ use schemas::{
 use serde::Serialize;
 use serde_json::json;
 
-use super::{UploadContext, UploadState, parse_upload_id, refusal::UploadRefusal, tus};
+use super::{UploadContext, UploadState, parse_upload_id, refusal::UploadRefusal, response};
 use auth::Principal;
 use web::{
     limit::RateLimitGroup,
@@ -89,7 +89,7 @@ pub(super) async fn read_upload_status(
     Path(id): Path<String>,
     who: Principal,
 ) -> Response {
-    tus::outcome_response(read_status_checked(&state.shared, &id, &who).await)
+    response::outcome_response(read_status_checked(&state.shared, &id, &who).await)
 }
 
 async fn read_status_checked(

@@ -10,11 +10,10 @@ use tokio::time::Instant;
 
 use super::{
     UploadContext,
-    digest::DigestChecks,
     fenced_record::FencedUploadRecord,
     protocol::{self, AppendAdmission, UploadAppend},
     refusal::UploadRefusal,
-    session::{self, BodyEndPolicy, UploadSession},
+    session::{self, BodyPolicy, UploadSession},
 };
 
 /// How often the record is read while another replica is asked to let go.
@@ -86,8 +85,7 @@ pub(super) async fn open_session(
     shared: &Arc<UploadContext>,
     mut ledger: FencedUploadRecord,
     append: &UploadAppend,
-    checks: DigestChecks,
-    on_end: BodyEndPolicy,
+    policy: BodyPolicy,
 ) -> Result<TakeoverOutcome, UploadRefusal> {
     // What can't become right is refused before anybody is disturbed: the holder is left in peace.
     let length_max = ledger.record().length_bytes.unwrap_or(shared.config.size_bytes_max);
@@ -113,7 +111,7 @@ pub(super) async fn open_session(
     match open_spool(shared, &ledger).await {
         Ok(spool) => {
             let shared = Arc::clone(shared);
-            let session = UploadSession { shared, ledger, spool, guard, checks, room_bytes, on_end };
+            let session = UploadSession { shared, ledger, spool, guard, room_bytes, policy };
             Ok(TakeoverOutcome::Session(Box::new(session)))
         }
         Err(error @ store::StoreError::Damaged(_)) => {

@@ -11,18 +11,18 @@ use axum::{
 };
 use schemas::{
     access::ApiKeyScope,
-    ids::MediaId,
-    upload::{UploadConcat, UploadRecord, UploadStatus},
+    upload::{UploadConcat, UploadProtocol, UploadRecord, UploadStatus},
 };
 
 use super::{
     UploadContext, UploadState, concat,
     digest::DigestChecks,
-    fenced_record::{self, FencedUploadRecord},
-    fields, open_uploads, parse_upload_id,
+    fenced_record::FencedUploadRecord,
+    fields, lifecycle, parse_upload_id,
     protocol::{self, UploadAppend},
     refusal::UploadRefusal,
-    session::{self, BodyEndPolicy},
+    response, resumable,
+    session::{BodyEndPolicy, BodyPolicy},
     takeover::{self, EvictionPolicy, TakeoverOutcome},
 };
 use auth::Principal;
@@ -43,8 +43,10 @@ pub(super) static UPLOAD_OPTIONS: Operation =
     tag = "upload",
     operation_id = "upload_options",
     responses((
-        status = 204, description = "Version, extensions and limits of tus",
-        headers(("Tus-Version"), ("Tus-Extension"), ("Tus-Max-Size"), ("Tus-Checksum-Algorithm")),
+        status = 204, description = "Version, extensions and limits of tus, and limits of resumable uploads",
+        headers(
+            ("Tus-Version"), ("Tus-Extension"), ("Tus-Max-Size"), ("Tus-Checksum-Algorithm"), ("Accept-Patch"), ("Upload-Limit"),
+        ),
     )),
 )]
 pub(super) async fn upload_options(Extract(state): Extract<UploadState>) -> Response {
@@ -55,7 +57,9 @@ pub(super) async fn upload_options(Extract(state): Extract<UploadState>) -> Resp
         (fields::TUS_MAX_SIZE, size_max),
         (fields::TUS_CHECKSUM_ALGORITHM, HeaderValue::from_static(fields::ALGORITHMS)),
     ];
-    (StatusCode::NO_CONTENT, headers).into_response()
+    let mut response = (StatusCode::NO_CONTENT, headers).into_response();
+    resumable::insert_offer(response.headers_mut(), &state.shared);
+    response
 }
 
 pub(super) static OPTIONS_OF_UPLOAD: Operation =
@@ -71,7 +75,9 @@ pub(super) static OPTIONS_OF_UPLOAD: Operation =
     params(("upload_id", Path)),
     responses((
         status = 204, description = "Version, extensions and limits of tus; the same for every upload",
-        headers(("Tus-Version"), ("Tus-Extension"), ("Tus-Max-Size"), ("Tus-Checksum-Algorithm")),
+        headers(
+            ("Tus-Version"), ("Tus-Extension"), ("Tus-Max-Size"), ("Tus-Checksum-Algorithm"), ("Accept-Patch"), ("Upload-Limit"),
+        ),
     )),
 )]
 pub(super) async fn options_of_upload(state: Extract<UploadState>, Path(id): Path<String>) -> Response {
@@ -107,7 +113,8 @@ pub(super) static APPEND_TO_UPLOAD: Operation = Operation::change(
 
 /// Append bytes
 ///
-/// The bytes are durable once the answer tells their offset; what arrived before a connection broke is kept.
+/// The bytes are durable once the answer tells their offset; what arrived before a connection broke is kept. An upload goes on in the
+/// protocol that it was opened by: tus (`application/offset+octet-stream`), or Resumable Uploads for HTTP (`application/partial-upload`).
 #[utoipa::path(
     patch,
     path = APPEND_TO_UPLOAD.path,
@@ -115,16 +122,22 @@ pub(super) static APPEND_TO_UPLOAD: Operation = Operation::change(
     operation_id = "append_to_upload",
     params(
         ("upload_id", Path), ("Tus-Resumable", Header), ("Upload-Offset", Header), ("Upload-Length", Header),
-        ("Upload-Checksum", Header),
+        ("Upload-Checksum", Header), ("Upload-Complete", Header), ("Upload-Draft-Interop-Version", Header), ("Content-Digest", Header),
     ),
-    request_body(content = Vec<u8>, content_type = "application/offset+octet-stream", description = "The bytes"),
+    request_body(description = "The bytes", content(
+        (Vec<u8> = "application/offset+octet-stream"), (Vec<u8> = "application/partial-upload"),
+    )),
     responses(
-        (status = 204, description = "They are durable", headers(("Tus-Resumable"), ("Upload-Offset"), ("Upload-Expires"))),
+        (status = 201, description = "A resumable upload is complete", body = ref("#/components/schemas/MediaCreated"),
+         headers(("Upload-Complete"), ("Upload-Offset"), ("Streamgate-Media-Id"))),
+        (status = 204, description = "They are durable", headers(
+            ("Tus-Resumable"), ("Upload-Offset"), ("Upload-Expires"), ("Upload-Complete"), ("Upload-Limit"),
+        )),
         (status = 409, description = "The bytes are for another offset; the answer tells the true one", headers(("Upload-Offset"))),
         (status = 410, description = "The upload has ended"),
         (status = 412, description = "Another version of tus is spoken here", headers(("Tus-Version"))),
         (status = 413, description = "More bytes than the upload may have"),
-        (status = 415, description = "Another media type than application/offset+octet-stream"),
+        (status = 415, description = "Another media type than that of the protocol, or coded bytes"),
         (status = 423, description = "Another request holds the upload"),
         (status = 460, description = "The bytes do not have the declared checksum; none was kept"),
         (status = 507, description = "The store is full"),
@@ -141,6 +154,10 @@ pub(super) async fn append_to_upload(
     let work = {
         let shared = Arc::clone(&shared);
         async move {
+            if resumable::is_spoken(&parts.headers) {
+                let upload_id = parse_upload_id(&id)?;
+                return Ok(resumable::append(&shared, upload_id, &who, (&parts, &mut body)).await);
+            }
             let outcome = append_to_upload_checked(&shared, &id, &who, &parts.headers, &mut body).await;
             if outcome.is_err() {
                 shared.drain_body(&parts.headers, &mut body).await;
@@ -148,7 +165,7 @@ pub(super) async fn append_to_upload(
             outcome
         }
     };
-    outcome_response(shared.run_detached(work).await)
+    response::outcome_response(shared.run_detached(work).await)
 }
 
 async fn append_to_upload_checked(
@@ -159,9 +176,11 @@ async fn append_to_upload_checked(
     body: &mut Body,
 ) -> Result<Response, UploadRefusal> {
     protocol::check_version(headers)?;
+    protocol::check_known_fields(headers)?;
     let append = protocol::parse_append(headers)?;
     let ledger = FencedUploadRecord::load(shared, parse_upload_id(id)?, who).await?;
     ledger.check_not_ended()?;
+    protocol::check_protocol(headers, ledger.record())?;
     if ledger.record().is_final() {
         return Err(UploadRefusal::Final);
     }
@@ -183,7 +202,8 @@ pub(super) async fn append_body(
         None if append.has_trailer => DigestChecks::for_trailer(),
         declared => DigestChecks::new(declared),
     };
-    let ledger = match takeover::open_session(shared, ledger, &append, checks, BodyEndPolicy::Keep).await? {
+    let policy = BodyPolicy { checks, on_end: BodyEndPolicy::Keep, progress: None };
+    let ledger = match takeover::open_session(shared, ledger, &append, policy).await? {
         TakeoverOutcome::Session(session) => session.run(body).await?,
         TakeoverOutcome::Complete(ledger) => *ledger,
     };
@@ -218,6 +238,9 @@ pub(super) static READ_UPLOAD_OFFSET: Operation = Operation::change(
             ("Tus-Resumable"), ("Upload-Offset"), ("Upload-Length"), ("Upload-Defer-Length"), ("Upload-Metadata"), ("Upload-Expires"),
             ("Streamgate-Media-Id"), ("Upload-Concat"),
         )),
+        (status = 204, description = "How far a resumable upload is", headers(
+            ("Upload-Complete"), ("Upload-Offset"), ("Upload-Length"), ("Upload-Limit"), ("Streamgate-Media-Id"),
+        )),
         (status = 410, description = "The upload has ended"),
         (status = 412, description = "Another version of tus is spoken here", headers(("Tus-Version"))),
     ),
@@ -233,7 +256,7 @@ pub(super) async fn read_upload_offset(
         let shared = Arc::clone(&shared);
         async move { read_offset_checked(&shared, &id, &who, &headers).await }
     };
-    let mut response = outcome_response(shared.run_detached(work).await);
+    let mut response = response::outcome_response(shared.run_detached(work).await);
     // Clients give an upload up on most 4xx of a HEAD; a busy moment is no reason to.
     if response.status() == StatusCode::LOCKED {
         *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
@@ -242,15 +265,58 @@ pub(super) async fn read_upload_offset(
     response
 }
 
+pub(super) static READ_UPLOAD: Operation =
+    Operation::read("/v1/uploads/{upload_id}", OperationAccess::Principal(ApiKeyScope::Upload), None)
+        .with_any_query();
+
+/// Ask how far a resumable upload is
+///
+/// As HEAD, for clients of Resumable Uploads for HTTP that ask by GET. The bytes are never served here.
+#[utoipa::path(
+    get,
+    path = READ_UPLOAD.path,
+    tag = "upload",
+    operation_id = "read_upload",
+    params(("upload_id", Path), ("Upload-Draft-Interop-Version", Header)),
+    responses(
+        (status = 204, description = "How far it is", headers(
+            ("Upload-Complete"), ("Upload-Offset"), ("Upload-Length"), ("Upload-Limit"), ("Streamgate-Media-Id"),
+        )),
+        (status = 405, description = "tus asks by HEAD", headers(("Allow"))),
+        (status = 410, description = "The upload has ended"),
+        (status = 412, description = "The upload was opened by tus, which asks by HEAD", headers(("Tus-Version"))),
+    ),
+)]
+pub(super) async fn read_upload(
+    state: Extract<UploadState>,
+    id: Path<String>,
+    who: Principal,
+    headers: HeaderMap,
+) -> Response {
+    if headers.contains_key(fields::TUS_RESUMABLE) {
+        return refuse_method().await;
+    }
+    read_upload_offset(state, id, who, headers).await
+}
+
+/// tus knows no GET: the bytes of an upload are never served here.
+async fn refuse_method() -> Response {
+    web::request::no_such_method()
+        .await
+        .with_header(header::ALLOW, HeaderValue::from_static("DELETE, HEAD, OPTIONS, PATCH"))
+        .into_response()
+}
+
 async fn read_offset_checked(
     shared: &Arc<UploadContext>,
     id: &str,
     who: &Principal,
     headers: &HeaderMap,
 ) -> Result<Response, UploadRefusal> {
-    protocol::check_version(headers)?;
+    protocol::check_named_version(headers)?;
     let mut ledger = FencedUploadRecord::load(shared, parse_upload_id(id)?, who).await?;
     ledger.check_not_ended()?;
+    protocol::check_protocol(headers, ledger.record())?;
     // Who joins parts is no client that could go on elsewhere: it is left in peace.
     if ledger.record().status == UploadStatus::Open && !ledger.record().is_final() {
         takeover::displace_writer(shared, &mut ledger, EvictionPolicy::Yes).await?;
@@ -258,6 +324,9 @@ async fn read_offset_checked(
         finish_with_timeout(shared, &mut ledger).await?;
     }
     let record = ledger.record();
+    if record.protocol != UploadProtocol::Tus {
+        return resumable::read_offset(shared, headers, record);
+    }
     let mut response = StatusCode::OK.into_response();
     let answered = response.headers_mut();
     insert_progress(answered, record);
@@ -271,28 +340,9 @@ async fn read_offset_checked(
     {
         answered.insert(fields::UPLOAD_METADATA, raw);
     }
-    answered.insert(fields::MEDIA_ID, media_id_header(record.media_id)?);
+    answered.insert(fields::MEDIA_ID, response::media_id_header(record.media_id)?);
     insert_expiry(answered, record);
     Ok(response)
-}
-
-/// Completes an upload whose last bytes were recorded just before a crash.
-pub(super) async fn finish_interrupted(
-    shared: &Arc<UploadContext>,
-    ledger: &mut FencedUploadRecord,
-) -> Result<(), UploadRefusal> {
-    if ledger.record().status != UploadStatus::Open || !ledger.is_full() {
-        return Ok(());
-    }
-    let Some(_guard) = shared.slots.acquire(ledger.upload_id(), shared.config.takeover_timeout()).await
-    else {
-        return Ok(());
-    };
-    ledger.reload().await?;
-    match ledger.record().status {
-        UploadStatus::Open => session::claim_and_complete(&shared.store, ledger, &shared.instance).await,
-        _ => Ok(()),
-    }
 }
 
 /// The same for a request that only asks: what takes longer goes on without it.
@@ -309,7 +359,7 @@ async fn finish_with_timeout(
         async move {
             let mut ledger =
                 FencedUploadRecord::load_any(&shared.bus, upload_id, shared.config.ended_kept_ms).await?;
-            let finished = finish_interrupted(&shared, &mut ledger).await;
+            let finished = lifecycle::finish_interrupted(&shared, &mut ledger).await;
             if let Err(refusal) = &finished {
                 tracing::warn!(?refusal, upload.id = %upload_id, "a full upload could not be completed yet");
             }
@@ -366,7 +416,7 @@ pub(super) async fn end_upload(
         let shared = Arc::clone(&shared);
         async move { end_upload_checked(&shared, &id, &who, &headers).await }
     };
-    outcome_response(shared.run_detached(work).await)
+    response::outcome_response(shared.run_detached(work).await)
 }
 
 async fn end_upload_checked(
@@ -375,9 +425,10 @@ async fn end_upload_checked(
     who: &Principal,
     headers: &HeaderMap,
 ) -> Result<Response, UploadRefusal> {
-    protocol::check_version(headers)?;
+    protocol::check_named_version(headers)?;
     let mut ledger = FencedUploadRecord::load(shared, parse_upload_id(id)?, who).await?;
     ledger.check_not_ended()?;
+    protocol::check_protocol(headers, ledger.record())?;
     if !ledger.record().is_unfinished() || concat::is_needed(&shared.bus, ledger.record()).await? {
         return Err(UploadRefusal::Finished);
     }
@@ -387,26 +438,8 @@ async fn end_upload_checked(
         .await
         .ok_or(UploadRefusal::Busy)?;
     takeover::release_remote_writer(shared, &mut ledger, EvictionPolicy::No).await?;
-    terminate_upload(shared, &mut ledger, None).await?;
+    lifecycle::terminate_upload(shared, &mut ledger, None).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
-}
-
-/// Records the end first, so that no writer can go on, then frees the bytes. The keeper repeats a removal that failed.
-pub(super) async fn terminate_upload(
-    shared: &UploadContext,
-    ledger: &mut FencedUploadRecord,
-    code: Option<&str>,
-) -> Result<(), UploadRefusal> {
-    ledger.check_not_ended()?;
-    if !ledger.record().is_unfinished() {
-        return Err(UploadRefusal::Finished);
-    }
-    ledger.mark_ended(UploadStatus::Terminated, code).await?;
-    open_uploads::remove_open_upload(&shared.bus, &ledger.record().owner, ledger.upload_id()).await;
-    if let Err(refusal) = fenced_record::free_upload(&shared.store, ledger).await {
-        tracing::warn!(?refusal, upload.id = %ledger.upload_id(), "an ended upload keeps its bytes until the keeper comes");
-    }
-    Ok(())
 }
 
 pub(super) static OVERRIDE_METHOD: Operation = Operation::change(
@@ -454,15 +487,8 @@ pub(super) async fn override_method(
         Some(b"PATCH") => append_to_upload(state, path, who, parts, body).await,
         Some(b"DELETE") => end_upload(state, path, who, parts.headers).await,
         Some(b"HEAD") => read_upload_offset(state, path, who, parts.headers).await,
-        _ => web::request::no_such_method()
-            .await
-            .with_header(header::ALLOW, HeaderValue::from_static("DELETE, HEAD, OPTIONS, PATCH"))
-            .into_response(),
+        _ => refuse_method().await,
     }
-}
-
-pub(super) fn outcome_response(outcome: Result<Response, UploadRefusal>) -> Response {
-    outcome.unwrap_or_else(|refusal| refusal.into_problem().into_response())
 }
 
 /// Sets the header that says how long the upload may wait for more bytes, while it is open.
@@ -474,9 +500,4 @@ pub(super) fn insert_expiry(headers: &mut HeaderMap, record: &UploadRecord) {
     if let Ok(value) = HeaderValue::from_str(&httpdate::fmt_http_date(expires)) {
         headers.insert(fields::UPLOAD_EXPIRES, value);
     }
-}
-
-/// The medium's id as a header.
-pub(super) fn media_id_header(media_id: MediaId) -> Result<HeaderValue, UploadRefusal> {
-    HeaderValue::from_str(&media_id.to_string()).map_err(|_| UploadRefusal::NotFound)
 }

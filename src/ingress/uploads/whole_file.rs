@@ -14,25 +14,24 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
-use schemars::JsonSchema;
 use schemas::{
     access::ApiKeyScope,
     ids::{MediaId, UploadId},
     upload::UploadStatus,
 };
-use serde::Serialize;
-use serde_json::json;
 
 use super::{
-    UploadContext, UploadState, creation,
+    UploadContext, UploadState,
     digest::DigestChecks,
+    disposition,
     fenced_record::FencedUploadRecord,
-    fields, metadata,
+    fields, lifecycle, metadata,
     protocol::{self, UploadAppend},
     refusal::UploadRefusal,
-    session::BodyEndPolicy,
+    response::{self, MediaCreatedDocument},
+    resumable,
+    session::{BodyEndPolicy, BodyPolicy},
     takeover::{self, TakeoverOutcome},
-    tus,
 };
 use crate::capacity;
 use auth::Principal;
@@ -47,16 +46,6 @@ use web::{
 /// Most requests of one key that end early.
 const ATTEMPTS_MAX: u8 = 16;
 
-/// What a file in one request became.
-#[derive(Debug, Serialize, JsonSchema)]
-#[schemars(rename = "MediaCreated", example = json!({ "media_id": "06db00820dt0303jc5mn0r355k", "upload_id": "06db008209t0303jc5mn0r355k" }))]
-pub(super) struct MediaCreatedDocument {
-    /// The medium.
-    media_id: MediaId,
-    /// The upload that brought it.
-    upload_id: UploadId,
-}
-
 pub(super) static CREATE_MEDIA: Operation = Operation::change(
     Method::POST,
     "/v1/media",
@@ -64,7 +53,7 @@ pub(super) static CREATE_MEDIA: Operation = Operation::change(
     Some(RateLimitGroup::Upload),
     &["upload.created", "upload.received", "upload.terminated"],
 )
-.with_room(capacity::WHOLE_FILE);
+.with_room(capacity::UPLOAD);
 
 /// Bring in a whole file in one request
 ///
@@ -110,7 +99,7 @@ pub(super) static PUT_FILE: Operation = Operation::change(
     Some(RateLimitGroup::Upload),
     &["upload.created", "upload.received", "upload.terminated"],
 )
-.with_room(capacity::WHOLE_FILE);
+.with_room(capacity::UPLOAD);
 
 /// Bring in a whole file under its name
 ///
@@ -161,6 +150,9 @@ async fn take_file(
     let work = {
         let shared = Arc::clone(&shared);
         async move {
+            if resumable::is_creation(&parts.headers) {
+                return Ok(resumable::create(&shared, &who, &address, filename, (&parts, &mut body)).await);
+            }
             let file = NamedFile { address: &address, filename };
             let outcome = create_media_checked(&shared, &who, file, &parts, &mut body).await;
             if outcome.is_err() {
@@ -169,7 +161,7 @@ async fn take_file(
             outcome
         }
     };
-    tus::outcome_response(Box::pin(shared.run_detached(work)).await)
+    response::outcome_response(Box::pin(shared.run_detached(work)).await)
 }
 
 /// What the target of a request says about the file.
@@ -188,6 +180,7 @@ async fn create_media_checked(
     body: &mut Body,
 ) -> Result<Response, UploadRefusal> {
     let headers = &parts.headers;
+    protocol::check_known_fields(headers)?;
     let content_type = parse_media_type(headers)?;
     let length_bytes = protocol::parse_content_length(headers)?;
     let size_bytes_max = shared.config.size_bytes_max;
@@ -196,9 +189,9 @@ async fn create_media_checked(
     }
     let metadata = protocol::parse_upload_metadata(headers, shared.config.metadata_bytes_max)?;
     let checks = DigestChecks::new(protocol::parse_body_digests(headers)?);
-    let mut record = creation::new_record(shared, who, length_bytes);
+    let mut record = lifecycle::new_record(shared, who, length_bytes);
     record.content_type = Some(content_type);
-    record.filename = file.filename.or_else(|| parse_filename(headers)).or(metadata.filename);
+    record.filename = file.filename.or_else(|| disposition::parse_filename(headers)).or(metadata.filename);
     record.mint_tx = metadata.mint_tx;
     record.metadata_raw = metadata.raw;
     if let Some(claim) = parts.extensions.get::<IdempotencyClaim>() {
@@ -211,7 +204,7 @@ async fn create_media_checked(
             EarlierUpload::Nothing(upload_id) => record.upload_id = upload_id,
         }
     }
-    let ledger = creation::begin_upload(shared, record).await?;
+    let ledger = lifecycle::begin_upload(shared, record).await?;
     let (upload_id, media_id) = (ledger.upload_id(), ledger.media_id());
     if !ledger.is_full() {
         let taken = receive_file(shared, ledger, checks, body).await;
@@ -248,11 +241,11 @@ async fn find_earlier_upload(
             Err(UploadRefusal::NotFound) => return Ok(EarlierUpload::Nothing(upload_id)),
             Err(refusal) => return Err(refusal),
         };
-        tus::finish_interrupted(shared, &mut ledger).await?;
+        lifecycle::finish_interrupted(shared, &mut ledger).await?;
         match ledger.record().status {
             UploadStatus::Received => return Ok(EarlierUpload::Whole(Box::new(ledger))),
             UploadStatus::Open => {
-                tus::terminate_upload(shared, &mut ledger, Some("request_repeated")).await?;
+                lifecycle::terminate_upload(shared, &mut ledger, Some("request_repeated")).await?;
             }
             UploadStatus::Terminated | UploadStatus::Expired | UploadStatus::Deactivated => {}
         }
@@ -271,7 +264,7 @@ fn created_response(
     response
         .headers_mut()
         .insert(header::LOCATION, HeaderValue::from_str(&location).map_err(|_| UploadRefusal::NotFound)?);
-    response.headers_mut().insert(fields::MEDIA_ID, tus::media_id_header(media_id)?);
+    response.headers_mut().insert(fields::MEDIA_ID, response::media_id_header(media_id)?);
     Ok(response)
 }
 
@@ -282,11 +275,11 @@ async fn receive_file(
     body: &mut Body,
 ) -> Result<(), UploadRefusal> {
     let append = UploadAppend::default();
-    let ledger =
-        match takeover::open_session(shared, ledger, &append, checks, BodyEndPolicy::Complete).await? {
-            TakeoverOutcome::Session(session) => session.run(body).await?,
-            TakeoverOutcome::Complete(ledger) => *ledger,
-        };
+    let policy = BodyPolicy { checks, on_end: BodyEndPolicy::Complete, progress: None };
+    let ledger = match takeover::open_session(shared, ledger, &append, policy).await? {
+        TakeoverOutcome::Session(session) => session.run(body).await?,
+        TakeoverOutcome::Complete(ledger) => *ledger,
+    };
     if ledger.record().status == UploadStatus::Received { Ok(()) } else { Err(UploadRefusal::Cut) }
 }
 
@@ -294,7 +287,7 @@ async fn receive_file(
 async fn abandon_upload(shared: &UploadContext, upload_id: UploadId, who: &Principal, code: &'static str) {
     let ended = async {
         let mut ledger = FencedUploadRecord::load(shared, upload_id, who).await?;
-        tus::terminate_upload(shared, &mut ledger, Some(code)).await
+        lifecycle::terminate_upload(shared, &mut ledger, Some(code)).await
     };
     if let Err(refusal) = ended.await {
         tracing::debug!(?refusal, upload.id = %upload_id, "an abandoned upload stays until it expires");
@@ -333,13 +326,6 @@ fn parse_media_type(headers: &HeaderMap) -> Result<String, UploadRefusal> {
     if takes { Ok(found) } else { Err(wanted) }
 }
 
-/// The name in `Content-Disposition: attachment; filename="..."`.
-fn parse_filename(headers: &HeaderMap) -> Option<String> {
-    let text = headers.get(header::CONTENT_DISPOSITION)?.to_str().ok()?;
-    let value = text.split(';').map(str::trim).find_map(|part| part.strip_prefix("filename="))?;
-    metadata::clean_filename(value.trim_matches('"'))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -363,20 +349,6 @@ mod tests {
                 headers.insert(header::CONTENT_TYPE, text.parse().unwrap());
             }
             assert_eq!(parse_media_type(&headers).is_ok(), takes, "{text:?}");
-        }
-    }
-
-    #[test]
-    fn reads_a_name() {
-        for (text, wanted) in [
-            ("attachment; filename=\"clip.mp4\"", Some("clip.mp4")),
-            ("attachment; filename=../../clip.mp4", Some("clip.mp4")),
-            ("attachment", None),
-            ("attachment; filename=\"\"", None),
-        ] {
-            let mut headers = HeaderMap::new();
-            headers.insert(header::CONTENT_DISPOSITION, text.parse().unwrap());
-            assert_eq!(parse_filename(&headers).as_deref(), wanted, "{text}");
         }
     }
 }

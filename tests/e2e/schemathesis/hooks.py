@@ -62,6 +62,8 @@ def before_call(context, case, kwargs):
     if "Idempotency-Key" in headers:
         # One key names one request.
         headers["Idempotency-Key"] = f'"{next(KEYS)}"'
+    if case.operation.path.startswith("/v1/uploads"):
+        speak_one_protocol(case.operation.method.upper(), headers)
     if case.operation.label == "POST /v1/uploads":
         # Exactly one of the two, and no less than what is sent at once.
         headers.pop("Upload-Defer-Length", None)
@@ -84,6 +86,18 @@ def before_call(context, case, kwargs):
             headers[name] = value.format(digest)
     if isinstance(case.body, (dict, list)):
         case.body = whole(case.body)
+
+
+def speak_one_protocol(method, headers):
+    """A request is one of tus or one of Resumable Uploads for HTTP: which fields go together is in no schema."""
+    if method in ("POST", "PATCH") and "Upload-Complete" in headers and "X-HTTP-Method-Override" not in headers:
+        for name in ("Tus-Resumable", "Upload-Concat", "Upload-Checksum"):
+            headers.pop(name, None)
+        # What was said of the length has to be what comes.
+        headers["Upload-Complete"] = "?0"
+    else:
+        headers.pop("Upload-Complete", None)
+        headers["Tus-Resumable"] = "1.0.0"
 
 
 def bytes_of(body):

@@ -2,6 +2,7 @@
 
 mod concat;
 mod fence;
+mod resumable;
 
 use std::{collections::HashMap, path::PathBuf, time::Duration};
 

@@ -1,0 +1,120 @@
+//! How an upload begins, is completed after a crash, and ends before its time; in every protocol the same.
+
+use std::sync::Arc;
+
+use auth::Principal;
+use nats::now_ms;
+use schemas::{
+    ids::{MediaId, UploadId},
+    upload::{UploadRecord, UploadStatus},
+};
+use store::{Spool, SpooledUpload};
+use web::idempotency::IdempotencyClaim;
+
+use super::{
+    UploadContext,
+    fenced_record::{self, FencedUploadRecord},
+    open_uploads,
+    refusal::UploadRefusal,
+    session,
+};
+
+/// A record of a new upload with fresh ids.
+pub(super) fn new_record(shared: &UploadContext, who: &Principal, length_bytes: Option<u64>) -> UploadRecord {
+    let created_at_ms = now_ms();
+    UploadRecord {
+        length_bytes,
+        created_at_ms,
+        expires_at_ms: shared.config.expires_at_ms(created_at_ms),
+        ..UploadRecord::new(
+            UploadId::from_bytes(nats::new_id_bytes()),
+            MediaId::from_bytes(nats::new_id_bytes()),
+            who.owner.clone(),
+        )
+    }
+}
+
+/// Makes the upload durable before its URL is returned; an empty one is complete at once.
+pub(super) async fn begin_upload(
+    shared: &Arc<UploadContext>,
+    record: UploadRecord,
+) -> Result<FencedUploadRecord, UploadRefusal> {
+    open_uploads::add_open_upload(shared, &record.owner, record.upload_id).await?;
+    let (owner, upload_id) = (record.owner.clone(), record.upload_id);
+    let place = SpooledUpload {
+        upload_id,
+        media_id: record.media_id,
+        generation: record.generation,
+        length_bytes_max: record.length_bytes.unwrap_or(shared.config.size_bytes_max),
+    };
+    let begun = async {
+        Spool::create(&shared.store, place).await?;
+        FencedUploadRecord::create(shared, record).await
+    };
+    let mut ledger = match begun.await {
+        Ok(ledger) => ledger,
+        Err(refusal) => {
+            open_uploads::remove_open_upload(&shared.bus, &owner, upload_id).await;
+            return Err(refusal);
+        }
+    };
+    if ledger.is_full() {
+        session::claim_and_complete(&shared.store, &mut ledger, &shared.instance).await?;
+    }
+    Ok(ledger)
+}
+
+/// What a replica made that died before it could answer: the same request, so the same id. Its offset says what of the bytes is
+/// there.
+pub(super) async fn find_earlier_upload(
+    shared: &Arc<UploadContext>,
+    who: &Principal,
+    claim: &IdempotencyClaim,
+) -> Result<Option<FencedUploadRecord>, UploadRefusal> {
+    let mut ledger =
+        match FencedUploadRecord::load(shared, UploadId::from_bytes(claim.derive_id(0)), who).await {
+            Ok(ledger) => ledger,
+            Err(UploadRefusal::NotFound) => return Ok(None),
+            Err(refusal) => return Err(refusal),
+        };
+    ledger.check_not_ended()?;
+    finish_interrupted(shared, &mut ledger).await?;
+    Ok(Some(ledger))
+}
+
+/// Completes an upload whose last bytes were recorded just before a crash.
+pub(super) async fn finish_interrupted(
+    shared: &Arc<UploadContext>,
+    ledger: &mut FencedUploadRecord,
+) -> Result<(), UploadRefusal> {
+    if ledger.record().status != UploadStatus::Open || !ledger.is_full() {
+        return Ok(());
+    }
+    let Some(_guard) = shared.slots.acquire(ledger.upload_id(), shared.config.takeover_timeout()).await
+    else {
+        return Ok(());
+    };
+    ledger.reload().await?;
+    match ledger.record().status {
+        UploadStatus::Open => session::claim_and_complete(&shared.store, ledger, &shared.instance).await,
+        _ => Ok(()),
+    }
+}
+
+/// Records the end first, so that no writer can go on, then frees the bytes. The keeper repeats a removal that failed.
+pub(super) async fn terminate_upload(
+    shared: &UploadContext,
+    ledger: &mut FencedUploadRecord,
+    code: Option<&str>,
+) -> Result<(), UploadRefusal> {
+    ledger.check_not_ended()?;
+    if !ledger.record().is_unfinished() {
+        return Err(UploadRefusal::Finished);
+    }
+    ledger.mark_ended(UploadStatus::Terminated, code).await?;
+    open_uploads::remove_open_upload(&shared.bus, &ledger.record().owner, ledger.upload_id()).await;
+    if let Err(refusal) = fenced_record::free_upload(&shared.store, ledger).await {
+        tracing::warn!(?refusal, upload.id = %ledger.upload_id(), "an ended upload keeps its bytes until the keeper comes");
+    }
+    Ok(())
+}
