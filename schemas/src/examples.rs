@@ -357,6 +357,8 @@ fn upload_record() -> upload::UploadRecord {
             tail: Some(upload::UploadTail { generation: 2, part: 1, size_bytes: 4_096 }),
         }),
         concat: None,
+        title: Some("By the sea".into()),
+        is_public: true,
         protocol: upload::UploadProtocol::Tus,
         freed: false,
         created_at_ms: MADE_AT_MS,

@@ -129,6 +129,12 @@ pub struct UploadRecord {
     pub filename: Option<String>,
     /// Media type the client claimed.
     pub content_type: Option<String>,
+    /// Title of the medium; the file name when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub title: Option<String>,
+    /// True when everybody may play the medium from its first moment on.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_public: bool,
     /// The transaction that minted the token of the medium.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mint_tx: Option<TransactionHash>,
@@ -172,6 +178,8 @@ impl UploadRecord {
             metadata_raw: String::new(),
             filename: None,
             content_type: None,
+            title: None,
+            is_public: false,
             mint_tx: None,
             digest: None,
             multipart: None,

@@ -7,7 +7,7 @@ use reqwest::{
 };
 use serde_json::{Value, json};
 
-use super::{JobsCommand, MediaCommand, PageArgs, client::ApiClient, output, render};
+use super::{JobsCommand, MediaCommand, PageArgs, client::ApiClient, output, publish, render};
 
 /// A way to show an item of a list: the heads of the columns, and what stands in them.
 struct ListColumns {
@@ -67,6 +67,12 @@ pub async fn run_media(command: MediaCommand, as_json: bool) -> anyhow::Result<(
         }
         MediaCommand::Show { media_id, client } => {
             print_document(&ApiClient::new(&client)?, &format!("v1/media/{media_id}"), as_json).await
+        }
+        MediaCommand::Publish { media_ids, replace, client } => {
+            publish::publish_media(&ApiClient::new(&client)?, &media_ids, replace, as_json).await
+        }
+        MediaCommand::Unpublish { media_ids, client } => {
+            publish::unpublish_media(&ApiClient::new(&client)?, &media_ids, as_json).await
         }
         MediaCommand::Rm { media_ids, client } => {
             let client = ApiClient::new(&client)?;

@@ -19,6 +19,7 @@ mod outcome;
 pub mod output;
 pub mod owner;
 pub mod play;
+pub mod publish;
 pub mod published_schemas;
 pub mod redrive;
 pub mod render;
@@ -188,6 +189,12 @@ pub struct WorkerArgs {
 pub struct UploadArgs {
     /// The file
     pub file: PathBuf,
+    /// Title of the medium, in place of the file's name
+    #[arg(long)]
+    pub title: Option<String>,
+    /// Let everybody play it who has its address
+    #[arg(long)]
+    pub public: bool,
     /// Wait until it is ready or rejected, showing what happens
     #[arg(long)]
     pub wait: bool,
@@ -235,6 +242,32 @@ pub enum MediaCommand {
     Show {
         /// Its id
         media_id: String,
+        /// The server.
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// Let everybody play media who has their address
+    #[command(after_help = "Examples:
+  streamgate media publish 068p... 068q...
+  streamgate media publish --replace 068p...  also where a rule of your own says who plays it: that rule is lost")]
+    Publish {
+        /// Their ids
+        #[arg(required = true, value_name = "MEDIA_ID")]
+        media_ids: Vec<String>,
+        /// Put it in the place of a rule that says otherwise
+        #[arg(long)]
+        replace: bool,
+        /// The server.
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// Take back that everybody plays media: you alone do from now on
+    #[command(after_help = "Example:
+  streamgate media unpublish 068p...        whoever plays it is stopped at the next segment; a rule of your own is left alone")]
+    Unpublish {
+        /// Their ids
+        #[arg(required = true, value_name = "MEDIA_ID")]
+        media_ids: Vec<String>,
         /// The server.
         #[command(flatten)]
         client: ClientArgs,

@@ -55,18 +55,41 @@ pub struct TusUpload {
     pub offset_bytes: u64,
 }
 
-/// Opens an upload of `length_bytes`, called `name`.
+/// What is said of a file that is uploaded.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct FileDescription<'a> {
+    /// Name of the file.
+    pub name: &'a str,
+    /// Title of the medium; the name when absent.
+    pub title: Option<&'a str>,
+    /// True when everybody may play it.
+    pub is_public: bool,
+}
+
+impl FileDescription<'_> {
+    /// `Upload-Metadata` (tus 1.0, creation).
+    fn to_metadata(self) -> String {
+        let visibility = self.is_public.then_some("public");
+        let said = [("filename", Some(self.name)), ("title", self.title), ("visibility", visibility)];
+        let pairs = said.into_iter().filter_map(|(name, value)| Some((name, value?)));
+        let pairs: Vec<String> =
+            pairs.map(|(name, value)| format!("{name} {}", STANDARD.encode(value))).collect();
+        pairs.join(",")
+    }
+}
+
+/// Opens an upload of `length_bytes`.
 ///
 /// # Errors
 /// When the server refuses.
 pub async fn create_upload(
     client: &ApiClient,
     length_bytes: u64,
-    name: &str,
+    file: FileDescription<'_>,
 ) -> Result<TusUpload, ClientError> {
     let request = tus_request(client, Method::POST, "v1/uploads")
         .header("upload-length", length_bytes)
-        .header("upload-metadata", format!("filename {}", STANDARD.encode(name)));
+        .header("upload-metadata", file.to_metadata());
     let response = client::with_time_limit(client.send(request)).await?;
     let location = header_text(&response, LOCATION.as_str())?;
     let location = client.base_url().join(location).map_err(|_| unusable_header(LOCATION.as_str()))?;

@@ -12,7 +12,7 @@ use super::{
     follow::{FollowOutcome, FollowTarget, SseFollower},
     output, play, render,
     resume::{InterruptedUpload, UploadIdentity, UploadResumeStore},
-    tus::{self, TusUpload, UploadByteSource},
+    tus::{self, FileDescription, TusUpload, UploadByteSource},
 };
 
 /// Uploads the file, and with `--wait` follows it until it is ready or rejected.
@@ -31,7 +31,7 @@ pub async fn run_upload(args: UploadArgs, as_json: bool) -> anyhow::Result<Comma
             "streamgate: neither XDG_STATE_HOME nor HOME is set: an upload that is cut begins anew",
         );
     }
-    let upload = open_upload(&client, memory.as_ref(), &identity, args.restart).await?;
+    let upload = open_upload(&client, memory.as_ref(), &identity, &args).await?;
     send_file(&client, &upload, &identity).await?;
     if let Some(memory) = &memory {
         memory.remove_upload(&identity);
@@ -72,13 +72,17 @@ async fn open_upload(
     client: &ApiClient,
     memory: Option<&UploadResumeStore>,
     identity: &UploadIdentity,
-    restart: bool,
+    args: &UploadArgs,
 ) -> anyhow::Result<TusUpload> {
-    if let Some(remembered) = memory.and_then(|memory| memory.find_upload(identity)).filter(|_| !restart) {
+    if let Some(remembered) = memory.and_then(|memory| memory.find_upload(identity)).filter(|_| !args.restart)
+    {
         match tus::read_upload(client, &remembered.upload_path).await {
             Ok(upload) => {
                 let done = render::format_size(upload.offset_bytes);
                 output::print_message(format!("Going on behind {done} that the server has"));
+                if args.public || args.title.is_some() {
+                    output::print_message("Its title and who plays it are as they were said when it began");
+                }
                 return Ok(upload);
             }
             Err(ClientError::Refused(refusal)) if matches!(refusal.status, 403 | 404 | 410) => {
@@ -88,7 +92,8 @@ async fn open_upload(
         }
     }
     let name = file_name(&identity.path);
-    let upload = tus::create_upload(client, identity.size_bytes, &name).await?;
+    let file = FileDescription { name: &name, title: args.title.as_deref(), is_public: args.public };
+    let upload = tus::create_upload(client, identity.size_bytes, file).await?;
     if let Some(memory) = memory {
         let remembered = InterruptedUpload {
             upload_path: upload.path.clone(),

@@ -242,7 +242,7 @@ kinds! {
     UploadOffset 409 "upload_offset" "The bytes are for another offset"
         "Go on from `Upload-Offset`."
         "https://iana.org/assignments/http-problem-types#mismatching-upload-offset";
-    UploadProtocol 400 "upload_protocol" "The upload was opened by another protocol"
+    UploadProtocol 412 "upload_protocol" "The upload was opened by another protocol"
         "Go on without `Tus-Resumable`, as Resumable Uploads for HTTP has it, or begin another upload.";
     UploadAttempts 410 "upload_attempts" "Too many requests with this Idempotency-Key ended early"
         "Send the file again under a fresh key, or by `/v1/uploads`, which goes on where it was cut.";

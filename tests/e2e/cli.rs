@@ -512,6 +512,56 @@ async fn looks_back(cluster: &Cluster, home: &Path, media_id: &str) {
     assert!(stranger.err.contains("--api-key"), "{stranger:?}");
 }
 
+/// How a visitor without a credential is answered who wants to play a medium.
+async fn status_for_visitor(cluster: &Cluster, media_id: &str) -> u16 {
+    let url = format!("{}/v1/media/{media_id}/playback", cluster.url);
+    cluster.http.post(url).send().await.unwrap().status().as_u16()
+}
+
+#[tokio::test]
+async fn a_medium_is_public_from_its_upload_on_and_until_it_is_taken_back() {
+    let mut cluster = Cluster::start(Options::default()).await;
+    let home = tempfile::tempdir().unwrap();
+    std::fs::write(home.path().join("film.mp4"), sample(2, "320x180", "25")).unwrap();
+    let ask = |args: &[&str]| {
+        let server = ["--url", &cluster.url, "--api-key", &cluster.key];
+        run(program(home.path(), &[args, &server].concat()))
+    };
+    let said = ask(&["upload", "film.mp4", "--public", "--title", "By the sea", "--wait", "--json"]).await;
+    assert_eq!(said.status, 0, "{said:?}");
+    let media_id = said.json()[0]["media_id"].as_str().unwrap().to_owned();
+    let shown = ask(&["media", "show", &media_id]).await;
+    assert!(shown.out.contains("title: By the sea"), "{shown:?}");
+    assert_eq!(status_for_visitor(&cluster, &media_id).await, 200);
+
+    assert_eq!(ask(&["media", "unpublish", &media_id]).await.status, 0);
+    assert_eq!(status_for_visitor(&cluster, &media_id).await, 401);
+    // What is so already stays so.
+    assert_eq!(ask(&["media", "unpublish", &media_id]).await.status, 0);
+    for _ in 0..2 {
+        let published = ask(&["media", "publish", &media_id]).await;
+        assert_eq!(
+            (published.status, published.out.trim()),
+            (0, &*format!("{}/watch/{media_id}", cluster.url))
+        );
+    }
+    assert_eq!(status_for_visitor(&cluster, &media_id).await, 200);
+
+    let rule = json!({ "kind": "allow_list", "addresses": ["0xfB6916095ca1df60bB79Ce92cE3Ea74c37c5d359"] });
+    let gate = format!("{}/v1/media/{media_id}/gate", cluster.url);
+    let put = cluster.http.put(gate).bearer_auth(&cluster.key).header("if-match", "*").json(&rule);
+    assert_eq!(put.send().await.unwrap().status(), 200);
+    for verb in ["publish", "unpublish"] {
+        let refused = ask(&["media", verb, &media_id]).await;
+        assert!(refused.status == 1 && refused.err.contains("rule"), "{refused:?}");
+    }
+    assert_eq!(status_for_visitor(&cluster, &media_id).await, 401, "a rule of its own is left alone");
+    assert_eq!(ask(&["media", "publish", "--replace", &media_id]).await.status, 0);
+    assert_eq!(status_for_visitor(&cluster, &media_id).await, 200);
+    let changes = cluster.all_events().await.into_iter().filter(|event| event.kind == "gate.changed").count();
+    assert_eq!(changes, 5, "each change is an event, that of the upload too");
+}
+
 #[tokio::test]
 async fn a_rejected_file_ends_with_1() {
     let cluster = Cluster::start(Options::default()).await;

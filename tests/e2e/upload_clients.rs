@@ -99,7 +99,7 @@ async fn tus_js_client_uploads_with_all_its_options() {
 
 #[tokio::test]
 async fn what_a_draft_has_no_word_for_is_refused_and_makes_no_medium() {
-    let cluster = Cluster::start(Options { without_workers: true, ..Options::default() }).await;
+    let cluster = Cluster::start(Options::default()).await;
     let options = json!({ "protocol": "ietf-draft-05", "parallelUploads": 2 }).to_string();
     let program = ["node", "tests/e2e/upload_clients/tus.mjs"];
     let output = script(&cluster, &sample(2, "320x180", "25"), &program, &[&options]).await;

@@ -11,7 +11,7 @@ use crate::cli::{
     event::EventPrinter,
     follow::{FollowOutcome, FollowTarget, SseFollower},
     output, play, render,
-    tus::{self, UploadByteSource},
+    tus::{self, FileDescription, UploadByteSource},
 };
 
 /// An excerpt of Big Buck Bunny, (c) 2008 Blender Foundation, CC BY 3.0.
@@ -63,7 +63,12 @@ pub(super) async fn publish_clip(
 
 async fn upload_clip(client: &ApiClient) -> anyhow::Result<String> {
     let length_bytes = u64::try_from(BYTES.len())?;
-    let upload = tus::create_upload(client, length_bytes, NAME).await?;
+    let upload = tus::create_upload(
+        client,
+        length_bytes,
+        FileDescription { name: NAME, ..FileDescription::default() },
+    )
+    .await?;
     let bar = tus::progress_bar(length_bytes, NAME);
     let source = UploadByteSource::Static(BYTES);
     tus::send_upload(client, &upload, &source, length_bytes, |at_bytes| bar.set_position(at_bytes)).await?;

@@ -269,7 +269,7 @@ async fn change_gate(
         let document = document.or(bare.as_ref()).filter(|document| who.may_change(&document.owner));
         found = document.ok_or_else(medium_not_found).and_then(|document| {
             conditional::check_if_match(headers, Some(gate_tag(document.gate.as_ref())))?;
-            Ok(next_document(document, rule, who))
+            Ok(next_document(document, rule, &who.owner))
         });
         // What is refused changes nothing.
         found.as_mut().ok().and_then(Option::take)
@@ -287,10 +287,10 @@ fn gate_tag(gate: Option<&MediaGate>) -> EntityTag {
 }
 
 /// The document with its new gate and the event of the change; `None` when it has that rule already.
-fn next_document(
+pub(crate) fn next_document(
     document: &document::MediaDocumentRecord,
     rule: Option<&CompiledRule>,
-    who: &Principal,
+    changed_by: &str,
 ) -> Option<(document::MediaDocumentRecord, Outbox)> {
     let (epoch, digest) =
         document.gate.as_ref().map_or((0, ""), |gate| (gate.epoch, gate.rule_digest.as_str()));
@@ -302,7 +302,7 @@ fn next_document(
     let changed = GateChanged {
         media_id: document.media_id,
         owner: document.owner.clone(),
-        changed_by: who.owner.clone(),
+        changed_by: changed_by.to_owned(),
         gate_epoch: epoch + 1,
         rule_digest: rule_digest.clone(),
     };

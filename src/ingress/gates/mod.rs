@@ -10,6 +10,7 @@ mod ownership;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use change::next_document;
 use nats::Bus;
 use schemas::gate::GateRule;
 

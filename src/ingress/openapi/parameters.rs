@@ -60,14 +60,14 @@ static IN_HEADERS: LazyLock<Vec<(&str, bool, &str, Value)>> = LazyLock::new(|| {
         (
             "Upload-Complete",
             false,
-            "Of a resumable upload: `?1` when these are the last bytes, `?0` when more follow.",
-            json!({ "type": "string", "enum": ["?0", "?1"] }),
+            "Of a resumable upload: `?1` when these are the last bytes, `?0` when more follow. Another value is as if it were not there.",
+            json!({ "type": "string" }),
         ),
         (
             "Upload-Draft-Interop-Version",
             false,
-            "Version of the draft of resumable uploads that the client speaks; over HTTP/1.1 it gets interim responses (104) then.",
-            json!({ "type": "integer", "minimum": 3, "maximum": 8 }),
+            "Version of the draft of resumable uploads that the client speaks, 3 to 8; over HTTP/1.1 it gets interim responses (104) then.",
+            json!({ "type": "string" }),
         ),
         (
             "Upload-Length",
@@ -79,8 +79,8 @@ static IN_HEADERS: LazyLock<Vec<(&str, bool, &str, Value)>> = LazyLock::new(|| {
         (
             "Upload-Metadata",
             false,
-            "Pairs of name and base64, each name once: `filename`, `filetype`, `mint_tx` (the transaction that minted the \
-             token of the medium), or one's own.",
+            "Pairs of name and base64, each name once: `filename`, `filetype`, `title`, `visibility` (`public`, or `private` as without it), \
+             `mint_tx` (the transaction that minted the token of the medium), or one's own.",
             json!({ "type": "string", "format": "tus-metadata", "maxLength": metadata_max }),
         ),
         (

@@ -32,7 +32,8 @@ use super::{
     protocol::{self, UploadCreation},
     refusal::UploadRefusal,
     response::{self, MediaCreatedDocument},
-    resumable, tus,
+    resumable::{self, ResumableRequest},
+    tus,
 };
 use crate::capacity;
 
@@ -88,20 +89,23 @@ pub(super) async fn create_upload(
     mut body: Body,
 ) -> Response {
     let shared = state.shared;
+    let resumable = ResumableRequest::of_creation(&parts.headers);
     let work = {
         let shared = Arc::clone(&shared);
         async move {
-            if resumable::is_creation(&parts.headers) {
-                return Ok(resumable::create(&shared, &who, &address, None, (&parts, &mut body)).await);
-            }
-            let outcome = Box::pin(create_upload_checked(&shared, &who, &address, &parts, &mut body)).await;
+            let outcome = if resumable.is_some() {
+                Box::pin(resumable::create(&shared, &who, &address, None, (&parts, &mut body))).await
+            } else {
+                Box::pin(create_upload_checked(&shared, &who, &address, &parts, &mut body)).await
+            };
             if outcome.is_err() {
                 shared.drain_body(&parts.headers, &mut body).await;
             }
             outcome
         }
     };
-    response::outcome_response(shared.run_detached(work).await)
+    let outcome = shared.run_detached(work).await;
+    ResumableRequest::outcome_response(resumable, &shared, outcome)
 }
 
 async fn create_upload_checked(
@@ -135,10 +139,7 @@ async fn create_upload_checked(
     if let Some(claim) = claim {
         record.upload_id = UploadId::from_bytes(claim.derive_id(0));
     }
-    record.metadata_raw = metadata.raw;
-    record.filename = metadata.filename;
-    record.content_type = metadata.content_type;
-    record.mint_tx = metadata.mint_tx;
+    metadata.describe(who, &mut record)?;
     record.digest = repr_digest.map(|d| d.to_record());
     if record.is_final() {
         let ledger = create_final(shared, who, record).await?;

@@ -2,8 +2,9 @@
 //!
 //! Limits: [`KEYS_MAX`] keys; [`FILENAME_BYTES_MAX`], [`TYPE_BYTES_MAX`] and [`TITLE_LENGTH_MAX`] of what is shown.
 
+use auth::Principal;
 use base64::{Engine, engine::general_purpose::STANDARD};
-use schemas::value::TransactionHash;
+use schemas::{access::ApiKeyScope, upload::UploadRecord, value::TransactionHash};
 
 use super::refusal::UploadRefusal;
 
@@ -30,6 +31,29 @@ pub(super) struct UploadMetadata {
     pub(super) content_type: Option<String>,
     /// The transaction that minted the token of the medium.
     pub(super) mint_tx: Option<TransactionHash>,
+    /// Title of the medium.
+    pub(super) title: Option<String>,
+    /// True when everybody may play it.
+    pub(super) is_public: bool,
+}
+
+impl UploadMetadata {
+    /// Writes it into the record of a new upload. What the record says of the file already came from elsewhere in the request.
+    ///
+    /// Refused when the credential may not say who plays a medium, and `visibility` does.
+    pub(super) fn describe(self, who: &Principal, record: &mut UploadRecord) -> Result<(), UploadRefusal> {
+        let is_limited = who.scopes.as_ref().is_some_and(|scopes| !scopes.contains(&ApiKeyScope::Gate));
+        if self.is_public && is_limited {
+            return Err(UploadRefusal::GateScope);
+        }
+        record.metadata_raw = self.raw;
+        record.filename = record.filename.take().or(self.filename);
+        record.content_type = record.content_type.take().or(self.content_type);
+        record.mint_tx = self.mint_tx;
+        record.title = self.title;
+        record.is_public = self.is_public;
+        Ok(())
+    }
 }
 
 /// Parses the header; an empty one is no metadata (a widely used client sends it always).
@@ -61,6 +85,15 @@ pub(super) fn parse_metadata(raw: &str) -> Result<UploadMetadata, UploadRefusal>
         let Ok(value) = String::from_utf8(value) else { continue };
         match key {
             "filename" | "name" if metadata.filename.is_none() => metadata.filename = clean_filename(&value),
+            "title" => {
+                let title = clean_title(&value);
+                metadata.title = Some(title.ok_or_else(|| bad("has a title that is empty or too long"))?);
+            }
+            "visibility" => match value.as_str() {
+                "public" => metadata.is_public = true,
+                "private" => {}
+                _ => return Err(bad("has a visibility that is neither public nor private")),
+            },
             "filetype" | "type" if metadata.content_type.is_none() => {
                 metadata.content_type = clean_media_type(&value);
             }

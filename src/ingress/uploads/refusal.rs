@@ -38,6 +38,8 @@ pub enum UploadRefusal {
     LengthInconsistent,
     /// Every byte is there already.
     Complete,
+    /// The credential may not say who plays a medium.
+    GateScope,
     /// The upload was opened by another protocol.
     Protocol,
     /// The body is coded.
@@ -164,6 +166,8 @@ impl UploadRefusal {
                     .with_member("provided-offset", provided_bytes)
             }
             Self::Complete => Problem::new(ProblemCode::UploadComplete),
+            Self::GateScope => Problem::new(ProblemCode::ScopeMissing)
+                .with_detail("visibility is said by a key with the scope `gate`, or later by its owner"),
             Self::Protocol => Problem::new(ProblemCode::UploadProtocol),
             Self::Displaced { offset_bytes } => offset_conflict(ProblemCode::UploadDisplaced, offset_bytes),
             Self::ChecksumAlgorithm => Problem::new(ProblemCode::ChecksumAlgorithm)

@@ -12,6 +12,7 @@ use http_body_util::BodyExt;
 use nats::{Outbox, now_ms};
 use schemas::{
     document,
+    gate::GateRule,
     upload::{UploadProtocol, UploadStatus},
 };
 use store::{Spool, Store};
@@ -25,6 +26,7 @@ use super::{
     resumable::ProgressSender,
     slot::UploadWriterGuard,
 };
+use crate::gates;
 
 /// An open upload with the right to write to it.
 #[derive(Debug)]
@@ -369,7 +371,7 @@ async fn create_media_document(ledger: &FencedUploadRecord) -> Result<bool, Uplo
         let record = document::MediaDocumentRecord {
             media_id: upload.media_id,
             owner: upload.owner.clone(),
-            title: upload.filename.clone().unwrap_or_default(),
+            title: upload.title.clone().or_else(|| upload.filename.clone()).unwrap_or_default(),
             mint_tx: upload.mint_tx,
             gate: None,
             encryption: document::SegmentEncryption::None,
@@ -377,7 +379,9 @@ async fn create_media_document(ledger: &FencedUploadRecord) -> Result<bool, Uplo
             changed_at_ms: now_ms,
             removed_at_ms: None,
         };
-        Some((record, Outbox::new()))
+        let public = upload.is_public.then(|| gate::rule::compile_rule(&GateRule::Public {}).ok()).flatten();
+        let gated = public.and_then(|rule| gates::next_document(&record, Some(&rule), &upload.owner));
+        Some(gated.unwrap_or_else(|| (record, Outbox::new())))
     });
     Ok(Box::pin(made).await?.is_some())
 }

@@ -21,7 +21,8 @@ use super::{
     fields, lifecycle, parse_upload_id,
     protocol::{self, UploadAppend},
     refusal::UploadRefusal,
-    response, resumable,
+    response,
+    resumable::{self, ResumableRequest},
     session::{BodyEndPolicy, BodyPolicy},
     takeover::{self, EvictionPolicy, TakeoverOutcome},
 };
@@ -151,21 +152,23 @@ pub(super) async fn append_to_upload(
     mut body: Body,
 ) -> Response {
     let shared = state.shared;
+    let resumable = ResumableRequest::of_append(&parts.headers);
     let work = {
         let shared = Arc::clone(&shared);
         async move {
-            if resumable::is_spoken(&parts.headers) {
-                let upload_id = parse_upload_id(&id)?;
-                return Ok(resumable::append(&shared, upload_id, &who, (&parts, &mut body)).await);
-            }
-            let outcome = append_to_upload_checked(&shared, &id, &who, &parts.headers, &mut body).await;
+            let outcome = if resumable.is_some() {
+                Box::pin(resumable::append(&shared, &id, &who, (&parts, &mut body))).await
+            } else {
+                append_to_upload_checked(&shared, &id, &who, &parts.headers, &mut body).await
+            };
             if outcome.is_err() {
                 shared.drain_body(&parts.headers, &mut body).await;
             }
             outcome
         }
     };
-    response::outcome_response(shared.run_detached(work).await)
+    let outcome = shared.run_detached(work).await;
+    ResumableRequest::outcome_response(resumable, &shared, outcome)
 }
 
 async fn append_to_upload_checked(

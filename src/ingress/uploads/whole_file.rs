@@ -29,7 +29,7 @@ use super::{
     protocol::{self, UploadAppend},
     refusal::UploadRefusal,
     response::{self, MediaCreatedDocument},
-    resumable,
+    resumable::{self, ResumableRequest},
     session::{BodyEndPolicy, BodyPolicy},
     takeover::{self, TakeoverOutcome},
 };
@@ -147,21 +147,24 @@ async fn take_file(
     filename: Option<String>,
 ) -> Response {
     let shared = state.shared;
+    let resumable = ResumableRequest::of_creation(&parts.headers);
     let work = {
         let shared = Arc::clone(&shared);
         async move {
-            if resumable::is_creation(&parts.headers) {
-                return Ok(resumable::create(&shared, &who, &address, filename, (&parts, &mut body)).await);
-            }
-            let file = NamedFile { address: &address, filename };
-            let outcome = create_media_checked(&shared, &who, file, &parts, &mut body).await;
+            let outcome = if resumable.is_some() {
+                Box::pin(resumable::create(&shared, &who, &address, filename, (&parts, &mut body))).await
+            } else {
+                let file = NamedFile { address: &address, filename };
+                create_media_checked(&shared, &who, file, &parts, &mut body).await
+            };
             if outcome.is_err() {
                 shared.drain_body(&parts.headers, &mut body).await;
             }
             outcome
         }
     };
-    response::outcome_response(Box::pin(shared.run_detached(work)).await)
+    let outcome = Box::pin(shared.run_detached(work)).await;
+    ResumableRequest::outcome_response(resumable, &shared, outcome)
 }
 
 /// What the target of a request says about the file.
@@ -191,9 +194,8 @@ async fn create_media_checked(
     let checks = DigestChecks::new(protocol::parse_body_digests(headers)?);
     let mut record = lifecycle::new_record(shared, who, length_bytes);
     record.content_type = Some(content_type);
-    record.filename = file.filename.or_else(|| disposition::parse_filename(headers)).or(metadata.filename);
-    record.mint_tx = metadata.mint_tx;
-    record.metadata_raw = metadata.raw;
+    record.filename = file.filename.or_else(|| disposition::parse_filename(headers));
+    metadata.describe(who, &mut record)?;
     if let Some(claim) = parts.extensions.get::<IdempotencyClaim>() {
         match find_earlier_upload(shared, who, claim).await? {
             EarlierUpload::Whole(ledger) => {

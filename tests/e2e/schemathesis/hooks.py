@@ -90,14 +90,19 @@ def before_call(context, case, kwargs):
 
 def speak_one_protocol(method, headers):
     """A request is one of tus or one of Resumable Uploads for HTTP: which fields go together is in no schema."""
-    if method in ("POST", "PATCH") and "Upload-Complete" in headers and "X-HTTP-Method-Override" not in headers:
+    # The library below takes an interim response for the answer.
+    headers.pop("Upload-Draft-Interop-Version", None)
+    if method == "GET":
+        return
+    is_resumable = method in ("POST", "PATCH") and headers.get("Upload-Complete") in ("?0", "?1")
+    if is_resumable and headers.get("Tus-Resumable", "1.0.0") == "1.0.0" and "X-HTTP-Method-Override" not in headers:
         for name in ("Tus-Resumable", "Upload-Concat", "Upload-Checksum"):
             headers.pop(name, None)
         # What was said of the length has to be what comes.
         headers["Upload-Complete"] = "?0"
     else:
         headers.pop("Upload-Complete", None)
-        headers["Tus-Resumable"] = "1.0.0"
+        headers.setdefault("Tus-Resumable", "1.0.0")
 
 
 def bytes_of(body):

@@ -129,17 +129,40 @@ pub(super) fn created_response(
     Ok(response)
 }
 
-/// The answer to a request that is refused. It is about the request, not about the whole, so it never says that the upload is complete.
-pub(super) fn refusal_response(
-    shared: &UploadContext,
+/// That a request is one of this protocol, and what its refusal needs.
+#[derive(Debug, Clone, Copy)]
+pub(in super::super) struct ResumableRequest {
     version: Option<InteropVersion>,
-    refusal: UploadRefusal,
-) -> Response {
-    let is_too_large = matches!(refusal, UploadRefusal::TooLarge);
-    let mut response = refusal.into_problem().into_response();
-    insert_state(response.headers_mut(), version, false);
-    if is_too_large {
-        response.headers_mut().insert(fields::UPLOAD_LIMIT, limits(shared, version, None));
+}
+
+impl ResumableRequest {
+    /// Of a request that opens an upload if its target takes any; `None` of one of another protocol.
+    pub(in super::super) fn of_creation(headers: &HeaderMap) -> Option<Self> {
+        super::fields::is_creation(headers).then(|| Self { version: InteropVersion::of_request(headers) })
     }
-    response
+
+    /// Of a request that appends; `None` of one of another protocol.
+    pub(in super::super) fn of_append(headers: &HeaderMap) -> Option<Self> {
+        super::fields::is_spoken(headers).then(|| Self { version: InteropVersion::of_request(headers) })
+    }
+
+    /// The answer to a request that may be one. A refusal is about the request, not about the whole, so it never says that the upload is
+    /// complete.
+    pub(in super::super) fn outcome_response(
+        request: Option<Self>,
+        shared: &UploadContext,
+        outcome: Result<Response, UploadRefusal>,
+    ) -> Response {
+        let (version, refusal) = match (request, outcome) {
+            (Some(Self { version }), Err(refusal)) => (version, refusal),
+            (_, outcome) => return response::outcome_response(outcome),
+        };
+        let is_too_large = matches!(refusal, UploadRefusal::TooLarge);
+        let mut response = refusal.into_problem().into_response();
+        insert_state(response.headers_mut(), version, false);
+        if is_too_large {
+            response.headers_mut().insert(fields::UPLOAD_LIMIT, limits(shared, version, None));
+        }
+        response
+    }
 }

@@ -11,6 +11,5 @@ mod answer;
 mod fields;
 mod requests;
 
-pub(super) use answer::{ProgressSender, insert_offer};
-pub(super) use fields::{is_creation, is_spoken};
+pub(super) use answer::{ProgressSender, ResumableRequest, insert_offer};
 pub(super) use requests::{append, create, read_offset};

@@ -20,8 +20,7 @@ use super::{
         digest::DigestChecks,
         disposition,
         fenced_record::FencedUploadRecord,
-        fields, lifecycle,
-        metadata::{self, UploadMetadata},
+        fields, lifecycle, metadata, parse_upload_id,
         protocol::{self, UploadAppend},
         refusal::UploadRefusal,
         response,
@@ -37,43 +36,6 @@ const LENGTH_EXCEEDED: &str = "upload_length_exceeded";
 
 /// Opens an upload and takes what the request has of it. `filename` is the name in the target, if that has one.
 pub(in super::super) async fn create(
-    shared: &Arc<UploadContext>,
-    who: &Principal,
-    address: &PublicAddress,
-    filename: Option<String>,
-    (parts, body): (&Parts, &mut Body),
-) -> Response {
-    let created = Box::pin(create_checked(shared, who, address, filename, (parts, &mut *body))).await;
-    answer_or_refuse(shared, &parts.headers, body, created).await
-}
-
-/// Appends to an upload, and completes it when the request says so.
-pub(in super::super) async fn append(
-    shared: &Arc<UploadContext>,
-    upload_id: UploadId,
-    who: &Principal,
-    (parts, body): (&Parts, &mut Body),
-) -> Response {
-    let appended = Box::pin(append_checked(shared, upload_id, who, (parts, &mut *body))).await;
-    answer_or_refuse(shared, &parts.headers, body, appended).await
-}
-
-async fn answer_or_refuse(
-    shared: &UploadContext,
-    headers: &HeaderMap,
-    body: &mut Body,
-    outcome: Result<Response, UploadRefusal>,
-) -> Response {
-    match outcome {
-        Ok(response) => response,
-        Err(refusal) => {
-            shared.drain_body(headers, body).await;
-            answer::refusal_response(shared, InteropVersion::of_request(headers), refusal)
-        }
-    }
-}
-
-async fn create_checked(
     shared: &Arc<UploadContext>,
     who: &Principal,
     address: &PublicAddress,
@@ -123,13 +85,12 @@ fn new_record(
     {
         return Err(UploadRefusal::LengthInconsistent);
     }
-    let said: UploadMetadata = protocol::parse_upload_metadata(headers, shared.config.metadata_bytes_max)?;
+    let said = protocol::parse_upload_metadata(headers, shared.config.metadata_bytes_max)?;
     let mut record = lifecycle::new_record(shared, who, content.length_bytes);
     record.protocol = UploadProtocol::Resumable { is_complete: false };
-    record.filename = filename.or_else(|| disposition::parse_filename(headers)).or(said.filename);
-    record.content_type = parse_file_type(headers)?.or(said.content_type);
-    record.metadata_raw = said.raw;
-    record.mint_tx = said.mint_tx;
+    record.filename = filename.or_else(|| disposition::parse_filename(headers));
+    record.content_type = parse_file_type(headers)?;
+    said.describe(who, &mut record)?;
     record.digest = protocol::parse_repr_digests(headers)?.into_iter().next().map(|d| d.to_record());
     Ok(record)
 }
@@ -158,14 +119,15 @@ fn located_response(
     Ok(response)
 }
 
-async fn append_checked(
+/// Appends to an upload, and completes it when the request says so.
+pub(in super::super) async fn append(
     shared: &Arc<UploadContext>,
-    upload_id: UploadId,
+    id: &str,
     who: &Principal,
     (parts, body): (&Parts, &mut Body),
 ) -> Result<Response, UploadRefusal> {
     let headers = &parts.headers;
-    let ledger = FencedUploadRecord::load(shared, upload_id, who).await?;
+    let ledger = FencedUploadRecord::load(shared, parse_upload_id(id)?, who).await?;
     ledger.check_not_ended()?;
     protocol::check_protocol(headers, ledger.record())?;
     protocol::check_known_fields(headers)?;

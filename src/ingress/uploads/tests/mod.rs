@@ -1,6 +1,7 @@
 //! The protocol as a client sees it: a real broker, real stores, real HTTP.
 
 mod concat;
+mod described;
 mod fence;
 mod resumable;
 
@@ -61,7 +62,12 @@ struct Upload {
 
 async fn who(mut request: Request, next: Next) -> Response {
     let owner = request.headers().get("x-owner").and_then(|v| v.to_str().ok()).unwrap_or("alice").to_owned();
-    request.extensions_mut().insert(Principal::new(owner, access::PrincipalRole::Owner));
+    let mut principal = Principal::new(owner, access::PrincipalRole::Owner);
+    principal.scopes = request.headers().get("x-scopes").map(|scopes| {
+        let names = scopes.to_str().unwrap().split(' ');
+        names.map(|name| serde_json::from_value(name.into()).unwrap()).collect()
+    });
+    request.extensions_mut().insert(principal);
     next.run(request).await
 }
 
