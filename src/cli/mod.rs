@@ -263,7 +263,7 @@ pub enum MediaCommand {
     },
     /// Take back that everybody plays media: you alone do from now on
     #[command(after_help = "Example:
-  streamgate media unpublish 068p...        whoever plays it is stopped at the next segment; a rule of your own is left alone")]
+  streamgate media unpublish 068p...        running playback ends at its next segment; a rule of your own is left alone")]
     Unpublish {
         /// Their ids
         #[arg(required = true, value_name = "MEDIA_ID")]

@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 use tokio::io::AsyncWrite;
 
 /// Most interim responses that wait on a connection.
-const PENDING_MAX: usize = 8;
+pub const PENDING_MAX: usize = 8;
 
 /// What a connection may write before the answer to its request.
 #[derive(Debug, Default)]
