@@ -105,9 +105,10 @@ token changes hands; the chain is anvil, found by ANVIL, in .tools/bin above thi
     #[command(after_help = "Example:
   streamgate keeper --nats-url nats://broker:4222 --store-url s3://media")]
     Keeper(ServerArgs),
-    /// Upload a file; an upload that was cut goes on where it stopped
+    /// Upload files; an upload that was cut goes on where it stopped
     #[command(after_help = "Examples:
   streamgate upload film.mp4
+  streamgate upload --public *.mp4            one after the other; everybody plays them who has their addresses
   streamgate upload film.mp4 --wait           until it is ready; then the address that plays
   streamgate upload film.mp4 --json           one line: {\"media_id\", \"upload_url\", \"watch_url\", ...}")]
     Upload(UploadArgs),
@@ -187,9 +188,10 @@ pub struct WorkerArgs {
 /// Flags of `upload`.
 #[derive(Debug, clap::Args)]
 pub struct UploadArgs {
-    /// The file
-    pub file: PathBuf,
-    /// Title of the medium, in place of the file's name
+    /// The files, one after the other
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// Title of the medium, in place of the file's name; for one file
     #[arg(long)]
     pub title: Option<String>,
     /// Let everybody play it who has its address

@@ -1,6 +1,9 @@
-//! `upload`: a file over tus. An upload that was cut is found again and goes on.
+//! `upload`: files over tus, one after the other. An upload that was cut is found again and goes on.
 
-use std::{path::Path, time::Instant};
+use std::{
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
@@ -15,26 +18,47 @@ use super::{
     tus::{self, FileDescription, TusUpload, UploadByteSource},
 };
 
-/// Uploads the file, and with `--wait` follows it until it is ready or rejected.
+/// Uploads the files, and with `--wait` follows each until it is ready or rejected.
 ///
 /// # Errors
-/// When the file can't be read or the server refuses; running the command again goes on then.
+/// When a file can't be read, which is seen before any is sent, or the server refuses; running the command again goes on then.
 pub async fn run_upload(args: UploadArgs, as_json: bool) -> anyhow::Result<CommandOutcome> {
     let client = ApiClient::new(&args.client)?;
-    let file = &args.file;
-    let identity = UploadIdentity::from_file(file, client.base_url().as_str())
-        .with_context(|| format!("{} can't be read", file.display()))?;
-    check_file(&identity)?;
+    if args.files.len() > 1 && args.title.is_some() {
+        bail!("--title is for one file; upload the others without it");
+    }
+    let identify = |file: &PathBuf| {
+        let identity = UploadIdentity::from_file(file, client.base_url().as_str())
+            .with_context(|| format!("{} can't be read", file.display()))?;
+        check_file(&identity).map(|()| identity)
+    };
+    let identities = args.files.iter().map(identify).collect::<anyhow::Result<Vec<_>>>()?;
     let memory = UploadResumeStore::of_user();
     if memory.is_none() {
         output::print_message(
             "streamgate: neither XDG_STATE_HOME nor HOME is set: an upload that is cut begins anew",
         );
     }
-    let upload = open_upload(&client, memory.as_ref(), &identity, &args).await?;
-    send_file(&client, &upload, &identity).await?;
-    if let Some(memory) = &memory {
-        memory.remove_upload(&identity);
+    let mut outcome = CommandOutcome::Well;
+    for identity in &identities {
+        if upload_file(&client, memory.as_ref(), identity, &args, as_json).await? == CommandOutcome::Badly {
+            outcome = CommandOutcome::Badly;
+        }
+    }
+    Ok(outcome)
+}
+
+async fn upload_file(
+    client: &ApiClient,
+    memory: Option<&UploadResumeStore>,
+    identity: &UploadIdentity,
+    args: &UploadArgs,
+    as_json: bool,
+) -> anyhow::Result<CommandOutcome> {
+    let upload = open_upload(client, memory, identity, args).await?;
+    send_file(client, &upload, identity).await?;
+    if let Some(memory) = memory {
+        memory.remove_upload(identity);
     }
     let media_id = &upload.media_id;
     let mut answer = json!({
@@ -43,7 +67,7 @@ pub async fn run_upload(args: UploadArgs, as_json: bool) -> anyhow::Result<Comma
         "watch_url": client.build_url(&format!("watch/{media_id}"), &[]).as_str(),
     });
     if args.wait {
-        return wait_until_ready(&client, media_id, answer, as_json).await;
+        return wait_until_ready(client, media_id, answer, as_json).await;
     }
     if as_json {
         output::print_json(&answer.take())?;
@@ -59,7 +83,7 @@ pub async fn run_upload(args: UploadArgs, as_json: bool) -> anyhow::Result<Comma
 fn check_file(identity: &UploadIdentity) -> anyhow::Result<()> {
     let name = identity.path.display();
     if !identity.path.is_file() {
-        bail!("{name} is no file; upload one at a time");
+        bail!("{name} is no file; name the files in it, such as `streamgate upload {name}/*.mp4`");
     }
     if identity.size_bytes == 0 {
         bail!("{name} is empty: there is nothing to upload");

@@ -293,7 +293,10 @@ async fn a_method_that_is_not_taken_is_answered_with_those_that_are() {
     }
     // POST on an upload is an override or nothing.
     let answer = site.ask("POST", "/v1/uploads/x", &key, "").await;
-    assert_eq!((answer.status, answer.header("allow")), (405, Some("DELETE, HEAD, OPTIONS, PATCH")));
+    assert_eq!(
+        (answer.status, answer.header("allow")),
+        (405, Some("DELETE, GET, HEAD, OPTIONS, PATCH, POST"))
+    );
 }
 
 #[tokio::test]
@@ -501,6 +504,48 @@ async fn a_whole_file_whose_answer_was_lost_is_brought_in_once() {
     assert_eq!(again.body, first.body);
     assert_eq!(again.header("location"), first.header("location"));
     assert_eq!(site.uploads().await, [UploadStatus::Received, UploadStatus::Terminated]);
+}
+
+#[tokio::test]
+async fn a_whole_that_was_cut_is_taken_when_it_comes_again() {
+    let site = Site::start(|_| {}).await;
+    for (path, state) in [
+        ("/v1/media", ""),
+        ("/v1/media", "Upload-Complete: ?1\r\n"),
+        ("/v1/uploads", "Upload-Complete: ?1\r\n"),
+    ] {
+        let key = format!("{path} {}", state.len());
+        let headers = format!(
+            "Authorization: Bearer {}\r\nIdempotency-Key: \"{key}\"\r\nContent-Type: video/mp4\r\n{state}",
+            site.key
+        );
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 9\r\n{headers}\r\nhello"
+        );
+        let mut cut = TcpStream::connect(site.address).await.unwrap();
+        cut.write_all(head.as_bytes()).await.unwrap();
+        cut.shutdown().await.unwrap();
+        // What is said to who is gone does not matter, only that it is over.
+        cut.read_to_end(&mut Vec::new()).await.unwrap();
+        let again = site.ask("POST", path, &headers, "hello you").await;
+        assert_eq!((again.status, again.header("idempotency-replayed")), (201, None), "{again:?}");
+        if !state.is_empty() {
+            assert_eq!(
+                (again.header("upload-complete"), again.header("upload-offset")),
+                (Some("?1"), Some("9"))
+            );
+        }
+        // Its answer is kept with all that it says, and is not that to another request.
+        let kept = site.ask("POST", path, &headers, "hello you").await;
+        assert_eq!((kept.status, kept.header("idempotency-replayed")), (201, Some("true")), "{kept:?}");
+        assert_eq!(kept.header("upload-complete"), again.header("upload-complete"));
+        let other = headers.replace("?1", "?0");
+        if other != headers {
+            assert_eq!(site.ask("POST", path, &other, "hello you").await.problem(), "idempotency_mismatch");
+        }
+    }
+    let received = site.uploads().await.into_iter().filter(|status| *status == UploadStatus::Received);
+    assert_eq!(received.count(), 3);
 }
 
 #[tokio::test]

@@ -66,7 +66,7 @@ pub enum QueryPolicy {
 pub struct RoomNeed {
     /// Names of streams and disks; empty when nothing is created.
     pub limits: &'static [&'static str],
-    /// Headers with the size of what is stored, in bytes; the first that is there counts.
+    /// Headers with the size of what is stored, in bytes; the largest counts.
     pub size_headers: &'static [&'static str],
 }
 

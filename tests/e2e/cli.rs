@@ -534,6 +534,18 @@ async fn a_medium_is_public_from_its_upload_on_and_until_it_is_taken_back() {
     assert!(shown.out.contains("title: By the sea"), "{shown:?}");
     assert_eq!(status_for_visitor(&cluster, &media_id).await, 200);
 
+    // Several at once; what can't be read is said before one is sent.
+    std::fs::write(home.path().join("other.mp4"), sample(2, "160x90", "25")).unwrap();
+    let refused = ask(&["upload", "other.mp4", "absent.mp4"]).await;
+    assert!(refused.status == 1 && refused.err.contains("absent.mp4 can't be read"), "{refused:?}");
+    let refused = ask(&["upload", "other.mp4", "film.mp4", "--title", "Both"]).await;
+    assert!(refused.status == 1 && refused.err.contains("--title is for one file"), "{refused:?}");
+    let listed = ask(&["media", "ls", "--json"]).await;
+    assert_eq!(listed.json().len(), 1, "{listed:?}");
+    let both = ask(&["upload", "other.mp4", "film.mp4", "--wait", "--json"]).await;
+    let statuses: Vec<_> = both.json().iter().map(|answer| answer["status"].clone()).collect();
+    assert_eq!((both.status, statuses), (0, vec![json!("ready"), json!("ready")]), "{both:?}");
+
     assert_eq!(ask(&["media", "unpublish", &media_id]).await.status, 0);
     assert_eq!(status_for_visitor(&cluster, &media_id).await, 401);
     // What is so already stays so.

@@ -53,5 +53,5 @@ pub(super) fn required_streams() -> Vec<&'static str> {
 /// Bytes of the file that a request says it brings.
 pub(super) fn declared_size_bytes(need: &RoomNeed, request: &Request) -> Option<u64> {
     let declared = |name: &&str| request.headers().get(*name)?.to_str().ok()?.parse().ok();
-    need.size_headers.iter().find_map(declared)
+    need.size_headers.iter().filter_map(declared).max()
 }

@@ -14,7 +14,9 @@ pub(super) fn parse_filename(headers: &HeaderMap) -> Option<String> {
     let (mut plain, mut extended) = (None, None);
     while let Some((name, value)) = rest.split_once('=') {
         let (value, behind) = split_value(value.trim_start());
-        match name.trim().trim_start_matches(';').trim().to_ascii_lowercase().as_str() {
+        // What stands before has no value.
+        let name = name.rsplit(';').next().unwrap_or_default();
+        match name.trim().to_ascii_lowercase().as_str() {
             "filename" => plain = plain.or(Some(value)),
             "filename*" => extended = extended.or_else(|| decode_extended(&value)),
             _ => {}
@@ -67,6 +69,7 @@ mod tests {
             ("inline; filename*=utf-8'de'b.mp4; filename=\"a.mp4\"", Some("b.mp4")),
             ("inline; filename=a.mp4; filename*=iso-8859-1''b%FF.mp4", Some("a.mp4")),
             ("inline; filename=\"open", Some("open")),
+            ("attachment; foo; filename=a.mp4", Some("a.mp4")),
             ("attachment", None),
             ("attachment; filename=\"\"", None),
             ("attachment; filename", None),

@@ -308,7 +308,7 @@ impl FencedUploadRecord {
     ) -> Result<(), UploadRefusal> {
         // A record that was read again after a conflict is the successor's: the compare alone would let the next write through.
         self.check_claim()?;
-        let before = self.record().offset_bytes;
+        let before = self.record().clone();
         let outbox = change(&mut self.held.record);
         match Box::pin(self.bus.commit_record(&mut self.held, outbox)).await {
             Ok(()) => {
@@ -320,11 +320,15 @@ impl FencedUploadRecord {
                 // The truth is in the record now; this writer only reports it.
                 let offset_bytes = match self.reload().await {
                     Ok(()) => self.record().offset_bytes,
-                    Err(_) => before,
+                    Err(_) => before.offset_bytes,
                 };
                 Err(UploadRefusal::Displaced { offset_bytes })
             }
-            Err(error) => Err(error.into()),
+            Err(error) => {
+                // Nobody knows whether it was written; what is held is what was read.
+                self.held.record = before;
+                Err(error.into())
+            }
         }
     }
 }

@@ -9,7 +9,7 @@ use schemas::{
     upload::{UploadRecord, UploadStatus},
 };
 use store::{Spool, SpooledUpload};
-use web::idempotency::IdempotencyClaim;
+use web::{idempotency::IdempotencyClaim, problem_code::ProblemCode};
 
 use super::{
     UploadContext,
@@ -18,6 +18,9 @@ use super::{
     refusal::UploadRefusal,
     session,
 };
+
+/// Most whole files of one key that end early.
+pub(super) const ATTEMPTS_MAX: u8 = 16;
 
 /// A record of a new upload with fresh ids.
 pub(super) fn new_record(shared: &UploadContext, who: &Principal, length_bytes: Option<u64>) -> UploadRecord {
@@ -82,6 +85,40 @@ pub(super) async fn find_earlier_upload(
     Ok(Some(ledger))
 }
 
+/// What the same request did before, when nobody got its answer: its connection or its replica was lost.
+pub(super) enum EarlierUpload {
+    /// All of it.
+    Whole(Box<FencedUploadRecord>),
+    /// Nothing that stayed; this is the id to do it under.
+    Nothing(UploadId),
+}
+
+/// Finds it by the ids that repetitions of a request share. One that ended early, or is still held by a replica that can't answer
+/// any more, is ended: this request brings all bytes again.
+pub(super) async fn find_earlier_whole(
+    shared: &Arc<UploadContext>,
+    who: &Principal,
+    claim: &IdempotencyClaim,
+) -> Result<EarlierUpload, UploadRefusal> {
+    for attempt in 0..ATTEMPTS_MAX {
+        let upload_id = UploadId::from_bytes(claim.derive_id(attempt));
+        let mut ledger = match FencedUploadRecord::load(shared, upload_id, who).await {
+            Ok(ledger) => ledger,
+            Err(UploadRefusal::NotFound) => return Ok(EarlierUpload::Nothing(upload_id)),
+            Err(refusal) => return Err(refusal),
+        };
+        finish_interrupted(shared, &mut ledger).await?;
+        match ledger.record().status {
+            UploadStatus::Received => return Ok(EarlierUpload::Whole(Box::new(ledger))),
+            UploadStatus::Open => {
+                terminate_upload(shared, &mut ledger, Some("request_repeated")).await?;
+            }
+            UploadStatus::Terminated | UploadStatus::Expired | UploadStatus::Deactivated => {}
+        }
+    }
+    Err(UploadRefusal::Gone(ProblemCode::UploadAttempts))
+}
+
 /// Completes an upload whose last bytes were recorded just before a crash.
 pub(super) async fn finish_interrupted(
     shared: &Arc<UploadContext>,
@@ -90,14 +127,18 @@ pub(super) async fn finish_interrupted(
     if ledger.record().status != UploadStatus::Open || !ledger.is_full() {
         return Ok(());
     }
-    let Some(_guard) = shared.slots.acquire(ledger.upload_id(), shared.config.takeover_timeout()).await
-    else {
+    // As long as a completion is waited for: who holds it may be at that.
+    let Some(_guard) = shared.slots.acquire(ledger.upload_id(), shared.config.finish_timeout()).await else {
         return Ok(());
     };
     ledger.reload().await?;
-    match ledger.record().status {
-        UploadStatus::Open => session::claim_and_complete(&shared.store, ledger, &shared.instance).await,
-        _ => Ok(()),
+    if ledger.record().status != UploadStatus::Open {
+        return Ok(());
+    }
+    match session::claim_and_complete(&shared.store, ledger, &shared.instance).await {
+        // Another one is at it: the record says how far.
+        Err(UploadRefusal::Displaced { .. }) => Ok(()),
+        finished => finished,
     }
 }
 

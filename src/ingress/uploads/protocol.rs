@@ -1,6 +1,6 @@
 //! tus 1.0 without IO: what headers mean, and whether bytes may be appended to an upload as it stands.
 
-use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderName, header};
 use schemas::upload::{UploadProtocol, UploadRecord, UploadStatus};
 
 use super::{
@@ -8,9 +8,8 @@ use super::{
     digest::DeclaredDigest,
     fenced_record::MEDIA_REMOVED,
     fields::{
-        CONTENT_DIGEST, REPR_DIGEST, TUS_RESUMABLE, UPLOAD_CHECKSUM, UPLOAD_COMPLETE, UPLOAD_CONCAT,
-        UPLOAD_DEFER_LENGTH, UPLOAD_DRAFT_INTEROP_VERSION, UPLOAD_EXPIRES, UPLOAD_INCOMPLETE, UPLOAD_LENGTH,
-        UPLOAD_LIMIT, UPLOAD_METADATA, UPLOAD_OFFSET, VERSION,
+        CONTENT_DIGEST, REPR_DIGEST, TUS_RESUMABLE, UPLOAD_CHECKSUM, UPLOAD_CONCAT, UPLOAD_DEFER_LENGTH,
+        UPLOAD_LENGTH, UPLOAD_METADATA, UPLOAD_OFFSET, VERSION,
     },
     metadata::{self, UploadMetadata},
     refusal::UploadRefusal,
@@ -48,36 +47,45 @@ pub(super) fn check_protocol(headers: &HeaderMap, record: &UploadRecord) -> Resu
     }
 }
 
-/// Fields of requests and of answers, in both protocols, that begin with `Upload-`.
-const KNOWN_FIELDS: [HeaderName; 11] = [
-    UPLOAD_CHECKSUM,
-    UPLOAD_COMPLETE,
-    UPLOAD_CONCAT,
-    UPLOAD_DEFER_LENGTH,
-    UPLOAD_DRAFT_INTEROP_VERSION,
-    UPLOAD_EXPIRES,
-    UPLOAD_INCOMPLETE,
-    UPLOAD_LENGTH,
-    UPLOAD_LIMIT,
-    UPLOAD_METADATA,
-    UPLOAD_OFFSET,
-];
-
 /// Refuses what would change the meaning of the bytes and is not known here, before a byte is read.
 pub(super) fn check_known_fields(headers: &HeaderMap) -> Result<(), UploadRefusal> {
+    let refusal = |name, why| Err(UploadRefusal::Header { name, why });
     if headers.contains_key(header::CONTENT_RANGE) {
-        return Err(UploadRefusal::Header {
-            name: "Content-Range",
-            why: "is not known here: use Upload-Offset",
-        });
+        return refusal("Content-Range", "is not known here: use Upload-Offset");
     }
-    let is_coded = |coding: &HeaderValue| !coding.as_bytes().eq_ignore_ascii_case(b"identity");
-    if headers.get_all(header::CONTENT_ENCODING).iter().any(is_coded) {
+    let codings =
+        headers.get_all(header::CONTENT_ENCODING).iter().flat_map(|v| v.as_bytes().split(|b| *b == b','));
+    let is_coding = |name: &[u8]| !name.is_empty() && !name.eq_ignore_ascii_case(b"identity");
+    if codings.map(<[u8]>::trim_ascii).any(is_coding) {
         return Err(UploadRefusal::ContentEncoding);
     }
-    let unknown =
-        headers.keys().find(|name| name.as_str().starts_with("upload-") && !KNOWN_FIELDS.contains(name));
-    unknown.map_or(Ok(()), |name| Err(UploadRefusal::UnknownField(name.clone())))
+    let announces = |name: &HeaderName| {
+        headers.get_all(header::TRAILER).iter().any(|v| contains_ignoring_case(v.as_bytes(), name.as_str()))
+    };
+    if announces(&CONTENT_DIGEST) || announces(&REPR_DIGEST) {
+        return refusal("Trailer", "names a digest that is read before the bytes only");
+    }
+    Ok(())
+}
+
+/// Refuses fields that say where the bytes belong, or what to check of them, where the body is the whole file.
+pub(super) fn check_whole_file_fields(headers: &HeaderMap) -> Result<(), UploadRefusal> {
+    for (name, shown) in [
+        (&TUS_RESUMABLE, "Tus-Resumable"),
+        (&UPLOAD_CHECKSUM, "Upload-Checksum"),
+        (&UPLOAD_CONCAT, "Upload-Concat"),
+        (&UPLOAD_DEFER_LENGTH, "Upload-Defer-Length"),
+        (&UPLOAD_LENGTH, "Upload-Length"),
+        (&UPLOAD_OFFSET, "Upload-Offset"),
+    ] {
+        if headers.contains_key(name) {
+            return Err(UploadRefusal::Header {
+                name: shown,
+                why: "is for /v1/uploads: here the body is the file",
+            });
+        }
+    }
+    check_known_fields(headers)
 }
 
 /// What a creation asks for.

@@ -143,7 +143,7 @@ impl UploadRefusal {
                 .with_detail(format!("{name} {why}"))
                 .with_member("header", name),
             Self::UnknownField(name) => Problem::new(ProblemCode::HeaderInvalid)
-                .with_detail(format!("{name} is not known here"))
+                .with_detail(format!("{name} is not known here; fields of tus go with Tus-Resumable"))
                 .with_member("header", name.as_str()),
             Self::MetadataTooLong => Problem::new(ProblemCode::MetadataTooLong),
             Self::MediaType(wanted) => {

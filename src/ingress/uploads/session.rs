@@ -6,7 +6,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use axum::body::Body;
+use axum::body::{Body, HttpBody as _};
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use nats::{Outbox, now_ms};
@@ -37,6 +37,8 @@ pub(super) struct UploadSession {
     pub(super) guard: UploadWriterGuard,
     pub(super) room_bytes: u64,
     pub(super) policy: BodyPolicy,
+    /// True once the last byte of the body was taken, whatever comes after it.
+    pub(super) has_whole_body: bool,
 }
 
 /// What a request says about its body.
@@ -101,8 +103,10 @@ impl UploadSession {
                 Some(Some(Ok(frame))) => match frame.into_data() {
                     Ok(bytes) => {
                         pace.count_bytes(bytes.len());
+                        let is_last = body.is_end_stream();
                         let began = Instant::now();
                         let taken = self.write_bytes(bytes).await;
+                        self.has_whole_body = is_last && taken.is_ok();
                         pace.exclude_wait(began.elapsed());
                         taken
                     }
@@ -177,7 +181,7 @@ impl UploadSession {
         mut self: Box<Self>,
         stop: BodyOutcome,
     ) -> Result<FencedUploadRecord, UploadRefusal> {
-        if self.policy.on_end == BodyEndPolicy::Complete && matches!(stop, BodyOutcome::End) {
+        if self.policy.on_end == BodyEndPolicy::Complete && self.is_at_end(&stop) {
             // Only at the end of a body that came whole: a cut one would fix a length that is too short.
             self.ledger.fix_length(self.spool.offset_bytes());
         }
@@ -214,6 +218,11 @@ impl UploadSession {
         }
     }
 
+    /// True when the body came whole, even if the request was then displaced or stopped.
+    const fn is_at_end(&self, stop: &BodyOutcome) -> bool {
+        self.has_whole_body || matches!(stop, BodyOutcome::End)
+    }
+
     /// tus: whatever the connection does after the last byte, the upload is complete. Resumable Uploads for HTTP: the request whose
     /// end completes it has to come to that end (draft, 4.1.2).
     fn has_every_byte(&self, stop: &BodyOutcome) -> bool {
@@ -221,7 +230,7 @@ impl UploadSession {
         let is_said = match record.protocol {
             UploadProtocol::Tus => true,
             UploadProtocol::Resumable { .. } => {
-                self.policy.on_end == BodyEndPolicy::Complete && matches!(stop, BodyOutcome::End)
+                self.policy.on_end == BodyEndPolicy::Complete && self.is_at_end(stop)
             }
         };
         is_said && record.length_bytes == Some(self.spool.offset_bytes())

@@ -111,7 +111,8 @@ pub(super) async fn open_session(
     match open_spool(shared, &ledger).await {
         Ok(spool) => {
             let shared = Arc::clone(shared);
-            let session = UploadSession { shared, ledger, spool, guard, room_bytes, policy };
+            let session =
+                UploadSession { shared, ledger, spool, guard, room_bytes, policy, has_whole_body: false };
             Ok(TakeoverOutcome::Session(Box::new(session)))
         }
         Err(error @ store::StoreError::Damaged(_)) => {

@@ -274,7 +274,8 @@ pub(super) static READ_UPLOAD: Operation =
 
 /// Ask how far a resumable upload is
 ///
-/// As HEAD, for clients of Resumable Uploads for HTTP that ask by GET. The bytes are never served here.
+/// For clients of Resumable Uploads for HTTP that ask by GET. Unlike HEAD it lets a running append go on, so that the offset may be passed
+/// already. The bytes are never served here.
 #[utoipa::path(
     get,
     path = READ_UPLOAD.path,
@@ -299,14 +300,24 @@ pub(super) async fn read_upload(
     if headers.contains_key(fields::TUS_RESUMABLE) {
         return refuse_method().await;
     }
-    read_upload_offset(state, id, who, headers).await
+    // GET changes nothing (RFC 9110, 9.2.1), and so disturbs no request that appends.
+    let shared = &state.shared;
+    let outcome = async {
+        let ledger = FencedUploadRecord::load(shared, parse_upload_id(&id)?, &who).await?;
+        ledger.check_not_ended()?;
+        protocol::check_protocol(&headers, ledger.record())?;
+        resumable::read_offset(shared, &headers, ledger.record())
+    };
+    let mut response = response::outcome_response(outcome.await);
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
 }
 
 /// tus knows no GET: the bytes of an upload are never served here.
 async fn refuse_method() -> Response {
     web::request::no_such_method()
         .await
-        .with_header(header::ALLOW, HeaderValue::from_static("DELETE, HEAD, OPTIONS, PATCH"))
+        .with_header(header::ALLOW, HeaderValue::from_static("DELETE, GET, HEAD, OPTIONS, PATCH, POST"))
         .into_response()
 }
 
@@ -463,11 +474,16 @@ pub(super) static OVERRIDE_METHOD: Operation = Operation::change(
     tag = "upload",
     operation_id = "override_upload_method",
     params(
-        ("upload_id", Path), ("X-HTTP-Method-Override", Header), ("Tus-Resumable", Header), ("Idempotency-Key", Header),
+        ("upload_id", Path), ("X-HTTP-Method-Override", Header), ("Tus-Resumable", Header), ("Upload-Complete", Header),
+        ("Idempotency-Key", Header),
     ),
-    request_body(content = Option<Vec<u8>>, content_type = "application/offset+octet-stream", description = "The bytes, for PATCH"),
+    request_body(description = "The bytes, for PATCH", content(
+        (Option<Vec<u8>> = "application/offset+octet-stream"), (Option<Vec<u8>> = "application/partial-upload"),
+    )),
     responses(
         (status = 200, description = "As HEAD", headers(("Tus-Resumable"), ("Upload-Offset"))),
+        (status = 201, description = "As PATCH of a resumable upload", body = ref("#/components/schemas/MediaCreated"),
+         headers(("Upload-Complete"), ("Upload-Offset"), ("Streamgate-Media-Id"))),
         (status = 204, description = "As PATCH or DELETE", headers(("Tus-Resumable"))),
         (status = 405, description = "No method is named that is taken here", headers(("Allow"))),
         (status = 410, description = "The upload has ended"),

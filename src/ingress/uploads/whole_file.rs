@@ -2,7 +2,7 @@
 //!
 //! It goes the way of every upload. The client has no URL to continue at, so a request that ends early leaves nothing.
 //!
-//! Limits: under one `Idempotency-Key` at most [`ATTEMPTS_MAX`] requests may end early; the next one needs another key.
+//! Limits: under one `Idempotency-Key` at most [`super::lifecycle::ATTEMPTS_MAX`] requests may end early; the next one needs another key.
 
 use std::sync::Arc;
 
@@ -25,7 +25,9 @@ use super::{
     digest::DigestChecks,
     disposition,
     fenced_record::FencedUploadRecord,
-    fields, lifecycle, metadata,
+    fields,
+    lifecycle::{self, EarlierUpload},
+    metadata,
     protocol::{self, UploadAppend},
     refusal::UploadRefusal,
     response::{self, MediaCreatedDocument},
@@ -39,12 +41,8 @@ use web::{
     idempotency::IdempotencyClaim,
     limit::RateLimitGroup,
     operation::{Operation, OperationAccess},
-    problem_code::ProblemCode,
     public_address::PublicAddress,
 };
-
-/// Most requests of one key that end early.
-const ATTEMPTS_MAX: u8 = 16;
 
 pub(super) static CREATE_MEDIA: Operation = Operation::change(
     Method::POST,
@@ -57,7 +55,8 @@ pub(super) static CREATE_MEDIA: Operation = Operation::change(
 
 /// Bring in a whole file in one request
 ///
-/// For whoever speaks no tus. A request that ends early leaves nothing.
+/// For clients without tus. A request that ends early leaves nothing, unless it has `Upload-Complete`: then it opens an upload by
+/// Resumable Uploads for HTTP, as at `/v1/uploads`, whose address `Location` is.
 #[utoipa::path(
     post,
     path = CREATE_MEDIA.path,
@@ -65,7 +64,7 @@ pub(super) static CREATE_MEDIA: Operation = Operation::change(
     operation_id = "create_media",
     params(
         ("Content-Disposition", Header), ("Upload-Metadata", Header), ("Content-Digest", Header), ("Repr-Digest", Header),
-        ("Idempotency-Key", Header),
+        ("Idempotency-Key", Header), ("Upload-Complete", Header), ("Upload-Draft-Interop-Version", Header),
     ),
     request_body(description = "The file", content(
         (Vec<u8> = "application/octet-stream"), (Vec<u8> = "video/mp4"), (Vec<u8> = "video/*"), (Vec<u8> = "audio/*"),
@@ -112,6 +111,7 @@ pub(super) static PUT_FILE: Operation = Operation::change(
     operation_id = "put_file",
     params(
         ("filename", Path), ("Upload-Metadata", Header), ("Content-Digest", Header), ("Repr-Digest", Header),
+        ("Upload-Complete", Header), ("Upload-Draft-Interop-Version", Header),
     ),
     request_body(content = Option<Vec<u8>>, content_type = "application/octet-stream", description = "The file"),
     responses(
@@ -183,7 +183,7 @@ async fn create_media_checked(
     body: &mut Body,
 ) -> Result<Response, UploadRefusal> {
     let headers = &parts.headers;
-    protocol::check_known_fields(headers)?;
+    protocol::check_whole_file_fields(headers)?;
     let content_type = parse_media_type(headers)?;
     let length_bytes = protocol::parse_content_length(headers)?;
     let size_bytes_max = shared.config.size_bytes_max;
@@ -197,7 +197,7 @@ async fn create_media_checked(
     record.filename = file.filename.or_else(|| disposition::parse_filename(headers));
     metadata.describe(who, &mut record)?;
     if let Some(claim) = parts.extensions.get::<IdempotencyClaim>() {
-        match find_earlier_upload(shared, who, claim).await? {
+        match lifecycle::find_earlier_whole(shared, who, claim).await? {
             EarlierUpload::Whole(ledger) => {
                 // What is there already is not written again.
                 shared.drain_body(headers, body).await;
@@ -219,40 +219,6 @@ async fn create_media_checked(
         }
     }
     created_response(file.address, upload_id, media_id)
-}
-
-/// What the same request did before, when nobody got its answer: its connection or its replica was lost.
-enum EarlierUpload {
-    /// All of it.
-    Whole(Box<FencedUploadRecord>),
-    /// Nothing that stayed; this is the id to do it under.
-    Nothing(UploadId),
-}
-
-/// Finds it by the ids that repetitions of a request share. One that ended early, or is still held by a replica that can't answer
-/// any more, is ended: this request brings all bytes again.
-async fn find_earlier_upload(
-    shared: &Arc<UploadContext>,
-    who: &Principal,
-    claim: &IdempotencyClaim,
-) -> Result<EarlierUpload, UploadRefusal> {
-    for attempt in 0..ATTEMPTS_MAX {
-        let upload_id = UploadId::from_bytes(claim.derive_id(attempt));
-        let mut ledger = match FencedUploadRecord::load(shared, upload_id, who).await {
-            Ok(ledger) => ledger,
-            Err(UploadRefusal::NotFound) => return Ok(EarlierUpload::Nothing(upload_id)),
-            Err(refusal) => return Err(refusal),
-        };
-        lifecycle::finish_interrupted(shared, &mut ledger).await?;
-        match ledger.record().status {
-            UploadStatus::Received => return Ok(EarlierUpload::Whole(Box::new(ledger))),
-            UploadStatus::Open => {
-                lifecycle::terminate_upload(shared, &mut ledger, Some("request_repeated")).await?;
-            }
-            UploadStatus::Terminated | UploadStatus::Expired | UploadStatus::Deactivated => {}
-        }
-    }
-    Err(UploadRefusal::Gone(ProblemCode::UploadAttempts))
 }
 
 fn created_response(

@@ -273,7 +273,7 @@ impl IdempotencyService {
             .size_hint()
             .upper()
             .is_some_and(|size| size <= u64::try_from(self.config.answer_bytes_max).unwrap_or(0));
-        let (body, kept) = if fits && is_final_status(parts.status) {
+        let (body, kept) = if fits && is_result(&parts) {
             let bytes = body.collect().await.map_err(|error| Problem::internal(&error))?.to_bytes();
             (Body::from(bytes.clone()), Some(bytes))
         } else {
@@ -313,19 +313,23 @@ enum IdempotencyClaimOutcome {
 }
 
 /// Headers that make a different request of the same target and body.
-const FINGERPRINTED: [&str; 8] = [
+const FINGERPRINTED: [&str; 12] = [
     "content-type",
     "content-length",
     "content-digest",
     "content-disposition",
     "repr-digest",
+    "upload-complete",
+    "upload-concat",
     "upload-defer-length",
+    "upload-draft-interop-version",
+    "upload-incomplete",
     "upload-length",
     "upload-metadata",
 ];
 
 /// Headers that are kept with an answer: those that depend neither on the replica nor on the time.
-const KEPT: [HeaderName; 10] = [
+const KEPT: [HeaderName; 13] = [
     header::CONTENT_TYPE,
     header::LOCATION,
     header::ETAG,
@@ -334,6 +338,9 @@ const KEPT: [HeaderName; 10] = [
     HeaderName::from_static("streamgate-media-id"),
     HeaderName::from_static("tus-resumable"),
     HeaderName::from_static("tus-version"),
+    HeaderName::from_static("upload-complete"),
+    HeaderName::from_static("upload-draft-interop-version"),
+    HeaderName::from_static("upload-incomplete"),
     HeaderName::from_static("upload-offset"),
     HeaderName::from_static("upload-expires"),
 ];
@@ -345,10 +352,12 @@ fn kept_headers(headers: &HeaderMap) -> BTreeMap<String, String> {
     kept.collect()
 }
 
-/// A refusal that another time may not be one is no result.
-fn is_final_status(status: StatusCode) -> bool {
-    // A refusal that passes must not be answered for as long as the key is kept.
-    !status.is_server_error() && !matches!(status.as_u16(), 401 | 408 | 409 | 423 | 425 | 429)
+/// A refusal that another time may not be one is no result: it must not be answered for as long as the key is kept.
+fn is_result(answer: &response::Parts) -> bool {
+    let may_pass = matches!(answer.status.as_u16(), 401 | 408 | 409 | 423 | 425 | 429);
+    // Who was cut off has seen no answer, and comes again with the whole body.
+    let is_cut = answer.extensions.get::<ProblemCode>() == Some(&ProblemCode::BodyCut);
+    !answer.status.is_server_error() && !may_pass && !is_cut
 }
 
 fn replay_response(status: u16, headers: &BTreeMap<String, String>, body: &[u8]) -> Response {

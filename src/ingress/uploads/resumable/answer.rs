@@ -7,7 +7,7 @@ use axum::{
 };
 use nats::now_ms;
 use schemas::upload::{UploadRecord, UploadStatus};
-use web::{interim::InterimSender, public_address::PublicAddress};
+use web::{error::Problem, interim::InterimSender, public_address::PublicAddress};
 
 use super::{
     super::{
@@ -158,7 +158,12 @@ impl ResumableRequest {
             (_, outcome) => return response::outcome_response(outcome),
         };
         let is_too_large = matches!(refusal, UploadRefusal::TooLarge);
-        let mut response = refusal.into_problem().into_response();
+        let mut problem = refusal.into_problem();
+        if problem.status() == StatusCode::LOCKED {
+            // What tus clients repeat, these take for the end: to them every 4xx is one (draft, "Upload Append").
+            problem = Problem::busy("another request holds the upload");
+        }
+        let mut response = problem.into_response();
         insert_state(response.headers_mut(), version, false);
         if is_too_large {
             response.headers_mut().insert(fields::UPLOAD_LIMIT, limits(shared, version, None));

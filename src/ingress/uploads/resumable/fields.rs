@@ -5,8 +5,8 @@ use sfv::{BareItem, Item, Parser};
 
 use super::super::{
     fields::{
-        TUS_RESUMABLE, UPLOAD_CHECKSUM, UPLOAD_COMPLETE, UPLOAD_CONCAT, UPLOAD_DRAFT_INTEROP_VERSION,
-        UPLOAD_INCOMPLETE, UPLOAD_LENGTH, UPLOAD_OFFSET,
+        TUS_RESUMABLE, UPLOAD_COMPLETE, UPLOAD_DEFER_LENGTH, UPLOAD_DRAFT_INTEROP_VERSION, UPLOAD_INCOMPLETE,
+        UPLOAD_LENGTH, UPLOAD_LIMIT, UPLOAD_METADATA, UPLOAD_OFFSET,
     },
     protocol,
     refusal::UploadRefusal,
@@ -98,14 +98,26 @@ pub(super) fn check_question(headers: &HeaderMap) -> Result<(), UploadRefusal> {
     Ok(())
 }
 
-/// Refuses fields of tus that would change what the bytes become.
-pub(super) fn check_no_tus_fields(headers: &HeaderMap) -> Result<(), UploadRefusal> {
-    for (name, shown) in [(&UPLOAD_CONCAT, "Upload-Concat"), (&UPLOAD_CHECKSUM, "Upload-Checksum")] {
-        if headers.contains_key(name) {
-            return Err(UploadRefusal::Header { name: shown, why: "is for tus; send Tus-Resumable with it" });
-        }
+/// Fields of this protocol, and of tus those that its clients send along.
+const KNOWN_FIELDS: [HeaderName; 8] = [
+    UPLOAD_COMPLETE,
+    UPLOAD_DEFER_LENGTH,
+    UPLOAD_DRAFT_INTEROP_VERSION,
+    UPLOAD_INCOMPLETE,
+    UPLOAD_LENGTH,
+    UPLOAD_LIMIT,
+    UPLOAD_METADATA,
+    UPLOAD_OFFSET,
+];
+
+/// Refuses what would change the meaning of the bytes and is not known here, such as a field of tus that says so.
+pub(super) fn check_fields(headers: &HeaderMap) -> Result<(), UploadRefusal> {
+    let is_unknown =
+        |name: &&HeaderName| name.as_str().starts_with("upload-") && !KNOWN_FIELDS.contains(*name);
+    match headers.keys().find(is_unknown) {
+        Some(name) => Err(UploadRefusal::UnknownField(name.clone())),
+        None => protocol::check_known_fields(headers),
     }
-    Ok(())
 }
 
 const NO_STATE: UploadRefusal = UploadRefusal::Header { name: "Upload-Complete", why: "has to be ?0 or ?1" };

@@ -20,7 +20,9 @@ use super::{
         digest::DigestChecks,
         disposition,
         fenced_record::FencedUploadRecord,
-        fields, lifecycle, metadata, parse_upload_id,
+        fields,
+        lifecycle::{self, EarlierUpload},
+        metadata, parse_upload_id,
         protocol::{self, UploadAppend},
         refusal::UploadRefusal,
         response,
@@ -28,11 +30,14 @@ use super::{
         takeover::{self, TakeoverOutcome},
     },
     answer::{self, ProgressSender},
-    fields::{ContentFields, InteropVersion, PARTIAL_TYPE, check_no_tus_fields, check_question},
+    fields::{ContentFields, InteropVersion, PARTIAL_TYPE, check_fields, check_question},
 };
 
 /// Why an upload ended whose client sent more than it had said.
 const LENGTH_EXCEEDED: &str = "upload_length_exceeded";
+
+/// Why an upload ended whose address its client never got.
+const ADDRESS_UNKNOWN: &str = "upload_address_unknown";
 
 /// Opens an upload and takes what the request has of it. `filename` is the name in the target, if that has one.
 pub(in super::super) async fn create(
@@ -44,28 +49,62 @@ pub(in super::super) async fn create(
 ) -> Result<Response, UploadRefusal> {
     let headers = &parts.headers;
     let content = ContentFields::of_creation(headers, body.is_end_stream())?;
-    protocol::check_known_fields(headers)?;
-    check_no_tus_fields(headers)?;
-    let record = new_record(shared, who, &content, headers, filename)?;
+    check_fields(headers)?;
+    let mut record = new_record(shared, who, &content, headers, filename)?;
     let claim = parts.extensions.get::<IdempotencyClaim>();
-    if let Some(claim) = claim
-        && let Some(ledger) = lifecycle::find_earlier_upload(shared, who, claim).await?
-    {
-        // What is there already is not written again: the answer says where it goes on.
-        shared.drain_body(headers, body).await;
-        return located_response(shared, address, content.version, ledger.record());
-    }
-    let mut record = record;
     if let Some(claim) = claim {
-        record.upload_id = UploadId::from_bytes(claim.derive_id(0));
+        match find_earlier(shared, who, claim, content.is_complete).await? {
+            EarlierUpload::Whole(ledger) => {
+                // What is there already is not written again: the answer says where it goes on.
+                shared.drain_body(headers, body).await;
+                return located_response(shared, address, content.version, ledger.record());
+            }
+            EarlierUpload::Nothing(upload_id) => record.upload_id = upload_id,
+        }
     }
     let ledger = lifecycle::begin_upload(shared, record).await?;
+    let upload_id = ledger.upload_id();
     let progress = ProgressSender::of_request(shared, parts);
     if let Some(progress) = &progress {
         progress.send_location(shared, address, ledger.record())?;
     }
-    let ledger = receive(shared, ledger, &content, progress, (headers, body)).await?;
-    located_response(shared, address, content.version, ledger.record())
+    let is_known = progress.is_some() || claim.is_some();
+    match receive(shared, ledger, &content, progress, (headers, body)).await {
+        Ok(ledger) => located_response(shared, address, content.version, ledger.record()),
+        Err(refusal) => {
+            if !is_known {
+                end_unknown(shared, upload_id).await;
+            }
+            Err(refusal)
+        }
+    }
+}
+
+/// What the same request did before. One with the whole brings all of it again; of another one the client goes on from the offset.
+async fn find_earlier(
+    shared: &Arc<UploadContext>,
+    who: &Principal,
+    claim: &IdempotencyClaim,
+    is_complete: bool,
+) -> Result<EarlierUpload, UploadRefusal> {
+    if is_complete {
+        return lifecycle::find_earlier_whole(shared, who, claim).await;
+    }
+    let found = lifecycle::find_earlier_upload(shared, who, claim).await?;
+    let fresh = EarlierUpload::Nothing(UploadId::from_bytes(claim.derive_id(0)));
+    Ok(found.map_or(fresh, |ledger| EarlierUpload::Whole(Box::new(ledger))))
+}
+
+/// Ends an upload whose address its client never got.
+async fn end_unknown(shared: &UploadContext, upload_id: UploadId) {
+    let kept_ms = shared.config.ended_kept_ms;
+    let ended = async {
+        let mut ledger = FencedUploadRecord::load_any(&shared.bus, upload_id, kept_ms).await?;
+        lifecycle::terminate_upload(shared, &mut ledger, Some(ADDRESS_UNKNOWN)).await
+    };
+    if let Err(refusal) = ended.await {
+        tracing::debug!(?refusal, upload.id = %upload_id, "an upload that nobody knows of stays until it expires");
+    }
 }
 
 /// The record of an upload that a request opens; refused before anything is made of it.
@@ -127,12 +166,13 @@ pub(in super::super) async fn append(
     (parts, body): (&Parts, &mut Body),
 ) -> Result<Response, UploadRefusal> {
     let headers = &parts.headers;
-    let ledger = FencedUploadRecord::load(shared, parse_upload_id(id)?, who).await?;
+    let mut ledger = FencedUploadRecord::load(shared, parse_upload_id(id)?, who).await?;
     ledger.check_not_ended()?;
     protocol::check_protocol(headers, ledger.record())?;
-    protocol::check_known_fields(headers)?;
-    check_no_tus_fields(headers)?;
+    check_fields(headers)?;
     let content = ContentFields::of_append(headers, body.is_end_stream())?;
+    // A crash, or a store that was away, after the client had said that this is all.
+    lifecycle::finish_interrupted(shared, &mut ledger).await?;
     if ledger.record().status == UploadStatus::Received {
         check_repetition(&content, ledger.record())?;
         shared.drain_body(headers, body).await;
@@ -220,10 +260,14 @@ async fn receive(
 async fn end_exceeded(shared: &UploadContext, upload_id: UploadId) -> Result<UploadRefusal, UploadRefusal> {
     let kept_ms = shared.config.ended_kept_ms;
     let mut ledger = FencedUploadRecord::load_any(&shared.bus, upload_id, kept_ms).await?;
-    if ledger.record().length_bytes.is_none() || ledger.record().status != UploadStatus::Open {
+    let record = ledger.record();
+    if record.length_bytes.is_none() {
         return Ok(UploadRefusal::TooLarge);
     }
-    lifecycle::terminate_upload(shared, &mut ledger, Some(LENGTH_EXCEEDED)).await?;
+    // Another request that is at it, or has completed it, is left in peace: the bytes of this one came too late.
+    if record.status == UploadStatus::Open && record.holder.is_none() && !record.is_full() {
+        lifecycle::terminate_upload(shared, &mut ledger, Some(LENGTH_EXCEEDED)).await?;
+    }
     Ok(UploadRefusal::LengthInconsistent)
 }
 

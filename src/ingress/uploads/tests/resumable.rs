@@ -299,6 +299,7 @@ async fn requests_are_read_before_bytes_are_taken() {
         (&[place, LAST, PARTIAL, ("content-encoding", "gzip")], 415),
         (&[place, LAST, PARTIAL, ("upload-speed", "9")], 400),
         (&[place, LAST, PARTIAL, ("upload-checksum", "sha1 AAAA")], 400),
+        (&[place, LAST, PARTIAL, ("trailer", "Content-Digest")], 400),
         (&[place, LAST, PARTIAL, ("tus-resumable", "1.0.0")], 415),
         (&[place, ("tus-resumable", "1.0.0"), ("content-type", OFFSET_TYPE)], 412),
     ] {
@@ -312,7 +313,7 @@ async fn requests_are_read_before_bytes_are_taken() {
     for (pairs, status) in [
         (&[LAST, ("content-type", "multipart/form-data; boundary=x")][..], 415),
         (&[LAST, ("content-encoding", "br")], 415),
-        (&[LAST, ("content-encoding", "identity")], 201),
+        (&[LAST, ("content-encoding", "identity, identity")], 201),
         (&[LAST, ("upload-concat", "partial")], 400),
         (&[("upload-complete", "true")], 412),
         (&[], 412),
@@ -328,6 +329,96 @@ async fn requests_are_read_before_bytes_are_taken() {
     assert_eq!(other.offset().await, 0);
     let stranger = upload.ask(Method::HEAD, &[("x-owner", "eve")], b"").await;
     assert_eq!(stranger.status, 404);
+}
+
+#[tokio::test]
+async fn a_whole_file_is_no_upload_of_another_protocol() {
+    let mut site = Site::local().await;
+    let replica = site.replica(UploadConfig::default()).await;
+    for said in [
+        ("upload-offset", "5"),
+        ("upload-length", "100"),
+        ("upload-checksum", "sha1 AAAA"),
+        ("upload-concat", "partial"),
+        ("upload-defer-length", "1"),
+        ("tus-resumable", "1.0.0"),
+    ] {
+        let refused =
+            replica.ask(Method::POST, "/v1/media", &[said, ("content-type", "video/mp4")], b"hello").await;
+        assert_eq!(refused.status, 400, "{said:?} {refused:?}");
+    }
+    // Clients of tus send more than its fields.
+    let created = replica.post(&[("upload-length", "5"), ("upload-creator", "ann")]).send().await.unwrap();
+    assert_eq!(created.status(), 201);
+}
+
+#[tokio::test]
+async fn a_question_by_get_disturbs_nobody() {
+    let mut site = Site::local().await;
+    let replica = site.replica(UploadConfig::default()).await;
+    let upload = replica.begin(&[], b"").await;
+    let head = "Upload-Complete: ?1\r\nUpload-Offset: 0\r\nContent-Type: application/partial-upload\r\nContent-Length: 5\r\n";
+    let mut stream = send_by_hand(&replica, "PATCH", &upload.path(), head, b"he").await;
+    site.until(&upload, "a session has it", |record| record.holder.is_some()).await;
+    let found = upload.ask(Method::GET, &[], b"").await;
+    assert_eq!((found.status, found.has("upload-complete")), (204, Some("?0")), "{found:?}");
+    stream.write_all(b"llo").await.unwrap();
+    let found = heads(stream).await;
+    assert!(found[0].starts_with("http/1.1 201"), "{found:?}");
+    assert_eq!(site.object(&upload.media_id), b"hello");
+}
+
+#[tokio::test]
+async fn the_last_byte_completes_an_upload_even_if_its_request_is_displaced_then() {
+    let mut site = Site::remote().await;
+    let replica = site.replica(UploadConfig::default()).await;
+    for _ in 0..20 {
+        let upload = replica.begin(&[], b"").await;
+        let head = "Upload-Complete: ?1\r\nUpload-Offset: 0\r\nContent-Type: application/partial-upload\r\nContent-Length: 5\r\n";
+        let stream = send_by_hand(&replica, "PATCH", &upload.path(), head, b"hello").await;
+        // Whatever of the two is first: what is complete says so, and what does not can be gone on with.
+        let found = upload.question().await;
+        if found.has("upload-offset") == Some("5") {
+            assert_eq!(found.has("upload-complete"), Some("?1"), "{found:?}");
+        } else {
+            drop(stream);
+            assert_eq!(upload.put(0, LAST, b"hello").await.status, 201);
+        }
+        assert_eq!(site.object(&upload.media_id), b"hello");
+    }
+}
+
+#[tokio::test]
+async fn what_a_store_that_was_away_kept_from_completing_is_completed_and_not_ended() {
+    let mut site = Site::local().await;
+    let replica = site.replica(UploadConfig::default()).await;
+    let upload = replica.begin(&[("upload-length", "5")], b"hello").await;
+    let mut held = site.admin.load_record::<UploadRecord>(&upload.id).await.unwrap().unwrap();
+    held.record.protocol = schemas::upload::UploadProtocol::Resumable { is_complete: true };
+    site.admin.commit_record(&mut held, Outbox::new()).await.unwrap();
+    let refused = upload.put(5, MORE, b"!").await;
+    assert_eq!(refused.problem(), (400, LENGTH_TYPE_URI, Some("?0")), "{refused:?}");
+    assert_eq!(upload.question().await.state(), (204, Some("?1"), Some("5")));
+    assert_eq!(site.object(&upload.media_id), b"hello");
+}
+
+#[tokio::test]
+async fn an_upload_whose_address_nobody_has_ends_with_its_request() {
+    let mut site = Site::local().await;
+    let replica = site.replica(UploadConfig::default()).await;
+    for (named, is_kept) in [("", false), ("Upload-Draft-Interop-Version: 8\r\n", true)] {
+        let head = format!("Upload-Complete: ?1\r\n{named}Content-Length: 9\r\n");
+        let mut stream = send_by_hand(&replica, "POST", "/v1/uploads", &head, b"hello").await;
+        stream.shutdown().await.unwrap();
+        stream.read_to_end(&mut Vec::new()).await.unwrap();
+        let keys = site.admin.context().get_key_value("uploads").await.unwrap().keys().await.unwrap();
+        let ids: Vec<String> =
+            futures::StreamExt::collect::<Vec<_>>(keys).await.into_iter().map(Result::unwrap).collect();
+        let last = ids.iter().max().unwrap();
+        let record = site.admin.load_record::<UploadRecord>(last).await.unwrap().unwrap().record;
+        assert_eq!(record.status == UploadStatus::Open, is_kept, "{record:?}");
+        assert_eq!(record.code.as_deref(), (!is_kept).then_some("upload_address_unknown"));
+    }
 }
 
 #[tokio::test]
