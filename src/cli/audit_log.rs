@@ -34,14 +34,18 @@ pub async fn replay_log(args: ReplayArgs) -> anyhow::Result<()> {
             failures = 0;
         }
         match ended {
-            Ok(()) if !wanted.follow => return Ok(()),
+            Ok(()) if !wanted.follow || has_all(&wanted) => return Ok(()),
             // A replay that follows is ended by the server from time to time.
             Ok(()) => failures += 1,
             Err(ReplayFailure::Stdout(error)) => return Err(error.into()),
             Err(ReplayFailure::Server(error)) => {
                 failures += 1;
+                // What was cut behind the last wanted record lacks nothing.
+                if has_all(&wanted) {
+                    return Ok(());
+                }
                 if !wanted.follow || !error.is_transient() || failures >= FAILURES_MAX {
-                    return Err(with_resume_hint(error, wanted.from));
+                    return Err(with_resume_hint(error, &wanted));
                 }
             }
         }
@@ -52,10 +56,16 @@ pub async fn replay_log(args: ReplayArgs) -> anyhow::Result<()> {
     }
 }
 
-fn with_resume_hint(error: ClientError, from: Option<u64>) -> anyhow::Error {
-    match from {
+/// True once nothing more is wanted: what bounds a replay was reached.
+fn has_all(wanted: &ReplayArgs) -> bool {
+    wanted.limit == Some(0) || wanted.to.zip(wanted.from).is_some_and(|(to, from)| from > to)
+}
+
+fn with_resume_hint(error: ClientError, wanted: &ReplayArgs) -> anyhow::Error {
+    match wanted.from {
         Some(from) if error.is_transient() => {
-            anyhow::Error::from(error).context(format!("the replay was cut; go on with --from {from}"))
+            let limit = wanted.limit.map(|left| format!(" --limit {left}")).unwrap_or_default();
+            anyhow::Error::from(error).context(format!("the replay was cut; go on with --from {from}{limit}"))
         }
         _ => error.into(),
     }
@@ -66,11 +76,12 @@ enum ReplayFailure {
     Stdout(std::io::Error),
 }
 
-/// Prints until the server ends; `wanted.from` is where to go on then.
+/// Prints until the server ends; `wanted.from` is where to go on then, and `wanted.limit` how many records are left.
 async fn replay_once(client: &ApiClient, wanted: &mut ReplayArgs) -> Result<(), ReplayFailure> {
     let mut lines = open_replay(client, wanted).await.map_err(ReplayFailure::Server)?;
     while let Some(line) = lines.next_line().await.map_err(ReplayFailure::Server)? {
         output::print_line(String::from_utf8_lossy(&line)).map_err(ReplayFailure::Stdout)?;
+        wanted.limit = wanted.limit.map(|left| left.saturating_sub(1));
         if let Ok(record) = serde_json::from_slice::<AuditRecord>(&line) {
             wanted.from = Some(record.n + 1);
             wanted.since = None;
@@ -80,12 +91,17 @@ async fn replay_once(client: &ApiClient, wanted: &mut ReplayArgs) -> Result<(), 
 }
 
 async fn open_replay(client: &ApiClient, wanted: &ReplayArgs) -> Result<BodyLines, ClientError> {
-    let from = wanted.from.map(|n| n.to_string());
+    let text = |number: Option<u64>| number.map(|number| number.to_string());
+    let (from, to, limit) = (text(wanted.from), text(wanted.to), text(wanted.limit));
     let query = [
         ("from", from.as_deref()),
+        ("to", to.as_deref()),
         ("since", wanted.since.as_deref()),
         ("until", wanted.until.as_deref()),
         ("filter", wanted.filter.as_deref()),
+        ("owner", wanted.owner.as_deref()),
+        ("media_id", wanted.media.as_deref()),
+        ("limit", limit.as_deref()),
         ("follow", wanted.follow.then_some("true")),
     ];
     let request = client.build_request(Method::GET, client.build_url("v1/audit", &query));
@@ -99,8 +115,18 @@ async fn open_replay(client: &ApiClient, wanted: &ReplayArgs) -> Result<BodyLine
 /// When the server refuses or the log can't be fetched to its end.
 pub async fn verify_log(args: ClientArgs, as_json: bool) -> anyhow::Result<CommandOutcome> {
     let client = ApiClient::new(&args)?;
-    let whole =
-        ReplayArgs { from: Some(1), since: None, until: None, filter: None, follow: false, client: args };
+    let whole = ReplayArgs {
+        from: Some(1),
+        to: None,
+        since: None,
+        until: None,
+        filter: None,
+        owner: None,
+        media: None,
+        limit: None,
+        follow: false,
+        client: args,
+    };
     let mut lines = open_replay(&client, &whole).await?;
     let mut walk = AuditLogVerifier::default();
     let mut verdict = None;

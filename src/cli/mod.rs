@@ -323,7 +323,9 @@ pub enum AuditCommand {
   streamgate audit replay --since 1h
   streamgate audit replay --from 1000 --filter media.stored > stored.ndjson
   streamgate audit replay --filter '*.failed'
-  streamgate audit replay --follow")]
+  streamgate audit replay --from 1000 --to 1999         one thousand records
+  streamgate audit replay --media 068p... --limit 10    the first ten about a medium
+  streamgate audit replay --follow --owner alice")]
     Replay(ReplayArgs),
     /// Fetch the whole log and check that every line continues the one before it
     #[command(
@@ -341,15 +343,27 @@ pub struct ReplayArgs {
     /// First record, from 1
     #[arg(long, value_name = "NUMBER")]
     pub from: Option<u64>,
+    /// Last record: ends with it, also with --follow
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..))]
+    pub to: Option<u64>,
     /// From this time on: RFC 3339, or an age such as 90s, 2h, 7d
     #[arg(long, value_name = "TIME", conflicts_with = "from")]
     pub since: Option<String>,
     /// Up to this time: RFC 3339, or an age
     #[arg(long, value_name = "TIME")]
     pub until: Option<String>,
-    /// Only these records: `media`, `media.stored`, `*.failed`
+    /// Only these records: a class (`media`), a type (`media.stored`) or a pattern (`*.failed`)
     #[arg(long, value_name = "FILTER")]
     pub filter: Option<String>,
+    /// Only records about media of this owner
+    #[arg(long, value_name = "OWNER")]
+    pub owner: Option<String>,
+    /// Only records about this medium
+    #[arg(long, value_name = "MEDIA_ID")]
+    pub media: Option<String>,
+    /// Most records: ends after so many, also with --follow
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
+    pub limit: Option<u64>,
     /// Stay, and print what comes
     #[arg(long)]
     pub follow: bool,

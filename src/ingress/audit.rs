@@ -2,8 +2,8 @@
 //!
 //! Limits: [`REPLAYS_MAX`] at once; a replay that follows ends after [`FOLLOW_MAX`], and its reader goes on with `from`.
 
-use schemas::access::ApiKeyScope;
-use std::time::Duration;
+use schemas::{access::ApiKeyScope, ids::MediaId};
+use std::{num::NonZeroU64, time::Duration};
 
 use axum::{
     body::Body,
@@ -30,6 +30,9 @@ use web::{
 pub const REPLAYS_MAX: usize = 64;
 /// Longest replay that follows.
 pub const FOLLOW_MAX: Duration = Duration::from_secs(3_600);
+
+/// Characters of the longest owner that is looked for.
+const OWNER_LENGTH_MAX: usize = 128;
 
 /// The routes.
 pub fn router() -> OperationRouter<AppState> {
@@ -58,6 +61,8 @@ impl openapi::OperationGroup for AuditApiDoc {
 struct AuditReplayQuery {
     /// First record, from 1.
     from: Option<u64>,
+    /// Last record; the replay ends with it, also one that follows.
+    to: Option<NonZeroU64>,
     /// Not before this time (RFC 3339), or this age, such as `90s`, `2h` or `7d`.
     #[serde(default)]
     #[schemars(schema_with = "query::moment_schema")]
@@ -69,6 +74,15 @@ struct AuditReplayQuery {
     /// Only this class, or class and action: `media`, `media.ready`, `*.failed`.
     #[schemars(regex(pattern = audit::FILTER_PATTERN))]
     filter: Option<String>,
+    /// Only records about media of this owner.
+    #[schemars(regex(pattern = "^[ -~]*$"), length(min = 1, max = OWNER_LENGTH_MAX))]
+    owner: Option<String>,
+    /// Only records about this medium.
+    #[serde(default, deserialize_with = "query::deserialize_id")]
+    #[schemars(schema_with = "openapi::id_schema")]
+    media_id: Option<MediaId>,
+    /// Most records; the replay ends with the last of them, also one that follows.
+    limit: Option<NonZeroU64>,
     /// Stay and send what comes.
     #[serde(default)]
     follow: bool,
@@ -88,16 +102,29 @@ impl AuditReplayQuery {
             })
             .transpose()
         };
+        if self.owner.as_ref().is_some_and(|owner| !is_owner(owner)) {
+            return Err(Problem::new(ProblemCode::QueryMalformed).with_detail(format!(
+                "owner takes 1 to {OWNER_LENGTH_MAX} characters of ASCII, as media show it"
+            )));
+        }
         let filter = self.filter.map_or_else(|| Ok(audit::ReplayFilter::default()), |text| text.parse());
         Ok(audit::ReplayQuery {
             from: self.from,
+            to: self.to.map(NonZeroU64::get),
             since_ms: moment(self.since)?,
             until_ms: moment(self.until)?,
             filter: filter
                 .map_err(|error| Problem::new(ProblemCode::QueryMalformed).with_detail(error.to_string()))?,
+            owner: self.owner,
+            media_id: self.media_id,
+            limit: self.limit.map(NonZeroU64::get),
             follow: self.follow,
         })
     }
+}
+
+fn is_owner(text: &str) -> bool {
+    (1..=OWNER_LENGTH_MAX).contains(&text.len()) && text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
 }
 
 static REPLAY_AUDIT_LOG: Operation = Operation::read(
@@ -108,7 +135,8 @@ static REPLAY_AUDIT_LOG: Operation = Operation::read(
 
 /// Replay the audit log
 ///
-/// One line of JSON a record, exactly as it was stored and hashed, in order. For operators and admins.
+/// One line of JSON a record, exactly as it was stored and hashed, in order: those of which all is true that the query says. Without
+/// `follow` the replay ends at the newest record. For operators and admins.
 #[utoipa::path(
     get,
     path = REPLAY_AUDIT_LOG.path,

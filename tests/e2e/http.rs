@@ -193,6 +193,12 @@ async fn lists_are_paged_and_wrong_questions_are_explained() {
         ("/v1/jobs/abc", StatusCode::NOT_FOUND, "not_found"),
         ("/v1/audit?since=yesterday", StatusCode::BAD_REQUEST, "query_malformed"),
         ("/v1/audit?filter=a.b.c", StatusCode::BAD_REQUEST, "query_malformed"),
+        ("/v1/audit?filter=nonsense", StatusCode::BAD_REQUEST, "query_malformed"),
+        ("/v1/audit?filter=media.nonsense", StatusCode::BAD_REQUEST, "query_malformed"),
+        ("/v1/audit?limit=0", StatusCode::BAD_REQUEST, "query_malformed"),
+        ("/v1/audit?to=0", StatusCode::BAD_REQUEST, "query_malformed"),
+        ("/v1/audit?media_id=abc", StatusCode::BAD_REQUEST, "query_malformed"),
+        ("/v1/audit?owner=", StatusCode::BAD_REQUEST, "query_malformed"),
         ("/v1/nothing", StatusCode::NOT_FOUND, "not_found"),
     ] {
         let (found, problem) = ask(&cluster, &cluster.key, Method::GET, path).await;

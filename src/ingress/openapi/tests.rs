@@ -208,7 +208,10 @@ fn what_is_described_is_described_once_and_whole() {
     for (pointer, names) in [
         ("/paths/~1v1~1media/get", &["cursor", "limit", "min_revision", "status"][..]),
         ("/paths/~1v1~1jobs/get", &["cursor", "limit", "media_id", "min_revision", "status"]),
-        ("/paths/~1v1~1audit/get", &["filter", "follow", "from", "since", "until"]),
+        (
+            "/paths/~1v1~1audit/get",
+            &["filter", "follow", "from", "limit", "media_id", "owner", "since", "to", "until"],
+        ),
         ("/paths/~1v1~1events/get", &["job", "media", "since", "Last-Event-ID"]),
         ("/paths/~1v1~1auth~1keys/get", &["owner"]),
     ] {

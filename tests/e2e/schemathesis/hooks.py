@@ -58,6 +58,9 @@ def before_call(context, case, kwargs):
     if case.query:
         # Only a list makes a cursor.
         case.query.pop("cursor", None)
+        if case.operation.label == "GET /v1/audit" and "filter" in case.query:
+            # Which types of records there are is in no pattern.
+            case.query["filter"] = "media.*"
     headers, body = case.headers, bytes_of(case.body)
     if "Idempotency-Key" in headers:
         # One key names one request.

@@ -69,12 +69,15 @@ pub enum AuditError {
         #[source]
         source: serde_json::Error,
     },
-    /// A filter that names no audit subjects.
+    /// A filter that no record can match.
     #[error(
-        "the filter {filter:?} is malformed: use a type such as media.stored or a pattern such as media.*"
+        "the filter {filter:?} matches no records: use a class such as media, a type such as media.ready or a pattern such as \
+         *.failed; {known}"
     )]
     Filter {
         /// What was given.
         filter: String,
+        /// The classes that there are, or the actions of the class that was named.
+        known: String,
     },
 }

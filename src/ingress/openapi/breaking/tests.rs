@@ -130,7 +130,7 @@ fn a_parameter_may_only_take_more() {
     breaks_nobody(&parameter("limit", "/schema/minimum"), Value::Null);
     breaks_nobody(&parameter("limit", "/schema/type"), json!("number"));
     breaks_nobody(&parameter("media_id", "/schema/pattern"), Value::Null);
-    let moments = "/paths/~1v1~1audit/get/parameters/3/schema";
+    let moments = "/paths/~1v1~1audit/get/parameters/6/schema";
     let ages = "GET /v1/audit parameter since: format was none and is \"date-time\"";
     breaks(&format!("{moments}/anyOf/1"), Value::Null, ages);
     let methods = "/paths/~1v1~1uploads~1{upload_id}/post/parameters/1/schema/enum";

@@ -274,15 +274,48 @@ fn filters_name_entities_and_verbs() {
         ("media.>", "media.*"),
         ("audit.media.stored", "media.stored"),
         ("*.failed", "audit.*.failed"),
+        ("audit.note", "audit.audit.note"),
+        ("audit", "audit.audit.*"),
+        ("*.>", ">"),
     ] {
         assert_eq!(read(text).unwrap(), read(same_as).unwrap(), "{text}");
     }
     assert_ne!(read("media.stored").unwrap(), read("media.ready").unwrap());
     let long = "x".repeat(33);
-    for text in
-        ["", ".", "media.", ".stored", "media.stored.m1", "me dia", "MEDIA", "media.st*red", "$KV.x", &long]
-    {
+    for text in [
+        "",
+        ".",
+        "media.",
+        ".stored",
+        "media.stored.m1",
+        "me dia",
+        "MEDIA",
+        "media.st*red",
+        "$KV.x",
+        ">.*",
+        ">.failed",
+        &long,
+    ] {
         assert!(matches!(read(text), Err(AuditError::Filter { .. })), "{text:?}");
+    }
+}
+
+#[test]
+fn a_filter_that_no_record_can_match_is_refused_with_what_there_is() {
+    for (text, wanted) in [
+        ("nonsense", "classes are admin, audit, auth, gate, job, limit, media,"),
+        ("audit.nonsense", "actions of audit are note"),
+        ("*.nonsense", "classes are admin,"),
+        ("nonsense.ready", "classes are admin,"),
+        ("media.nonsense", "actions of media are changed, delayed, playable, ready, rejected,"),
+        ("job.ready", "actions of job are cancelled,"),
+        ("media.ready.x", "a type such as media.ready"),
+    ] {
+        let said = text.parse::<ReplayFilter>().unwrap_err().to_string();
+        assert!(said.contains(wanted) && said.contains(&format!("{text:?}")), "{text}: {said}");
+    }
+    for kind in schemas::catalog::event_entries() {
+        assert!(kind.name.parse::<ReplayFilter>().is_ok(), "{}", kind.name);
     }
 }
 

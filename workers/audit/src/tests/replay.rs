@@ -2,7 +2,7 @@
 
 use futures::StreamExt;
 use nats::{Bus, Role, testing::TestBroker};
-use schemas::{audit::AuditRecord, subjects};
+use schemas::{audit::AuditRecord, ids::MediaId, subjects};
 use tokio_util::sync::CancellationToken;
 
 use super::{Publisher, soon};
@@ -133,6 +133,77 @@ async fn times_are_those_of_the_events_and_both_ends_are_in() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replay_ends_with_its_last_record_or_after_so_many() {
+    let broker = TestBroker::start().await;
+    let mut publisher = Publisher::new(&broker).await;
+    three_pairs(&broker, &mut publisher).await;
+    let bus = broker.bus(Role::Ingress).await;
+    let terminated = || "upload.terminated".parse().unwrap();
+    let query = |from, to, limit| ReplayQuery { from, to, limit, ..ReplayQuery::default() };
+    for (name, query, wanted) in [
+        ("to the third", query(None, Some(3), None), vec![1, 2, 3]),
+        ("only the fourth", query(Some(4), Some(4), None), vec![4]),
+        ("to what is not there yet", query(Some(5), Some(9), None), vec![5, 6]),
+        ("backwards", query(Some(5), Some(4), None), vec![]),
+        ("two", query(None, None, Some(2)), vec![1, 2]),
+        ("two from the third on", query(Some(3), None, Some(2)), vec![3, 4]),
+        ("more than there are", query(Some(5), None, Some(99)), vec![5, 6]),
+        ("whatever ends first", query(Some(2), Some(3), Some(9)), vec![2, 3]),
+        ("two of one type", ReplayQuery { filter: terminated(), ..query(None, None, Some(2)) }, vec![2, 4]),
+        (
+            "of one type to another's",
+            ReplayQuery { filter: terminated(), ..query(None, Some(5), None) },
+            vec![2, 4],
+        ),
+    ] {
+        for follow in [false, true] {
+            // What is followed waits for what is not there yet.
+            if follow && query.to.is_none_or(|to| to > 6) && query.limit.is_none_or(|limit| limit > 6) {
+                continue;
+            }
+            let query = ReplayQuery { follow, ..query.clone() };
+            assert_eq!(numbers(&bus, query).await, wanted, "{name}, follow: {follow}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn records_are_chosen_by_owner_and_medium() {
+    let broker = TestBroker::start().await;
+    let mut publisher = Publisher::new(&broker).await;
+    three_pairs(&broker, &mut publisher).await;
+    let bus = broker.bus(Role::Ingress).await;
+    publish_noise(&broker).await;
+    let query = |owner: Option<&str>, medium: Option<u8>| ReplayQuery {
+        owner: owner.map(str::to_owned),
+        media_id: medium.map(|byte| MediaId::from_bytes([byte; 16])),
+        ..ReplayQuery::default()
+    };
+    for (name, query, wanted) in [
+        ("what is no record has no owner", query(Some("ann"), None), vec![1, 2, 3, 4, 5, 6]),
+        ("nobody", query(Some("an"), None), vec![]),
+        ("the second medium", query(None, Some(2)), vec![3, 4]),
+        ("no medium", query(None, Some(9)), vec![]),
+        ("hers", query(Some("ann"), Some(3)), vec![5, 6]),
+        ("not his", query(Some("bob"), Some(3)), vec![]),
+        ("the first of hers", ReplayQuery { limit: Some(1), ..query(Some("ann"), Some(3)) }, vec![5]),
+        (
+            "an end of hers",
+            ReplayQuery { filter: "*.terminated".parse().unwrap(), ..query(Some("ann"), Some(1)) },
+            vec![2],
+        ),
+    ] {
+        assert_eq!(numbers(&bus, query).await, wanted, "{name}");
+    }
+}
+
+/// Something in AUDIT that is no record.
+async fn publish_noise(broker: &TestBroker) {
+    let bus = broker.bus(Role::Audit).await;
+    bus.context().publish("audit.media.stored", "noise".into()).await.unwrap().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn following_goes_on_with_new_records_even_after_the_broker_was_killed() {
     let broker = TestBroker::start().await;
     let mut publisher = Publisher::new(&broker).await;
@@ -167,8 +238,8 @@ async fn following_until_a_time_ends_behind_it() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_line_without_a_time_is_shown_but_is_none_of_any_time() {
     let broker = TestBroker::start().await;
+    publish_noise(&broker).await;
     let bus = broker.bus(Role::Audit).await;
-    bus.context().publish("audit.media.stored", "noise".into()).await.unwrap().await.unwrap();
     let shown = replayed(&bus, ReplayQuery::default()).await;
     assert_eq!(shown, [ReplayedRecord { n: 1, line: "noise".into() }]);
     assert_eq!(numbers(&bus, ReplayQuery { since_ms: Some(1), ..ReplayQuery::default() }).await, [0; 0]);
