@@ -366,6 +366,8 @@ fn router_with_routes(app: AppState, more: OperationRouter<AppState>) -> Router 
 }
 
 #[cfg(test)]
+mod body_walk;
+#[cfg(test)]
 pub(crate) mod tests;
 #[cfg(test)]
 mod walk;

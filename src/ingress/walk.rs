@@ -38,7 +38,7 @@ const QUESTIONS: [&str; 2] = ["post /v1/auth/nft", "post /v1/auth/verify"];
 const MUTATING: [&str; 4] = ["post", "put", "patch", "delete"];
 
 /// Every described operation by `<method> <path>`.
-fn described() -> BTreeMap<String, Value> {
+pub(super) fn described() -> BTreeMap<String, Value> {
     let document = openapi::build_document();
     let mut operations = BTreeMap::new();
     for (path, item) in document["paths"].as_object().unwrap() {
@@ -178,7 +178,7 @@ fn routed() -> BTreeSet<String> {
 }
 
 /// A path with something in place of its parameters.
-fn filled(path: &str) -> String {
+pub(super) fn filled(path: &str) -> String {
     let steps =
         path.split('/').map(|step| if step.starts_with('{') { "00000000000000000000000000" } else { step });
     steps.collect::<Vec<_>>().join("/")
