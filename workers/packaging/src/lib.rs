@@ -28,4 +28,4 @@ mod time_text;
 pub mod webvtt;
 
 pub use part_reader::GrowingPartReader;
-pub use profile::{EncodeProfile, ProfileRung};
+pub use profile::{EncodeProfile, ProfileRung, SIDE_PIXELS_MAX, STEP_RATE_BPS_MAX, STEPS_MAX, X264Preset};

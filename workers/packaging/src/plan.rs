@@ -282,7 +282,7 @@ fn plan_video(
         segment_frames,
         ranges,
         rungs,
-        preset: profile.preset.clone(),
+        preset: profile.preset.name().to_owned(),
         deinterlace: track.interlaced,
         storyboard,
     }

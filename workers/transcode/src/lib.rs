@@ -29,6 +29,7 @@ mod part;
 mod planner;
 mod playable;
 mod poster;
+mod profile_check;
 mod report;
 mod source;
 mod spec;
@@ -46,6 +47,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use config::{DEFAULT_PROFILE, TranscodeConfig};
 pub use error::TranscodeError;
+pub use profile_check::{ProfileFault, check_profile};
 pub use schemas::job::TRANSCODE as KIND;
 
 /// Durable of the planner on EVENTS.

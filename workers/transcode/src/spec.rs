@@ -154,7 +154,7 @@ fn parse_profile(name: &str) -> Result<H264Profile, TranscodeError> {
     }
 }
 
-fn parse_preset(name: &str) -> Result<EncoderPreset, TranscodeError> {
+pub(crate) fn parse_preset(name: &str) -> Result<EncoderPreset, TranscodeError> {
     match name {
         "ultrafast" => Ok(EncoderPreset::Ultrafast),
         "superfast" => Ok(EncoderPreset::Superfast),
