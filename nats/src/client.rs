@@ -89,6 +89,25 @@ pub struct ConnectionState {
     pub up: bool,
 }
 
+/// Whether `url` is the address of a broker that this client can speak to: `nats://` or `tls://`, or a host alone.
+///
+/// # Errors
+/// What is wrong with it, for people; `url` is not repeated, since it may hold a password.
+pub fn check_server_url(url: &str) -> Result<(), String> {
+    const RIGHT: &str = "write an address such as \"nats://broker:4222\" or \"tls://broker:4222\"";
+    let scheme = url.split_once("://").map_or("nats", |(scheme, _)| scheme);
+    if !matches!(scheme, "nats" | "tls") {
+        return Err(format!("has a scheme that brokers do not speak here; {RIGHT}"));
+    }
+    let address = url
+        .parse::<async_nats::ServerAddr>()
+        .map_err(|error| format!("is no address of a broker ({error}); {RIGHT}"))?;
+    if address.host().is_empty() {
+        return Err(format!("names no host; {RIGHT}"));
+    }
+    Ok(())
+}
+
 impl Bus {
     /// Connects, waiting at most `request_timeout_ms` for the first connection.
     ///

@@ -3,10 +3,11 @@
 use toml::{Table, Value};
 
 use super::{GlobalArgs, ServerArgs, output};
-use crate::config::{Settings, SettingsError, describe, tree};
-
-/// Stands where a secret is.
-pub const HIDDEN: &str = "<hidden>";
+use crate::config::{
+    Settings, SettingsError,
+    credentials::{self, HIDDEN},
+    describe, tree,
+};
 
 /// Options of a store that are no secrets; what is not among them may be one.
 const OPEN_OPTIONS: [&str; 8] = [
@@ -91,37 +92,19 @@ fn effective_table(config: &Settings) -> anyhow::Result<(Table, usize)> {
     Ok((table, count))
 }
 
-/// Hides name and password in an address: what stands between its scheme and the last `@` before its path.
+/// Hides name and password in an address.
 fn hide_credentials(value: &mut Value, count: &mut usize) {
     let Value::String(text) = value else { return };
-    let (scheme, rest) = text.split_once("://").map_or(("", text.as_str()), |(scheme, rest)| (scheme, rest));
-    let authority = rest.split('/').next().unwrap_or_default();
-    let Some((_, host)) = authority.rsplit_once('@') else { return };
-    let path = rest.strip_prefix(authority).unwrap_or_default();
-    let separator = if scheme.is_empty() { "" } else { "://" };
-    *text = format!("{scheme}{separator}{HIDDEN}@{host}{path}");
-    *count += 1;
+    let hidden = credentials::hide_credentials(text);
+    if hidden != *text {
+        *text = hidden;
+        *count += 1;
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_address_keeps_all_but_its_user() {
-        for (text, wanted) in [
-            ("nats://ann:secret@h:4222", "nats://<hidden>@h:4222"),
-            ("token@h:4222", "<hidden>@h:4222"),
-            ("https://a:p@ss@h/path@x", "https://<hidden>@h/path@x"),
-            ("nats://h:4222", "nats://h:4222"),
-            ("file:///data/a@b", "file:///data/a@b"),
-            ("", ""),
-        ] {
-            let mut value = Value::String(text.into());
-            hide_credentials(&mut value, &mut 0);
-            assert_eq!(value.as_str(), Some(wanted));
-        }
-    }
 
     #[test]
     fn secrets_are_hidden_and_the_rest_is_whole() {

@@ -30,8 +30,9 @@ const DERIVED: [(&str, &str); 7] = [
 const HEAD: &str = "# Settings
 
 Every setting of the settings file (`--config`, TOML). `streamgate config` prints those in effect, with the same text. Durations and
-sizes are text with a unit: `\"500ms\"`, `\"1m 30s\"`, `\"7d\"`; `\"64MiB\"`, `\"1GiB\"`. Rates and counts are plain numbers. Keys of old
-files that have the unit in their name (`grace_ms = 8000`) still work, with a warning that says what to write.
+sizes are text with a unit: `\"500ms\"`, `\"1m 30s\"`, `\"7d\"`; `\"64MiB\"`, `\"1GiB\"`. Rates and counts are plain numbers. Every time is at most
+100 years (`\"36500d\"`), every other number at most 2^53; a value that can't work is refused at the start, with what is right. Keys of
+old files that have the unit in their name (`grace_ms = 8000`) still work, with a warning that says what to write.
 
 This file is made from the code by `cargo run -- config --markdown > SETTINGS.md`.
 ";

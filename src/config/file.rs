@@ -7,7 +7,7 @@ use toml::{
 };
 
 use super::{
-    Settings,
+    Settings, ranges,
     tree::{self, LegacySetting, SettingNode},
     units,
 };
@@ -92,6 +92,11 @@ fn check_value(
     match value {
         Value::Table(table) => check_table(node, table, steps),
         Value::Array(values) => {
+            let count = u64::try_from(values.len()).unwrap_or(u64::MAX);
+            if let Some(most) = node.items_max().filter(|most| count > *most) {
+                let reason = format!("it has {count} items, and takes at most {most}");
+                return Err((tree::format_path(steps), reason));
+            }
             let Some(item) = node.items() else { return Ok(()) };
             for (at, value) in values.iter().enumerate() {
                 steps.push(at.to_string());
@@ -101,30 +106,48 @@ fn check_value(
             Ok(())
         }
         Value::Integer(number) => {
-            let choices = node.choices();
-            let is_chosen = choices.is_empty() || choices.iter().any(|one| one.as_i64() == Some(*number));
-            let is_within = node.minimum().is_none_or(|least| *number >= least)
-                && node.maximum().is_none_or(|most| *number <= most);
-            if is_chosen && is_within {
-                return Ok(());
-            }
-            let shown = tree::value_to_file_form(node, field, value.clone());
-            let reason = format!("it is {shown}, and takes {}", describe_range(node, field).join(", "));
-            Err((tree::format_path(steps), reason))
+            check_number(node, field, *number).map_err(|reason| (tree::format_path(steps), reason))
         }
         _ => Ok(()),
     }
 }
 
-/// What a setting takes, for people; empty where everything of its type is taken.
-pub(super) fn describe_range(node: SettingNode, field: &str) -> Vec<String> {
-    let shown = |number: i64| match (node.unit(field), u64::try_from(number)) {
+fn check_number(node: SettingNode, field: &str, number: i64) -> Result<(), String> {
+    let choices = node.choices();
+    let is_chosen = choices.is_empty() || choices.iter().any(|one| one.as_i64() == Some(number));
+    let is_enough = node.minimum().is_none_or(|least| number >= least);
+    let exceeded = node.maximum().filter(|most| number > *most);
+    if is_chosen && is_enough && exceeded.is_none() {
+        return Ok(());
+    }
+    let mut taken = describe_range(node, field);
+    // What holds for every setting is not among what is said of each.
+    if let Some(most) = exceeded.filter(|_| is_general_maximum(node, field)) {
+        taken.push(format!("at most {}", show_number(node, field, most)));
+    }
+    let shown = tree::value_to_file_form(node, field, Value::Integer(number));
+    Err(format!("it is {shown}, and takes {}", taken.join(", ")))
+}
+
+fn is_general_maximum(node: SettingNode, field: &str) -> bool {
+    node.maximum().map(u64::try_from) == Some(Ok(ranges::general_maximum(field)))
+}
+
+fn show_number(node: SettingNode, field: &str, number: i64) -> String {
+    match (node.unit(field), u64::try_from(number)) {
         (Some(unit), Ok(number)) => format!("{:?}", unit.format_number(number)),
         _ => number.to_string(),
-    };
+    }
+}
+
+/// What a setting takes, for people, beside what holds for all of them; empty where everything of its type is taken.
+pub(super) fn describe_range(node: SettingNode, field: &str) -> Vec<String> {
+    let shown = |number: i64| show_number(node, field, number);
     let choices: Vec<String> = node.choices().into_iter().map(ToString::to_string).collect();
     let one_of = choices.split_last().map(|(last, rest)| format!("one of {} or {last}", rest.join(", ")));
     let least = node.minimum().map(|least| format!("at least {}", shown(least)));
-    let most = node.maximum().map(|most| format!("at most {}", shown(most)));
-    [one_of, least, most].into_iter().flatten().collect()
+    let most = node.maximum().filter(|_| !is_general_maximum(node, field));
+    let most = most.map(|most| format!("at most {}", shown(most)));
+    let items = node.items_max().map(|most| format!("at most {most} items"));
+    [one_of, least, most, items].into_iter().flatten().collect()
 }

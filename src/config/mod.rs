@@ -3,8 +3,13 @@
 //! Fields have their unit in their name and plain numbers; files have neither: [`tree`] reads and writes them, by [`units`].
 //! Doc comments and ranges of the fields are what [`describe`] prints, and ranges are enforced from there.
 
+mod check;
+pub mod credentials;
 pub mod describe;
 mod file;
+#[cfg(test)]
+mod range_tests;
+pub mod ranges;
 #[cfg(test)]
 mod tests;
 pub mod tree;
@@ -21,7 +26,6 @@ use gate::grant::{self, PlaybackGrants};
 
 use crate::{cli::ServerArgs, keeper};
 pub use tree::LegacySetting;
-use units::SettingUnit;
 
 /// How to reach the broker.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -41,8 +45,10 @@ pub struct BrokerSettings {
 #[serde(default, deny_unknown_fields)]
 pub struct CapacitySettings {
     /// Uploads of a day that limits are made for.
+    #[schemars(range(max = 1_000_000_000))]
     pub uploads_per_day: Option<u64>,
     /// Openings of playback of a day that limits are made for.
+    #[schemars(range(max = 1_000_000_000_000_u64))]
     pub views_per_day: Option<u64>,
     /// How long events and dead letters are kept, in days.
     pub retention_days: Option<u64>,
@@ -58,7 +64,7 @@ impl CapacitySettings {
         Some(topology::ExpectedLoad {
             uploads_per_day: self.uploads_per_day.unwrap_or(usual.uploads_per_day),
             views_per_day: self.views_per_day.unwrap_or(usual.views_per_day),
-            retention_days: self.retention_days.unwrap_or(usual.retention_days).max(1),
+            retention_days: self.retention_days.unwrap_or(usual.retention_days),
         })
     }
 }
@@ -167,7 +173,7 @@ impl Settings {
     pub fn load(file: Option<&Path>, args: &ServerArgs) -> Result<(Self, Vec<LegacySetting>), SettingsError> {
         let (mut config, old) = file.map(Self::from_file).transpose()?.unwrap_or_default();
         config.merge_args(args)?;
-        config.check()?;
+        check::check_settings(&config)?;
         config.copy_shared_settings();
         Ok((config, old))
     }
@@ -210,34 +216,6 @@ impl Settings {
         self.transcode.ended_kept_ms = kept_ms;
         self.ingress.uploads.ended_kept_ms = kept_ms;
         self.keeper.ended_kept_ms = kept_ms;
-    }
-
-    /// Refuses what would only fail later, in the middle of somebody's work.
-    fn check(&self) -> Result<(), SettingsError> {
-        file::check_ranges(self).map_err(|(key, reason)| SettingsError::Invalid { key, reason })?;
-        let profile = &self.transcode.profile;
-        if self.transcode.find_profile(profile).is_none() {
-            let known: Vec<&str> = self.transcode.profiles.keys().map(String::as_str).collect();
-            let reason = format!("there is no profile {profile:?}; known: {}", known.join(", "));
-            return Err(SettingsError::invalid("transcode.profile", reason));
-        }
-        if self.keeper.fold_age_ms > self.retention.ended_ms {
-            let fold_age = SettingUnit::Milliseconds.format_number(self.keeper.fold_age_ms);
-            let reason = format!("it takes no less than keeper.fold_age, which is {fold_age:?}");
-            return Err(SettingsError::invalid("retention.ended_ms", reason));
-        }
-        self.open_chains(ChainCounters::default())?;
-        if let Some(url) = &self.ingress.public_url
-            && !(url.starts_with("http://") || url.starts_with("https://"))
-        {
-            let reason = format!("{url:?} does not begin with http:// or https://");
-            return Err(SettingsError::invalid("ingress.public_url", reason));
-        }
-        if let Err(invalid) = web::request_policy::CorsPolicy::new(&self.ingress.manners) {
-            return Err(SettingsError::invalid("ingress.manners.origins", invalid.to_string()));
-        }
-        self.grants.check().map_err(|(key, reason)| SettingsError::invalid(key, reason))?;
-        self.auth.check().map_err(|(key, reason)| SettingsError::invalid(key, reason))
     }
 
     /// Reads a TOML file over the defaults. Also says what of it is in the old form.

@@ -6,7 +6,7 @@ use super::*;
 use crate::config::tree::SettingNode;
 
 /// The settings of a file with `text`.
-fn load(text: &str) -> Result<(Settings, Vec<LegacySetting>), SettingsError> {
+pub(super) fn load(text: &str) -> Result<(Settings, Vec<LegacySetting>), SettingsError> {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("streamgate.toml");
     std::fs::write(&file, text).unwrap();
@@ -59,7 +59,7 @@ fn a_wrong_setting_is_named() {
         ),
         (
             "[keeper]\nfold_age = \"104d\"\n",
-            "retention.ended can't be used: it takes no less than keeper.fold_age",
+            "retention.ended can't be used: it is \"30d\", and takes no less than keeper.fold_age, which is \"104d\"",
         ),
         ("[auth]\nrecheck = \"5s\"\n", "auth.recheck can't be used: it is \"5s\", and takes at most \"1s\""),
         (

@@ -10,14 +10,16 @@ use serde_json::Value as Json;
 use toml::{Table, Value};
 
 use super::{
-    Settings,
+    Settings, ranges,
     units::{self, SettingUnit},
 };
 
 static SCHEMA: LazyLock<Json> = LazyLock::new(|| {
     // Inline: a reference would hide the fields of a table from the walk.
     let settings = SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
-    settings.into_generator().into_root_schema_for::<Settings>().to_value()
+    let mut schema = settings.into_generator().into_root_schema_for::<Settings>().to_value();
+    ranges::complete_ranges(&mut schema, "");
+    schema
 });
 
 /// What is known of one key.
@@ -56,6 +58,11 @@ impl SettingNode {
         SettingUnit::from_field(field).filter(|_| self.has_type("integer"))
     }
 
+    /// True for a whole number.
+    pub fn is_number(self) -> bool {
+        self.has_type("integer")
+    }
+
     /// True for a table.
     pub fn is_table(self) -> bool {
         self.has_type("object")
@@ -90,6 +97,11 @@ impl SettingNode {
         let of_type = [i64::from(u8::MAX), i64::from(u16::MAX)];
         // schemars writes the largest value of a small type as a maximum, which nobody set.
         self.0.get("maximum").and_then(Json::as_i64).filter(|most| !of_type.contains(most))
+    }
+
+    /// The most items of a list, where that is limited.
+    pub fn items_max(self) -> Option<u64> {
+        self.0.get("maxItems").and_then(Json::as_u64)
     }
 
     /// The values that can be set, where they are few.

@@ -51,6 +51,7 @@ pub struct ClientAddressConfig {
     /// The header that these proxies write.
     pub field: ForwardingHeader,
     /// Bits of an IPv6 address that distinguish clients: 64 is what one subscriber line usually has.
+    #[schemars(range(min = 1, max = 128))]
     pub ipv6_prefix_bits: u8,
 }
 

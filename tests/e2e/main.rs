@@ -35,6 +35,7 @@ mod proxied;
 mod redrive;
 mod removal;
 mod scale;
+mod settings;
 mod site;
 mod soak;
 mod subtitles;

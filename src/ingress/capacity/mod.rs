@@ -38,6 +38,7 @@ pub(crate) use needs::{CHALLENGE, KEY, PLAYBACK, SIGN_IN, UPLOAD};
 #[serde(default, deny_unknown_fields)]
 pub struct CapacityConfig {
     /// Share of a limit, in percent, from which on requests that create something are refused.
+    #[schemars(range(min = 1, max = 100))]
     pub percent_max: u64,
     /// Free room on a disk that is enough whatever share of it that is, in bytes.
     pub disk_free_bytes_enough: u64,

@@ -45,6 +45,9 @@ pub static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-ke
 /// Marks an answer that was given before.
 pub static IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
+/// Most [`IdempotencyConfig::answer_bytes_max`], in bytes: the broker takes 1 MiB, with what else is kept of an answer.
+const ANSWER_BYTES_CEILING: u64 = 768 * 1024;
+
 /// How repeated requests are recognised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -56,6 +59,7 @@ pub struct IdempotencyConfig {
     /// Largest body that is compared, in bytes.
     pub body_bytes_max: usize,
     /// Largest answer that is kept, in bytes.
+    #[schemars(range(max = ANSWER_BYTES_CEILING))]
     pub answer_bytes_max: usize,
 }
 

@@ -5,6 +5,9 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+/// Most [`IndexConfig::answer_bytes_max`], in bytes: the broker takes 1 MiB, and the last item of a page may go beyond the limit.
+const ANSWER_BYTES_CEILING: u64 = 768 * 1024;
+
 /// Limits and places of the index.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -20,6 +23,7 @@ pub struct IndexConfig {
     /// Longest wait for a revision that a question names, in milliseconds.
     pub revision_wait_ms_max: u64,
     /// Size of the items of a page at which it ends early, in bytes; an answer must fit into the broker's `max_payload`.
+    #[schemars(range(max = ANSWER_BYTES_CEILING))]
     pub answer_bytes_max: usize,
     /// The consume loop.
     pub consume: nats::consume::ConsumeConfig,

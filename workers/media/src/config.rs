@@ -7,6 +7,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::protocol::MediaLimits;
 
+/// Least memory of a child, in bytes: with less it does not even load its libraries.
+const CHILD_MEMORY_BYTES_MIN: u64 = 64 << 20;
+
+/// Least [`MediaDriverConfig::threads_max`]: an encode has a thread for each of up to 16 rungs, and those of its decoder beside them.
+const THREADS_MIN: u32 = 24;
+
 /// How children are started and what each may use.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -17,12 +23,16 @@ pub struct MediaDriverConfig {
     pub children_max: usize,
     /// Memory of all children together, in bytes; absent for half of what this machine, or its container, has. Each child is
     /// started once its own limit fits.
+    #[schemars(range(min = CHILD_MEMORY_BYTES_MIN))]
     pub memory_bytes_max: Option<u64>,
     /// Address space of one child that encodes or takes stills, in bytes (`RLIMIT_AS`).
+    #[schemars(range(min = CHILD_MEMORY_BYTES_MIN))]
     pub child_memory_bytes_max: u64,
     /// Address space of one child that probes or encodes sound, in bytes (`RLIMIT_AS`).
+    #[schemars(range(min = CHILD_MEMORY_BYTES_MIN))]
     pub probe_memory_bytes_max: u64,
     /// Threads of one child; one that starts more is killed.
+    #[schemars(range(min = THREADS_MIN))]
     pub threads_max: u32,
     /// CPU time of one child over all its threads, in seconds (`RLIMIT_CPU`).
     pub cpu_seconds_max: u64,

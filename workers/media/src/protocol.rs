@@ -33,11 +33,18 @@ pub const DETAIL_CHARS_MAX: usize = 512;
 /// Exit status of a child whose sandbox could not be set up.
 pub const EXIT_SANDBOX: u8 = 71;
 
+/// Least [`MediaLimits::probe_bytes_max`], in bytes: FFmpeg refuses to look at less.
+const PROBE_BYTES_MIN: u64 = 32;
+
+/// Most [`MediaLimits::streams_max`]: FFmpeg counts tracks in an `int`.
+const STREAMS_MAX: u32 = i32::MAX as u32;
+
 /// What a media file may contain; checked by the child before it decodes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct MediaLimits {
     /// Most tracks of one file.
+    #[schemars(range(max = STREAMS_MAX))]
     pub streams_max: u32,
     /// Most pixels of one video frame; 8K does not fit the default.
     pub pixels_max: u64,
@@ -50,6 +57,7 @@ pub struct MediaLimits {
     /// Most entries of the tables of an MP4 or QuickTime file: samples, chunks, edits. The library keeps all of them in memory.
     pub table_entries_max: u64,
     /// How much of a file is looked at to recognise its format and tracks, in bytes.
+    #[schemars(range(min = PROBE_BYTES_MIN))]
     pub probe_bytes_max: u64,
 }
 

@@ -114,6 +114,43 @@ impl StoreBackend {
     }
 }
 
+/// Refuses an address that [`StoreBackend::open`] would not take.
+///
+/// # Errors
+/// What is wrong, for people.
+pub(crate) fn check_address(text: &str) -> Result<(), String> {
+    const RIGHT: &str =
+        "write file:///folder, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix";
+    let wrong = |what: String| format!("{what}; {RIGHT}");
+    let url = Url::parse(text).map_err(|error| wrong(format!("no address ({error})")))?;
+    match url.scheme() {
+        "file" => {
+            url.to_file_path().map(drop).map_err(|()| wrong("a folder needs its absolute path".to_owned()))
+        }
+        "s3" | "gs" | "az" => {
+            parse_bucket(&url).and(parse_prefix(&url)).map(drop).map_err(|error| wrong(error.to_string()))
+        }
+        other => Err(wrong(format!("{other} is no kind of store"))),
+    }
+}
+
+/// Refuses an option that the store at `address` does not have.
+///
+/// # Errors
+/// What is wrong, for people.
+pub(crate) fn check_option(address: &str, name: &str) -> Result<(), String> {
+    let parsed = match address.split_once("://").map(|(scheme, _)| scheme) {
+        Some("s3") => parse_option_key::<AmazonS3ConfigKey>(name).map(drop),
+        Some("gs") => parse_option_key::<GoogleConfigKey>(name).map(drop),
+        Some("az") => parse_option_key::<AzureConfigKey>(name).map(drop),
+        // A folder has none, and a file that names some may have served a bucket before.
+        _ => Ok(()),
+    };
+    parsed.map_err(|_| {
+        format!("the store at {} has no such option", address.split("://").next().unwrap_or_default())
+    })
+}
+
 fn open_local(url: &Url) -> Result<StoreBackend, StoreError> {
     let root = url
         .to_file_path()

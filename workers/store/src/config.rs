@@ -8,6 +8,12 @@ use serde::{Deserialize, Serialize};
 /// Smallest part size S3 accepts for all parts but the last, in bytes.
 pub const PART_BYTES_FLOOR: u64 = 5 * MIB;
 
+/// Largest part that S3 accepts, in bytes.
+const PART_BYTES_CEILING: u64 = 5 * 1024 * MIB;
+
+/// Least memory for all uploads of a process, in bytes: what a connection delivers at once has to fit, or no upload goes on.
+const IN_FLIGHT_BYTES_FLOOR: u64 = MIB;
+
 /// Most parts one upload may have; S3 allows 10 000, the rest is headroom for rounding.
 pub const PARTS_MAX: u64 = 9_000;
 
@@ -32,7 +38,8 @@ pub struct StoreConfig {
     pub retries_max: usize,
     /// Longest time a marker that was seen in a remote store stands for one that is there, in milliseconds.
     pub marker_ms: u64,
-    /// Smallest multipart part, in bytes, at least 5 MiB; grows with the length so that 9 000 parts suffice.
+    /// Smallest multipart part, in bytes; grows with the length so that 9 000 parts suffice.
+    #[schemars(range(min = PART_BYTES_FLOOR, max = PART_BYTES_CEILING))]
     pub part_bytes_min: u64,
     /// Most parts of one upload on their way to a remote store at the same time.
     pub parts_in_flight_max: usize,
@@ -45,6 +52,7 @@ pub struct StoreConfig {
     /// Shortest time between two tail objects of a running upload to a remote store, in milliseconds.
     pub tail_interval_ms: u64,
     /// How much of all uploads of this process may be in memory at once, in bytes.
+    #[schemars(range(min = IN_FLIGHT_BYTES_FLOOR))]
     pub in_flight_bytes_max: usize,
     /// Longest time an upload waits for room in memory, in milliseconds.
     pub in_flight_wait_ms: u64,
@@ -76,6 +84,18 @@ impl StoreConfig {
     /// The defaults at another place.
     pub fn from_url(url: impl Into<String>) -> Self {
         Self { url: url.into(), ..Self::default() }
+    }
+
+    /// Refuses an address or an option that no store has. Connects to nothing; whether credentials suffice only a request can say.
+    ///
+    /// # Errors
+    /// Which setting below `store`, and what is wrong; values are not repeated, since they may be secrets.
+    pub fn check(&self) -> Result<(), (String, String)> {
+        crate::backend::check_address(&self.url).map_err(|reason| ("url".to_owned(), reason))?;
+        self.options.keys().try_for_each(|name| {
+            crate::backend::check_option(&self.url, name)
+                .map_err(|reason| (format!("options.{name}"), reason))
+        })
     }
 
     /// Longest time of a request that moves so many bytes.
