@@ -10,8 +10,8 @@ use clap::CommandFactory;
 
 use super::{
     AuditCommand, Cli, CliCommand, CommandOutcome, DeadCommand, EXIT_CONFIG, EXIT_FAILURE, GlobalArgs,
-    NatsCommand, OwnerCommand, ServerArgs, StoreCommand, audit_log, broker, dead_letters, demo, doctor, list,
-    output, owner, published_schemas, serve, settings, store, topology, upload, watch,
+    NatsCommand, OwnerCommand, ServerArgs, StoreCommand, audit_log, broker, dead_letters, demo, doctor,
+    environment, list, output, owner, published_schemas, serve, settings, store, topology, upload, watch,
 };
 use crate::{
     config::{self, describe},
@@ -23,7 +23,10 @@ use crate::{
 pub async fn dispatch_command(cli: Cli) -> ExitCode {
     let filter = cli.global.log.clone().unwrap_or_else(|| log_level(&cli.command).to_owned());
     let done = match telemetry::init_logging(cli.global.log_format, &filter) {
-        Ok(()) => Box::pin(execute_command(&cli.global, cli.command)).await,
+        Ok(()) => {
+            warn_of_variables(&cli.command);
+            Box::pin(execute_command(&cli.global, cli.command)).await
+        }
         Err(error) => Err(config::SettingsError::invalid("log", format!("{error:#}")).into()),
     };
     let status = match done {
@@ -52,6 +55,13 @@ const fn log_level(command: &CliCommand) -> &'static str {
     match command {
         CliCommand::Up(_) | CliCommand::Ingress(_) | CliCommand::Worker(_) | CliCommand::Keeper(_) => "info",
         _ => "warn",
+    }
+}
+
+fn warn_of_variables(command: &CliCommand) {
+    match command {
+        CliCommand::Config(_) | CliCommand::Doctor(_) => environment::print_unknown_variables(),
+        _ => environment::log_unknown_variables(),
     }
 }
 

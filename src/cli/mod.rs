@@ -11,6 +11,7 @@ pub mod dead_letters;
 pub mod demo;
 mod dispatch;
 pub mod doctor;
+pub mod environment;
 pub mod event;
 pub mod follow;
 pub mod lines;

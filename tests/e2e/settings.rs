@@ -170,3 +170,31 @@ async fn a_value_that_can_not_work_is_refused_at_the_start() {
         );
     }
 }
+
+#[tokio::test]
+async fn a_variable_that_nothing_reads_is_named_and_refuses_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let with_strangers = |args: &[&str]| {
+        let mut command = program(folder.path(), args);
+        command
+            .env("STREAMGATE_PRESET", "secret")
+            .env("STREAMGATE_SERVICE_HOST", "10.0.0.1")
+            .env("STREAMGATE_LISTEN", "127.0.0.1:0");
+        command
+    };
+    let names = "STREAMGATE_PRESET, STREAMGATE_SERVICE_HOST;";
+    // Said of settings whatever is logged.
+    let said = run(with_strangers(&["config", "--log", "error"])).await;
+    assert_eq!(said.status, 0, "{said:?}");
+    assert!(said.err.contains(names) && said.out.contains("listen = \"127.0.0.1:0\""), "{said:?}");
+    // A server logs it. This one has no broker and goes no further.
+    for form in ["text", "json"] {
+        let said = run(with_strangers(&["keeper", "--log-format", form])).await;
+        assert!(
+            said.err.contains(names) && said.err.contains("WARN") && !said.err.contains("secret"),
+            "{said:?}"
+        );
+    }
+    let quiet = run(program(folder.path(), &["config"])).await;
+    assert_eq!((quiet.status, quiet.err.as_str()), (0, ""), "{quiet:?}");
+}
