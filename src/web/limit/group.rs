@@ -101,7 +101,7 @@ impl Default for GroupRates {
         let rate = |capacity, refill_per_s| BucketRate { capacity, refill_per_s };
         Self {
             api: rate(1_000, 100),
-            upload: rate(100, 10),
+            upload: rate(200, 10),
             streaming: rate(1_000, 100),
             metadata: rate(500, 50),
             cache: rate(1_000, 100),
