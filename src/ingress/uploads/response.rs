@@ -34,6 +34,7 @@ pub(super) fn upload_location(
     HeaderValue::from_str(&format!("{}/v1/uploads/{upload_id}", address.absolute_prefix()))
         .map_err(|_| UploadRefusal::Header { name: "Host", why: "is no host" })
 }
+
 /// The medium's id as a header.
 pub(super) fn media_id_header(media_id: MediaId) -> Result<HeaderValue, UploadRefusal> {
     HeaderValue::from_str(&media_id.to_string()).map_err(|_| UploadRefusal::NotFound)
