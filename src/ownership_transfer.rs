@@ -109,15 +109,8 @@ async fn transfer_medium(bus: &Bus, media_id: MediaId, from: &str, to: &str) -> 
             (Some(document), _) => document.clone(),
             // Until now only the stages know of it.
             (None, Some(asset)) => document::MediaDocumentRecord {
-                media_id,
-                owner: asset.owner.clone(),
-                title: String::new(),
-                mint_tx: None,
-                gate: None,
-                encryption: document::SegmentEncryption::None,
-                created_at_ms: asset.created_at_ms,
                 changed_at_ms: now_ms,
-                removed_at_ms: None,
+                ..document::MediaDocumentRecord::new(media_id, asset.owner.clone(), asset.created_at_ms)
             },
             (None, None) => return None,
         };
@@ -130,6 +123,7 @@ async fn transfer_medium(bus: &Bus, media_id: MediaId, from: &str, to: &str) -> 
             owner: to.to_owned(),
             changed_by: BY.to_owned(),
             title: next.title.clone(),
+            description: next.description.clone(),
             mint_tx: next.mint_tx,
             encryption: next.encryption,
         };
@@ -208,15 +202,12 @@ mod tests {
 
     fn document(owner: &str) -> document::MediaDocumentRecord {
         document::MediaDocumentRecord {
-            media_id: MediaId::from_bytes(nats::new_id_bytes()),
-            owner: owner.to_owned(),
             title: "a film".into(),
-            mint_tx: None,
-            gate: None,
-            encryption: document::SegmentEncryption::None,
-            created_at_ms: 1,
-            changed_at_ms: 1,
-            removed_at_ms: None,
+            ..document::MediaDocumentRecord::new(
+                MediaId::from_bytes(nats::new_id_bytes()),
+                owner.to_owned(),
+                1,
+            )
         }
     }
 

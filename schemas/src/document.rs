@@ -4,7 +4,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
-use crate::{BusEvent, EventContext, gate::MediaGate, ids::MediaId, value::TransactionHash};
+use crate::{
+    BusEvent, EventContext,
+    gate::MediaGate,
+    ids::{MediaId, UploadId},
+    value::TransactionHash,
+};
 
 /// How media segments are served.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -32,10 +37,16 @@ impl SegmentEncryption {
 pub struct MediaDocumentRecord {
     /// The medium.
     pub media_id: MediaId,
+    /// The upload that brings its bytes; absent where the document was made without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upload_id: Option<UploadId>,
     /// Who may change it.
     pub owner: String,
     /// Title for people; the file name until the owner says otherwise.
     pub title: String,
+    /// What it is about, in its owner's words; absent for none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
     /// The transaction that minted its token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mint_tx: Option<TransactionHash>,
@@ -52,6 +63,39 @@ pub struct MediaDocumentRecord {
     /// Unix time in milliseconds at which the medium was removed: all that is left of it goes after the keeper's grace time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub removed_at_ms: Option<u64>,
+}
+
+impl MediaDocumentRecord {
+    /// The document of a medium that nobody has said anything about; Unix time in milliseconds.
+    pub fn new(media_id: MediaId, owner: String, created_at_ms: u64) -> Self {
+        Self {
+            media_id,
+            upload_id: None,
+            owner,
+            title: String::new(),
+            description: None,
+            mint_tx: None,
+            gate: None,
+            encryption: SegmentEncryption::None,
+            created_at_ms,
+            changed_at_ms: created_at_ms,
+            removed_at_ms: None,
+        }
+    }
+
+    /// What is left of a removed medium: whose it was, and when it ended, as Unix time in milliseconds.
+    #[must_use]
+    pub fn into_removed(self, removed_at_ms: u64) -> Self {
+        Self {
+            title: String::new(),
+            description: None,
+            mint_tx: None,
+            gate: None,
+            changed_at_ms: removed_at_ms,
+            removed_at_ms: Some(removed_at_ms),
+            ..self
+        }
+    }
 }
 
 impl crate::KvRecord for MediaDocumentRecord {
@@ -102,6 +146,9 @@ pub struct MediaChanged {
     pub changed_by: String,
     /// Title for people.
     pub title: String,
+    /// What it is about; absent for none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
     /// The transaction that minted its token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mint_tx: Option<TransactionHash>,

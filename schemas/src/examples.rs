@@ -275,6 +275,7 @@ fn visit_media_events(visitor: &mut impl ExampleVisitor) {
         owner: example_owner(),
         changed_by: example_owner(),
         title: owned_text("Big Buck Bunny"),
+        description: None,
         mint_tx: None,
         encryption: document::SegmentEncryption::Aes128,
     };
@@ -358,6 +359,7 @@ fn upload_record() -> upload::UploadRecord {
         }),
         concat: None,
         title: None,
+        description: None,
         is_public: false,
         protocol: upload::UploadProtocol::Tus,
         freed: false,
@@ -526,15 +528,8 @@ fn visit_records(visitor: &mut impl ExampleVisitor) {
     };
     visitor.visit("kv.limits.views", position);
     let document = document::MediaDocumentRecord {
-        media_id: MEDIA,
-        owner: example_owner(),
         title: owned_text("Big Buck Bunny"),
-        mint_tx: None,
-        gate: None,
-        encryption: document::SegmentEncryption::None,
-        created_at_ms: MADE_AT_MS,
-        changed_at_ms: MADE_AT_MS,
-        removed_at_ms: None,
+        ..document::MediaDocumentRecord::new(MEDIA, example_owner(), MADE_AT_MS)
     };
     let open = upload::OpenUploads {
         key: upload::OpenUploads::key_for_owner(&example_digest().value),

@@ -148,6 +148,16 @@ pub fn media_event_filter(media_id: MediaId) -> String {
     format!("evt.media.*.{media_id}")
 }
 
+/// Filter for every event of one upload.
+pub fn upload_event_filter(upload_id: UploadId) -> String {
+    format!("evt.upload.*.{upload_id}")
+}
+
+/// Filter for the changes of one medium's gate.
+pub fn gate_change_filter(media_id: MediaId) -> String {
+    format!("evt.gate.changed.{media_id}")
+}
+
 /// Filter for every event of one job.
 pub fn job_event_filter(job_id: JobId) -> String {
     format!("evt.job.*.{job_id}")

@@ -132,6 +132,9 @@ pub struct UploadRecord {
     /// Title of the medium; the file name when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub title: Option<String>,
+    /// What the medium is about, as the client said it when it made the upload.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
     /// True when everybody may play the medium from its first moment on.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_public: bool,
@@ -179,6 +182,7 @@ impl UploadRecord {
             filename: None,
             content_type: None,
             title: None,
+            description: None,
             is_public: false,
             mint_tx: None,
             digest: None,

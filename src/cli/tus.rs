@@ -62,6 +62,8 @@ pub struct FileDescription<'a> {
     pub name: &'a str,
     /// Title of the medium; the name when absent.
     pub title: Option<&'a str>,
+    /// What the medium is about.
+    pub text: Option<&'a str>,
     /// True when everybody may play it.
     pub is_public: bool,
 }
@@ -70,7 +72,12 @@ impl FileDescription<'_> {
     /// `Upload-Metadata` (tus 1.0, creation).
     fn to_metadata(self) -> String {
         let visibility = self.is_public.then_some("public");
-        let said = [("filename", Some(self.name)), ("title", self.title), ("visibility", visibility)];
+        let said = [
+            ("filename", Some(self.name)),
+            ("title", self.title),
+            ("description", self.text),
+            ("visibility", visibility),
+        ];
         let pairs = said.into_iter().filter_map(|(name, value)| Some((name, value?)));
         let pairs: Vec<String> =
             pairs.map(|(name, value)| format!("{name} {}", STANDARD.encode(value))).collect();

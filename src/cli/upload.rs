@@ -24,8 +24,8 @@ use super::{
 /// When a file can't be read, which is seen before any is sent, or the server refuses; running the command again goes on then.
 pub async fn run_upload(args: UploadArgs, as_json: bool) -> anyhow::Result<CommandOutcome> {
     let client = ApiClient::new(&args.client)?;
-    if args.files.len() > 1 && args.title.is_some() {
-        bail!("--title is for one file; upload the others without it");
+    if args.files.len() > 1 && (args.title.is_some() || args.description.is_some()) {
+        bail!("--title and --description are for one file; upload the others without them");
     }
     let identify = |file: &PathBuf| {
         let identity = UploadIdentity::from_file(file, client.base_url().as_str())
@@ -104,8 +104,10 @@ async fn open_upload(
             Ok(upload) => {
                 let done = render::format_size(upload.offset_bytes);
                 output::print_message(format!("Going on behind {done} that the server has"));
-                if args.public || args.title.is_some() {
-                    output::print_message("Its title and who plays it are as they were said when it began");
+                if args.public || args.title.is_some() || args.description.is_some() {
+                    output::print_message(
+                        "What it is called and about, and who plays it, are as they were said when it began",
+                    );
                 }
                 return Ok(upload);
             }
@@ -116,7 +118,12 @@ async fn open_upload(
         }
     }
     let name = file_name(&identity.path);
-    let file = FileDescription { name: &name, title: args.title.as_deref(), is_public: args.public };
+    let file = FileDescription {
+        name: &name,
+        title: args.title.as_deref(),
+        text: args.description.as_deref(),
+        is_public: args.public,
+    };
     let upload = tus::create_upload(client, identity.size_bytes, file).await?;
     if let Some(memory) = memory {
         let remembered = InterruptedUpload {

@@ -2,7 +2,7 @@
 //!
 //! Limits: the parts of a job, at most [`schemas::job::PARTS_MAX`], are read [`READS_MAX`] at a time.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use axum::{
     extract::{OriginalUri, Path, State},
@@ -179,7 +179,8 @@ async fn read_job(
         })
         .collect();
     let waiting = load_waiting_reason(&app.bus, &held.record).await?;
-    let document = JobDocument { waiting, ..build_job_document(&held.record, &parts) };
+    let reported_ms = app.followers.hub().part_progress_ms(job_id);
+    let document = JobDocument { waiting, ..build_job_document(&held.record, &parts, &reported_ms) };
     let document = json_document::JsonDocument::new(&document)?;
     let is_done =
         |part: &Option<JobPartSummary>| part.as_ref().is_some_and(|part| part.status == JobPartStatus::Done);
@@ -191,7 +192,7 @@ async fn read_job(
 }
 
 /// What the parts of a job came to so far.
-async fn load_part_summaries(
+pub(super) async fn load_part_summaries(
     bus: &Bus,
     job_id: JobId,
     names: &[String],
@@ -264,7 +265,7 @@ struct JobDocument<'a> {
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "JobProgress")]
 struct JobProgressDocument {
-    /// Milliseconds of output that are stored in every rendition.
+    /// Milliseconds of output that are made, as `job.progress` says.
     done_ms: u64,
     /// Milliseconds of output there will be.
     total_ms: u64,
@@ -322,9 +323,12 @@ enum JobPartStatusDocument {
 fn build_job_document<'a>(
     job: &'a job::JobRecord,
     parts: &'a [(String, Option<JobPartSummary>)],
+    reported_ms: &BTreeMap<String, u64>,
 ) -> JobDocument<'a> {
     let total_ms: u64 = parts.iter().map(|(name, _)| plan::part_duration_ms(&job.plan, name)).sum();
-    let done_ms: u64 = parts.iter().map(|(name, part)| part_done_ms(job, name, part.as_ref())).sum();
+    let reported_ms = |name: &String| reported_ms.get(name).copied().unwrap_or_default();
+    let done_ms: u64 =
+        parts.iter().map(|(name, part)| part_done_ms(job, name, part.as_ref(), reported_ms(name))).sum();
     JobDocument {
         job_id: job.job_id,
         kind: &job.kind,
@@ -366,12 +370,17 @@ fn build_part_document<'a>(name: &'a str, part: Option<&'a JobPartSummary>) -> J
     }
 }
 
-/// Milliseconds of output of one part that are stored in every rendition.
-fn part_done_ms(job: &job::JobRecord, name: &str, part: Option<&JobPartSummary>) -> u64 {
+/// Milliseconds of output of one part that are made: what its record says is stored, or what its worker has reported since.
+pub(super) fn part_done_ms(
+    job: &job::JobRecord,
+    name: &str,
+    part: Option<&JobPartSummary>,
+    reported_ms: u64,
+) -> u64 {
     let total_ms = plan::part_duration_ms(&job.plan, name);
     match part {
         Some(part) if part.status == JobPartStatus::Done => total_ms,
-        Some(part) => part.stored_ms.min(total_ms),
+        Some(part) => part.stored_ms.max(reported_ms).min(total_ms),
         None => 0,
     }
 }

@@ -84,6 +84,8 @@ kinds! {
         "Look at the address and at the chain: a contract has code there.";
     CursorMalformed 400 "cursor_malformed" "The cursor is none that a list answered"
         "Send `next_cursor` of the page before, with the same filter, or begin again without one.";
+    DescriptionInvalid 400 "description_invalid" "This description can't be used"
+        "Send fewer characters.";
     DigestMismatch 400 "digest_mismatch" "The bytes do not have the declared digest; none was kept"
         "Send the file again, with the digest of what is sent.";
     DomainRefused 401 "domain_refused" "The sign-in was refused"

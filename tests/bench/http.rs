@@ -183,20 +183,14 @@ async fn seed(admin: &Bus, store: &Store, media_id: MediaId) {
         ..MediaRecord::new(media_id, OWNER.into(), MediaStatus::Ready, 1)
     };
     let document = document::MediaDocumentRecord {
-        media_id,
-        owner: OWNER.into(),
         title: "a film".into(),
-        mint_tx: None,
         gate: Some(MediaGate {
             epoch: 1,
             rule: Some(GateRule::Public {}),
             rule_digest: String::new(),
             changed_at_ms: 1,
         }),
-        encryption: document::SegmentEncryption::None,
-        created_at_ms: 1,
-        changed_at_ms: 1,
-        removed_at_ms: None,
+        ..document::MediaDocumentRecord::new(media_id, OWNER.into(), 1)
     };
     admin.commit_record(&mut VersionedRecord::new(asset), Outbox::new()).await.unwrap();
     admin.commit_record(&mut VersionedRecord::new(document), Outbox::new()).await.unwrap();

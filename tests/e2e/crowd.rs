@@ -9,10 +9,7 @@ use std::{
 use futures::future::join_all;
 use nats::{Bus, Outbox, VersionedRecord};
 use reqwest::{Method, StatusCode, header};
-use schemas::{
-    document::{MediaDocumentRecord, SegmentEncryption},
-    ids::MediaId,
-};
+use schemas::{document::MediaDocumentRecord, ids::MediaId};
 use serde_json::{Value, json};
 
 use crate::harness::{Cluster, Options, WAIT_MAX};
@@ -31,15 +28,8 @@ async fn site() -> Cluster {
 /// A document as an upload leaves it; answers its revision.
 async fn put(bus: &Bus, media_id: MediaId, created_at_ms: u64) -> u64 {
     let mut held = VersionedRecord::new(MediaDocumentRecord {
-        media_id,
-        owner: "admin".into(),
         title: "by".into(),
-        gate: None,
-        encryption: SegmentEncryption::None,
-        mint_tx: None,
-        created_at_ms,
-        changed_at_ms: created_at_ms,
-        removed_at_ms: None,
+        ..MediaDocumentRecord::new(media_id, "admin".into(), created_at_ms)
     });
     bus.commit_record(&mut held, Outbox::new()).await.unwrap();
     held.revision()

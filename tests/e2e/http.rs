@@ -2,7 +2,7 @@
 
 use reqwest::{Method, StatusCode, header};
 use schemas::access;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     flow::{playback, text},
@@ -63,7 +63,16 @@ async fn events_resume_exactly_and_repeat_what_was_before() {
     let kinds: Vec<&str> = story.iter().map(|(_, event, _)| event.as_str()).collect();
     assert_eq!(
         kinds,
-        ["media.stored", "job.queued", "job.started", "media.playable", "media.ready", "job.succeeded"]
+        [
+            "upload.created",
+            "upload.received",
+            "media.stored",
+            "job.queued",
+            "job.started",
+            "media.playable",
+            "media.ready",
+            "job.succeeded"
+        ]
     );
     assert!(story.iter().all(|(_, event, data)| data["type"] == *event && data["media_id"] == *media_id));
     for from in 0..story.len() - 1 {
@@ -71,9 +80,10 @@ async fn events_resume_exactly_and_repeat_what_was_before() {
         let again = frames_until(request.send().await.unwrap(), "job.succeeded").await;
         assert_eq!(again, story[from + 1..], "behind {}", story[from].0);
     }
-    let job_id = story[1].2["job_id"].as_str().unwrap();
+    let of_its_job = story.iter().position(|(_, event, _)| event == "job.queued").unwrap();
+    let job_id = story[of_its_job].2["job_id"].as_str().unwrap();
     let of_job = cluster.request(Method::GET, &format!("/v1/events?job={job_id}")).send().await.unwrap();
-    assert_eq!(frames_until(of_job, "job.succeeded").await, story[1..]);
+    assert_eq!(frames_until(of_job, "job.succeeded").await, story[of_its_job..]);
     for (id, status, code) in [
         ("nonsense", StatusCode::BAD_REQUEST, "event_id_malformed"),
         ("12345-1", StatusCode::GONE, "events_gone"),
@@ -82,6 +92,99 @@ async fn events_resume_exactly_and_repeat_what_was_before() {
             ask(&cluster, &cluster.key, Method::GET, &format!("/v1/events?since={id}")).await;
         assert_eq!((found, problem["code"].as_str()), (status, Some(code)));
     }
+}
+
+/// What the description says of a JSON text.
+async fn described(cluster: &Cluster, name: &str) -> jsonschema::Validator {
+    let document = cluster.http.get(format!("{}/openapi.json", cluster.url)).send().await.unwrap();
+    let mut schema = json!({ "$ref": format!("#/components/schemas/{name}") });
+    schema["components"] = document.json::<Value>().await.unwrap()["components"].take();
+    jsonschema::validator_for(&schema).unwrap()
+}
+
+/// Frames of one stream, until the job succeeded; progress is compared with the job's own document as it comes.
+async fn watch_job(cluster: &Cluster, mut answer: reqwest::Response) -> Vec<(String, Value)> {
+    let (event_data, progress_data) =
+        (described(cluster, "EventData").await, described(cluster, "JobProgressData").await);
+    let (mut rest, mut seen) = (String::new(), Vec::new());
+    loop {
+        rest.push_str(
+            std::str::from_utf8(&answer.chunk().await.unwrap().expect("the stream ended")).unwrap(),
+        );
+        while let Some((frame, after)) = rest.split_once("\n\n") {
+            let field =
+                |name: &str| frame.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+            if let Some((event, data)) = field("event").zip(field("data")) {
+                let (event, data) = (event.to_owned(), serde_json::from_str::<Value>(data).unwrap());
+                let is_progress = event == "job.progress";
+                let validator = if is_progress { &progress_data } else { &event_data };
+                let faults: Vec<String> =
+                    validator.iter_errors(&data).map(|fault| fault.to_string()).collect();
+                assert_eq!(faults, Vec::<String>::new(), "{event} {data}");
+                assert_eq!(field("id").is_none(), is_progress, "{frame}");
+                if is_progress {
+                    let job = cluster.get(&format!("/v1/jobs/{}", data["job_id"].as_str().unwrap())).await;
+                    let (reported, found) = (&data["percent"], &job["progress"]["percent"]);
+                    assert!(found.as_u64() >= reported.as_u64(), "{data} and then {}", job["progress"]);
+                    assert_eq!(job["progress"]["total_ms"], data["total_ms"]);
+                }
+                let is_last = event == "job.succeeded";
+                seen.push((event, data));
+                if is_last {
+                    return seen;
+                }
+            }
+            rest = after.to_owned();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_medium_is_followed_and_spoken_of_from_the_creation_of_its_upload_on() {
+    let cluster = Cluster::start(Options::default()).await;
+    let clip = sample(4, "320x180", "25");
+    let tus = |method, path: &str| cluster.request(method, path).header("tus-resumable", "1.0.0");
+    let opened = tus(Method::POST, "/v1/uploads").header("upload-length", clip.len()).send().await.unwrap();
+    let named = |name: &str| opened.headers()[name].to_str().unwrap().to_owned();
+    let (media_id, location) = (named("streamgate-media-id"), named("location"));
+    let upload = reqwest::Url::parse(&location).map_or(location, |url| url.path().to_owned());
+    let medium = format!("/v1/media/{media_id}");
+    let live = cluster.request(Method::GET, &format!("/v1/events?media={media_id}")).send().await.unwrap();
+    let found = cluster.get(&medium).await;
+    assert_eq!((&found["status"], &found["source"]), (&json!("uploading"), &Value::Null), "{found}");
+    let change = |method, path: &str| cluster.request(method, path).header(header::IF_MATCH, "*");
+    let changed = change(Method::PATCH, &medium).json(&json!({ "title": "By the sea" }));
+    assert_eq!(changed.send().await.unwrap().status(), 200);
+    let gated = change(Method::PUT, &format!("{medium}/gate")).json(&json!({ "kind": "public" }));
+    assert_eq!(gated.send().await.unwrap().status(), 200);
+    let early = cluster.http.post(format!("{}{medium}/playback", cluster.url)).send().await.unwrap();
+    let early: Value = early.json().await.unwrap();
+    assert_eq!(early["code"], "not_playable", "a visitor of a public medium waits: {early}");
+    let bytes = tus(Method::PATCH, &upload).header("upload-offset", "0").body(clip);
+    let bytes = bytes.header(header::CONTENT_TYPE, "application/offset+octet-stream");
+    let (sent, seen) = tokio::join!(bytes.send(), tokio::time::timeout(WAIT_MAX, watch_job(&cluster, live)));
+    assert_eq!(sent.unwrap().status(), 204);
+    let seen = seen.expect("the job ends");
+    let mut kinds: Vec<&str> = seen.iter().map(|(event, _)| event.as_str()).collect();
+    assert!(kinds.iter().filter(|kind| **kind == "job.progress").count() > 0, "{kinds:?}");
+    assert_eq!(seen.iter().rfind(|(event, _)| event == "job.progress").unwrap().1["percent"], 100);
+    kinds.retain(|kind| *kind != "job.progress");
+    let wanted = [
+        "upload.created",
+        "media.changed",
+        "gate.changed",
+        "upload.received",
+        "media.stored",
+        "job.queued",
+        "job.started",
+        "media.playable",
+        "media.ready",
+        "job.succeeded",
+    ];
+    // Who may play it is decided when it is, and its visitor was let in.
+    kinds.retain(|kind| *kind != "gate.granted");
+    assert_eq!(kinds, wanted);
+    assert_eq!(cluster.get(&medium).await["title"], "By the sea");
 }
 
 #[tokio::test]

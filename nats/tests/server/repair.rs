@@ -28,17 +28,7 @@ async fn forgetful() -> (TestBroker, Bus) {
 }
 
 fn document(title: &str) -> MediaDocumentRecord {
-    MediaDocumentRecord {
-        media_id: MEDIA,
-        owner: "ann".into(),
-        title: title.into(),
-        mint_tx: None,
-        gate: None,
-        encryption: SegmentEncryption::default(),
-        created_at_ms: 1,
-        changed_at_ms: 1,
-        removed_at_ms: None,
-    }
+    MediaDocumentRecord { title: title.into(), ..MediaDocumentRecord::new(MEDIA, "ann".into(), 1) }
 }
 
 fn changed(title: &str) -> MediaChanged {
@@ -47,6 +37,7 @@ fn changed(title: &str) -> MediaChanged {
         owner: "ann".into(),
         changed_by: "ann".into(),
         title: title.into(),
+        description: None,
         mint_tx: None,
         encryption: SegmentEncryption::default(),
     }

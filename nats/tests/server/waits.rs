@@ -6,23 +6,12 @@ use std::{
 };
 
 use nats::{Bus, BusConfig, BusError, Outbox, Role, VersionedRecord, testing::TestBroker};
-use schemas::{
-    document::{MediaDocumentRecord, SegmentEncryption},
-    ids::MediaId,
-    upload::UploadTerminated,
-};
+use schemas::{document::MediaDocumentRecord, ids::MediaId, upload::UploadTerminated};
 
 fn record(first: u8) -> MediaDocumentRecord {
     MediaDocumentRecord {
-        media_id: MediaId::from_bytes([first; 16]),
-        owner: "ann".into(),
         title: "a".into(),
-        mint_tx: None,
-        gate: None,
-        encryption: SegmentEncryption::default(),
-        created_at_ms: 1,
-        changed_at_ms: 1,
-        removed_at_ms: None,
+        ..MediaDocumentRecord::new(MediaId::from_bytes([first; 16]), "ann".into(), 1)
     }
 }
 

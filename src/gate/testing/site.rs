@@ -113,15 +113,9 @@ impl GateTestSite {
             MediaGate { epoch: 1, rule: Some(compiled.rule), rule_digest: compiled.digest, changed_at_ms: 1 }
         });
         let record = document::MediaDocumentRecord {
-            media_id,
-            owner: OWNER.into(),
             title: "a film".into(),
-            mint_tx: None,
             gate,
-            encryption: document::SegmentEncryption::None,
-            created_at_ms: 1,
-            changed_at_ms: 1,
-            removed_at_ms: None,
+            ..document::MediaDocumentRecord::new(media_id, OWNER.into(), 1)
         };
         self.admin.commit_record(&mut VersionedRecord::new(record), Outbox::new()).await.unwrap();
         media_id

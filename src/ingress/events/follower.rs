@@ -6,14 +6,16 @@ use bytes::Bytes;
 use nats::{Bus, ReaderStart, StreamReader, reader};
 use packaging::plan;
 use schemas::{
-    ids::{JobId, MediaId},
+    document,
+    ids::{JobId, MediaId, UploadId},
     job, media, subjects,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
 
 use super::{
     KEEP_ALIVE, events_gone,
-    hub::{self, EventHub, EventHubMessage, SseFrame},
+    frame::{self, SseFrame},
+    hub::{EventHub, EventHubMessage},
 };
 use crate::{jobs, media as documents};
 use auth::Principal;
@@ -54,21 +56,37 @@ impl EventScope {
             media_id = media_id.or(Some(held.record.media_id));
             jobs.push(job_id);
         }
+        let mut filters: Vec<String> = media_id.map(subjects::media_event_filter).into_iter().collect();
         if let Some(media_id) = media_id
             && self.job_id.is_none()
         {
-            let found = bus.load_record::<media::MediaRecord>(&media_id.to_string()).await?;
-            if found.as_ref().is_some_and(|held| !self.who.may_see(&held.record.owner)) {
-                return Err(documents::no_such_medium());
-            }
+            let (encode, upload_id) = self.load_medium(bus, media_id).await?;
             // A job that is about to be planned has the next number.
-            let encode = found.and_then(|held| held.record.encode).map_or(0, |encode| encode.number);
             jobs.extend(
                 (1..=(encode + 1).min(ENCODES_MAX)).map(|number| plan::derive_job_id(media_id, number)),
             );
+            filters.push(subjects::gate_change_filter(media_id));
+            filters.extend(upload_id.map(subjects::upload_event_filter));
         }
-        let of_media = media_id.map(subjects::media_event_filter);
-        Ok(of_media.into_iter().chain(jobs.into_iter().map(subjects::job_event_filter)).collect())
+        filters.extend(jobs.into_iter().map(subjects::job_event_filter));
+        Ok(filters)
+    }
+
+    /// The number of the medium's encode, and its upload; 404 when there is no such medium, or it is not the follower's to see. A
+    /// removed one has a story, too.
+    async fn load_medium(&self, bus: &Bus, media_id: MediaId) -> Result<(u32, Option<UploadId>), Problem> {
+        let key = media_id.to_string();
+        let (document, asset) = tokio::try_join!(
+            bus.load_with_tombstone::<document::MediaDocumentRecord>(&key),
+            bus.load_with_tombstone::<media::MediaRecord>(&key)
+        )?;
+        let owner = document.as_ref().map(|held| &held.record.owner);
+        let owner = owner.or_else(|| asset.as_ref().map(|held| &held.record.owner));
+        if !owner.is_some_and(|owner| self.who.may_see(owner)) {
+            return Err(documents::no_such_medium());
+        }
+        let encode = asset.as_ref().and_then(|held| held.record.encode.as_ref());
+        Ok((encode.map_or(0, |encode| encode.number), document.and_then(|held| held.record.upload_id)))
     }
 }
 
@@ -194,7 +212,7 @@ impl EventFollower {
                 self.past = None;
                 break;
             };
-            let item = hub::render_event(&self.hub.epoch(), &entry);
+            let item = frame::render_event(&self.hub.epoch(), &entry);
             if self.scope.covers(&item) {
                 return Ok(Some(item.frame));
             }

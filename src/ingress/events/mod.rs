@@ -8,7 +8,9 @@
 //! past at the same time; a comment every [`KEEP_ALIVE`] keeps proxies from closing the connection.
 
 mod follower;
+mod frame;
 mod hub;
+mod progress;
 
 use std::{sync::Arc, time::Duration};
 
@@ -25,13 +27,14 @@ use schemas::{
     ids::{JobId, MediaId},
 };
 use serde::Deserialize;
-use serde_json::json;
 use tokio::sync::Semaphore;
 
 use super::{AppState, openapi};
 use auth::Principal;
 use follower::{EventFollower, EventScope, EventStreamStart};
-pub use hub::{BACKLOG_MAX, EventHub, JOBS_MAX};
+use frame::{EventData, EventDocument, JobProgressData};
+pub use hub::{BACKLOG_MAX, EventHub};
+pub use progress::JOBS_MAX;
 use web::{
     error::Problem,
     limit::RateLimitGroup,
@@ -98,20 +101,9 @@ impl openapi::OperationGroup for EventsApiDoc {
 
     fn add_schemas(schemas: &mut openapi::SchemaCollector) {
         schemas.add_response::<EventDocument>();
+        schemas.add_response::<EventData>();
+        schemas.add_response::<JobProgressData>();
     }
-}
-
-/// One event of the stream, field by field.
-#[derive(JsonSchema)]
-#[schemars(rename = "Event", example = json!({ "id": "1a2b3c-7", "event": "media.ready", "data": "{}" }))]
-#[expect(dead_code, reason = "the description of a text that `follower.rs` writes")]
-struct EventDocument {
-    /// `<stream epoch>-<sequence>`; send it as `Last-Event-ID` to go on behind it. Progress carries none.
-    id: Option<String>,
-    /// Kind: `<entity>.<verb>`.
-    event: String,
-    /// JSON: the event's `id`, `type`, `time`, what it is about, and its data as `schemas/json/<entity>.<verb>.v1.json` describes it.
-    data: String,
 }
 
 /// Whose events.

@@ -253,17 +253,9 @@ async fn change_gate(
     rule: Option<&CompiledRule>,
 ) -> Result<Response, Problem> {
     // Until now only the stages know of it: the document begins with the gate.
-    let bare = access::load_medium(&state.bus, media_id).await?.map(|medium| document::MediaDocumentRecord {
-        media_id,
-        owner: medium.owner,
-        title: String::new(),
-        mint_tx: None,
-        gate: None,
-        encryption: document::SegmentEncryption::None,
-        created_at_ms: nats::now_ms(),
-        changed_at_ms: nats::now_ms(),
-        removed_at_ms: None,
-    });
+    let bare = access::load_medium(&state.bus, media_id)
+        .await?
+        .map(|medium| document::MediaDocumentRecord::new(media_id, medium.owner, nats::now_ms()));
     let mut found = Err(medium_not_found());
     let changed = |document: Option<&document::MediaDocumentRecord>| {
         let document = document.or(bare.as_ref()).filter(|document| who.may_change(&document.owner));

@@ -21,7 +21,9 @@ use super::{MediumRecords, no_such_medium, parse_media_id};
 use crate::{
     AppState,
     play::encryption,
-    uploads::metadata::{TITLE_LENGTH_MAX, TITLE_PATTERN, clean_title},
+    uploads::metadata::{
+        DESCRIPTION_LENGTH_MAX, TITLE_LENGTH_MAX, TITLE_PATTERN, clean_description, clean_title,
+    },
 };
 use auth::Principal;
 use web::{
@@ -44,6 +46,10 @@ pub(super) struct MediaChangeRequest {
     #[serde(default, deserialize_with = "deserialize_present")]
     #[schemars(with = "String", regex(pattern = TITLE_PATTERN), length(max = TITLE_LENGTH_MAX))]
     title: Option<String>,
+    /// What it is about, in lines of text; null or an empty text for none.
+    #[serde(default)]
+    #[schemars(with = "Option<String>", length(max = DESCRIPTION_LENGTH_MAX))]
+    description: FieldUpdate<String>,
     /// The transaction that minted its token; null for none.
     #[serde(default)]
     #[schemars(with = "Option<TransactionHash>")]
@@ -55,7 +61,7 @@ pub(super) struct MediaChangeRequest {
 }
 
 /// What is to become of something that a document may be without.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 enum FieldUpdate<T> {
     /// It stays as it is.
     #[default]
@@ -94,7 +100,7 @@ pub(super) static CHANGE_MEDIA: Operation = Operation::change(
     &["media.changed"],
 );
 
-/// Change what one medium is called, which token it has, and how it is served
+/// Change what one medium is called and about, which token it has, and how it is served
 #[utoipa::path(
     patch,
     path = CHANGE_MEDIA.path,
@@ -117,6 +123,10 @@ pub(super) async fn change_media(
     let media_id = parse_media_id(&id)?;
     wanted.title =
         wanted.title.as_deref().map(|title| clean_title(title).ok_or_else(invalid_title)).transpose()?;
+    if let FieldUpdate::Given(Some(text)) = &wanted.description {
+        let cleaned = clean_description(text).ok_or_else(invalid_description)?;
+        wanted.description = FieldUpdate::Given((!cleaned.is_empty()).then_some(cleaned));
+    }
     let mut attempt = 0;
     loop {
         let mut medium = load_changeable(&app.bus, media_id, &who, &headers).await?;
@@ -157,6 +167,11 @@ fn invalid_title() -> Problem {
     Problem::new(ProblemCode::TitleInvalid).with_pointer("/title", detail)
 }
 
+fn invalid_description() -> Problem {
+    let detail = format!("at most {DESCRIPTION_LENGTH_MAX} characters are kept");
+    Problem::new(ProblemCode::DescriptionInvalid).with_pointer("/description", detail)
+}
+
 /// Writes what `wanted` changes, if it changes anything.
 async fn apply_change(
     bus: &Bus,
@@ -168,9 +183,11 @@ async fn apply_change(
     let changed_at_ms = nats::now_ms();
     let mut held = medium.to_document(media_id, changed_at_ms);
     let title = wanted.title.clone().unwrap_or_else(|| held.record.title.clone());
-    let mint_tx = wanted.mint_tx.apply_to(held.record.mint_tx);
+    let description = wanted.description.clone().apply_to(held.record.description.clone());
+    let mint_tx = wanted.mint_tx.clone().apply_to(held.record.mint_tx);
     let encryption = wanted.encryption.unwrap_or(held.record.encryption);
-    let next = document::MediaDocumentRecord { title, mint_tx, encryption, ..held.record.clone() };
+    let next =
+        document::MediaDocumentRecord { title, description, mint_tx, encryption, ..held.record.clone() };
     if next == held.record {
         return Ok(());
     }
@@ -184,6 +201,7 @@ async fn apply_change(
         owner: held.record.owner.clone(),
         changed_by: who.owner.clone(),
         title: held.record.title.clone(),
+        description: held.record.description.clone(),
         mint_tx,
         encryption,
     };

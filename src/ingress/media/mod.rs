@@ -18,7 +18,7 @@ use schemas::{
     KvRecord as _,
     access::ApiKeyScope,
     document::{self, SegmentEncryption},
-    ids::{JobId, MediaId},
+    ids::{JobId, MediaId, UploadId},
     index_query::{self, IndexReply, MediaIndexItem, MediaIndexPage, MediaIndexQuery},
     media::{self, EncodedRendition, EncodedSubtitles, MediaSummary, MediaWarning, TechnicalMetadata},
     subjects,
@@ -196,15 +196,12 @@ impl MediumRecords {
     ) -> nats::VersionedRecord<document::MediaDocumentRecord> {
         self.document.clone().unwrap_or_else(|| {
             nats::VersionedRecord::new(document::MediaDocumentRecord {
-                media_id,
-                owner: self.owner().to_owned(),
-                title: String::new(),
-                mint_tx: None,
-                gate: None,
-                encryption: SegmentEncryption::None,
-                created_at_ms: self.asset.as_ref().map_or(now_ms, |held| held.record.created_at_ms),
                 changed_at_ms: now_ms,
-                removed_at_ms: None,
+                ..document::MediaDocumentRecord::new(
+                    media_id,
+                    self.owner().to_owned(),
+                    self.asset.as_ref().map_or(now_ms, |held| held.record.created_at_ms),
+                )
             })
         })
     }
@@ -222,6 +219,10 @@ impl MediumRecords {
     pub(super) fn title(&self) -> Option<&str> {
         let title = self.document.as_ref().map(|held| held.record.title.as_str());
         title.filter(|title| !title.is_empty())
+    }
+
+    pub(super) fn description(&self) -> Option<&str> {
+        self.document.as_ref().and_then(|held| held.record.description.as_deref())
     }
 
     pub(super) fn encryption(&self) -> SegmentEncryption {
@@ -242,7 +243,9 @@ impl MediumRecords {
         json_document::JsonDocument::new(&MediaDocument {
             media_id,
             owner: self.owner(),
+            upload_id: document.and_then(|d| d.upload_id),
             title: document.map(|d| d.title.as_str()),
+            description: self.description(),
             mint_tx: document.and_then(|d| d.mint_tx),
             encryption: self.encryption(),
             status: self.status(),
@@ -282,8 +285,14 @@ struct MediaDocument<'a> {
     media_id: MediaId,
     /// Its owner.
     owner: &'a str,
-    /// Title for people; null until all bytes are there.
+    /// The upload that brings its bytes, or brought them: its status says how many are there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    upload_id: Option<UploadId>,
+    /// Title for people.
     title: Option<&'a str>,
+    /// What it is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    description: Option<&'a str>,
     /// The transaction that minted its token, if somebody named one.
     mint_tx: Option<TransactionHash>,
     /// How its segments are served.

@@ -68,14 +68,7 @@ async fn write_tombstone(
     loop {
         let now_ms = nats::now_ms();
         let mut held = load_changeable(bus, media_id, who, headers).await?.to_document(media_id, now_ms);
-        held.record = document::MediaDocumentRecord {
-            title: String::new(),
-            mint_tx: None,
-            gate: None,
-            changed_at_ms: now_ms,
-            removed_at_ms: Some(now_ms),
-            ..held.record
-        };
+        held.record = held.record.into_removed(now_ms);
         let owner = held.record.owner.clone();
         let event = media::MediaRemoved { media_id, owner, removed_by: who.owner.clone() };
         attempt += 1;

@@ -42,6 +42,9 @@ pub(super) struct PlaybackDocument {
     media_id: MediaId,
     /// Its title, if it has one: for whom the gate let in, like the medium itself.
     title: Option<String>,
+    /// What it is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    description: Option<String>,
     /// Where it stands: `playable` while it grows, `ready` at the end.
     status: MediaStatus,
     /// Multivariant playlist (HLS); null for a still picture, which is its poster.
@@ -137,6 +140,7 @@ pub(super) async fn open_playback(
     let body = PlaybackDocument {
         media_id,
         title: medium.title().map(str::to_owned),
+        description: medium.description().map(str::to_owned),
         status: medium.status(),
         hls_url: is_moving.then(|| at(schemas::keys::MULTIVARIANT)),
         // DASH has no way to say what HLS calls AES-128.

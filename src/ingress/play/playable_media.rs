@@ -131,19 +131,14 @@ mod tests {
             owner: "olga".into(),
             changed_by: "olga".into(),
             title: title.clone(),
+            description: None,
             mint_tx: None,
             encryption,
         };
         let record = document::MediaDocumentRecord {
-            media_id: FILM,
-            owner: "olga".into(),
             title,
-            mint_tx: None,
-            gate: None,
             encryption,
-            created_at_ms: 1,
-            changed_at_ms: 1,
-            removed_at_ms: None,
+            ..document::MediaDocumentRecord::new(FILM, "olga".into(), 1)
         };
         (record, Outbox::new().with_event(&changed))
     }

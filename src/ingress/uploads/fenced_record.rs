@@ -13,12 +13,12 @@ use schemas::{
 };
 use store::{Spool, SpoolCheckpoint, SpooledUpload, Store};
 
-use super::{UploadContext, protocol, refusal::UploadRefusal};
+use super::{UploadContext, medium, protocol, refusal::UploadRefusal};
 use auth::Principal;
 use web::problem_code::ProblemCode;
 
 /// Why an upload ended whose medium was removed.
-pub(super) const MEDIA_REMOVED: &str = "media_removed";
+pub const MEDIA_REMOVED: &str = "media_removed";
 
 /// The record as last read or written by this request.
 #[derive(Debug)]
@@ -247,7 +247,9 @@ impl FencedUploadRecord {
                 code: record.code.clone(),
             })
         })
-        .await
+        .await?;
+        self.remove_medium_soon().await;
+        Ok(())
     }
 
     /// Records that the upload's time ran out, with its event. A writer that is still at it is fenced off.
@@ -264,7 +266,15 @@ impl FencedUploadRecord {
         })
         .await?;
         super::open_uploads::remove_open_upload(&self.bus, &self.record().owner, self.upload_id()).await;
+        self.remove_medium_soon().await;
         Ok(())
+    }
+
+    /// The medium of an ended upload goes with it; what fails here is repeated before the upload counts as freed.
+    async fn remove_medium_soon(&self) {
+        if let Err(error) = medium::remove_document(&self.bus, self.record()).await {
+            tracing::warn!(%error, upload.id = %self.upload_id(), "the medium of an ended upload is removed later");
+        }
     }
 
     /// Gives an upload that ended without one its time to be kept.
@@ -354,6 +364,7 @@ fn fence_off(record: &mut UploadRecord, status: UploadStatus, kept_ms: u64) {
 pub(crate) async fn free_upload(store: &Store, ledger: &mut FencedUploadRecord) -> Result<(), UploadRefusal> {
     // Before the record: it is the only one that knows the multipart upload, which nobody else could end.
     Spool::remove(store, ledger.spool_place(0), &ledger.durable_bytes()).await?;
+    medium::remove_document(&ledger.bus, ledger.record()).await?;
     ledger.mark_freed().await
 }
 

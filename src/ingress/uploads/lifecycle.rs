@@ -14,7 +14,7 @@ use web::{idempotency::IdempotencyClaim, problem_code::ProblemCode};
 use super::{
     UploadContext,
     fenced_record::{self, FencedUploadRecord},
-    open_uploads,
+    medium, open_uploads,
     refusal::UploadRefusal,
     session,
 };
@@ -52,7 +52,9 @@ pub(super) async fn begin_upload(
     };
     let begun = async {
         Spool::create(&shared.store, place).await?;
-        FencedUploadRecord::create(shared, record).await
+        let ledger = FencedUploadRecord::create(shared, record).await?;
+        create_medium(&ledger).await?;
+        Ok(ledger)
     };
     let mut ledger = match begun.await {
         Ok(ledger) => ledger,
@@ -65,6 +67,14 @@ pub(super) async fn begin_upload(
         session::claim_and_complete(&shared.store, &mut ledger, &shared.instance).await?;
     }
     Ok(ledger)
+}
+
+/// The medium of an upload is there when its creation is answered.
+async fn create_medium(ledger: &FencedUploadRecord) -> Result<(), UploadRefusal> {
+    if !ledger.record().is_partial() && !medium::create_document(ledger.bus(), ledger.record()).await? {
+        return Err(UploadRefusal::Gone(ProblemCode::MediaRemoved));
+    }
+    Ok(())
 }
 
 /// What a replica made that died before it could answer: the same request, so the same id. Its offset says what of the bytes is
@@ -81,6 +91,7 @@ pub(super) async fn find_earlier_upload(
             Err(refusal) => return Err(refusal),
         };
     ledger.check_not_ended()?;
+    create_medium(&ledger).await?;
     finish_interrupted(shared, &mut ledger).await?;
     Ok(Some(ledger))
 }

@@ -14,6 +14,8 @@ pub(super) const KEYS_MAX: usize = 64;
 pub(super) const FILENAME_BYTES_MAX: usize = 255;
 /// Longest title in characters.
 pub(crate) const TITLE_LENGTH_MAX: usize = 255;
+/// Longest description in characters.
+pub(crate) const DESCRIPTION_LENGTH_MAX: usize = 5_000;
 /// What a title has somewhere: a character that is shown and no space.
 pub(crate) const TITLE_PATTERN: &str =
     r"[^\u0000-\u0020\u007f-\u00a0\u1680\u2000-\u200f\u2028-\u202f\u205f-\u206f\u3000\ufeff]";
@@ -33,6 +35,8 @@ pub(super) struct UploadMetadata {
     pub(super) mint_tx: Option<TransactionHash>,
     /// Title of the medium.
     pub(super) title: Option<String>,
+    /// What the medium is about.
+    pub(super) description: Option<String>,
     /// True when everybody may play it.
     pub(super) is_public: bool,
 }
@@ -51,6 +55,7 @@ impl UploadMetadata {
         record.content_type = record.content_type.take().or(self.content_type);
         record.mint_tx = self.mint_tx;
         record.title = self.title;
+        record.description = self.description;
         record.is_public = self.is_public;
         Ok(())
     }
@@ -89,6 +94,11 @@ pub(super) fn parse_metadata(raw: &str) -> Result<UploadMetadata, UploadRefusal>
                 let title = clean_title(&value);
                 metadata.title = Some(title.ok_or_else(|| bad("has a title that is empty or too long"))?);
             }
+            "description" => {
+                let text =
+                    clean_description(&value).ok_or_else(|| bad("has a description that is too long"))?;
+                metadata.description = (!text.is_empty()).then_some(text);
+            }
             "visibility" => match value.as_str() {
                 "public" => metadata.is_public = true,
                 "private" => {}
@@ -125,6 +135,14 @@ pub(crate) fn clean_title(text: &str) -> Option<String> {
     let shown: String = text.chars().filter(|&c| is_displayable(c)).collect();
     let title = shown.trim();
     (!title.is_empty() && text.chars().count() <= TITLE_LENGTH_MAX).then(|| title.to_owned())
+}
+
+/// A description fit to be shown: lines without control and direction characters; `None` when it is too long, empty when nothing of
+/// it is left.
+pub(crate) fn clean_description(text: &str) -> Option<String> {
+    let text = text.replace("\r\n", "\n");
+    let shown: String = text.chars().filter(|&c| c == '\n' || is_displayable(c)).collect();
+    (text.chars().count() <= DESCRIPTION_LENGTH_MAX).then(|| shown.trim().to_owned())
 }
 
 fn is_displayable(c: char) -> bool {
@@ -199,6 +217,19 @@ mod tests {
         }
         assert!(clean_title(&"ä".repeat(TITLE_LENGTH_MAX)).is_some());
         assert!(clean_title(&"ä".repeat(TITLE_LENGTH_MAX + 1)).is_none());
+    }
+
+    #[test]
+    fn a_description_keeps_its_lines_and_nothing_that_deceives() {
+        for (text, shown) in [
+            ("a day\r\nat the sea\n", "a day\nat the sea"),
+            ("a\u{202e}b\u{1b}[31m\tc", "ab[31mc"),
+            (" \n\u{feff} ", ""),
+        ] {
+            assert_eq!(clean_description(text).as_deref(), Some(shown), "{text:?}");
+        }
+        assert!(clean_description(&"ä".repeat(DESCRIPTION_LENGTH_MAX)).is_some());
+        assert!(clean_description(&"ä".repeat(DESCRIPTION_LENGTH_MAX + 1)).is_none());
     }
 
     #[test]

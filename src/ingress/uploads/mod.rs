@@ -18,6 +18,7 @@ mod fenced_record;
 mod fields;
 mod final_parts;
 mod lifecycle;
+mod medium;
 pub(super) mod metadata;
 mod open_uploads;
 mod protocol;
@@ -53,7 +54,7 @@ use store::Store;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use config::UploadConfig;
-pub use fenced_record::{FencedUploadRecord, discard_upload};
+pub use fenced_record::{FencedUploadRecord, MEDIA_REMOVED, discard_upload};
 pub use refusal::UploadRefusal;
 
 use crate::openapi;

@@ -9,12 +9,8 @@ use std::{sync::Arc, time::Instant};
 use axum::body::{Body, HttpBody as _};
 use bytes::Bytes;
 use http_body_util::BodyExt;
-use nats::{Outbox, now_ms};
-use schemas::{
-    document,
-    gate::GateRule,
-    upload::{UploadProtocol, UploadStatus},
-};
+use nats::now_ms;
+use schemas::upload::{UploadProtocol, UploadStatus};
 use store::{Spool, Store};
 use tokio::time::MissedTickBehavior;
 
@@ -22,11 +18,11 @@ use super::{
     UploadContext,
     digest::DigestChecks,
     fenced_record::{self, FencedUploadRecord},
+    medium,
     refusal::UploadRefusal,
     resumable::ProgressSender,
     slot::UploadWriterGuard,
 };
-use crate::gates;
 
 /// An open upload with the right to write to it.
 #[derive(Debug)]
@@ -335,7 +331,7 @@ pub(super) async fn complete_upload(
         return ledger.mark_part_received().await;
     }
     // Before the event: the stages that it wakes look for the document.
-    if !create_media_document(ledger).await? {
+    if !medium::create_document(ledger.bus(), ledger.record()).await? {
         return Err(fenced_record::discard_upload(store, ledger).await);
     }
     ledger.mark_received().await?;
@@ -365,34 +361,6 @@ async fn store_object(store: &Store, ledger: &mut FencedUploadRecord) -> Result<
         }
         is_second = true;
     }
-}
-
-/// The owner's document of the medium, made once: before the event that sets the stages going, so that each receiver of
-/// that event finds it. False when the medium was removed meanwhile.
-async fn create_media_document(ledger: &FencedUploadRecord) -> Result<bool, UploadRefusal> {
-    let upload = ledger.record();
-    let now_ms = now_ms();
-    let key = upload.media_id.to_string();
-    let made = ledger.bus().change_record::<document::MediaDocumentRecord>(&key, |found| {
-        if found.is_some() {
-            return None;
-        }
-        let record = document::MediaDocumentRecord {
-            media_id: upload.media_id,
-            owner: upload.owner.clone(),
-            title: upload.title.clone().or_else(|| upload.filename.clone()).unwrap_or_default(),
-            mint_tx: upload.mint_tx,
-            gate: None,
-            encryption: document::SegmentEncryption::None,
-            created_at_ms: upload.created_at_ms,
-            changed_at_ms: now_ms,
-            removed_at_ms: None,
-        };
-        let public = upload.is_public.then(|| gate::rule::compile_rule(&GateRule::Public {}).ok()).flatten();
-        let gated = public.and_then(|rule| gates::next_document(&record, Some(&rule), &upload.owner));
-        Some(gated.unwrap_or_else(|| (record, Outbox::new())))
-    });
-    Ok(Box::pin(made).await?.is_some())
 }
 
 /// Ends an upload whose acknowledged bytes are gone. Its owner sees 410 and an event with the code.

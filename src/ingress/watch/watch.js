@@ -15,6 +15,7 @@ const page = document.getElementById("page");
 const video = document.getElementById("video");
 const title = document.getElementById("title");
 const facts = document.getElementById("facts");
+const description = document.getElementById("description");
 const status = document.getElementById("status");
 const quality = document.getElementById("quality");
 const qualityField = document.getElementById("quality-field");
@@ -65,7 +66,7 @@ async function start(startS = 0) {
   player?.stop();
   player = null;
   // They are of the session before, and of who had it.
-  for (const part of [scenes, warnings, picture]) part.hidden = true;
+  for (const part of [scenes, warnings, picture, description]) part.hidden = true;
   video.hidden = false;
   show("starting", "Loading");
   const token = tokenOfFragment();
@@ -79,6 +80,8 @@ async function start(startS = 0) {
 
 async function begin(session, startS) {
   if (session.title) name(session.title);
+  description.textContent = session.description ?? "";
+  description.hidden = !session.description;
   if (session.poster_url) video.poster = session.poster_url;
   show("ready");
   if (!session.hls_url) {

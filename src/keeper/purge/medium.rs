@@ -175,8 +175,11 @@ impl MediaPurger {
         if !found.active.is_empty() {
             return Ok(false);
         }
+        let mut uploads = Vec::new();
         for upload_id in &found.uploads {
-            self.free_upload(*upload_id).await?;
+            if self.free_upload(*upload_id).await? {
+                uploads.push(*upload_id);
+            }
         }
         self.store.remove_folder(&keys::media_prefix(media_id)).await?;
         let id = media_id.to_string();
@@ -185,7 +188,7 @@ impl MediaPurger {
         for session in &found.sessions {
             self.purge_record(gate::PlaybackSession::BUCKET, session).await?;
         }
-        for upload_id in &found.uploads {
+        for upload_id in &uploads {
             self.purge_record(upload::UploadRecord::BUCKET, &upload_id.to_string()).await?;
         }
         // The parts first: they are found by their job.
@@ -208,21 +211,23 @@ impl MediaPurger {
         self.bus.purge_key(bucket, key, self.config.mark_ttl()).await
     }
 
-    /// Ends an upload that is still open, and frees what it holds outside the folder of its medium.
-    async fn free_upload(&self, upload_id: UploadId) -> Result<(), UploadRefusal> {
+    /// Ends an upload that is still open, and frees what it holds outside the folder of its medium. False when its record stays for
+    /// its own time: the medium was removed because the upload ended, and its client may ask why.
+    async fn free_upload(&self, upload_id: UploadId) -> Result<bool, UploadRefusal> {
         let mut ledger =
             match FencedUploadRecord::load_any(&self.bus, upload_id, schemas::ENDED_KEPT_MS).await {
-                Err(UploadRefusal::NotFound) => return Ok(()),
+                Err(UploadRefusal::NotFound) => return Ok(false),
                 ledger => ledger?,
             };
         match ledger.record().status {
-            upload::UploadStatus::Received => Ok(()),
-            _ if ledger.record().freed => Ok(()),
+            upload::UploadStatus::Received => return Ok(true),
+            _ if ledger.record().freed => {}
             _ => match uploads::discard_upload(&self.store, &mut ledger).await {
-                UploadRefusal::Gone(_) => Ok(()),
-                refusal => Err(refusal),
+                UploadRefusal::Gone(_) => {}
+                refusal => return Err(refusal),
             },
         }
+        Ok(ledger.record().code.as_deref() == Some(uploads::MEDIA_REMOVED))
     }
 
     /// Removes the source of a rejected medium, and records that it did.

@@ -115,15 +115,9 @@ impl Site {
 
 fn document_record(removed_at_ms: Option<u64>) -> document::MediaDocumentRecord {
     document::MediaDocumentRecord {
-        media_id: FILM,
-        owner: "olga".into(),
         title: "a film".into(),
-        mint_tx: None,
-        gate: None,
-        encryption: document::SegmentEncryption::None,
-        created_at_ms: 1,
-        changed_at_ms: 1,
         removed_at_ms,
+        ..document::MediaDocumentRecord::new(FILM, "olga".into(), 1)
     }
 }
 

@@ -3,12 +3,13 @@
 mod concat;
 mod described;
 mod fence;
+mod medium;
 mod resumable;
 
 use std::{collections::HashMap, path::PathBuf, time::Duration};
 
 use axum::{Router, extract::Request, middleware, middleware::Next, response::Response};
-use nats::{Bus, Outbox, Role, VersionedRecord, testing::TestBroker};
+use nats::{Bus, Outbox, Role, testing::TestBroker};
 use reqwest::{Client, Method, RequestBuilder, StatusCode, header::HeaderMap};
 use schemas::{
     BusEvent, access, document, keys, subjects,
@@ -1077,18 +1078,12 @@ async fn an_upload_whose_medium_was_removed_is_refused_and_leaves_nothing() {
         let replica = site.replica(UploadConfig::default()).await;
         let upload = replica.create(10).await;
         upload.append(0, b"hello").await;
-        let removed = document::MediaDocumentRecord {
-            media_id: upload.media_id.parse().unwrap(),
-            owner: "alice".into(),
-            title: String::new(),
-            mint_tx: None,
-            gate: None,
-            encryption: document::SegmentEncryption::None,
-            created_at_ms: 1,
-            changed_at_ms: 1,
-            removed_at_ms: Some(1),
-        };
-        site.admin.commit_record(&mut VersionedRecord::new(removed), Outbox::new()).await.unwrap();
+        site.admin
+            .change_record::<document::MediaDocumentRecord>(&upload.media_id, |found| {
+                Some((found.unwrap().clone().into_removed(1), Outbox::new()))
+            })
+            .await
+            .unwrap();
         for request in [upload.patch(5, b"world"), upload.patch(5, b"world"), upload.patch(10, b"")] {
             let answer = request.send().await.unwrap();
             assert_eq!(answer.status(), 410);

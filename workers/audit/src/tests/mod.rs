@@ -75,15 +75,8 @@ impl Publisher {
             let media_id = MediaId::from_bytes([self.count; 16]);
             let upload_id = UploadId::from_bytes([self.count; 16]);
             let record = document::MediaDocumentRecord {
-                gate: None,
-                encryption: document::SegmentEncryption::None,
-                media_id,
-                owner: "ann".into(),
                 title: "clip".into(),
-                mint_tx: None,
-                created_at_ms: 1,
-                changed_at_ms: 1,
-                removed_at_ms: None,
+                ..document::MediaDocumentRecord::new(media_id, "ann".into(), 1)
             };
             let created = UploadCreated {
                 upload_id,

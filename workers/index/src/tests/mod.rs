@@ -26,15 +26,8 @@ pub(crate) fn upload_id(number: u8) -> UploadId {
 
 pub(crate) fn document(number: u8, owner: &str, created_at_ms: u64) -> document::MediaDocumentRecord {
     document::MediaDocumentRecord {
-        media_id: media_id(number),
-        owner: owner.into(),
         title: format!("clip {number}"),
-        mint_tx: None,
-        gate: None,
-        encryption: document::SegmentEncryption::None,
-        created_at_ms,
-        changed_at_ms: created_at_ms,
-        removed_at_ms: None,
+        ..document::MediaDocumentRecord::new(media_id(number), owner.into(), created_at_ms)
     }
 }
 
