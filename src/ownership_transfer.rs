@@ -11,10 +11,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use nats::{Bus, BusError, Outbox, ReaderStart, reader};
 use schemas::{
     KvRecord, document,
-    ids::{MediaId, RequestId},
+    ids::{MediaId, RequestId, UploadId},
     media,
     session::{AuthSignedIn, SignInMethod},
     subjects,
+    upload::{UploadRecord, UploadStatus},
 };
 use serde::Serialize;
 
@@ -86,6 +87,14 @@ pub async fn find_chainless_owners(bus: &Bus) -> Result<Vec<ChainlessOwner>, Bus
 /// When the broker does not answer; what was given until then stays so.
 pub async fn transfer_ownership(bus: &Bus, from: &str, to: &str) -> Result<OwnerTransferCounts, BusError> {
     let mut transferred = OwnerTransferCounts::default();
+    // Before the media: what a stage begins from now on is of the new owner.
+    for upload_id in find_open_uploads(bus, from).await? {
+        bus.change_record::<UploadRecord>(&upload_id.to_string(), |found| {
+            let open = found.filter(|upload| upload.owner == from && upload.status == UploadStatus::Open)?;
+            Some((UploadRecord { owner: to.to_owned(), ..open.clone() }, Outbox::new()))
+        })
+        .await?;
+    }
     for (media_id, owner) in read_media_owners(bus).await? {
         if owner == from {
             transfer_medium(bus, media_id, from, to).await?;
@@ -136,6 +145,21 @@ async fn transfer_medium(bus: &Bus, media_id: MediaId, from: &str, to: &str) -> 
     })
     .await?;
     Ok(())
+}
+
+/// The uploads of an owner that are not complete yet: their media are there, and what the stages make of them follows the upload.
+async fn find_open_uploads(bus: &Bus, owner: &str) -> Result<Vec<UploadId>, BusError> {
+    let mut found = Vec::new();
+    visit_entries(bus, record_reader_config::<UploadRecord>(), |key, payload| {
+        if let Ok((_, upload)) = nats::decode_record::<UploadRecord>(key, payload)
+            && upload.owner == owner
+            && upload.status == UploadStatus::Open
+        {
+            found.push(upload.upload_id);
+        }
+    })
+    .await?;
+    Ok(found)
 }
 
 /// The owner of each medium: the one its document names, else the one that the stages know.
@@ -236,6 +260,9 @@ mod tests {
         for record in [&film, &other] {
             bus.commit_record(&mut VersionedRecord::new(record.clone()), Outbox::new()).await.unwrap();
         }
+        let upload_id = UploadId::from_bytes(nats::new_id_bytes());
+        let upload = UploadRecord::new(upload_id, film.media_id, bare.clone());
+        bus.commit_record(&mut VersionedRecord::new(upload), Outbox::new()).await.unwrap();
         let key = auth::create_api_key(&bus, &bare, access::PrincipalRole::Owner).await.unwrap();
         let proven = [1, 10].map(|chain| format!("eip155:{chain}:{ADDRESS}")).into();
         let wanted = ChainlessOwner { owner: bare.clone(), proven, media_count: 1, key_count: 1 };
@@ -244,6 +271,8 @@ mod tests {
         let given = OwnerTransferCounts { media_count: 1, key_count: 1 };
         assert_eq!(transfer_ownership(&bus, &bare, &bound).await.unwrap(), given);
         assert_eq!(owner_of(&bus, film.media_id).await, bound);
+        let upload = bus.load_record::<UploadRecord>(&upload_id.to_string()).await.unwrap().unwrap();
+        assert_eq!(upload.record.owner, bound, "what it brings is of its new owner, too");
         assert_eq!(owner_of(&bus, other.media_id).await, key_owner);
         assert_eq!(auth::list_key_ids(&bus, &bare).await.unwrap().len(), 0);
         let key_ids = auth::list_key_ids(&bus, &bound).await.unwrap();

@@ -195,7 +195,7 @@ pub struct UploadArgs {
     /// Title of the medium, in place of the file's name; for one file
     #[arg(long)]
     pub title: Option<String>,
-    /// What the medium is about, in up to 5,000 characters; for one file
+    /// What the medium is about, in up to 1,000 characters; for one file
     #[arg(long, value_name = "TEXT")]
     pub description: Option<String>,
     /// Let everybody play it who has its address

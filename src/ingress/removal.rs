@@ -4,6 +4,7 @@
 //! Limits: the jobs of a medium are asked for by the numbers of its encodes, as far as `NUMBERS_AHEAD_MAX` behind the last one
 //! found.
 
+use crate::uploads;
 use nats::{Bus, BusError, Outbox};
 use packaging::plan;
 use schemas::{
@@ -31,6 +32,7 @@ pub async fn end_media_work(bus: &Bus, removed: &document::MediaDocumentRecord) 
         Some((make_tombstone(found, removed), Outbox::new()))
     }))
     .await?;
+    end_upload(bus, removed).await?;
     let (mut number, mut absent_count) = (1, 0);
     while number <= newest || absent_count < NUMBERS_AHEAD_MAX {
         let is_there = cancel_job(bus, plan::derive_job_id(media_id, number)).await?;
@@ -38,6 +40,15 @@ pub async fn end_media_work(bus: &Bus, removed: &document::MediaDocumentRecord) 
         number += 1;
     }
     Ok(())
+}
+
+/// Ends the upload of a removed medium, if it is still open: no byte more is taken. The keeper frees what it has.
+async fn end_upload(bus: &Bus, removed: &document::MediaDocumentRecord) -> Result<(), BusError> {
+    let Some(upload_id) = removed.upload_id else { return Ok(()) };
+    match uploads::end_removed_upload(bus, upload_id).await {
+        Ok(()) | Err(uploads::UploadRefusal::NotFound | uploads::UploadRefusal::Displaced { .. }) => Ok(()),
+        Err(refusal) => Err(BusError::unavailable(format!("the upload of a removed medium: {refusal:?}"))),
+    }
 }
 
 /// What the stages find; made also where they know nothing yet, so that they never begin.

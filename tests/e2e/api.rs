@@ -13,7 +13,7 @@ use crate::harness::{Cluster, Options, sample};
 /// Names the questions.
 const SEED: &str = "1";
 /// Most questions to one operation in the random phases.
-const EXAMPLES_MAX: &str = "25";
+const EXAMPLES_MAX: &str = "15";
 
 /// Settings under which no limit answers instead of the handler.
 fn without_limits() -> String {

@@ -544,7 +544,7 @@ async fn a_medium_is_public_from_its_upload_on_and_until_it_is_taken_back() {
     let refused = ask(&["upload", "other.mp4", "absent.mp4"]).await;
     assert!(refused.status == 1 && refused.err.contains("absent.mp4 can't be read"), "{refused:?}");
     let refused = ask(&["upload", "other.mp4", "film.mp4", "--title", "Both"]).await;
-    assert!(refused.status == 1 && refused.err.contains("--title is for one file"), "{refused:?}");
+    assert!(refused.status == 1 && refused.err.contains("are for one file"), "{refused:?}");
     let listed = ask(&["media", "ls", "--json"]).await;
     assert_eq!(listed.json().len(), 1, "{listed:?}");
     let both = ask(&["upload", "other.mp4", "film.mp4", "--wait", "--json"]).await;

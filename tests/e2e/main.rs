@@ -24,6 +24,7 @@ mod encryption;
 mod faults;
 mod flow;
 mod gate;
+mod generated_clients;
 mod harness;
 mod holes;
 mod http;

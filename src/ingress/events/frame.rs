@@ -34,7 +34,9 @@ pub(super) struct EventDocument {
     /// Kind: `<entity>.<verb>`.
     event: String,
     /// JSON: an `EventData`, or a `JobProgressData` where `event` is `job.progress`.
-    #[schemars(extend("contentMediaType" = "application/json"))]
+    #[schemars(extend("contentMediaType" = "application/json", "contentSchema" = json!({
+        "anyOf": [{ "$ref": "#/components/schemas/EventData" }, { "$ref": "#/components/schemas/JobProgressData" }],
+    })))]
     data: String,
 }
 

@@ -3,16 +3,13 @@
 //! Limits: a follower that is [`BACKLOG_MAX`] items behind is notified of it and catches up from the stream itself; at most
 //! [`progress::JOBS_MAX`] running jobs are added up.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use nats::{
     Bus, ReaderStart,
     reader::{self, StreamPosition},
 };
+use parking_lot::Mutex;
 use schemas::{ids::JobId, job::JobPartProgress, subjects};
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
@@ -156,18 +153,14 @@ impl EventHub {
 
     /// Milliseconds of output by part that were reported; empty for a job that nobody reports about.
     pub(crate) fn part_progress_ms(&self, job_id: JobId) -> BTreeMap<String, u64> {
-        self.lock_progress().find(job_id).map(|total| total.parts.clone()).unwrap_or_default()
-    }
-
-    fn lock_progress(&self) -> std::sync::MutexGuard<'_, ProgressTotals> {
-        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+        self.progress.lock().find(job_id).map(|total| total.parts.clone()).unwrap_or_default()
     }
 
     async fn broadcast_progress(&self, reported: &JobPartProgress) {
-        let is_known = self.lock_progress().find(reported.job_id).is_some();
+        let is_known = self.progress.lock().find(reported.job_id).is_some();
         if !is_known {
             match progress::load_total(&self.bus, reported).await {
-                Ok(total) => self.lock_progress().insert(reported.job_id, total),
+                Ok(total) => self.progress.lock().insert(reported.job_id, total),
                 // Progress is a hint: the next report of a part asks again.
                 Err(error) => {
                     tracing::debug!(%error, job.id = %reported.job_id, "how far a job is can't be read");
@@ -175,7 +168,7 @@ impl EventHub {
                 }
             }
         }
-        let sum = self.lock_progress().add_progress(reported);
+        let sum = self.progress.lock().add_progress(reported);
         if let Some((done_ms, total_ms)) = sum {
             let frame = frame::render_progress(reported, done_ms, total_ms);
             self.sender.send(EventHubMessage::Progress(Arc::new(frame))).ok();

@@ -8,7 +8,7 @@ use nats::Bus;
 use packaging::plan;
 use schemas::{
     ids::JobId,
-    job::{JobPartProgress, JobRecord},
+    job::{JobPartProgress, JobRecord, JobStatus},
 };
 
 use crate::jobs;
@@ -41,7 +41,9 @@ pub(super) async fn load_total(
     bus: &Bus,
     reported: &JobPartProgress,
 ) -> Result<JobProgressTotal, nats::BusError> {
-    let Some(held) = bus.load_record::<JobRecord>(&reported.job_id.to_string()).await? else {
+    // Of a job that has ended nobody waits for more; reports of the last hour come at the start of a process.
+    let active = |held: &nats::VersionedRecord<JobRecord>| held.record.status == JobStatus::Active;
+    let Some(held) = bus.load_record::<JobRecord>(&reported.job_id.to_string()).await?.filter(active) else {
         return Ok(JobProgressTotal { total_ms: reported.total_ms, ..JobProgressTotal::default() });
     };
     let job = held.record;
@@ -59,7 +61,7 @@ impl ProgressTotals {
         self.jobs.get(&job_id)
     }
 
-    /// Begins a job, in place of the one of which nothing was heard for longest where there are too many.
+    /// Begins a job, in place of the one of which nothing came for longest where there are too many.
     pub(super) fn insert(&mut self, job_id: JobId, total: JobProgressTotal) {
         if self.jobs.len() >= JOBS_MAX
             && let Some(oldest) = self.jobs.iter().min_by_key(|(_, sum)| sum.updated).map(|(id, _)| *id)

@@ -94,12 +94,12 @@ pub(super) fn complete_operations(
 }
 
 /// Whatever takes an API key takes an access token.
-fn security_of(access: OperationAccess) -> Option<Value> {
+fn security_of(access: OperationAccess) -> Value {
     match access {
-        OperationAccess::Open | OperationAccess::Body | OperationAccess::Path => None,
-        OperationAccess::Optional(_) => Some(json!([{}, { "api_key": [] }, { "access_token": [] }])),
+        OperationAccess::Open | OperationAccess::Body | OperationAccess::Path => json!([]),
+        OperationAccess::Optional(_) => json!([{}, { "api_key": [] }, { "access_token": [] }]),
         OperationAccess::Principal(_) | OperationAccess::UnlimitedPrincipal | OperationAccess::Own => {
-            Some(json!([{ "api_key": [] }, { "access_token": [] }]))
+            json!([{ "api_key": [] }, { "access_token": [] }])
         }
     }
 }
@@ -118,9 +118,7 @@ fn complete_operation(declared: &Operation, operation: &mut Value, schemas: &Map
     let Some(members) = operation.as_object_mut() else { return };
     // What is absent comes as null from the look at it above.
     members.retain(|_, value| !value.is_null());
-    if let Some(security) = security_of(declared.access) {
-        members.insert("security".into(), security);
-    }
+    members.insert("security".into(), security_of(declared.access));
     if !declared.events.is_empty() {
         members.insert("x-events".into(), declared.events.into());
     }

@@ -12,6 +12,7 @@ mod common;
 mod group;
 mod page;
 mod parameters;
+mod portable;
 mod schema;
 
 use std::sync::LazyLock;
@@ -21,7 +22,7 @@ use axum::{
     http::{HeaderMap, HeaderName, HeaderValue, header},
     response::Response,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use utoipa::OpenApi;
 
 use super::{audit, events, jobs, media, metrics, play, probes, uploads, watch};
@@ -84,8 +85,10 @@ pub fn build_document() -> Value {
     schemas.insert("Problem".into(), schema::problem_schema());
     common::complete_operations(&mut document["paths"], &operations, &schemas);
     document["components"] = common::build_components(&schemas);
+    document["servers"] = json!([{ "url": "/", "description": "Where this document comes from." }]);
     document["x-problems"] = problem_code::describe_codes().into();
     schema::bound_numbers(&mut document);
+    portable::make_portable(&mut document);
     document
 }
 

@@ -7,7 +7,7 @@ use utoipa::openapi::path::Parameter;
 use web::problem_code::ProblemCode;
 
 /// How a schema is referred to.
-const REFERENCE: &str = "#/components/schemas/";
+pub(super) const REFERENCE: &str = "#/components/schemas/";
 
 /// Collects the schemas of bodies: of answers as they are written, of requests as they are read.
 #[derive(Debug)]

@@ -29,6 +29,8 @@ pub struct FencedUploadRecord {
     claimed_generation: Option<u64>,
     /// How long it is kept after its end, in milliseconds.
     kept_ms: u64,
+    /// Who acts: the owner of a request, or the role that does so by itself.
+    actor: String,
 }
 
 impl FencedUploadRecord {
@@ -43,9 +45,11 @@ impl FencedUploadRecord {
             expires_at_ms: record.expires_at_ms,
             is_partial: record.is_partial(),
         };
+        let actor = record.owner.clone();
         let mut held = Box::new(VersionedRecord::new(record));
         Box::pin(shared.bus.commit_record(&mut held, Outbox::new().with_event(&event))).await?;
         Ok(Self {
+            actor,
             bus: shared.bus.clone(),
             held,
             claimed_generation: None,
@@ -60,7 +64,11 @@ impl FencedUploadRecord {
         who: &Principal,
     ) -> Result<Self, UploadRefusal> {
         let ledger = Self::load_any(&shared.bus, upload_id, shared.config.ended_kept_ms).await?;
-        if who.may_change(&ledger.record().owner) { Ok(ledger) } else { Err(UploadRefusal::NotFound) }
+        if who.may_change(&ledger.record().owner) {
+            Ok(Self { actor: who.owner.clone(), ..ledger })
+        } else {
+            Err(UploadRefusal::NotFound)
+        }
     }
 
     /// Reads the record of any upload; one that ends now is kept for `kept_ms`, in milliseconds.
@@ -68,7 +76,8 @@ impl FencedUploadRecord {
         let held = Box::pin(bus.load_record::<UploadRecord>(&upload_id.to_string()))
             .await?
             .ok_or(UploadRefusal::NotFound)?;
-        Ok(Self { bus: bus.clone(), held: Box::new(held), claimed_generation: None, kept_ms })
+        let actor = bus.role().name().to_owned();
+        Ok(Self { bus: bus.clone(), held: Box::new(held), claimed_generation: None, kept_ms, actor })
     }
 
     /// How long it is kept after its end, in milliseconds.
@@ -272,7 +281,7 @@ impl FencedUploadRecord {
 
     /// The medium of an ended upload goes with it; what fails here is repeated before the upload counts as freed.
     async fn remove_medium_soon(&self) {
-        if let Err(error) = medium::remove_document(&self.bus, self.record()).await {
+        if let Err(error) = medium::remove_document(&self.bus, self.record(), &self.actor).await {
             tracing::warn!(%error, upload.id = %self.upload_id(), "the medium of an ended upload is removed later");
         }
     }
@@ -364,18 +373,31 @@ fn fence_off(record: &mut UploadRecord, status: UploadStatus, kept_ms: u64) {
 pub(crate) async fn free_upload(store: &Store, ledger: &mut FencedUploadRecord) -> Result<(), UploadRefusal> {
     // Before the record: it is the only one that knows the multipart upload, which nobody else could end.
     Spool::remove(store, ledger.spool_place(0), &ledger.durable_bytes()).await?;
-    medium::remove_document(&ledger.bus, ledger.record()).await?;
+    medium::remove_document(&ledger.bus, ledger.record(), &ledger.actor).await?;
     ledger.mark_freed().await
+}
+
+/// Ends an upload whose medium was removed, if it is still open; its bytes stay until somebody frees it.
+///
+/// # Errors
+/// [`UploadRefusal::NotFound`]; [`UploadRefusal::Displaced`] when it went on meanwhile, whose completion finds the medium removed.
+pub async fn end_removed_upload(bus: &Bus, upload_id: UploadId) -> Result<(), UploadRefusal> {
+    end_open_upload(&mut FencedUploadRecord::load_any(bus, upload_id, schemas::ENDED_KEPT_MS).await?).await
+}
+
+async fn end_open_upload(ledger: &mut FencedUploadRecord) -> Result<(), UploadRefusal> {
+    if ledger.record().status == UploadStatus::Open {
+        ledger.mark_ended(UploadStatus::Terminated, Some(MEDIA_REMOVED)).await?;
+        super::open_uploads::remove_open_upload(&ledger.bus, &ledger.record().owner, ledger.upload_id())
+            .await;
+    }
+    Ok(())
 }
 
 /// Ends an upload whose medium was removed, and frees its bytes. Returns what its client is answered.
 pub async fn discard_upload(store: &Store, ledger: &mut FencedUploadRecord) -> UploadRefusal {
     let discarded = async {
-        if ledger.record().status == UploadStatus::Open {
-            ledger.mark_ended(UploadStatus::Terminated, Some(MEDIA_REMOVED)).await?;
-            super::open_uploads::remove_open_upload(&ledger.bus, &ledger.record().owner, ledger.upload_id())
-                .await;
-        }
+        end_open_upload(ledger).await?;
         free_upload(store, ledger).await
     };
     match discarded.await {

@@ -52,9 +52,7 @@ pub(super) async fn begin_upload(
     };
     let begun = async {
         Spool::create(&shared.store, place).await?;
-        let ledger = FencedUploadRecord::create(shared, record).await?;
-        create_medium(&ledger).await?;
-        Ok(ledger)
+        FencedUploadRecord::create(shared, record).await
     };
     let mut ledger = match begun.await {
         Ok(ledger) => ledger,
@@ -63,6 +61,8 @@ pub(super) async fn begin_upload(
             return Err(refusal);
         }
     };
+    // An upload that fails here is there: it counts as open until its time is over, or the same request comes again.
+    create_medium(&ledger).await?;
     if ledger.is_full() {
         session::claim_and_complete(&shared.store, &mut ledger, &shared.instance).await?;
     }

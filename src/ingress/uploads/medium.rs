@@ -25,8 +25,13 @@ pub(super) async fn create_document(bus: &Bus, upload: &UploadRecord) -> Result<
     Ok(Box::pin(made).await?.is_some())
 }
 
-/// Removes the medium of an upload that ended without one, with its event. What was removed already stays as it is.
-pub(super) async fn remove_document(bus: &Bus, upload: &UploadRecord) -> Result<(), BusError> {
+/// Removes the medium of an upload that ended without one, with its event, which names `removed_by`. What was removed already stays
+/// as it is.
+pub(super) async fn remove_document(
+    bus: &Bus,
+    upload: &UploadRecord,
+    removed_by: &str,
+) -> Result<(), BusError> {
     if upload.is_partial() {
         return Ok(());
     }
@@ -37,7 +42,7 @@ pub(super) async fn remove_document(bus: &Bus, upload: &UploadRecord) -> Result<
         let event = MediaRemoved {
             media_id: upload.media_id,
             owner: owner.clone(),
-            removed_by: bus.role().name().to_owned(),
+            removed_by: removed_by.to_owned(),
         };
         let tombstone =
             MediaDocumentRecord { owner, ..found.cloned().unwrap_or_else(|| new_document(upload)) };

@@ -14,8 +14,8 @@ pub(super) const KEYS_MAX: usize = 64;
 pub(super) const FILENAME_BYTES_MAX: usize = 255;
 /// Longest title in characters.
 pub(crate) const TITLE_LENGTH_MAX: usize = 255;
-/// Longest description in characters.
-pub(crate) const DESCRIPTION_LENGTH_MAX: usize = 5_000;
+/// Longest description in characters: in any script it fits into `Upload-Metadata`, beside a title and a name.
+pub(crate) const DESCRIPTION_LENGTH_MAX: usize = 1_000;
 /// What a title has somewhere: a character that is shown and no space.
 pub(crate) const TITLE_PATTERN: &str =
     r"[^\u0000-\u0020\u007f-\u00a0\u1680\u2000-\u200f\u2028-\u202f\u205f-\u206f\u3000\ufeff]";

@@ -54,7 +54,7 @@ use store::Store;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use config::UploadConfig;
-pub use fenced_record::{FencedUploadRecord, MEDIA_REMOVED, discard_upload};
+pub use fenced_record::{FencedUploadRecord, MEDIA_REMOVED, discard_upload, end_removed_upload};
 pub use refusal::UploadRefusal;
 
 use crate::openapi;

@@ -108,7 +108,7 @@ pub(super) static APPEND_TO_UPLOAD: Operation = Operation::change(
     "/v1/uploads/{upload_id}",
     OperationAccess::Principal(ApiKeyScope::Upload),
     None,
-    &["upload.received", "upload.terminated", "media.removed"],
+    &["gate.changed", "upload.received", "upload.terminated", "media.removed"],
 )
 .with_any_query();
 
@@ -461,7 +461,7 @@ pub(super) static OVERRIDE_METHOD: Operation = Operation::change(
     "/v1/uploads/{upload_id}",
     OperationAccess::Principal(ApiKeyScope::Upload),
     None,
-    &["upload.received", "upload.terminated", "media.removed"],
+    &["gate.changed", "upload.received", "upload.terminated", "media.removed"],
 )
 .with_any_query();
 

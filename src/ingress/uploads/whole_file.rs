@@ -49,7 +49,7 @@ pub(super) static CREATE_MEDIA: Operation = Operation::change(
     "/v1/media",
     OperationAccess::Principal(ApiKeyScope::Upload),
     Some(RateLimitGroup::Upload),
-    &["upload.created", "upload.received", "upload.terminated", "media.removed"],
+    &["upload.created", "gate.changed", "upload.received", "upload.terminated", "media.removed"],
 )
 .with_room(capacity::UPLOAD);
 
@@ -96,7 +96,7 @@ pub(super) static PUT_FILE: Operation = Operation::change(
     "/v1/files/{filename}",
     OperationAccess::Principal(ApiKeyScope::Upload),
     Some(RateLimitGroup::Upload),
-    &["upload.created", "upload.received", "upload.terminated", "media.removed"],
+    &["upload.created", "gate.changed", "upload.received", "upload.terminated", "media.removed"],
 )
 .with_room(capacity::UPLOAD);
 

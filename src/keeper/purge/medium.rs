@@ -20,6 +20,9 @@ use ingress::{
     uploads::{self, FencedUploadRecord, UploadRefusal},
 };
 
+/// Longest time over which what is due is gathered, in milliseconds.
+const BATCH_MS_MAX: u64 = 60_000;
+
 /// Purges with the rights of the keeper.
 #[derive(Debug)]
 pub(super) struct MediaPurger {
@@ -44,7 +47,11 @@ impl MediaPurger {
     /// Does what is due by the broker's clock: ages of removals and rejections are those of stored messages.
     pub(super) async fn purge_due(&self, pending: &mut PendingPurges) {
         match self.bus.broker_now_ms(&subjects::kv_stream_name(document::MediaDocumentRecord::BUCKET)).await {
-            Ok(now_ms) => self.purge_due_at(pending, now_ms).await,
+            Ok(now_ms) => {
+                // What is due is looked for in all sessions, uploads and jobs: together, and not whenever an upload has failed.
+                let batch_ms = self.config.grace_s.saturating_mul(1_000).clamp(1, BATCH_MS_MAX);
+                self.purge_due_at(pending, now_ms - now_ms % batch_ms).await;
+            }
             Err(error) => tracing::warn!(%error, "purging waits for the broker"),
         }
     }

@@ -16,7 +16,7 @@ const UPPER: [&str; 5] = ["maximum", "exclusiveMaximum", "maxLength", "maxItems"
 /// Keywords that say how large something has to be at least.
 const LOWER: [&str; 5] = ["minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties"];
 /// Keywords that are compared by their meaning, and those that refuse nothing. Whatever else is said has to stay as it is.
-const KNOWN: [&str; 12] = [
+const KNOWN: [&str; 15] = [
     "type",
     "const",
     "properties",
@@ -29,6 +29,9 @@ const KNOWN: [&str; 12] = [
     "default",
     "deprecated",
     "$comment",
+    "discriminator",
+    "contentMediaType",
+    "contentSchema",
 ];
 
 /// One alternative: no reference, no union, at most one type.
@@ -111,7 +114,7 @@ impl<'a> SchemaComparison<'a> {
         let always = required_properties(given);
         let missing = required_properties(taken).into_iter().filter(|property| !always.contains(property));
         found.extend(missing.map(|property| format!("{place}: property {property} {said}")));
-        for (keyword, mark) in [("items", "[]"), ("additionalProperties", ".*")] {
+        for (keyword, mark) in [("items", "[]"), ("contentSchema", ""), ("additionalProperties", ".*")] {
             let (old, new) = (before.get(keyword), after.get(keyword));
             if old.is_none() && new.is_none() {
                 continue;
@@ -259,8 +262,13 @@ fn find_discriminators(shape: &SchemaShape) -> impl Iterator<Item = (&String, &V
     let needed = shape.get("required").and_then(Value::as_array);
     let properties = shape.get("properties").and_then(Value::as_object);
     let tags =
-        properties.into_iter().flatten().filter_map(|(name, schema)| Some((name, schema.get("const")?)));
+        properties.into_iter().flatten().filter_map(|(name, schema)| Some((name, only_value(schema)?)));
     tags.filter(move |(name, _)| needed.is_some_and(|names| names.iter().any(|needed| needed == *name)))
+}
+
+/// The value that a schema allows, if it is but one.
+fn only_value(schema: &Value) -> Option<&Value> {
+    schema.get("const").or_else(|| schema["enum"].as_array().filter(|values| values.len() == 1)?.first())
 }
 
 /// An alternative for people.

@@ -63,12 +63,28 @@ async fn an_upload_that_ends_early_takes_its_medium_with_it() {
     let store = store::testing::open_test_store(site.store.clone()).unwrap();
     let later = nats::now_ms() + 25 * 3600 * 1000;
     super::super::expiry::run_expiry_pass(&keeper, &store, later, 60_000, 1).await.unwrap();
-    for (upload, by) in [(&terminated, "ingress"), (&lost, "ingress"), (&expired, "keeper")] {
+    for (upload, by) in [(&terminated, "alice"), (&lost, "alice"), (&expired, "keeper")] {
         let left = document(&site, &upload.media_id).await.unwrap();
         assert!(left.removed_at_ms.is_some() && left.title.is_empty(), "{left:?}");
         assert_eq!(removed_by(&site, &upload.media_id).await.as_deref(), Some(by));
         assert_eq!(upload.head().await.0, 410);
     }
+}
+
+#[tokio::test]
+async fn the_upload_of_a_removed_medium_takes_no_byte_more() {
+    let mut site = Site::local().await;
+    let replica = site.replica(UploadConfig::default()).await;
+    let upload = replica.create(9).await;
+    upload.append(0, b"hello").await;
+    let removed = document(&site, &upload.media_id).await.unwrap().into_removed(1);
+    for _ in 0..2 {
+        crate::removal::end_media_work(&site.admin, &removed).await.unwrap();
+        let (status, code) = code(upload.patch(5, b"!").send().await.unwrap()).await;
+        assert_eq!((status, code.as_str()), (410, "media_removed"));
+        assert_eq!(upload.head().await.0, 410);
+    }
+    assert_eq!(site.event::<UploadTerminated>(&upload).await.unwrap().code.as_deref(), Some("media_removed"));
 }
 
 #[tokio::test]
