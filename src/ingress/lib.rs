@@ -15,6 +15,7 @@ pub mod jobs;
 pub mod media;
 pub mod metrics;
 pub mod openapi;
+mod page_assets;
 pub mod play;
 pub mod probes;
 pub mod removal;

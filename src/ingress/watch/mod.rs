@@ -8,70 +8,46 @@
 
 use std::sync::LazyLock;
 
-use axum::body::Bytes;
-use axum::extract::Path;
-use axum::http::header::{CONTENT_SECURITY_POLICY, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
-use axum::http::{HeaderMap, HeaderName, HeaderValue};
-use axum::response::Response;
+use axum::{extract::Path, http::HeaderMap, response::Response};
 use schemas::ids::MediaId;
 
-use super::openapi;
+use super::{
+    openapi,
+    page_assets::{self, HTML, ICON, PageAsset, SCRIPT, STYLE, TOKENS},
+};
 use web::{
-    bytes::{self, RepresentationMetadata},
     error::Problem,
     limit::RateLimitGroup,
     operation::{Operation, OperationAccess, OperationRouter},
 };
 
-/// `blob:` is where Media Source Extensions attach to a video element, `data:` the empty file that hls.js makes text tracks with; it loads
-/// its worker from its own file.
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; media-src 'self' blob: data:; \
-     connect-src 'self'; worker-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'";
-
-struct WatchAsset {
-    name: &'static str,
-    content_type: &'static str,
-    bytes: &'static [u8],
-}
-
-const HTML: &str = "text/html; charset=utf-8";
-const SCRIPT: &str = "text/javascript; charset=utf-8";
-
-static PAGE: WatchAsset =
-    WatchAsset { name: "index.html", content_type: HTML, bytes: include_bytes!("index.html") };
-static ASSETS: [WatchAsset; 9] = [
-    WatchAsset {
-        name: "watch.css",
-        content_type: "text/css; charset=utf-8",
-        bytes: include_bytes!("watch.css"),
-    },
-    WatchAsset { name: "watch.js", content_type: SCRIPT, bytes: include_bytes!("watch.js") },
-    WatchAsset { name: "player.js", content_type: SCRIPT, bytes: include_bytes!("player.js") },
-    WatchAsset { name: "scenes.js", content_type: SCRIPT, bytes: include_bytes!("scenes.js") },
-    WatchAsset { name: "wallet.js", content_type: SCRIPT, bytes: include_bytes!("wallet.js") },
-    WatchAsset { name: "server.js", content_type: SCRIPT, bytes: include_bytes!("server.js") },
-    WatchAsset { name: "icon.svg", content_type: "image/svg+xml", bytes: include_bytes!("icon.svg") },
-    WatchAsset {
+static PAGE: PageAsset =
+    PageAsset { name: "index.html", content_type: HTML, bytes: include_bytes!("index.html") };
+static ASSETS: [PageAsset; 8] = [
+    PageAsset { name: "watch.css", content_type: STYLE, bytes: include_bytes!("watch.css") },
+    PageAsset { name: "watch.js", content_type: SCRIPT, bytes: include_bytes!("watch.js") },
+    PageAsset { name: "player.js", content_type: SCRIPT, bytes: include_bytes!("player.js") },
+    PageAsset { name: "scenes.js", content_type: SCRIPT, bytes: include_bytes!("scenes.js") },
+    PageAsset { name: "wallet.js", content_type: SCRIPT, bytes: include_bytes!("wallet.js") },
+    PageAsset { name: "server.js", content_type: SCRIPT, bytes: include_bytes!("server.js") },
+    PageAsset {
         name: "hls.min.mjs",
         content_type: SCRIPT,
         bytes: include_bytes!(concat!(env!("OUT_DIR"), "/hls.min.mjs")),
     },
-    WatchAsset {
+    PageAsset {
         name: "hls.worker.js",
         content_type: SCRIPT,
         bytes: include_bytes!(concat!(env!("OUT_DIR"), "/hls.worker.js")),
     },
 ];
 
-/// One tag for the whole embedded set: its files belong together, and a new build replaces all of them.
-static TAG: LazyLock<String> = LazyLock::new(|| {
-    let mut digest = blake3::Hasher::new();
-    for asset in std::iter::once(&PAGE).chain(&ASSETS) {
-        digest.update(asset.name.as_bytes()).update(asset.bytes);
-    }
-    let digest = digest.finalize().to_hex();
-    format!("\"{digest}\"")
-});
+/// Its own files and those of both pages.
+fn assets() -> impl Iterator<Item = &'static PageAsset> {
+    ASSETS.iter().chain([&TOKENS, &ICON])
+}
+
+static TAG: LazyLock<String> = LazyLock::new(|| page_assets::tag_of(std::iter::once(&PAGE).chain(assets())));
 
 /// Serves `/watch/{media_id}` and `/watch/assets/{file}`; needs no state and no right, the page asks for the media itself.
 pub fn router<S: Clone + Send + Sync + 'static>() -> OperationRouter<S> {
@@ -110,7 +86,7 @@ static READ_WATCH_PAGE: Operation =
 )]
 async fn read_watch_page(Path(media_id): Path<String>, headers: HeaderMap) -> Result<Response, Problem> {
     match media_id.parse::<MediaId>() {
-        Ok(_) => Ok(PAGE.to_response(&headers)),
+        Ok(_) => Ok(PAGE.to_response(&TAG, &headers)),
         Err(_) => Err(Problem::not_found("there is no such watch page")),
     }
 }
@@ -120,43 +96,16 @@ static READ_ASSET: Operation =
         .with_any_query();
 
 async fn read_asset(Path(file): Path<String>, headers: HeaderMap) -> Result<Response, Problem> {
-    let asset = ASSETS.iter().find(|asset| asset.name == file);
+    let asset = assets().find(|asset| asset.name == file);
     asset
-        .map(|asset| asset.to_response(&headers))
+        .map(|asset| asset.to_response(&TAG, &headers))
         .ok_or_else(|| Problem::not_found("the watch page has no such file"))
 }
-
-impl WatchAsset {
-    fn to_response(&'static self, request: &HeaderMap) -> Response {
-        let facts = RepresentationMetadata {
-            size_bytes: u64::try_from(self.bytes.len()).unwrap_or(u64::MAX),
-            etag: TAG.clone(),
-            content_type: self.content_type,
-            // Asked about on every use, answered with 304: a new version of the gateway never meets an old script.
-            cache_control: "no-cache",
-        };
-        let mut response = bytes::bytes_response(request, &facts, &Bytes::from_static(self.bytes));
-        let headers = response.headers_mut();
-        for (name, value) in SAFETY {
-            headers.insert(name, HeaderValue::from_static(value));
-        }
-        response
-    }
-}
-
-const SAFETY: [(HeaderName, &str); 5] = [
-    (CONTENT_SECURITY_POLICY, POLICY),
-    (X_CONTENT_TYPE_OPTIONS, "nosniff"),
-    // The address may carry a playback token in its fragment, and the media's id in its path.
-    (REFERRER_POLICY, "no-referrer"),
-    (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
-    (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
-];
 
 #[cfg(test)]
 mod tests {
     use axum::body::{Body, to_bytes};
-    use axum::http::header::{ETAG, IF_NONE_MATCH};
+    use axum::http::header::{CONTENT_SECURITY_POLICY, ETAG, IF_NONE_MATCH, X_CONTENT_TYPE_OPTIONS};
     use axum::http::{Request, StatusCode};
     use tower::ServiceExt;
 
