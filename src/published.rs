@@ -448,7 +448,9 @@ fn message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
         "kv.jobs.part" => (vec!["transcode"], vec!["index", "ingress", "keeper", "transcode"]),
         "gate.changed" | "gate.granted" | "gate.denied" | "kv.apikeys" | "kv.apikeys.owner"
         | "kv.idempotency" | "kv.keys" | "kv.limits.replicas" | "kv.limits.reported" | "kv.nonces"
-        | "kv.nonces.prefix" | "kv.secrets" | "kv.secrets.ring" => (vec!["ingress"], vec!["ingress"]),
+        | "kv.nonces.link" | "kv.nonces.prefix" | "kv.secrets" | "kv.secrets.ring" => {
+            (vec!["ingress"], vec!["ingress"])
+        }
         "kv.store" => (vec!["admin", "ingress"], vec!["admin", "ingress", "keeper", "transcode", "upload"]),
         "kv.grants" | "kv.grants.slot" | "kv.limits.uploads" | "kv.sessions" | "kv.sessions.wallet" => {
             (vec!["ingress", "keeper"], vec!["ingress", "keeper"])

@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::Context;
 use nats::{Bus, ProcessHealth, Role, server, topology};
+use schemas::access;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
@@ -35,6 +36,8 @@ pub struct ServerReady {
     pub is_new: bool,
     /// Where the key is kept.
     pub key_file: PathBuf,
+    /// The library page; a link that signs the owner in once, unless none could be made.
+    pub library_url: String,
 }
 
 /// Starts everything and runs until `shutdown`; `ready` is notified when it can be used.
@@ -85,12 +88,13 @@ pub async fn run_all_roles(
         prepare_topology(&site, &settings).await?;
         warn_of_small_disk(&data_dir, &settings)?;
     }
+    let links = LinkPrinter::new(&site);
     let (listening, listens) = oneshot::channel();
     let running = roles::run_roles(site, &ProcessRole::ALL, Some(listening));
     let reporting = async {
         // A role that failed to start has dropped its end; its error is what `running` answers.
         if let Ok(listening) = listens.await {
-            send_ready(listening, &data_dir, ready)?;
+            send_ready(listening, &data_dir, &links, ready).await?;
         }
         anyhow::Ok(())
     };
@@ -130,9 +134,50 @@ fn warn_of_small_disk(data_dir: &Path, settings: &topology::TopologySettings) ->
     Ok(())
 }
 
-fn send_ready(
+/// Makes the link of a start.
+struct LinkPrinter {
+    broker: nats::BusConfig,
+    public_url: Option<String>,
+}
+
+impl LinkPrinter {
+    fn new(site: &Runtime) -> Self {
+        let role = Role::Ingress;
+        let broker = nats::BusConfig::new(site.urls.clone(), role, site.seed_of(role));
+        Self { broker, public_url: site.config.ingress.public_url.clone() }
+    }
+
+    /// The library page of the service at `url`. Without a link it asks for the key, so that a start does not fail for want of one.
+    async fn library_url(&self, url: &str) -> String {
+        let page = self.public_url.as_deref().map_or_else(|| reachable_url(url), str::to_owned);
+        let page = page.trim_end_matches('/');
+        match self.create_code().await {
+            Ok(code) => format!("{page}/#sign-in={code}"),
+            Err(error) => {
+                tracing::warn!(%error, "no sign-in link could be made");
+                format!("{page}/")
+            }
+        }
+    }
+
+    async fn create_code(&self) -> Result<String, nats::BusError> {
+        let bus = Bus::connect(&self.broker).await?;
+        let code =
+            auth::link::create_sign_in_link(&bus, auth::FIRST_OWNER, access::PrincipalRole::Owner).await?;
+        bus.close().await?;
+        Ok(code)
+    }
+}
+
+/// An address that can be opened: a server that listens on all of them is reached by loopback.
+pub fn reachable_url(url: &str) -> String {
+    url.replacen("://0.0.0.0:", "://127.0.0.1:", 1).replacen("://[::]:", "://[::1]:", 1)
+}
+
+async fn send_ready(
     listening: StartedRoles,
     data_dir: &Path,
+    links: &LinkPrinter,
     ready: oneshot::Sender<ServerReady>,
 ) -> anyhow::Result<()> {
     let file = data_dir.join(KEY_FILE);
@@ -154,8 +199,25 @@ fn send_ready(
     };
     let address = listening.address.context("the ingress gave no address")?;
     let url = format!("http://{address}");
-    if ready.send(ServerReady { url, api_key, is_new, key_file: file }).is_err() {
+    let library_url = links.library_url(&url).await;
+    if ready.send(ServerReady { url, api_key, is_new, key_file: file, library_url }).is_err() {
         tracing::debug!("nobody waits for the start any more");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_can_be_opened() {
+        for (url, wanted) in [
+            ("http://0.0.0.0:80", "http://127.0.0.1:80"),
+            ("http://[::]:80", "http://[::1]:80"),
+            ("http://127.0.0.1:1", "http://127.0.0.1:1"),
+        ] {
+            assert_eq!(reachable_url(url), wanted);
+        }
+    }
 }

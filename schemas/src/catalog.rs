@@ -117,6 +117,7 @@ pub fn record_entries() -> Vec<CatalogEntry> {
             "nonces.prefix",
             &session::challenge_counter_key("{prefix_sha256}"),
         ),
+        record_entry::<session::SignInLink>("nonces.link", &session::sign_in_link_key("{code_sha256}")),
         record_entry::<session::AuthSession>("sessions", "{session_id}"),
         record_entry::<session::WalletSessions>(
             "sessions.wallet",

@@ -736,6 +736,15 @@ fn visit_session_records(visitor: &mut impl ExampleVisitor) {
         "kv.nonces.prefix",
         session::ChallengeCounter { prefix_sha256: hash(), count: 3, expires_at_ms },
     );
+    let link = session::SignInLink {
+        code_sha256: hash(),
+        owner: example_owner(),
+        role: crate::access::PrincipalRole::Owner,
+        created_at_ms: MADE_AT_MS,
+        expires_at_ms: MADE_AT_MS + 600_000,
+        used_at_ms: Some(MADE_AT_MS + 20_000),
+    };
+    visitor.visit("kv.nonces.link", link);
     let expires_at_ms = MADE_AT_MS + 2_592_000_000;
     let session = session::AuthSession {
         session_id: SESSION,

@@ -77,6 +77,40 @@ pub fn challenge_counter_key(prefix_sha256: &str) -> String {
     format!("prefix.{prefix_sha256}")
 }
 
+/// A link that signs in the first who opens it; in the bucket `nonces`, too. Its code is kept nowhere.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "SignInLink")]
+pub struct SignInLink {
+    /// SHA-256 of its code in hex.
+    pub code_sha256: String,
+    /// Whose things its key works on.
+    pub owner: String,
+    /// What its key may do.
+    pub role: PrincipalRole,
+    /// Unix time in milliseconds.
+    pub created_at_ms: u64,
+    /// Unix time in milliseconds from which on it is worth nothing.
+    pub expires_at_ms: u64,
+    /// Unix time in milliseconds at which it was opened.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub used_at_ms: Option<u64>,
+}
+
+impl crate::KvRecord for SignInLink {
+    const BUCKET: &'static str = "nonces";
+    fn key(&self) -> String {
+        sign_in_link_key(&self.code_sha256)
+    }
+    fn expires_at_ms(&self) -> Option<u64> {
+        Some(self.expires_at_ms)
+    }
+}
+
+/// Key of a [`SignInLink`].
+pub fn sign_in_link_key(code_sha256: &str) -> String {
+    format!("link.{code_sha256}")
+}
+
 /// How an account proved itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]

@@ -22,6 +22,7 @@ pub mod contract;
 pub mod denial;
 pub mod key;
 pub mod key_ring;
+pub mod link;
 pub mod login;
 pub mod message;
 pub mod proof;

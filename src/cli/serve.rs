@@ -72,7 +72,11 @@ fn print_ready(ready: &up::ServerReady, as_json: bool) -> anyhow::Result<()> {
         writeln!(
             out,
             "{}",
-            json!({ "url": ready.url, "api_key": ready.api_key.as_ref().filter(|_| ready.is_new) })
+            json!({
+                "url": ready.url,
+                "api_key": ready.api_key.as_ref().filter(|_| ready.is_new),
+                "library_url": ready.library_url,
+            })
         )?;
     } else {
         writeln!(out, "StreamGate is up at {}", ready.url)?;
@@ -85,6 +89,8 @@ fn print_ready(ready: &up::ServerReady, as_json: bool) -> anyhow::Result<()> {
             )?,
             None => writeln!(out, "The API key was shown at the first start; its file is gone.")?,
         }
+        let minutes = auth::link::LINK_TTL_S / 60;
+        writeln!(out, "Library, signs you in once within {minutes} minutes: {}", ready.library_url)?;
         writeln!(out, "Upload something:  streamgate upload FILE --url {} --wait", ready.url)?;
     }
     Ok(out.flush()?)

@@ -6,14 +6,14 @@ use std::{
 };
 
 use nats::{Bus, Outbox, ReaderStart, Role, VersionedRecord, reader};
-use schemas::{media::MediaStatus, subjects};
+use schemas::{access::PrincipalRole, media::MediaStatus, subjects};
 use serde_json::{Value, json};
 
 use super::{
     openapi,
     tests::{Answer, Site, asset},
 };
-use auth::testing::TestWallet;
+use auth::{link::create_sign_in_link, testing::TestWallet};
 use web::operation::{Operation, OperationAccess};
 
 /// Files of pages, none of the API.
@@ -21,11 +21,12 @@ const FILES: [&str; 2] = ["/docs/docs.css", "/watch/assets/{file}"];
 /// Sources whose routes are those of another listener, or of all operations.
 const ELSEWHERE: [&str; 2] = ["src/telemetry.rs", "src/web/operation.rs"];
 /// What may be sent without a credential, though its method changes things.
-const OPEN: [&str; 4] = [
+const OPEN: [&str; 5] = [
     // Here one comes by a credential.
     "post /v1/auth/challenge",
     "post /v1/auth/login",
     // The body is the credential.
+    "post /v1/auth/links",
     "post /v1/auth/refresh",
     // Answers only about a credential that the client has already.
     "post /v1/auth/verify",
@@ -146,6 +147,7 @@ PATCH /v1/media/{media_id} Principal(Metadata) Metadata
 PATCH /v1/uploads/{upload_id} Principal(Upload) none
 POST /v1/auth/challenge Open Auth
 POST /v1/auth/keys Own Auth
+POST /v1/auth/links Open Auth
 POST /v1/auth/login Body Auth
 POST /v1/auth/logout Own Auth
 POST /v1/auth/nft UnlimitedPrincipal Auth
@@ -435,6 +437,9 @@ impl Story {
             self.site.unanswer().await;
         }
         assert!(self.news().await.is_empty(), "a key is made once");
+        let code = create_sign_in_link(&self.admin, "admin", PrincipalRole::Owner).await.unwrap();
+        let code = json!({ "code": code }).to_string();
+        self.does("post /v1/auth/links", "/v1/auth/links", json, &code, 201).await;
         let path = format!("/v1/auth/keys/{}", key["key_id"].as_str().unwrap());
         self.does("delete /v1/auth/keys/{key_id}", &path, &token, "", 204).await;
         let body = json!({ "refresh_token": session["refresh_token"] }).to_string();

@@ -120,6 +120,8 @@ kinds! {
         "`errors` says at which line and column it ends to be JSON.";
     LabelInvalid 400 "label_malformed" "This label can't be used"
         "Send plain text of one line, or no label.";
+    LinkUsed 401 "link_used" "This sign-in link was used, or its time is over"
+        "Start `streamgate up` again, which prints another, or sign in with an API key: a link is good once, for ten minutes.";
     MediaFailed 409 "media_failed" "This file could not be prepared"
         "`detail` says why; the operator may let it be tried again.";
     MediaRejected 409 "media_rejected" "This file can't be played"

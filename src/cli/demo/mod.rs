@@ -116,9 +116,15 @@ impl DemoResult {
             let mut line = self.summary.clone();
             line["watch_url"] = json!(watch_url);
             line["url"] = json!(ready.url);
+            line["library_url"] = json!(ready.library_url);
             line["api_key"] = json!(ready.api_key);
             return Ok(output::print_json(&line)?);
         }
+        let minutes = auth::link::LINK_TTL_S / 60;
+        output::print_message(format!(
+            "\nThe library, where this link signs you in once within {minutes} minutes:\n{}",
+            ready.library_url
+        ));
         output::print_message(&self.invitation);
         Ok(output::print_line(watch_url)?)
     }
@@ -136,7 +142,7 @@ async fn play_demo(ready: &up::ServerReady, node: Option<&DemoNode>) -> anyhow::
     let key = ready.api_key.clone().context(
         "the API key of this data folder is gone: remove the folder, or name another with --data-dir",
     )?;
-    let url = reachable_url(&ready.url);
+    let url = up::reachable_url(&ready.url);
     let owner = ApiClient::with_url(&url, Some(key), "the data folder".into())?;
     output::print_message(format!("StreamGate is up at {url}"));
     match node {
@@ -159,11 +165,6 @@ async fn poll_until<T>(
             Err(_) => tokio::time::sleep(PAUSE).await,
         }
     }
-}
-
-/// An address that can be opened: a server that listens on all of them is reached by loopback.
-fn reachable_url(url: &str) -> String {
-    url.replacen("://0.0.0.0:", "://127.0.0.1:", 1).replacen("://[::]:", "://[::1]:", 1)
 }
 
 #[cfg(test)]
@@ -204,16 +205,5 @@ mod tests {
         let never = poll_until::<()>("it does not come", 60, async || Ok(Err("not yet".to_owned()))).await;
         assert_eq!(never.unwrap_err().to_string(), "it does not come even after 60 s: not yet");
         assert!(began.elapsed() < Duration::from_secs(61));
-    }
-
-    #[test]
-    fn an_address_can_be_opened() {
-        for (url, wanted) in [
-            ("http://0.0.0.0:80", "http://127.0.0.1:80"),
-            ("http://[::]:80", "http://[::1]:80"),
-            ("http://127.0.0.1:1", "http://127.0.0.1:1"),
-        ] {
-            assert_eq!(reachable_url(url), wanted);
-        }
     }
 }

@@ -29,6 +29,9 @@ pub(crate) const CHALLENGE: RoomNeed = records_need(&[EVENTS[0], EVENTS[1], "KV_
 pub(crate) const SIGN_IN: RoomNeed = records_need(&[EVENTS[0], EVENTS[1], "KV_sessions", BROKER_DISK]);
 /// Of an API key.
 pub(crate) const KEY: RoomNeed = records_need(&[EVENTS[0], EVENTS[1], "KV_apikeys", BROKER_DISK]);
+/// Of the API key of a sign-in link, which is marked as used.
+pub(crate) const LINK: RoomNeed =
+    records_need(&[EVENTS[0], EVENTS[1], "KV_nonces", "KV_apikeys", BROKER_DISK]);
 /// Of a playback session.
 pub(crate) const PLAYBACK: RoomNeed = records_need(&[EVENTS[0], EVENTS[1], "KV_grants", BROKER_DISK]);
 
@@ -38,7 +41,7 @@ const fn records_need(limits: &'static [&'static str]) -> RoomNeed {
 
 /// Every stream and bucket that is needed, once.
 pub(super) fn required_streams() -> Vec<&'static str> {
-    let all = [UPLOAD, CHALLENGE, SIGN_IN, KEY, PLAYBACK];
+    let all = [UPLOAD, CHALLENGE, SIGN_IN, KEY, LINK, PLAYBACK];
     let mut streams: Vec<&str> = all
         .iter()
         .flat_map(|need| need.limits)

@@ -109,6 +109,7 @@ async fn all_that_creates_is_refused_without_room_and_nothing_else() {
         [
             "POST /v1/auth/challenge",
             "POST /v1/auth/keys",
+            "POST /v1/auth/links",
             "POST /v1/auth/login",
             "POST /v1/media",
             "POST /v1/media/{media_id}/playback",

@@ -67,11 +67,11 @@ pub(super) struct CreateKeyRequest {
 #[schemars(rename = "KeyMade", example = json!({ "key_id": "06db000105t0303jc5mn0r355k", "key": "sg_06db000105t0303jc5mn0r355k_...", "expires_at_ms": null }))]
 pub(super) struct CreatedKeyDocument {
     /// Its public half.
-    key_id: KeyId,
+    pub(super) key_id: KeyId,
     /// The key itself: shown this once, and kept nowhere.
-    key: String,
+    pub(super) key: String,
     /// Unix time in milliseconds from which on it opens nothing.
-    expires_at_ms: Option<u64>,
+    pub(super) expires_at_ms: Option<u64>,
 }
 
 pub(super) static CREATE_KEY: Operation = Operation::change(

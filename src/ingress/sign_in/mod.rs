@@ -16,6 +16,7 @@
 //! [`EXPIRES_IN_S_MAX`] seconds.
 
 mod keys;
+mod links;
 mod login;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -44,6 +45,7 @@ pub use keys::{EXPIRES_IN_S_MAX, LABEL_LENGTH_MAX};
 #[openapi(paths(
     login::create_challenge,
     login::log_in,
+    links::open_link,
     tokens::refresh_session,
     tokens::log_out,
     tokens::verify_token,
@@ -63,6 +65,7 @@ impl openapi::OperationGroup for SignInApiDoc {
         schemas.add_request::<login::ChallengeRequest>();
         schemas.add_response::<login::ChallengeDocument>();
         schemas.add_request::<login::LoginRequest>();
+        schemas.add_request::<links::OpenLinkRequest>();
         schemas.add_response::<tokens::TokenResponse>();
         schemas.add_request::<tokens::RefreshRequest>();
         schemas.add_request::<tokens::LogoutRequest>();
@@ -104,6 +107,7 @@ fn open_operations() -> OperationRouter<SignInService> {
     OperationRouter::default()
         .with(&login::CREATE_CHALLENGE, login::create_challenge)
         .with(&login::LOG_IN, login::log_in)
+        .with(&links::OPEN_LINK, links::open_link)
         .with(&tokens::REFRESH_SESSION, tokens::refresh_session)
         .with(&tokens::VERIFY_TOKEN, tokens::verify_token)
 }

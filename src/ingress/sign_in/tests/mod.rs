@@ -4,6 +4,7 @@ mod accounts;
 mod holes;
 mod ingress;
 mod keys;
+mod links;
 mod login;
 mod proofs;
 mod sessions;
