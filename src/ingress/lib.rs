@@ -1,7 +1,7 @@
 //! HTTP: a thin layer that puts bytes into the store, state and events onto the bus, and reads back.
 //!
 //! A route comes with its [`web::operation::Operation`], which says whose requests are taken; [`auth::enforce_access`] holds it to
-//! that. Only probes, sign-in, the watch page and `/play` (whose path token is the right) are open. By-id reads come from KV, so
+//! that. Only probes, sign-in, the pages and `/play` (whose path token is the right) are open. By-id reads come from KV, so
 //! one's own writes are always seen; lists come from the index.
 //!
 //! Limits: see [`web::serve`] for connections, [`IngressConfig`] for bodies and waits.
@@ -12,6 +12,7 @@ pub mod capacity;
 pub mod events;
 pub mod gates;
 pub mod jobs;
+pub mod library;
 pub mod media;
 pub mod metrics;
 pub mod openapi;
@@ -334,8 +335,12 @@ fn router_with_routes(app: AppState, more: OperationRouter<AppState>) -> Router 
             .layer(filter::filter_requests_with(app.capacity.clone()))
             .layer(in_time.clone()),
     );
-    let open =
-        watch::router().merge(openapi::router()).merge(probes::router()).merge(more).route_layer(in_time);
+    let open = watch::router()
+        .merge(library::router())
+        .merge(openapi::router())
+        .merge(probes::router())
+        .merge(more)
+        .route_layer(in_time);
     let (router, operations) =
         guarded.merge(admitted).merge(open).merge(play::router()).merge(signing_in).into_parts();
     router

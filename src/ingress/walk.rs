@@ -17,7 +17,7 @@ use auth::{link::create_sign_in_link, testing::TestWallet};
 use web::operation::{Operation, OperationAccess};
 
 /// Files of pages, none of the API.
-const FILES: [&str; 2] = ["/docs/docs.css", "/watch/assets/{file}"];
+const FILES: [&str; 3] = ["/docs/docs.css", "/library/assets/{file}", "/watch/assets/{file}"];
 /// Sources whose routes are those of another listener, or of all operations.
 const ELSEWHERE: [&str; 2] = ["src/telemetry.rs", "src/web/operation.rs"];
 /// What may be sent without a credential, though its method changes things.
@@ -119,8 +119,10 @@ DELETE /v1/auth/keys/{key_id} Own Auth
 DELETE /v1/media/{media_id} Principal(Metadata) Metadata
 DELETE /v1/media/{media_id}/gate Principal(Gate) Metadata
 DELETE /v1/uploads/{upload_id} Principal(Upload) Upload
+GET / Open Api
 GET /docs Open Api
 GET /docs/docs.css Open Api
+GET /library/assets/{file} Open Api
 GET /livez Open none
 GET /metrics Principal(Monitor) Monitor
 GET /openapi.json Open Api
@@ -310,6 +312,7 @@ async fn a_parameter_that_no_operation_takes_is_refused_where_nobody_else_adds_a
         }
     }
     let wanted = [
+        "/",
         "/docs",
         "/livez",
         "/metrics",

@@ -33,10 +33,29 @@ pub(crate) struct Page {
 impl Page {
     /// Runs `script` before the scripts of every document that is opened from now on, as an extension of the browser does.
     pub(crate) async fn extend(&self, script: &str) {
+        self.command("Page.addScriptToEvaluateOnNewDocument", json!({ "source": script })).await;
+    }
+
+    /// Sends a command of the Chrome DevTools Protocol.
+    pub(crate) async fn command(&self, name: &str, params: Value) {
         assert_eq!(self.browser, Browser::Chromium, "it is a command of Chromium's own");
-        let parameters =
-            json!({ "cmd": "Page.addScriptToEvaluateOnNewDocument", "params": { "source": script } });
+        let parameters = json!({ "cmd": name, "params": params });
         self.client.issue_cmd(Own { path: "goog/cdp/execute", parameters }).await.unwrap();
+    }
+
+    /// Loads the page again, as a person does; a question whether to leave it is answered with yes.
+    pub(crate) async fn reload(&self) {
+        self.client.refresh().await.unwrap();
+    }
+
+    /// What is seen, as PNG.
+    pub(crate) async fn screenshot(&self) -> Vec<u8> {
+        self.client.screenshot().await.unwrap()
+    }
+
+    /// Presses keys where the focus is.
+    pub(crate) async fn press(&self, keys: &str) {
+        self.client.active_element().await.unwrap().send_keys(keys).await.unwrap();
     }
 
     pub(crate) async fn open(&self, url: &str) {

@@ -1,9 +1,9 @@
-// What the page asks of the gateway: a playback address, the document of the media, and the events while it is not ready.
+// What the pages ask of the gateway, and the credentials that they show.
 // A wallet's session is shared by all tabs of the browser and goes on over reloads: its access token is renewed when it is over.
 // Limits: a request 15 s, a line of the event stream 64 kB of text, a pause between two tries of it 1 to 15 s.
 
-/** What stands in front of our addresses: empty, or the path that a proxy gave the gateway. */
-export const base = location.pathname.slice(0, location.pathname.lastIndexOf("/watch/"));
+/** What stands in front of our addresses: empty, or the path that a proxy gave the gateway. The library page is at its root. */
+export const base = location.pathname.slice(0, location.pathname.lastIndexOf(location.pathname.includes("/watch/") ? "/watch/" : "/"));
 
 const requestMs = 15_000;
 const lineLengthMax = 65_536;
@@ -37,11 +37,17 @@ export class Problem extends Error {
   }
 }
 
-/** An API key, kept in this tab. */
+/** An API key, kept in this tab, or on this device where its owner wants that. */
 export const apiKey = {
-  get: () => sessionStorage.getItem(storageKey) ?? "",
-  set: (key) => sessionStorage.setItem(storageKey, key),
-  clear: () => sessionStorage.removeItem(storageKey),
+  get: () => sessionStorage.getItem(storageKey) ?? localStorage.getItem(storageKey) ?? "",
+  set(key, isKept = false) {
+    apiKey.clear();
+    (isKept ? localStorage : sessionStorage).setItem(storageKey, key);
+  },
+  clear() {
+    sessionStorage.removeItem(storageKey);
+    localStorage.removeItem(storageKey);
+  },
 };
 
 /** The session of a wallet, kept in this browser: {access_token, refresh_token}, or null. */
@@ -64,11 +70,11 @@ function headers(extra = {}, shown = credential()) {
   return shown ? { ...extra, authorization: `Bearer ${shown}` } : extra;
 }
 
-async function send(method, path, body, shown) {
+async function send(method, path, body, shown, extra = {}) {
   try {
     return await fetch(base + path, {
       method,
-      headers: headers({ accept: "application/json", ...(body ? { "content-type": "application/json" } : {}) }, shown),
+      headers: headers({ accept: "application/json", ...(body ? { "content-type": "application/json" } : {}), ...extra }, shown),
       body: body && JSON.stringify(body),
       signal: AbortSignal.timeout(requestMs),
     });
@@ -78,18 +84,21 @@ async function send(method, path, body, shown) {
   }
 }
 
-async function request(method, path, body) {
+/** Asks with the credential that there is; answers the document, or null where there is none. */
+export async function request(method, path, body, extra = {}) {
   const shown = credential();
-  let response = await send(method, path, body, shown);
-  if (response.ok) return response.json();
+  let response = await send(method, path, body, shown, extra);
+  if (response.ok) return documentIn(response);
   const problem = await Problem.from(response);
   if (problem.code !== "unauthorized" || apiKey.get()) throw problem;
   const next = await renewed(shown);
   if (!next) throw problem;
-  response = await send(method, path, body, next);
+  response = await send(method, path, body, next, extra);
   if (!response.ok) throw await Problem.from(response);
-  return response.json();
+  return documentIn(response);
 }
+
+const documentIn = (response) => (response.status === 204 ? null : response.json());
 
 /** The access token after `shown`, which is over; empty when the session is over, too. One tab asks, the others take what it got. */
 async function renewed(shown) {
@@ -132,15 +141,16 @@ export async function problemOf(url) {
   }
 }
 
-/** Calls `seen({name, data})` for each event of the media until it returns true or `signal` aborts; a broken stream resumes after its last event. */
-export async function follow(mediaId, seen, signal) {
+/** Calls `seen({name, data})` for each event of the media, or of all where the id is empty, until it returns true or `signal` aborts; a broken stream resumes after its last event. `opened` is called whenever it begins. */
+export async function follow(mediaId, seen, signal, opened = () => {}) {
   let lastId = "";
   let pauseMs = 1_000;
   while (!signal.aborted) {
     try {
       const extra = { accept: "text/event-stream", ...(lastId ? { "last-event-id": lastId } : {}) };
-      const response = await fetch(`${base}/v1/events?media=${mediaId}`, { headers: headers(extra), signal });
+      const response = await fetch(`${base}/v1/events${mediaId && `?media=${mediaId}`}`, { headers: headers(extra), signal });
       if (!response.ok) throw await Problem.from(response);
+      opened();
       for await (const event of eventsOf(response.body)) {
         pauseMs = 1_000;
         lastId = event.id || lastId;

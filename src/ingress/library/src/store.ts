@@ -1,0 +1,159 @@
+// The media of who is signed in, kept as they are now by one stream of events.
+//
+// Limits: 4 questions about single media at once; events of one medium are looked at together, after 250 ms; a pause of 1 to 15 s
+// between two tries to reach a server that is away.
+
+import { follow, Problem, type ServerEvent } from "../../watch/server.js";
+import * as api from "./api.js";
+import { Limiter } from "./limiter.js";
+
+const settleMs = 250;
+const pauseMsMax = 15_000;
+
+/** Where the list stands. */
+export type ListState = "loading" | "shown" | "away";
+
+export class MediaStore {
+  media: api.Medium[] = [];
+  /** Encoded so far, in percent, by medium. */
+  readonly percent = new Map<string, number>();
+  state: ListState = "loading";
+  next = "";
+  problem = "";
+  private readonly questions = new Limiter(4);
+  private readonly settling = new Set<string>();
+  private readonly stopping = new AbortController();
+
+  constructor(
+    private readonly changed: () => void,
+    private readonly announce: (words: string) => void,
+    /** The credential opens nothing any more. */
+    private readonly refused: (problem: Problem) => void,
+  ) {}
+
+  /** Reads the list and follows what happens, until `stop`. */
+  async run(): Promise<void> {
+    const { signal } = this.stopping;
+    let pauseMs = 1_000;
+    while (!signal.aborted) {
+      try {
+        await this.readFirstPage();
+        pauseMs = 1_000;
+        // What changed between two streams is in no event that this page gets.
+        let isFirst = true;
+        const opened = (): void => {
+          if (!isFirst) void this.readFirstPage().catch(() => null);
+          isFirst = false;
+        };
+        await follow("", (event) => this.see(event), signal, opened);
+      } catch (error) {
+        if (signal.aborted || this.isFinal(error)) return;
+        this.state = "away";
+        this.problem = api.sentence(error);
+        this.changed();
+        await new Promise((resolve) => setTimeout(resolve, pauseMs));
+        pauseMs = Math.min(pauseMs * 2, pauseMsMax);
+      }
+    }
+  }
+
+  stop(): void {
+    this.stopping.abort();
+  }
+
+  async readMore(): Promise<void> {
+    try {
+      const { media, next } = await api.list(this.next);
+      const known = new Set(this.media.map((medium) => medium.media_id));
+      this.media = [...this.media, ...media.filter((medium) => !known.has(medium.media_id))];
+      this.next = next;
+    } catch (error) {
+      if (!this.isFinal(error)) this.announce(api.sentence(error));
+    }
+    this.changed();
+  }
+
+  /** Reads one medium again and shows it where it belongs. */
+  async refresh(mediaId: string): Promise<void> {
+    try {
+      const found = await this.questions.run(() => api.read(mediaId));
+      if (this.stopping.signal.aborted) return;
+      if (found) this.put(found);
+      else this.drop(mediaId);
+    } catch (error) {
+      // The next event, or the next look at the list, asks again.
+      this.isFinal(error);
+    }
+  }
+
+  /** Asks something about one medium when it is its turn. */
+  ask<T>(question: () => Promise<T>): Promise<T> {
+    return this.questions.run(question);
+  }
+
+  drop(mediaId: string): void {
+    this.media = this.media.filter((medium) => medium.media_id !== mediaId);
+    this.percent.delete(mediaId);
+    this.changed();
+  }
+
+  private async readFirstPage(): Promise<void> {
+    const { media, next } = await api.list("");
+    const details = new Map(this.media.map((medium) => [medium.media_id, medium.warnings]));
+    this.media = media.map((medium) => ({ ...medium, warnings: details.get(medium.media_id) ?? [] }));
+    this.next = next;
+    this.state = "shown";
+    this.changed();
+  }
+
+  private put(found: api.Medium): void {
+    const before = this.media.find((medium) => medium.media_id === found.media_id);
+    if (before) {
+      this.media = this.media.map((medium) => (medium === before ? found : medium));
+    } else {
+      this.media = [found, ...this.media].sort((one, other) => other.created_at_ms - one.created_at_ms);
+    }
+    if (found.status !== "stored" && found.status !== "playable") this.percent.delete(found.media_id);
+    if (before && before.status !== found.status) this.announceState(found);
+    this.changed();
+  }
+
+  private announceState({ title, status }: api.Medium): void {
+    if (status === "ready") this.announce(`${title || "The file"} is ready.`);
+    if (status === "rejected" || status === "failed") this.announce(`${title || "The file"} was refused: see its entry.`);
+  }
+
+  private see({ name, data }: ServerEvent): boolean {
+    const event = parse(data);
+    if (!event.media_id) return false;
+    if (name === "job.progress") {
+      this.percent.set(event.media_id, Math.floor(event.percent ?? 0));
+      this.changed();
+    } else if (name.startsWith("media.") && !this.settling.has(event.media_id)) {
+      this.settling.add(event.media_id);
+      setTimeout(() => {
+        this.settling.delete(event.media_id);
+        void this.refresh(event.media_id);
+      }, settleMs);
+    }
+    return false;
+  }
+
+  /** True when there is nothing to wait for: the visitor has to sign in again. */
+  private isFinal(error: unknown): boolean {
+    if (!(error instanceof Problem) || (error.status !== 401 && error.status !== 403)) return false;
+    if (!this.stopping.signal.aborted) {
+      this.stop();
+      this.refused(error);
+    }
+    return true;
+  }
+}
+
+function parse(text: string): { media_id: string; percent?: number } {
+  try {
+    return (JSON.parse(text) as { media_id: string; percent?: number }) ?? { media_id: "" };
+  } catch {
+    return { media_id: "" };
+  }
+}

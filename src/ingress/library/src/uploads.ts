@@ -1,0 +1,184 @@
+// Uploads over tus: a few at once, paused and resumed, gone on with after a reload once the same file is chosen again.
+//
+// Limits: 2 uploads at once, retries after 1 to 30 s. What is unfinished is remembered in this browser by tus-js-client.
+
+import { defaultOptions, DetailedError, Upload, type PreviousUpload } from "tus-js-client";
+
+import { base, credential, Problem, request, session } from "../../watch/server.js";
+import { sentence } from "./api.js";
+
+const atOnceMax = 2;
+const retryDelaysMs = [0, 1_000, 3_000, 5_000, 10_000, 30_000];
+const endpoint = `${location.origin}${base}/v1/uploads`;
+
+export type UploadState = "waiting" | "sending" | "paused" | "failed" | "done";
+
+/** One file on its way. */
+export class UploadTask {
+  state: UploadState = "waiting";
+  sentBytes = 0;
+  /** Bytes that the gateway had when this page began to send. */
+  heldBytes = 0;
+  problem = "";
+  mediaId = "";
+  upload: Upload | null = null;
+
+  constructor(
+    readonly id: number,
+    readonly file: File,
+  ) {}
+
+  get percent(): number {
+    return this.file.size ? Math.floor((this.sentBytes / this.file.size) * 100) : 100;
+  }
+}
+
+/** An upload of an earlier visit that has bytes left. */
+export type Unfinished = PreviousUpload & { name: string };
+
+/** All uploads of the page. `changed` is called after each change, `finished` once the gateway has all bytes of a file. */
+export class Uploads {
+  tasks: UploadTask[] = [];
+  unfinished: Unfinished[] = [];
+  private nextId = 1;
+  private isTokenOver = false;
+
+  constructor(
+    private readonly changed: () => void,
+    private readonly finished: (task: UploadTask) => void,
+  ) {}
+
+  add(files: Iterable<File>): void {
+    for (const file of files) this.tasks.push(new UploadTask(this.nextId++, file));
+    this.startWaiting();
+  }
+
+  pause(task: UploadTask): void {
+    const { upload } = task;
+    task.state = "paused";
+    void upload?.abort();
+    this.startWaiting();
+  }
+
+  /** Goes on where it was paused, or tries again. */
+  resume(task: UploadTask): void {
+    task.state = "waiting";
+    task.problem = "";
+    this.startWaiting();
+  }
+
+  /** Stops it and has the gateway drop its bytes. */
+  async cancel(task: UploadTask): Promise<void> {
+    this.tasks = this.tasks.filter((other) => other !== task);
+    if (task.state !== "done") await task.upload?.abort(task.upload.url !== null).catch(() => null);
+    this.startWaiting();
+    await this.readUnfinished();
+  }
+
+  /** Shows those that are done no more, where `is` says so. */
+  dismissDone(is: (task: UploadTask) => boolean): void {
+    this.tasks = this.tasks.filter((task) => task.state !== "done" || !is(task));
+  }
+
+  /** Drops what an earlier visit left. */
+  async forget(upload: Unfinished): Promise<void> {
+    if (upload.uploadUrl) {
+      await Upload.terminate(upload.uploadUrl, { onBeforeRequest: (sent) => this.sign(sent) }).catch(() => null);
+    }
+    await defaultOptions.urlStorage.removeUpload(upload.urlStorageKey);
+    await this.readUnfinished();
+  }
+
+  async readUnfinished(): Promise<void> {
+    const all = await defaultOptions.urlStorage.findAllUploads();
+    const running = new Set(this.tasks.map((task) => task.upload?.url).filter(Boolean));
+    this.unfinished = all
+      .filter((upload) => upload.uploadUrl?.startsWith(endpoint) && !running.has(upload.uploadUrl))
+      .map((upload) => ({ ...upload, name: upload.metadata["filename"] ?? "A file" }));
+    this.changed();
+  }
+
+  private startWaiting(): void {
+    let free = atOnceMax - this.tasks.filter((task) => task.state === "sending").length;
+    for (const task of this.tasks) {
+      if (free <= 0) break;
+      if (task.state !== "waiting") continue;
+      free -= 1;
+      void this.send(task);
+    }
+    this.changed();
+  }
+
+  private async send(task: UploadTask): Promise<void> {
+    task.state = "sending";
+    if (!task.upload) {
+      const upload = this.uploadOf(task);
+      task.upload = upload;
+      const [previous] = await upload.findPreviousUploads();
+      if (previous) upload.resumeFromPreviousUpload(previous);
+    }
+    // It may have been paused or cancelled meanwhile.
+    if (task.state === "sending" && this.tasks.includes(task)) task.upload.start();
+  }
+
+  private uploadOf(task: UploadTask): Upload {
+    const { file } = task;
+    return new Upload(file, {
+      endpoint,
+      metadata: { filename: file.name, filetype: file.type },
+      retryDelays: retryDelaysMs,
+      removeFingerprintOnSuccess: true,
+      onBeforeRequest: (sent) => this.sign(sent),
+      onAfterResponse: (sent, response) => {
+        task.mediaId = response.getHeader("streamgate-media-id") ?? task.mediaId;
+        if (sent.getMethod() === "HEAD") task.heldBytes = Number(response.getHeader("upload-offset") ?? 0);
+      },
+      onShouldRetry: (error) => this.mayPass(error),
+      onUploadUrlAvailable: () => void this.readUnfinished(),
+      onProgress: (sent) => {
+        task.sentBytes = sent;
+        this.changed();
+      },
+      onSuccess: () => {
+        task.state = "done";
+        task.sentBytes = file.size;
+        this.finished(task);
+        this.startWaiting();
+        void this.readUnfinished();
+      },
+      onError: (error) => {
+        task.state = "failed";
+        task.problem = describe(error);
+        this.startWaiting();
+      },
+    });
+  }
+
+  /** Shows the credential of this moment: an upload may last longer than an access token. */
+  private async sign(sent: { setHeader(name: string, value: string): void }): Promise<void> {
+    if (this.isTokenOver) {
+      this.isTokenOver = false;
+      // Has the session of the wallet renewed.
+      await request("GET", "/v1/auth/me");
+    }
+    sent.setHeader("authorization", `Bearer ${credential()}`);
+  }
+
+  private mayPass(error: DetailedError): boolean {
+    const status = error.originalResponse?.getStatus() ?? 0;
+    this.isTokenOver = status === 401 && session.get() !== null;
+    return this.isTokenOver || status === 0 || status === 409 || status === 423 || status === 429 || (status >= 500 && status !== 507);
+  }
+}
+
+/** What the gateway says, in a sentence. */
+function describe(error: Error): string {
+  const response = error instanceof DetailedError ? error.originalResponse : null;
+  if (!response) return error instanceof DetailedError ? "The server cannot be reached." : sentence(error);
+  try {
+    const said = JSON.parse(response.getBody()) as { title?: string; detail?: string; code?: string };
+    return sentence(new Problem(response.getStatus(), said.title ?? "", said.code ?? "", said.detail));
+  } catch {
+    return `The server answered ${response.getStatus()}.`;
+  }
+}

@@ -1,0 +1,36 @@
+// Types of server.js, for the library page.
+
+export const base: string;
+
+export class Problem extends Error {
+  constructor(status: number, title: string, code: string, detail?: string, reason?: string);
+  status: number;
+  code: string;
+  detail: string | undefined;
+  reason: string | undefined;
+  get text(): string;
+  static from(response: Response): Promise<Problem>;
+}
+
+export const apiKey: { get(): string; set(key: string, isKept?: boolean): void; clear(): void };
+
+export interface Tokens {
+  access_token: string;
+  refresh_token: string;
+}
+
+export const session: { get(): Tokens | null; set(tokens: Tokens): void; clear(): void };
+
+export function credential(): string;
+
+export function request(method: string, path: string, body?: unknown, extra?: Record<string, string>): Promise<unknown>;
+
+export function post(path: string, body: unknown): Promise<unknown>;
+
+export interface ServerEvent {
+  id: string;
+  name: string;
+  data: string;
+}
+
+export function follow(mediaId: string, seen: (event: ServerEvent) => boolean, signal: AbortSignal, opened?: () => void): Promise<void>;
