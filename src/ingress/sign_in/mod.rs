@@ -7,10 +7,11 @@
 //! | `POST refresh` | takes a refresh token for the next one and an access token |
 //! | `POST logout` | ends the own session, all of the own, or, for administrators, all of a wallet |
 //! | `POST verify` | says whether a credential is good now, and whose it is |
+//! | `POST links` | exchanges the code of a link that `up` has printed for an API key |
 //! | `GET me` | who is asking |
 //! | `POST, GET keys`, `DELETE keys/{key_id}` | API keys of the own, or, for administrators, of any owner |
 //!
-//! A body is JSON and says so, which a page of another site can't send without asking; a named `Origin` must be one of our sites.
+//! A body is JSON and says so, which a page of another site can't send without asking; a named `Origin` must be one of our sites, except where a link is opened.
 //!
 //! Limits: bodies as [`web::body::BodyLimits`] has it; a label has at most [`LABEL_LENGTH_MAX`] characters, a key lives for at most
 //! [`EXPIRES_IN_S_MAX`] seconds.
@@ -33,7 +34,7 @@ use crate::openapi;
 use auth::{SignInService, enforce_access, uri};
 use web::{
     error::Problem,
-    operation::{Operation, OperationRouter},
+    operation::{Operation, OperationRouter, matched_operation},
     problem_code::ProblemCode,
     query,
 };
@@ -119,7 +120,9 @@ async fn require_own_origin(State(sign_in): State<SignInService>, request: Reque
         authority.is_some_and(|authority| sign_in.config().domains.iter().any(|domain| domain == authority))
     };
     let is_write = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
-    if is_write && !request.headers().get_all(header::ORIGIN).iter().all(is_ours) {
+    // A link is opened at whatever address people reach this by, and no other site can know its code.
+    let is_link = matched_operation(&request).is_some_and(|found| found.path == links::OPEN_LINK.path);
+    if is_write && !is_link && !request.headers().get_all(header::ORIGIN).iter().all(is_ours) {
         return Problem::new(ProblemCode::OriginRefused).into_response();
     }
     let mut response = next.run(request).await;

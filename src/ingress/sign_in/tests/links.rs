@@ -30,9 +30,13 @@ async fn a_link_signs_in_once_on_whichever_replica() {
     assert!(made.body["expires_at_ms"].as_u64().unwrap() > nats::now_ms());
     a.open_link(&code).await.assert(401, "link_used");
     a.open_link("never given").await.assert(401, "link_used");
+    // It is opened at whatever address people reach the service by.
+    let code = create_sign_in_link(&site.admin, "ann", PrincipalRole::Owner).await.unwrap();
+    let request = a.request(Method::POST, "/v1/auth/links").header("origin", "http://192.0.2.1:8080");
+    a.send(request.json(&json!({ "code": code }))).await.expect(201);
     a.open_link("").await.assert(401, "link_used");
     let created = site.events::<AuthKeyCreated>().await;
-    assert_eq!(created.iter().filter(|event| event.owner == "ann").count(), 1);
+    assert_eq!(created.iter().filter(|event| event.owner == "ann").count(), 2);
 }
 
 #[tokio::test]
