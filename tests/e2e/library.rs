@@ -99,6 +99,24 @@ async fn is_accessible(page: &Page, name: &str) {
     page.command("Emulation.clearDeviceMetricsOverride", json!({})).await;
 }
 
+/// Signs in at the page with a key: it lists the medium, with its poster and the address it plays at.
+pub(crate) async fn lists(library_url: &str, api_key: &str, media_id: &str) {
+    Browser::Chromium
+        .run(false, async |page| {
+            page.open(library_url).await;
+            page.until("page.dataset.view === 'sign-in'").await;
+            page.type_into("#key", api_key).await;
+            page.press(&Key::Enter.to_string()).await;
+            has_signed_in(page).await;
+            let row = format!("document.querySelector('[data-media-id=\"{media_id}\"]')");
+            page.until(&format!("{row}.querySelector('.poster img')?.naturalWidth > 0")).await;
+            let watch_url = page.run(&format!("return {row}.querySelector('h3 a').href")).await;
+            assert_eq!(watch_url, json!(format!("{library_url}watch/{media_id}")));
+            has_clean_console(page, &[]).await;
+        })
+        .await;
+}
+
 async fn has_signed_in(page: &Page) {
     page.until("page.dataset.view === 'library' && page.dataset.list === 'shown'").await;
 }
@@ -205,6 +223,41 @@ async fn a_link_signs_in_once_and_a_wrong_key_is_refused() {
             assert_eq!(page.run("return localStorage.length").await, json!(0));
             // The browser itself reports the two refusals.
             has_clean_console(page, &["401"]).await;
+        })
+        .await;
+}
+
+/// Nothing reaches the server while `window.cut` is aborted, and what goes on ends with it.
+const CUT: &str = "
+    const ask = window.fetch;
+    window.cut = new AbortController();
+    window.fetch = async (path, options = {}) => {
+      const signals = [window.cut.signal, options.signal].filter(Boolean);
+      try {
+        return await ask(path, { ...options, signal: AbortSignal.any(signals) });
+      } catch (error) {
+        throw options.signal?.aborted ? error : new TypeError('Failed to fetch');
+      }
+    };
+";
+
+#[tokio::test]
+async fn a_server_that_is_away_is_waited_for() {
+    let site = Site::start().await;
+    let clip = site.file("clip.mp4", &sample(2, "320x180", "25"));
+    Browser::Chromium
+        .run(true, async |page| {
+            page.extend(CUT).await;
+            page.open(&site.link).await;
+            has_signed_in(page).await;
+            uploads(page, &clip).await;
+            page.run("window.cut.abort(); return true").await;
+            page.until("page.dataset.list === 'away' && page.innerText.includes('cannot be reached')").await;
+            is_accessible(page, "away").await;
+            page.run("window.cut = new AbortController(); return true").await;
+            page.until("page.dataset.list === 'shown'").await;
+            assert!(page.truth(&row("clip.mp4")).await, "what was shown stays");
+            has_clean_console(page, &[]).await;
         })
         .await;
 }

@@ -14,6 +14,7 @@ use tokio::net::TcpListener;
 use crate::{
     browser::{self, Player},
     harness::{Cluster, Options, sample},
+    library,
     webdriver::Browser,
 };
 
@@ -102,6 +103,7 @@ async fn behind_a_proxy_every_address_leads_back_through_it() {
         assert!(session[name].as_str().unwrap().starts_with(&format!("{site}/")), "{name}: {session}");
     }
     browser::plays(Browser::Chromium, session["watch_url"].as_str().unwrap(), Player::HlsJs, 2).await;
+    library::lists(&format!("{site}/"), &cluster.key, &media_id).await;
     // What nobody said is not made up: without the proxy addresses are those of the host that was asked.
     let direct = bearer(&cluster, Method::POST, &format!("{}/v1/media/{media_id}/playback", cluster.url));
     let direct: Value = direct.send().await.unwrap().json().await.unwrap();

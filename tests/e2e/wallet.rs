@@ -184,6 +184,28 @@ async fn a_page_that_is_loaded_again_goes_on_with_the_session_of_the_wallet() {
 }
 
 #[tokio::test]
+async fn a_wallet_signs_in_at_the_library_and_out_again() {
+    let site = Site::start().await;
+    in_browser(async |page| {
+        page.extend(PROVIDER).await;
+        page.open(&format!("{}/", site.cluster.url)).await;
+        page.until("page.dataset.view === 'sign-in'").await;
+        asked_to_sign(page, &Wallet::new(86)).await;
+        page.run("window.asked.reject({ code: 4001, message: 'User rejected' })").await;
+        page.until("document.querySelector('.sign-in .problem')?.textContent.includes('User rejected')")
+            .await;
+        sign_in(page, &Wallet::new(86)).await;
+        // The medium of the site is somebody else's.
+        page.until("page.dataset.list === 'shown' && document.querySelector('.empty')").await;
+        page.click("#sign-out").await;
+        page.until("page.dataset.view === 'sign-in'").await;
+        assert_eq!(page.run("return localStorage.getItem('streamgate.session')").await, json!(null));
+        assert_eq!(page.console_errors().await, Vec::<String>::new());
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_page_waits_for_a_medium_that_is_not_ready_yet() {
     let site = Site::start().await;
     site.set_gate(json!({ "kind": "public" })).await;

@@ -33,4 +33,4 @@ export interface ServerEvent {
   data: string;
 }
 
-export function follow(mediaId: string, seen: (event: ServerEvent) => boolean, signal: AbortSignal, opened?: () => void): Promise<void>;
+export function follow(mediaId: string, seen: (event: ServerEvent) => boolean, signal: AbortSignal, opened?: (isOpen: boolean) => void): Promise<void>;

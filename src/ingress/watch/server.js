@@ -141,7 +141,7 @@ export async function problemOf(url) {
   }
 }
 
-/** Calls `seen({name, data})` for each event of the media, or of all where the id is empty, until it returns true or `signal` aborts; a broken stream resumes after its last event. `opened` is called whenever it begins. */
+/** Calls `seen({name, data})` for each event of the media, or of all where the id is empty, until it returns true or `signal` aborts; a broken stream resumes after its last event. `opened` is called with true whenever it begins, with false when it can't. */
 export async function follow(mediaId, seen, signal, opened = () => {}) {
   let lastId = "";
   let pauseMs = 1_000;
@@ -150,7 +150,7 @@ export async function follow(mediaId, seen, signal, opened = () => {}) {
       const extra = { accept: "text/event-stream", ...(lastId ? { "last-event-id": lastId } : {}) };
       const response = await fetch(`${base}/v1/events${mediaId && `?media=${mediaId}`}`, { headers: headers(extra), signal });
       if (!response.ok) throw await Problem.from(response);
-      opened();
+      opened(true);
       for await (const event of eventsOf(response.body)) {
         pauseMs = 1_000;
         lastId = event.id || lastId;
@@ -160,6 +160,7 @@ export async function follow(mediaId, seen, signal, opened = () => {}) {
       if (signal.aborted) return;
       const final = error instanceof Problem && error.status >= 400 && error.status < 500 && error.status !== 429;
       if (final) throw error;
+      opened(false);
     }
     await new Promise((resolve) => setTimeout(resolve, pauseMs));
     pauseMs = Math.min(pauseMs * 2, 15_000);

@@ -6,7 +6,7 @@ export class Limiter {
   constructor(private readonly atOnceMax: number) {}
 
   async run<T>(task: () => Promise<T>): Promise<T> {
-    if (this.running >= this.atOnceMax) await new Promise<void>((resolve) => this.waiting.push(resolve));
+    while (this.running >= this.atOnceMax) await new Promise<void>((resolve) => this.waiting.push(resolve));
     this.running += 1;
     try {
       return await task();

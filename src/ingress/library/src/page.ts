@@ -15,6 +15,8 @@ import { Uploads } from "./uploads.js";
 type View = "starting" | "away" | "sign-in" | "library";
 
 const pauseMs = 3_000;
+/** Between two words on how far uploads are. */
+const progressPauseMs = 15_000;
 /** What is said aloud stands this long. */
 const wordsMs = 8_000;
 
@@ -35,10 +37,11 @@ export class LibraryPage extends PageElement {
   private who: api.Who | null = null;
   private store: MediaStore | null = null;
   private readonly uploads = new Uploads(
-    () => this.changed(),
+    () => this.sent(),
     (task) => this.say(`${task.file.name} is uploaded.`),
   );
   private wordsTimer = 0;
+  private saidAt = performance.now();
 
   constructor() {
     super();
@@ -127,6 +130,20 @@ export class LibraryPage extends PageElement {
     this.words = words;
     clearTimeout(this.wordsTimer);
     this.wordsTimer = setTimeout(() => (this.words = ""), wordsMs);
+  }
+
+  /** Says how far uploads are, once in a while. */
+  private sent(): void {
+    const now = performance.now();
+    for (const task of this.uploads.tasks) {
+      const quarter = Math.floor(task.percent / 25);
+      const isNews = task.state === "sending" && quarter > task.saidQuarter && quarter < 4;
+      if (!isNews || now - this.saidAt < progressPauseMs) continue;
+      task.saidQuarter = quarter;
+      this.saidAt = now;
+      this.say(`${quarter * 25} % of ${task.file.name} is uploaded.`);
+    }
+    this.changed();
   }
 
   /** From when a medium has an entry, that says how it goes on, and its upload is not shown any more. */

@@ -20,6 +20,7 @@ export class MediaStore {
   state: ListState = "loading";
   next = "";
   problem = "";
+  private isReading = false;
   private readonly questions = new Limiter(4);
   private readonly settling = new Set<string>();
   private readonly stopping = new AbortController();
@@ -31,28 +32,18 @@ export class MediaStore {
     private readonly refused: (problem: Problem) => void,
   ) {}
 
-  /** Reads the list and follows what happens, until `stop`. */
+  /** Follows what happens and reads the list whenever that begins, until `stop`. */
   async run(): Promise<void> {
     const { signal } = this.stopping;
-    let pauseMs = 1_000;
     while (!signal.aborted) {
       try {
-        await this.readFirstPage();
-        pauseMs = 1_000;
-        // What changed between two streams is in no event that this page gets.
-        let isFirst = true;
-        const opened = (): void => {
-          if (!isFirst) void this.readFirstPage().catch(() => null);
-          isFirst = false;
-        };
-        await follow("", (event) => this.see(event), signal, opened);
+        await follow("", (event) => this.see(event), signal, (isOpen) => this.opened(isOpen));
       } catch (error) {
         if (signal.aborted || this.isFinal(error)) return;
-        this.state = "away";
-        this.problem = api.sentence(error);
-        this.changed();
-        await new Promise((resolve) => setTimeout(resolve, pauseMs));
-        pauseMs = Math.min(pauseMs * 2, pauseMsMax);
+        // Where the events behind the last one are not kept any more, the list says what became of them.
+        if (error instanceof Problem && error.status === 410) continue;
+        this.away(api.sentence(error));
+        await pause(pauseMsMax);
       }
     }
   }
@@ -94,6 +85,35 @@ export class MediaStore {
   drop(mediaId: string): void {
     this.media = this.media.filter((medium) => medium.media_id !== mediaId);
     this.percent.delete(mediaId);
+    this.changed();
+  }
+
+  private opened(isOpen: boolean): void {
+    // What changed between two streams may be in no event that this page gets.
+    if (isOpen) void this.readAnew();
+    else this.away("The server cannot be reached.");
+  }
+
+  /** Reads the first page as often as it takes. */
+  private async readAnew(): Promise<void> {
+    if (this.isReading) return;
+    this.isReading = true;
+    for (let pauseMs = 1_000; !this.stopping.signal.aborted; pauseMs = Math.min(pauseMs * 2, pauseMsMax)) {
+      try {
+        await this.readFirstPage();
+        break;
+      } catch (error) {
+        if (this.isFinal(error)) break;
+        this.away(api.sentence(error));
+        await pause(pauseMs);
+      }
+    }
+    this.isReading = false;
+  }
+
+  private away(problem: string): void {
+    this.state = "away";
+    this.problem = problem;
     this.changed();
   }
 
@@ -149,6 +169,8 @@ export class MediaStore {
     return true;
   }
 }
+
+const pause = (milliseconds: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, milliseconds));
 
 function parse(text: string): { media_id: string; percent?: number } {
   try {

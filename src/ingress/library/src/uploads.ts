@@ -22,6 +22,8 @@ export class UploadTask {
   problem = "";
   mediaId = "";
   upload: Upload | null = null;
+  /** The last quarter that was announced. */
+  saidQuarter = 0;
 
   constructor(
     readonly id: number,
