@@ -78,6 +78,9 @@ async fn a_demo_that_stays_plays_for_somebody_unknown() {
     let watch_url = printed["watch_url"].as_str().unwrap();
     assert!(watch_url.ends_with(&format!("/watch/{}", printed["media_id"].as_str().unwrap())), "{printed}");
     assert!(reqwest::get(watch_url).await.unwrap().status().is_success(), "{printed}");
+    let library_url = printed["library_url"].as_str().unwrap();
+    assert!(library_url.starts_with(&format!("{}/#sign-in=", printed["url"].as_str().unwrap())), "{printed}");
+    assert!(reqwest::get(library_url).await.unwrap().status().is_success(), "{printed}");
     // What the page asks for.
     let playback = watch_url.replace("/watch/", "/v1/media/") + "/playback";
     let opened = reqwest::Client::new().post(playback).send().await.unwrap();
