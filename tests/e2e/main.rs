@@ -44,6 +44,7 @@ mod subtitles;
 mod tus;
 mod upgrade;
 mod upload_clients;
+mod walkthroughs;
 mod wallet;
 mod webdriver;
 mod whole;
