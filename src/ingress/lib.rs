@@ -40,8 +40,8 @@ use tower_http::catch_panic::CatchPanicLayer;
 pub use auth::Principal;
 use gate::{gate_evaluator::GateEvaluator, grant::PlaybackGrants};
 use web::{
-    body, client, denied_events, filter, idempotency, limit, operation::OperationRouter, query, registry,
-    request, request_policy,
+    body, client, denied_events, filter, idempotency, limit, operation::OperationRouter, problem_page, query,
+    registry, request, request_policy,
 };
 
 /// Settings of the ingress.
@@ -295,6 +295,11 @@ pub fn router(app: AppState) -> Router {
     router_with_routes(app, OperationRouter::default())
 }
 
+/// Pages, descriptions and probes.
+fn open_router() -> OperationRouter<AppState> {
+    watch::router().merge(library::router()).merge(openapi::router()).merge(probes::router())
+}
+
 /// The public router with more open routes.
 fn router_with_routes(app: AppState, more: OperationRouter<AppState>) -> Router {
     let config = &app.config;
@@ -335,12 +340,7 @@ fn router_with_routes(app: AppState, more: OperationRouter<AppState>) -> Router 
             .layer(filter::filter_requests_with(app.capacity.clone()))
             .layer(in_time.clone()),
     );
-    let open = watch::router()
-        .merge(library::router())
-        .merge(openapi::router())
-        .merge(probes::router())
-        .merge(more)
-        .route_layer(in_time);
+    let open = open_router().merge(more).route_layer(in_time);
     let (router, operations) =
         guarded.merge(admitted).merge(open).merge(play::router()).merge(signing_in).into_parts();
     router
@@ -363,6 +363,7 @@ fn router_with_routes(app: AppState, more: OperationRouter<AppState>) -> Router 
                     }),
                     client::identify_client,
                 ))
+                .layer(middleware::from_fn(problem_page::show_problem_page))
                 .layer(middleware::from_fn_with_state(Arc::new(config.body), body::attach_limits))
                 .layer(limit::limit_by_client(app.limits.clone(), move |token| {
                     gate::grant::token::open_token(&playback_key, token)

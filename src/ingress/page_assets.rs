@@ -23,7 +23,7 @@ pub(super) const DRAWING: &str = "image/svg+xml";
 
 /// Colours of both pages, in light and dark.
 pub(super) static TOKENS: PageAsset =
-    PageAsset { name: "tokens.css", content_type: STYLE, bytes: include_bytes!("tokens.css") };
+    PageAsset { name: "tokens.css", content_type: STYLE, bytes: web::problem_page::TOKENS_CSS.as_bytes() };
 /// The icon of both pages.
 pub(super) static ICON: PageAsset =
     PageAsset { name: "icon.svg", content_type: DRAWING, bytes: include_bytes!("watch/icon.svg") };

@@ -20,6 +20,7 @@ pub mod limit;
 pub mod operation;
 pub mod page;
 pub mod problem_code;
+pub mod problem_page;
 pub mod public_address;
 pub mod query;
 pub mod readiness;

@@ -1,0 +1,171 @@
+//! Problems for people: a browser that opens an address gets a page, and never what is written for programs.
+//!
+//! Programs name no `text/html` in `Accept`, nor does what a page of ours fetches: they get the problem document.
+//! Limits: a page is small and made of the status, the code and the id of the request; nothing of the request goes into it but the
+//! id of a medium, checked by type.
+
+use std::sync::LazyLock;
+
+use axum::{
+    extract::{FromRequestParts, Request},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use schemas::ids::MediaId;
+use sha2::{Digest, Sha256};
+
+use super::{problem_code::ProblemCode, public_address::PublicAddress, request};
+
+/// Colours and measures of all pages.
+pub const TOKENS_CSS: &str = include_str!("tokens.css");
+
+const PAGE_CSS: &str = "
+body { margin: 0; font: var(--font); background: var(--back); color: var(--ink); }
+main { max-width: 34rem; margin: 12vh auto; padding: 1.5rem; }
+h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 .75rem; }
+a { display: inline-block; margin: 1rem 1rem 0 0; color: var(--accent); }
+small { display: block; margin-top: 2.5rem; color: var(--soft); overflow-wrap: anywhere; }
+";
+
+static STYLE: LazyLock<String> = LazyLock::new(|| format!("{TOKENS_CSS}{PAGE_CSS}"));
+
+/// Only the page's own style, which is named by its digest (CSP 3, section 6.7.3.3).
+static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
+    let digest = data_encoding::BASE64.encode(&Sha256::digest(STYLE.as_bytes()));
+    let policy = format!(
+        "default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
+    );
+    HeaderValue::try_from(policy).unwrap_or_else(|_| HeaderValue::from_static("default-src 'none'"))
+});
+
+/// Answers a browser that opens an address with a page where others get a problem document.
+pub async fn show_problem_page(request: Request, next: Next) -> Response {
+    let is_person = matches!(*request.method(), Method::GET | Method::HEAD) && wants_page(request.headers());
+    if !is_person {
+        return next.run(request).await;
+    }
+    let (mut parts, body) = request.into_parts();
+    let address = match PublicAddress::from_request_parts(&mut parts, &()).await {
+        Ok(address) => address,
+        Err(never) => match never {},
+    };
+    let media_id = played_medium(parts.uri.path());
+    let response = next.run(Request::from_parts(parts, body)).await;
+    match response.extensions().get::<ProblemCode>().copied() {
+        Some(kind) => page_response(response, kind, &address, media_id),
+        None => response,
+    }
+}
+
+/// True for what a browser sends when somebody opens an address.
+fn wants_page(headers: &HeaderMap) -> bool {
+    let accepted = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    accepted.split(',').any(|kind| kind.split(';').next().is_some_and(|name| name.trim() == "text/html"))
+}
+
+/// The medium of an address below `/play/{token}/{media_id}/`.
+fn played_medium(path: &str) -> Option<MediaId> {
+    path.strip_prefix("/play/")?.split('/').nth(1)?.parse().ok()
+}
+
+/// Keeps status and headers, such as `Retry-After`, and takes the words away.
+fn page_response(
+    problem: Response,
+    kind: ProblemCode,
+    address: &PublicAddress,
+    media_id: Option<MediaId>,
+) -> Response {
+    let status = problem.status();
+    let mut parts = problem.into_parts().0;
+    parts.headers.remove(header::CONTENT_LENGTH);
+    parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+    parts.headers.insert(header::CONTENT_SECURITY_POLICY, POLICY.clone());
+    parts.headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    let page = render_page(status, kind, address.prefix(), media_id);
+    (parts, page).into_response()
+}
+
+fn render_page(status: StatusCode, kind: ProblemCode, base: &str, media_id: Option<MediaId>) -> String {
+    let (heading, advice) = words_for(status, media_id.is_some());
+    let watch =
+        media_id.map(|id| format!("<a href=\"{base}/watch/{id}\">Open its page</a>")).unwrap_or_default();
+    let request_id = request::current_id().map(|id| format!(", request {id}")).unwrap_or_default();
+    let (status, code, style) = (status.as_u16(), kind.code(), STYLE.as_str());
+    format!(
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <title>{heading}</title>\n<style>{style}</style>\n</head>\n<body>\n<main>\n<h1>{heading}</h1>\n<p>{advice}</p>\n\
+         {watch}<a href=\"{base}/\">Go to the library</a>\n\
+         <small>For the operator of this service: {status} {code}{request_id}.</small>\n</main>\n</body>\n</html>\n"
+    )
+}
+
+/// What happened, and what to do, for somebody who knows no API.
+fn words_for(status: StatusCode, is_playback: bool) -> (&'static str, &'static str) {
+    match status.as_u16() {
+        401 | 403 | 404 | 410 if is_playback => (
+            "This link does not play any more",
+            "A link to a video is good for some hours, and only while you may watch it. Open the page of the video: it plays there if you still may.",
+        ),
+        401 => ("Sign in first", "Sign in to the library; then open this address again from there."),
+        403 => ("This is not open to you", "Sign in with another account, or ask whom it belongs to."),
+        404 => (
+            "There is nothing here",
+            "The address may be mistyped, or what it led to was removed. Ask the person who gave it to you.",
+        ),
+        410 => ("This is gone", "It was removed, or its time is over. Ask the person who gave you the address."),
+        429 => ("Too many requests", "Wait a minute, then load the page again."),
+        500..=599 => (
+            "This does not work at the moment",
+            "Nothing that was uploaded is lost. Wait a minute, then load the page again.",
+        ),
+        _ => ("This address can't be opened", "It is made for programs, or something in it is wrong."),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::{Router, body::to_bytes, middleware, routing::get};
+    use tower::ServiceExt;
+
+    use super::*;
+    use crate::error::Problem;
+
+    const BROWSER: &str = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
+
+    async fn answer(path: &str, accept: &str) -> (StatusCode, String, String) {
+        let refused = || async { Problem::new(ProblemCode::PlaybackRefused).with_retry_after_s(7) };
+        let router = Router::new()
+            .route("/play/{*path}", get(refused))
+            .route("/fine", get(|| async { "fine" }))
+            .fallback(request::no_such_path)
+            .layer(middleware::from_fn(show_problem_page));
+        let asked = axum::http::Request::get(path).header(header::ACCEPT, accept);
+        let response = router.oneshot(asked.body(axum::body::Body::empty()).unwrap()).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let kind = parts.headers[header::CONTENT_TYPE].to_str().unwrap().to_owned();
+        let body = to_bytes(body, 1 << 20).await.unwrap();
+        (parts.status, kind, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_browser_gets_a_page_and_a_program_a_document() {
+        let playback = "/play/<b>/06db00820dt0303jc5mn0r355k/master.m3u8";
+        for (path, heading) in
+            [("/nothing", "There is nothing here"), (playback, "This link does not play any more")]
+        {
+            let path = path.replace('<', "%3C").replace('>', "%3E");
+            let (status, kind, page) = answer(&path, BROWSER).await;
+            assert!(status.is_client_error() && kind.starts_with("text/html"), "{path} {status} {kind}");
+            assert!(page.contains(&format!("<h1>{heading}</h1>")) && !page.contains("<b>"), "{page}");
+            for accept in ["*/*", "application/json", "application/problem+json", "text/plain"] {
+                let (same, kind, _) = answer(&path, accept).await;
+                assert_eq!((same, kind.as_str()), (status, "application/problem+json"), "{accept}");
+            }
+        }
+        let (_, _, page) = answer(playback.replace("<b>", "x").as_str(), BROWSER).await;
+        assert!(page.contains("href=\"/watch/06db00820dt0303jc5mn0r355k\""), "{page}");
+        assert_eq!(answer("/fine", BROWSER).await.2, "fine");
+    }
+}
