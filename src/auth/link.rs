@@ -4,7 +4,8 @@
 //! Only the SHA-256 of a code is stored. It is used up by compare-and-set before the key is made, so of two that open one link, on
 //! any two replicas, one gets a key.
 //!
-//! Limits: a link is good for [`LINK_TTL_S`], the key of it for [`LINK_KEY_TTL_S`], within the limit of keys of its owner.
+//! Limits: a link is good for [`LINK_TTL_S`], the key of it for [`LINK_KEY_TTL_S`], [`LINK_KEYS_MAX`] of them at a time, within the
+//! limit of keys of their owner.
 
 use alloy_primitives::hex;
 use nats::{Bus, Outbox, VersionedRecord};
@@ -21,6 +22,8 @@ use super::key::{self, KeyIssueOutcome, NewApiKey};
 pub const LINK_TTL_S: u64 = 10 * 60;
 /// How long the key of a link is good, in seconds.
 pub const LINK_KEY_TTL_S: u64 = 24 * 3_600;
+/// Keys of links that an owner has at a time; a newer one ends the oldest.
+pub const LINK_KEYS_MAX: usize = 4;
 /// Longest code in characters.
 pub const CODE_LENGTH_MAX: usize = 64;
 
@@ -90,7 +93,7 @@ pub async fn open_sign_in_link(
     })
     .await?;
     let Some(link) = opened else { return Ok(LinkOutcome::Refused) };
-    revoke_expired_keys(bus, &link.owner, now_ms, request_id).await?;
+    revoke_earlier_keys(bus, &link.owner, now_ms, request_id).await?;
     let key_id = KeyId::from_bytes(nats::new_id_bytes());
     let expires_at_ms = now_ms.saturating_add(LINK_KEY_TTL_S * 1_000);
     let new = NewApiKey {
@@ -109,15 +112,19 @@ pub async fn open_sign_in_link(
     }
 }
 
-/// Takes the keys of earlier links off their owner's list once they open nothing, or the list would fill with them.
-async fn revoke_expired_keys(
+/// Takes the keys of earlier links off their owner's list once they open nothing or newer ones are there, or the list would fill with
+/// them.
+async fn revoke_earlier_keys(
     bus: &Bus,
     owner: &str,
     now_ms: u64,
     request_id: RequestId,
 ) -> Result<(), nats::BusError> {
-    for old in key::list_keys(bus, owner).await? {
-        if old.label.as_deref() == Some(LABEL) && !old.is_active(now_ms) {
+    let mut earlier = key::list_keys(bus, owner).await?;
+    earlier.retain(|key| key.label.as_deref() == Some(LABEL));
+    earlier.sort_unstable_by_key(|key| std::cmp::Reverse(key.created_at_ms));
+    for (index, old) in earlier.iter().enumerate() {
+        if index + 1 >= LINK_KEYS_MAX || !old.is_active(now_ms) {
             key::revoke_key(bus, old.key_id, |key| key.owner == owner, (owner, request_id)).await?;
         }
     }

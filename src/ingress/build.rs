@@ -40,7 +40,9 @@ fn without_source_map(text: &str) -> &str {
 }
 
 fn bundle_library(out: &Path) {
-    for source in ["src", "package-lock.json", BUNDLER, "../watch/server.js", "../watch/wallet.js"] {
+    for source in
+        ["src", "tsconfig.json", "package-lock.json", BUNDLER, "../watch/server.js", "../watch/wallet.js"]
+    {
         println!("cargo::rerun-if-changed={LIBRARY}/{source}");
     }
     if !Path::new(LIBRARY).join(BUNDLER).exists() {

@@ -19,10 +19,11 @@ fn script_of(document: &str) -> String {
             _ => continue,
         };
         let block = block.join("\n");
-        script += &match line {
-            "```sh" => format!("{block}\n"),
-            _ => format!("python3 - <<'PYTHON'\n{block}\nPYTHON\n"),
-        };
+        if line == "```sh" {
+            script.extend([&block, "\n"]);
+        } else {
+            script.extend(["python3 - <<'PYTHON'\n", &block, "\nPYTHON\n"]);
+        }
     }
     script
 }

@@ -12,7 +12,7 @@ export class Problem extends Error {
   static from(response: Response): Promise<Problem>;
 }
 
-export const apiKey: { get(): string; set(key: string, isKept?: boolean): void; clear(): void };
+export const apiKey: { get(): string; set(key: string, isKept?: boolean): void; clear(isKept?: boolean): void };
 
 export interface Tokens {
   access_token: string;
@@ -24,6 +24,8 @@ export const session: { get(): Tokens | null; set(tokens: Tokens): void; clear()
 export function credential(): string;
 
 export function request(method: string, path: string, body?: unknown, extra?: Record<string, string>): Promise<unknown>;
+
+export function versionOf(path: string): Promise<{ document: unknown; tag: string }>;
 
 export function post(path: string, body: unknown): Promise<unknown>;
 

@@ -37,16 +37,16 @@ export class Problem extends Error {
   }
 }
 
-/** An API key, kept in this tab, or on this device where its owner wants that. */
+/** An API key, kept in this tab, or on this device where its owner wants that. What is shown is that of the tab, and so is what is cleared; `clear(true)` forgets the other one, too. */
 export const apiKey = {
   get: () => sessionStorage.getItem(storageKey) ?? localStorage.getItem(storageKey) ?? "",
   set(key, isKept = false) {
-    apiKey.clear();
+    apiKey.clear(isKept);
     (isKept ? localStorage : sessionStorage).setItem(storageKey, key);
   },
-  clear() {
+  clear(isKept = false) {
     sessionStorage.removeItem(storageKey);
-    localStorage.removeItem(storageKey);
+    if (isKept) localStorage.removeItem(storageKey);
   },
 };
 
@@ -86,16 +86,27 @@ async function send(method, path, body, shown, extra = {}) {
 
 /** Asks with the credential that there is; answers the document, or null where there is none. */
 export async function request(method, path, body, extra = {}) {
+  return documentIn(await responseTo((shown) => send(method, path, body, shown, extra)));
+}
+
+/** Asks for a document and the version that it has: {document, tag}. */
+export async function versionOf(path) {
+  const response = await responseTo((shown) => send("GET", path, undefined, shown));
+  return { document: await documentIn(response), tag: response.headers.get("etag") ?? "" };
+}
+
+/** The answer to a question that is asked with the credential that there is, and again where that is an access token that is over. */
+async function responseTo(ask) {
   const shown = credential();
-  let response = await send(method, path, body, shown, extra);
-  if (response.ok) return documentIn(response);
+  let response = await ask(shown);
+  if (response.ok) return response;
   const problem = await Problem.from(response);
   if (problem.code !== "unauthorized" || apiKey.get()) throw problem;
   const next = await renewed(shown);
   if (!next) throw problem;
-  response = await send(method, path, body, next, extra);
+  response = await ask(next);
   if (!response.ok) throw await Problem.from(response);
-  return documentIn(response);
+  return response;
 }
 
 const documentIn = (response) => (response.status === 204 ? null : response.json());
@@ -148,8 +159,8 @@ export async function follow(mediaId, seen, signal, opened = () => {}) {
   while (!signal.aborted) {
     try {
       const extra = { accept: "text/event-stream", ...(lastId ? { "last-event-id": lastId } : {}) };
-      const response = await fetch(`${base}/v1/events${mediaId && `?media=${mediaId}`}`, { headers: headers(extra), signal });
-      if (!response.ok) throw await Problem.from(response);
+      const path = `${base}/v1/events${mediaId && `?media=${mediaId}`}`;
+      const response = await responseTo((shown) => fetch(path, { headers: headers(extra, shown), signal }));
       opened(true);
       for await (const event of eventsOf(response.body)) {
         pauseMs = 1_000;

@@ -168,7 +168,8 @@ function refused(error, startS) {
   if (problem.status === 401 || (problem.status === 403 && problem.reason !== "not_confirmed")) {
     // A wallet's session stays: another medium may be open to it, and other tabs use it.
     const known = credential();
-    apiKey.clear();
+    // A key that is kept for the library opens that all the same; one that is not known any more opens nothing.
+    apiKey.clear(problem.status === 401);
     show("sign-in", whatIsNeeded(problem, known));
     keyField.focus();
   } else if (problem.code === "not_playable" || problem.status === 425) {

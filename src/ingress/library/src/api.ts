@@ -1,6 +1,6 @@
 // What the library asks of the gateway, with types. Documents are those of `/openapi.json`; only what the page shows is named.
 
-import { apiKey, credential, post, Problem, request, session } from "../../watch/server.js";
+import { apiKey, credential, post, Problem, request, session, versionOf } from "../../watch/server.js";
 
 export type Status = "uploading" | "stored" | "rejected" | "playable" | "ready" | "failed";
 
@@ -73,7 +73,7 @@ export async function openLink(code: string): Promise<void> {
 /** Forgets the key of this device, or ends the session of the wallet. */
 export async function signOut(): Promise<void> {
   const isWallet = !apiKey.get() && session.get() !== null;
-  apiKey.clear();
+  apiKey.clear(true);
   if (isWallet && credential()) await request("POST", "/v1/auth/logout", {}).catch(() => null);
   session.clear();
 }
@@ -115,12 +115,16 @@ export async function accessTo(mediaId: string): Promise<Access> {
   return accessOf((await request("GET", `/v1/media/${mediaId}/gate`)) as GateDocument);
 }
 
-/** Opens a medium to everybody, or to its owner alone. */
-export async function publish(mediaId: string, isPublic: boolean): Promise<Access> {
+/** Opens a medium to everybody, or to its owner alone, unless who may play it is not what was `shown`: then it stays, and that is answered. */
+export async function publish(mediaId: string, shown: Access | null, isPublic: boolean): Promise<Access> {
   const path = `/v1/media/${mediaId}/gate`;
+  const { document, tag } = await versionOf(path);
+  const found = accessOf(document as GateDocument);
+  if (found !== shown) return found;
+  const unchanged = { "if-match": tag };
   const answer = isPublic
-    ? await request("PUT", path, { kind: "public" }, ANY_VERSION)
-    : await request("DELETE", path, undefined, ANY_VERSION);
+    ? await request("PUT", path, { kind: "public" }, unchanged)
+    : await request("DELETE", path, undefined, unchanged);
   return accessOf(answer as GateDocument);
 }
 

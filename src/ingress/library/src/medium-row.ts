@@ -63,10 +63,12 @@ export class MediumRow extends PageElement {
   override connectedCallback(): void {
     super.connectedCallback();
     seeing.observe(this);
+    this.store.rows.set(this.medium.media_id, () => this.readAccess());
   }
 
   override disconnectedCallback(): void {
     seeing.unobserve(this);
+    this.store.rows.delete(this.medium.media_id);
     super.disconnectedCallback();
   }
 
@@ -74,8 +76,13 @@ export class MediumRow extends PageElement {
     this.isSeen = true;
     const { media_id } = this.medium;
     void this.store.refresh(media_id);
-    this.store.ask(() => api.accessTo(media_id)).then((access) => (this.access = access), () => null);
+    this.readAccess();
     this.askPoster();
+  }
+
+  private readAccess(): void {
+    const { media_id } = this.medium;
+    if (this.isSeen) this.store.ask(() => api.accessTo(media_id)).then((access) => (this.access = access), () => null);
   }
 
   override updated(): void {
@@ -160,14 +167,17 @@ export class MediumRow extends PageElement {
     this.isBusy = true;
     this.problem = "";
     try {
-      this.access = await api.publish(this.medium.media_id, isPublic);
-      this.announce(isPublic ? `Everybody who has its link can play ${this.name}.` : `Only you can play ${this.name}.`);
+      this.access = await api.publish(this.medium.media_id, this.access, isPublic);
+      const isDone = this.access === (isPublic ? "everybody" : "owner");
+      if (!isDone) this.problem = "Who may play it was changed elsewhere, and stays as it is.";
+      else this.announce(isPublic ? `Everybody who has its link can play ${this.name}.` : `Only you can play ${this.name}.`);
     } catch (error) {
       this.problem = api.sentence(error);
     }
     this.isBusy = false;
     await this.updateComplete;
-    this.querySelector<HTMLElement>('[data-act="publish"]')?.focus();
+    // A disabled button loses the focus; who has gone on keeps it.
+    if (document.activeElement === document.body) this.querySelector<HTMLElement>('[data-act="publish"]')?.focus();
   }
 
   private async copy(): Promise<void> {

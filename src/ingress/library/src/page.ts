@@ -3,7 +3,7 @@
 import { html, nothing, type TemplateResult } from "lit";
 import { repeat } from "lit/directives/repeat.js";
 
-import { apiKey, base, credential, type Problem } from "../../watch/server.js";
+import { apiKey, base, credential, Problem } from "../../watch/server.js";
 import * as api from "./api.js";
 import { PageElement } from "./element.js";
 import "./medium-row.js";
@@ -81,7 +81,7 @@ export class LibraryPage extends PageElement {
         break;
       } catch (error) {
         if (!api.mayPass(error)) {
-          apiKey.clear();
+          if (error instanceof Problem && error.status === 401) apiKey.clear(true);
           return this.askSignIn(api.sentence(error));
         }
         this.view = "away";
@@ -89,6 +89,7 @@ export class LibraryPage extends PageElement {
         await new Promise((resolve) => setTimeout(resolve, pauseMs));
       }
     }
+    this.uploads.enter(this.who.owner);
     this.store?.stop();
     this.store = new MediaStore(
       () => this.listed(),
@@ -102,7 +103,9 @@ export class LibraryPage extends PageElement {
   }
 
   private refused(problem: Problem): void {
-    apiKey.clear();
+    apiKey.clear(true);
+    // They go on once the same person has signed in again.
+    for (const task of this.uploads.tasks) if (task.state !== "done") this.uploads.pause(task);
     this.askSignIn(api.sentence(problem));
   }
 

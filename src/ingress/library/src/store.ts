@@ -17,6 +17,8 @@ export class MediaStore {
   media: api.Medium[] = [];
   /** Encoded so far, in percent, by medium. */
   readonly percent = new Map<string, number>();
+  /** What to do when somebody changes who may play a medium that is shown. */
+  readonly rows = new Map<string, () => void>();
   state: ListState = "loading";
   next = "";
   problem = "";
@@ -149,6 +151,8 @@ export class MediaStore {
     if (name === "job.progress") {
       this.percent.set(event.media_id, Math.floor(event.percent ?? 0));
       this.changed();
+    } else if (name === "gate.changed") {
+      this.rows.get(event.media_id)?.();
     } else if (name.startsWith("media.") && !this.settling.has(event.media_id)) {
       this.settling.add(event.media_id);
       setTimeout(() => {
@@ -161,7 +165,7 @@ export class MediaStore {
 
   /** True when there is nothing to wait for: the visitor has to sign in again. */
   private isFinal(error: unknown): boolean {
-    if (!(error instanceof Problem) || (error.status !== 401 && error.status !== 403)) return false;
+    if (!(error instanceof Problem) || error.status !== 401) return false;
     if (!this.stopping.signal.aborted) {
       this.stop();
       this.refused(error);

@@ -81,11 +81,12 @@ export class UploadPanel extends PageElement {
     const { name } = task.file;
     const button = (word: string, act: () => unknown): TemplateResult =>
       html`<button type="button" aria-label="${word} ${name}" data-act=${word.toLowerCase()} @click=${act}>${word}</button>`;
-    const cancel = button(task.state === "done" ? "Dismiss" : "Cancel", () => this.cancel(task));
-    if (task.state === "sending" || task.state === "waiting") return html`${button("Pause", () => this.uploads.pause(task))}${cancel}`;
-    if (task.state === "paused") return html`${button("Resume", () => this.uploads.resume(task))}${cancel}`;
-    if (task.state === "failed") return html`${button("Retry", () => this.uploads.resume(task))}${cancel}`;
-    return cancel;
+    const isDone = task.state === "done";
+    const isMoving = task.state === "sending" || task.state === "waiting";
+    const word = isMoving ? "Pause" : task.state === "paused" ? "Resume" : "Retry";
+    const turn = (): void => (isMoving ? this.uploads.pause(task) : this.uploads.resume(task));
+    // One template for every state: the button that has the focus stays the same one.
+    return html`${isDone ? nothing : button(word, turn)}${button(isDone ? "Dismiss" : "Cancel", () => this.cancel(task))}`;
   }
 
   private async cancel(task: UploadTask): Promise<void> {

@@ -35,6 +35,16 @@ export class UploadTask {
   }
 }
 
+/** What the gateway says to the question how far an upload is, when it is no offset: tus-js-client would begin anew after any of these, and forget the upload. */
+class QuestionRefused extends Error {
+  constructor(
+    readonly status: number,
+    readonly body: string,
+  ) {
+    super(`The server answered ${status}`);
+  }
+}
+
 /** An upload of an earlier visit that has bytes left. */
 export type Unfinished = PreviousUpload & { name: string };
 
@@ -43,12 +53,23 @@ export class Uploads {
   tasks: UploadTask[] = [];
   unfinished: Unfinished[] = [];
   private nextId = 1;
+  /** Whose uploads these are: those of others are neither shown nor gone on with. */
+  private owner = "";
   private isTokenOver = false;
 
   constructor(
     private readonly changed: () => void,
     private readonly finished: (task: UploadTask) => void,
   ) {}
+
+  /** Somebody has signed in: what another person began here is let go of, and stays with the gateway. */
+  enter(owner: string): void {
+    if (this.owner !== owner) {
+      for (const task of this.tasks) void task.upload?.abort();
+      this.tasks = [];
+    }
+    this.owner = owner;
+  }
 
   add(files: Iterable<File>): void {
     for (const file of files) this.tasks.push(new UploadTask(this.nextId++, file));
@@ -95,9 +116,15 @@ export class Uploads {
     const all = await defaultOptions.urlStorage.findAllUploads();
     const running = new Set(this.tasks.map((task) => task.upload?.url).filter(Boolean));
     this.unfinished = all
+      .filter((upload) => upload.urlStorageKey.includes(`::${this.mark}`))
       .filter((upload) => upload.uploadUrl?.startsWith(endpoint) && !running.has(upload.uploadUrl))
       .map((upload) => ({ ...upload, name: upload.metadata["filename"] ?? "A file" }));
     this.changed();
+  }
+
+  /** What the names of this person's uploads begin with in the browser's memory. */
+  private get mark(): string {
+    return `streamgate ${this.owner} `;
   }
 
   private startWaiting(): void {
@@ -116,7 +143,8 @@ export class Uploads {
     if (!task.upload) {
       const upload = this.uploadOf(task);
       task.upload = upload;
-      const [previous] = await upload.findPreviousUploads();
+      const running = new Set(this.tasks.map((other) => other.upload?.url).filter(Boolean));
+      const previous = (await upload.findPreviousUploads()).find((known) => !running.has(known.uploadUrl));
       if (previous) upload.resumeFromPreviousUpload(previous);
     }
     // It may have been paused or cancelled meanwhile.
@@ -125,18 +153,28 @@ export class Uploads {
 
   private uploadOf(task: UploadTask): Upload {
     const { file } = task;
-    return new Upload(file, {
+    const upload: Upload = new Upload(file, {
       endpoint,
+      fingerprint: () => Promise.resolve(`${this.mark}${file.name} ${file.type} ${file.size} ${file.lastModified} ${endpoint}`),
       metadata: { filename: file.name, filetype: file.type },
       retryDelays: retryDelaysMs,
       removeFingerprintOnSuccess: true,
       onBeforeRequest: (sent) => this.sign(sent),
       onAfterResponse: (sent, response) => {
         task.mediaId = response.getHeader("streamgate-media-id") ?? task.mediaId;
-        if (sent.getMethod() === "HEAD") task.heldBytes = Number(response.getHeader("upload-offset") ?? 0);
+        if (sent.getMethod() !== "HEAD") return;
+        task.heldBytes = Number(response.getHeader("upload-offset") ?? 0);
+        const status = response.getStatus();
+        const isAnswer = (status >= 200 && status < 300) || status === 404 || status === 410 || status === 423;
+        if (!isAnswer) throw new QuestionRefused(status, response.getBody());
       },
       onShouldRetry: (error) => this.mayPass(error),
-      onUploadUrlAvailable: () => void this.readUnfinished(),
+      onUploadUrlAvailable: () => {
+        // The gateway names the address that it is known by, which a page of another name for it may not ask.
+        const id = upload.url?.split("/").pop();
+        if (id) upload.url = `${endpoint}/${id}`;
+        void this.readUnfinished();
+      },
       onProgress: (sent) => {
         task.sentBytes = sent;
         this.changed();
@@ -154,6 +192,7 @@ export class Uploads {
         this.startWaiting();
       },
     });
+    return upload;
   }
 
   /** Shows the credential of this moment: an upload may last longer than an access token. */
@@ -167,20 +206,27 @@ export class Uploads {
   }
 
   private mayPass(error: DetailedError): boolean {
-    const status = error.originalResponse?.getStatus() ?? 0;
+    const { status } = answerIn(error);
     this.isTokenOver = status === 401 && session.get() !== null;
     return this.isTokenOver || status === 0 || status === 409 || status === 423 || status === 429 || (status >= 500 && status !== 507);
   }
 }
 
+/** What the gateway answered; the status is 0 where it could not be reached. */
+function answerIn(error: DetailedError): { status: number; body: string } {
+  if (error.causingError instanceof QuestionRefused) return error.causingError;
+  return { status: error.originalResponse?.getStatus() ?? 0, body: error.originalResponse?.getBody() ?? "" };
+}
+
 /** What the gateway says, in a sentence. */
 function describe(error: Error): string {
-  const response = error instanceof DetailedError ? error.originalResponse : null;
-  if (!response) return error instanceof DetailedError ? "The server cannot be reached." : sentence(error);
+  if (!(error instanceof DetailedError)) return sentence(error);
+  const { status, body } = answerIn(error);
+  if (status === 0) return "The server cannot be reached.";
   try {
-    const said = JSON.parse(response.getBody()) as { title?: string; detail?: string; code?: string };
-    return sentence(new Problem(response.getStatus(), said.title ?? "", said.code ?? "", said.detail));
+    const said = JSON.parse(body) as { title?: string; detail?: string; code?: string };
+    return sentence(new Problem(status, said.title ?? "", said.code ?? "", said.detail));
   } catch {
-    return `The server answered ${response.getStatus()}.`;
+    return `The server answered ${status}.`;
   }
 }
