@@ -114,7 +114,9 @@ fn words_for(status: StatusCode, is_playback: bool) -> (&'static str, &'static s
             "There is nothing here",
             "The address may be mistyped, or what it led to was removed. Ask the person who gave it to you.",
         ),
-        410 => ("This is gone", "It was removed, or its time is over. Ask the person who gave you the address."),
+        410 => {
+            ("This is gone", "It was removed, or its time is over. Ask the person who gave you the address.")
+        }
         429 => ("Too many requests", "Wait a minute, then load the page again."),
         500..=599 => (
             "This does not work at the moment",
