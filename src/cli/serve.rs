@@ -1,6 +1,6 @@
 //! Commands that serve: `up` and the single roles. The first line on stdout says what can be used, then they run until a signal.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 
 use anyhow::Context;
 use rustix::fs::Mode;
@@ -89,8 +89,14 @@ fn print_ready(ready: &up::ServerReady, as_json: bool) -> anyhow::Result<()> {
             )?,
             None => writeln!(out, "The API key was shown at the first start; its file is gone.")?,
         }
-        let minutes = auth::link::LINK_TTL_S / 60;
-        writeln!(out, "Library, signs you in once within {minutes} minutes: {}", ready.library_url)?;
+        // A log keeps what it is given: only a terminal gets what signs in.
+        let (page, code) = ready.library_url.split_once('#').unwrap_or((&ready.library_url, ""));
+        if code.is_empty() || !std::io::stdout().is_terminal() {
+            writeln!(out, "Library: {page}")?;
+        } else {
+            let minutes = auth::link::LINK_TTL_S / 60;
+            writeln!(out, "Library, signs you in once within {minutes} minutes: {page}#{code}")?;
+        }
         writeln!(out, "Upload something:  streamgate upload FILE --url {} --wait", ready.url)?;
     }
     Ok(out.flush()?)

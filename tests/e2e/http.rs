@@ -27,27 +27,51 @@ async fn ask(cluster: &Cluster, key: &str, method: Method, path: &str) -> (Statu
     (status, answer.json().await.unwrap())
 }
 
-/// The next frames of an event stream, each `(id, event, data)`, until one is called `last`.
-async fn frames_until(mut answer: reqwest::Response, last: &str) -> Vec<(String, String, Value)> {
-    assert_eq!(answer.headers()[header::CONTENT_TYPE], "text/event-stream");
-    let reading = async {
-        let (mut rest, mut frames) = (String::new(), Vec::new());
+/// Reads the frames of an event stream.
+struct EventFrames {
+    answer: reqwest::Response,
+    rest: String,
+}
+
+impl EventFrames {
+    fn new(answer: reqwest::Response) -> Self {
+        assert_eq!(answer.headers()[header::CONTENT_TYPE], "text/event-stream");
+        Self { answer, rest: String::new() }
+    }
+
+    /// The next frame that says what happened: `(id, event, data)`, with an empty id where it has none.
+    async fn next(&mut self) -> (String, String, Value) {
         loop {
-            let chunk = answer.chunk().await.unwrap().expect("the stream ended");
-            rest.push_str(std::str::from_utf8(&chunk).unwrap());
-            while let Some((frame, after)) = rest.split_once("\n\n") {
+            while let Some((frame, after)) = self.rest.split_once("\n\n") {
                 let field = |name: &str| {
                     let found = frame.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
                     found.unwrap_or_default().to_owned()
                 };
                 let (id, event, data) = (field("id"), field("event"), field("data"));
-                rest = after.to_owned();
-                if !event.is_empty() && event != "job.progress" {
-                    frames.push((id, event.clone(), serde_json::from_str(&data).unwrap()));
-                    if event == last {
-                        return frames;
-                    }
+                let read = self.rest.len() - after.len();
+                self.rest.drain(..read);
+                if !event.is_empty() {
+                    return (id, event, serde_json::from_str(&data).unwrap());
                 }
+            }
+            let chunk = self.answer.chunk().await.unwrap().expect("the stream ended");
+            self.rest.push_str(std::str::from_utf8(&chunk).unwrap());
+        }
+    }
+}
+
+/// The next events of a stream, each `(id, event, data)`, until one is called `last`.
+async fn frames_until(answer: reqwest::Response, last: &str) -> Vec<(String, String, Value)> {
+    let reading = async {
+        let (mut stream, mut frames) = (EventFrames::new(answer), Vec::new());
+        loop {
+            let frame = stream.next().await;
+            let is_last = frame.1 == last;
+            if frame.1 != "job.progress" {
+                frames.push(frame);
+            }
+            if is_last {
+                return frames;
             }
         }
     };
@@ -103,38 +127,27 @@ async fn described(cluster: &Cluster, name: &str) -> jsonschema::Validator {
 }
 
 /// Frames of one stream, until the job succeeded; progress is compared with the job's own document as it comes.
-async fn watch_job(cluster: &Cluster, mut answer: reqwest::Response) -> Vec<(String, Value)> {
+async fn watch_job(cluster: &Cluster, answer: reqwest::Response) -> Vec<(String, Value)> {
     let (event_data, progress_data) =
         (described(cluster, "EventData").await, described(cluster, "JobProgressData").await);
-    let (mut rest, mut seen) = (String::new(), Vec::new());
+    let (mut stream, mut seen) = (EventFrames::new(answer), Vec::new());
     loop {
-        rest.push_str(
-            std::str::from_utf8(&answer.chunk().await.unwrap().expect("the stream ended")).unwrap(),
-        );
-        while let Some((frame, after)) = rest.split_once("\n\n") {
-            let field =
-                |name: &str| frame.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
-            if let Some((event, data)) = field("event").zip(field("data")) {
-                let (event, data) = (event.to_owned(), serde_json::from_str::<Value>(data).unwrap());
-                let is_progress = event == "job.progress";
-                let validator = if is_progress { &progress_data } else { &event_data };
-                let faults: Vec<String> =
-                    validator.iter_errors(&data).map(|fault| fault.to_string()).collect();
-                assert_eq!(faults, Vec::<String>::new(), "{event} {data}");
-                assert_eq!(field("id").is_none(), is_progress, "{frame}");
-                if is_progress {
-                    let job = cluster.get(&format!("/v1/jobs/{}", data["job_id"].as_str().unwrap())).await;
-                    let (reported, found) = (&data["percent"], &job["progress"]["percent"]);
-                    assert!(found.as_u64() >= reported.as_u64(), "{data} and then {}", job["progress"]);
-                    assert_eq!(job["progress"]["total_ms"], data["total_ms"]);
-                }
-                let is_last = event == "job.succeeded";
-                seen.push((event, data));
-                if is_last {
-                    return seen;
-                }
-            }
-            rest = after.to_owned();
+        let (id, event, data) = stream.next().await;
+        let is_progress = event == "job.progress";
+        let validator = if is_progress { &progress_data } else { &event_data };
+        let faults: Vec<String> = validator.iter_errors(&data).map(|fault| fault.to_string()).collect();
+        assert_eq!(faults, Vec::<String>::new(), "{event} {data}");
+        assert_eq!(id.is_empty(), is_progress, "{event} {data}");
+        if is_progress {
+            let job = cluster.get(&format!("/v1/jobs/{}", data["job_id"].as_str().unwrap())).await;
+            let (reported, found) = (&data["percent"], &job["progress"]["percent"]);
+            assert!(found.as_u64() >= reported.as_u64(), "{data} and then {}", job["progress"]);
+            assert_eq!(job["progress"]["total_ms"], data["total_ms"]);
+        }
+        let is_last = event == "job.succeeded";
+        seen.push((event, data));
+        if is_last {
+            return seen;
         }
     }
 }
