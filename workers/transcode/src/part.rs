@@ -263,6 +263,8 @@ impl PartProcessor {
                 }
                 () = tokio::time::sleep(interval) => {
                     if encode::is_job_inactive(&self.context.bus, run.job).await? {
+                        // Also where it is this finish that has just ended the job.
+                        outage::clear_delay(&self.context.bus, run.job.media_id).await;
                         return Ok(StageOutcome::Done);
                     }
                 }
