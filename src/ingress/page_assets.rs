@@ -2,6 +2,8 @@
 //!
 //! Limits: a page's files are a fixed list; no body is read. Scripts, styles and connections are of this service alone.
 
+use std::sync::OnceLock;
+
 use axum::{
     body::Bytes,
     http::{
@@ -10,22 +12,25 @@ use axum::{
     },
     response::Response,
 };
-use web::bytes::{self, RepresentationMetadata};
+use web::{
+    bytes::{self, RepresentationMetadata},
+    error::Problem,
+};
 
 /// Media type of a page.
-pub(super) const HTML: &str = "text/html; charset=utf-8";
+const HTML: &str = "text/html; charset=utf-8";
 /// Media type of a script.
 pub(super) const SCRIPT: &str = "text/javascript; charset=utf-8";
 /// Media type of a style sheet.
 pub(super) const STYLE: &str = "text/css; charset=utf-8";
 /// Media type of a drawing.
-pub(super) const DRAWING: &str = "image/svg+xml";
+const DRAWING: &str = "image/svg+xml";
 
-/// Colours of both pages, in light and dark.
-pub(super) static TOKENS: PageAsset =
+/// Colours of all pages, in light and dark.
+static TOKENS: PageAsset =
     PageAsset { name: "tokens.css", content_type: STYLE, bytes: web::problem_page::TOKENS_CSS.as_bytes() };
 /// The icon of both pages.
-pub(super) static ICON: PageAsset =
+static ICON: PageAsset =
     PageAsset { name: "icon.svg", content_type: DRAWING, bytes: include_bytes!("watch/icon.svg") };
 
 /// `blob:` is where Media Source Extensions attach to a video element, `data:` the empty file that hls.js makes text tracks with; it loads
@@ -52,7 +57,7 @@ pub(super) struct PageAsset {
 
 impl PageAsset {
     /// The file for a request, or that the browser has it; `tag` is that of its page.
-    pub(super) fn to_response(&'static self, tag: &str, request: &HeaderMap) -> Response {
+    fn to_response(&'static self, tag: &str, request: &HeaderMap) -> Response {
         let facts = RepresentationMetadata {
             size_bytes: u64::try_from(self.bytes.len()).unwrap_or(u64::MAX),
             etag: tag.to_owned(),
@@ -69,12 +74,51 @@ impl PageAsset {
     }
 }
 
-/// One tag for all files of a page: they belong together, and a new build replaces all of them.
-pub(super) fn tag_of<'a>(assets: impl IntoIterator<Item = &'a PageAsset>) -> String {
-    let mut digest = blake3::Hasher::new();
-    for asset in assets {
-        digest.update(asset.name.as_bytes()).update(asset.bytes);
+/// A page: its document and the files that it names.
+#[derive(Debug)]
+pub(super) struct EmbeddedPage {
+    document: PageAsset,
+    assets: &'static [PageAsset],
+    tag: OnceLock<String>,
+}
+
+impl EmbeddedPage {
+    /// A page of an HTML document and its own files; it has those of all pages, too.
+    pub(super) const fn new(html: &'static [u8], assets: &'static [PageAsset]) -> Self {
+        let document = PageAsset { name: "index.html", content_type: HTML, bytes: html };
+        Self { document, assets, tag: OnceLock::new() }
     }
-    let digest = digest.finalize().to_hex();
-    format!("\"{digest}\"")
+
+    /// The document for a request, or that the browser has it.
+    pub(super) fn document_response(&'static self, request: &HeaderMap) -> Response {
+        self.document.to_response(self.tag(), request)
+    }
+
+    /// A file of the page for a request; 404 for one that it does not have.
+    pub(super) fn asset_response(
+        &'static self,
+        name: &str,
+        request: &HeaderMap,
+    ) -> Result<Response, Problem> {
+        let asset = self.assets().find(|asset| asset.name == name);
+        asset
+            .map(|asset| asset.to_response(self.tag(), request))
+            .ok_or_else(|| Problem::not_found("this page has no such file"))
+    }
+
+    fn assets(&self) -> impl Iterator<Item = &'static PageAsset> + use<> {
+        self.assets.iter().chain([&TOKENS, &ICON])
+    }
+
+    /// One tag for all files of a page: they belong together, and a new build replaces all of them.
+    fn tag(&'static self) -> &'static str {
+        self.tag.get_or_init(|| {
+            let mut digest = blake3::Hasher::new();
+            for asset in std::iter::once(&self.document).chain(self.assets()) {
+                digest.update(asset.name.as_bytes()).update(asset.bytes);
+            }
+            let digest = digest.finalize().to_hex();
+            format!("\"{digest}\"")
+        })
+    }
 }

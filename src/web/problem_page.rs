@@ -17,12 +17,11 @@ use sha2::{Digest, Sha256};
 
 use super::{problem_code::ProblemCode, public_address::PublicAddress, request};
 
-/// Colours and measures of all pages.
+/// Colours, measures and the ground of all pages.
 pub const TOKENS_CSS: &str = include_str!("tokens.css");
 
 const PAGE_CSS: &str = "
-body { margin: 0; font: var(--font); background: var(--back); color: var(--ink); }
-main { max-width: 34rem; margin: 12vh auto; padding: 1.5rem; }
+main { max-width: 37rem; margin: 12vh auto; padding: 1.5rem; }
 h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 .75rem; }
 a { display: inline-block; margin: 1rem 1rem 0 0; color: var(--accent); }
 small { display: block; margin-top: 2.5rem; color: var(--soft); overflow-wrap: anywhere; }

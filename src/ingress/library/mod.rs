@@ -5,13 +5,11 @@
 //!
 //! Limits: assets are a fixed list; no body is read; the script has at most 60 kB compressed.
 
-use std::sync::LazyLock;
-
 use axum::{extract::Path, http::HeaderMap, response::Response};
 
 use super::{
     openapi,
-    page_assets::{self, HTML, ICON, PageAsset, SCRIPT, STYLE, TOKENS},
+    page_assets::{EmbeddedPage, PageAsset, SCRIPT, STYLE},
 };
 use web::{
     error::Problem,
@@ -19,8 +17,7 @@ use web::{
     operation::{Operation, OperationAccess, OperationRouter},
 };
 
-static PAGE: PageAsset =
-    PageAsset { name: "index.html", content_type: HTML, bytes: include_bytes!("index.html") };
+static PAGE: EmbeddedPage = EmbeddedPage::new(include_bytes!("index.html"), &ASSETS);
 static ASSETS: [PageAsset; 2] = [
     PageAsset { name: "library.css", content_type: STYLE, bytes: include_bytes!("library.css") },
     PageAsset {
@@ -29,13 +26,6 @@ static ASSETS: [PageAsset; 2] = [
         bytes: include_bytes!(concat!(env!("OUT_DIR"), "/library.js")),
     },
 ];
-
-/// Its own files and those of both pages.
-fn assets() -> impl Iterator<Item = &'static PageAsset> {
-    ASSETS.iter().chain([&TOKENS, &ICON])
-}
-
-static TAG: LazyLock<String> = LazyLock::new(|| page_assets::tag_of(std::iter::once(&PAGE).chain(assets())));
 
 /// Serves `/` and `/library/assets/{file}`; needs no state and no right, the page asks for the media itself.
 pub fn router<S: Clone + Send + Sync + 'static>() -> OperationRouter<S> {
@@ -73,7 +63,7 @@ static READ_LIBRARY_PAGE: Operation =
     ),
 )]
 async fn read_library_page(headers: HeaderMap) -> Response {
-    PAGE.to_response(&TAG, &headers)
+    PAGE.document_response(&headers)
 }
 
 static READ_ASSET: Operation =
@@ -81,10 +71,7 @@ static READ_ASSET: Operation =
         .with_any_query();
 
 async fn read_asset(Path(file): Path<String>, headers: HeaderMap) -> Result<Response, Problem> {
-    let asset = assets().find(|asset| asset.name == file);
-    asset
-        .map(|asset| asset.to_response(&TAG, &headers))
-        .ok_or_else(|| Problem::not_found("the library page has no such file"))
+    PAGE.asset_response(&file, &headers)
 }
 
 #[cfg(test)]

@@ -6,14 +6,12 @@
 //!
 //! Limits: media ids only, checked by type; assets are a fixed list; no body is read.
 
-use std::sync::LazyLock;
-
 use axum::{extract::Path, http::HeaderMap, response::Response};
 use schemas::ids::MediaId;
 
 use super::{
     openapi,
-    page_assets::{self, HTML, ICON, PageAsset, SCRIPT, STYLE, TOKENS},
+    page_assets::{EmbeddedPage, PageAsset, SCRIPT, STYLE},
 };
 use web::{
     error::Problem,
@@ -21,8 +19,7 @@ use web::{
     operation::{Operation, OperationAccess, OperationRouter},
 };
 
-static PAGE: PageAsset =
-    PageAsset { name: "index.html", content_type: HTML, bytes: include_bytes!("index.html") };
+static PAGE: EmbeddedPage = EmbeddedPage::new(include_bytes!("index.html"), &ASSETS);
 static ASSETS: [PageAsset; 8] = [
     PageAsset { name: "watch.css", content_type: STYLE, bytes: include_bytes!("watch.css") },
     PageAsset { name: "watch.js", content_type: SCRIPT, bytes: include_bytes!("watch.js") },
@@ -41,13 +38,6 @@ static ASSETS: [PageAsset; 8] = [
         bytes: include_bytes!(concat!(env!("OUT_DIR"), "/hls.worker.js")),
     },
 ];
-
-/// Its own files and those of both pages.
-fn assets() -> impl Iterator<Item = &'static PageAsset> {
-    ASSETS.iter().chain([&TOKENS, &ICON])
-}
-
-static TAG: LazyLock<String> = LazyLock::new(|| page_assets::tag_of(std::iter::once(&PAGE).chain(assets())));
 
 /// Serves `/watch/{media_id}` and `/watch/assets/{file}`; needs no state and no right, the page asks for the media itself.
 pub fn router<S: Clone + Send + Sync + 'static>() -> OperationRouter<S> {
@@ -86,7 +76,7 @@ static READ_WATCH_PAGE: Operation =
 )]
 async fn read_watch_page(Path(media_id): Path<String>, headers: HeaderMap) -> Result<Response, Problem> {
     match media_id.parse::<MediaId>() {
-        Ok(_) => Ok(PAGE.to_response(&TAG, &headers)),
+        Ok(_) => Ok(PAGE.document_response(&headers)),
         Err(_) => Err(Problem::not_found("there is no such watch page")),
     }
 }
@@ -96,10 +86,7 @@ static READ_ASSET: Operation =
         .with_any_query();
 
 async fn read_asset(Path(file): Path<String>, headers: HeaderMap) -> Result<Response, Problem> {
-    let asset = assets().find(|asset| asset.name == file);
-    asset
-        .map(|asset| asset.to_response(&TAG, &headers))
-        .ok_or_else(|| Problem::not_found("the watch page has no such file"))
+    PAGE.asset_response(&file, &headers)
 }
 
 #[cfg(test)]
