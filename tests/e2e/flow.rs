@@ -226,6 +226,18 @@ async fn segment_peak(cluster: &Cluster, base: &str, playlist: &str) -> f64 {
     peak
 }
 
+/// What is published about a medium that becomes ready, in order.
+pub(crate) const STORY: [&str; 8] = [
+    "upload.created",
+    "upload.received",
+    "media.stored",
+    "job.queued",
+    "job.started",
+    "media.playable",
+    "media.ready",
+    "job.succeeded",
+];
+
 #[tokio::test]
 async fn a_sample_becomes_a_playing_video_with_the_full_ladder() {
     let mut cluster = Cluster::start(Options { full_ladder: true, ..Options::default() }).await;
@@ -247,17 +259,7 @@ async fn a_sample_becomes_a_playing_video_with_the_full_ladder() {
         .collect();
     let place =
         |kind: &str| order.iter().position(|k| k == kind).unwrap_or_else(|| panic!("{kind} in {order:?}"));
-    let story = [
-        "upload.created",
-        "upload.received",
-        "media.stored",
-        "job.queued",
-        "job.started",
-        "media.playable",
-        "media.ready",
-        "job.succeeded",
-    ];
-    let places: Vec<usize> = story.iter().map(|kind| place(kind)).collect();
+    let places: Vec<usize> = STORY.iter().map(|kind| place(kind)).collect();
     assert!(places.is_sorted(), "{order:?}");
 }
 

@@ -61,7 +61,7 @@ pub(super) struct MediaChangeRequest {
 }
 
 /// What is to become of something that a document may be without.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Copy, Default)]
 enum FieldUpdate<T> {
     /// It stays as it is.
     #[default]
@@ -184,7 +184,7 @@ async fn apply_change(
     let mut held = medium.to_document(media_id, changed_at_ms);
     let title = wanted.title.clone().unwrap_or_else(|| held.record.title.clone());
     let description = wanted.description.clone().apply_to(held.record.description.clone());
-    let mint_tx = wanted.mint_tx.clone().apply_to(held.record.mint_tx);
+    let mint_tx = wanted.mint_tx.apply_to(held.record.mint_tx);
     let encryption = wanted.encryption.unwrap_or(held.record.encryption);
     let next =
         document::MediaDocumentRecord { title, description, mint_tx, encryption, ..held.record.clone() };

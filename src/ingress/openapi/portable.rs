@@ -72,11 +72,8 @@ fn name_members(union: &str, schema: &mut Value) -> Map<String, Value> {
     let mut mapping = Map::new();
     let tag_of = |member: &Value| member["properties"][TAG]["enum"][0].as_str().map(str::to_owned);
     let members = schema["oneOf"].as_array_mut().map(Vec::as_mut_slice).unwrap_or_default();
-    if !members.iter().all(|member| tag_of(member).is_some()) {
-        return Map::new();
-    }
-    for member in members {
-        let tag = tag_of(member).unwrap_or_default();
+    let Some(tags) = members.iter().map(tag_of).collect::<Option<Vec<String>>>() else { return Map::new() };
+    for (member, tag) in members.iter_mut().zip(tags) {
         let name = tag.split('_').fold(union.to_owned(), |name, word| name + &capitalize(word));
         let reference = json!({ "$ref": format!("{REFERENCE}{name}") });
         mapping.insert(tag, reference["$ref"].clone());

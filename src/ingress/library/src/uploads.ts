@@ -114,7 +114,7 @@ export class Uploads {
 
   async readUnfinished(): Promise<void> {
     const all = await defaultOptions.urlStorage.findAllUploads();
-    const running = new Set(this.tasks.map((task) => task.upload?.url).filter(Boolean));
+    const running = this.runningUrls();
     this.unfinished = all
       .filter((upload) => upload.urlStorageKey.includes(`::${this.mark}`))
       .filter((upload) => upload.uploadUrl?.startsWith(endpoint) && !running.has(upload.uploadUrl))
@@ -125,6 +125,10 @@ export class Uploads {
   /** What the names of this person's uploads begin with in the browser's memory. */
   private get mark(): string {
     return `streamgate ${this.owner} `;
+  }
+
+  private runningUrls(): Set<string | null | undefined> {
+    return new Set(this.tasks.map((task) => task.upload?.url).filter(Boolean));
   }
 
   private startWaiting(): void {
@@ -143,7 +147,7 @@ export class Uploads {
     if (!task.upload) {
       const upload = this.uploadOf(task);
       task.upload = upload;
-      const running = new Set(this.tasks.map((other) => other.upload?.url).filter(Boolean));
+      const running = this.runningUrls();
       const previous = (await upload.findPreviousUploads()).find((known) => !running.has(known.uploadUrl));
       if (previous) upload.resumeFromPreviousUpload(previous);
     }
