@@ -6,7 +6,7 @@ use serde_bytes::ByteBuf;
 
 use crate::{
     BusEvent, EventContext,
-    gate::MediaGate,
+    gate::{GateRule, MediaGate},
     ids::{MediaId, UploadId},
     value::TransactionHash,
 };
@@ -66,6 +66,12 @@ pub struct MediaDocumentRecord {
 }
 
 impl MediaDocumentRecord {
+    /// True when everybody may play the medium, and it may be shown to strangers: its rule is `public`, and nothing else.
+    pub fn is_public(&self) -> bool {
+        let rule = self.gate.as_ref().and_then(|gate| gate.rule.as_ref());
+        matches!(rule, Some(GateRule::Public {}))
+    }
+
     /// The document of a medium that nobody has said anything about; Unix time in milliseconds.
     pub fn new(media_id: MediaId, owner: String, created_at_ms: u64) -> Self {
         Self {

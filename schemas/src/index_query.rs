@@ -21,6 +21,9 @@ pub const QUESTION_BYTES_MAX: usize = 8 * 1024;
 /// Verb: list media.
 pub const MEDIA: &str = "media";
 
+/// Verb: list what everybody may watch. A verb of its own: an index that does not know it answers nothing, and never everything.
+pub const PUBLIC_MEDIA: &str = "public_media";
+
 /// Verb: list jobs.
 pub const JOBS: &str = "jobs";
 
@@ -54,6 +57,17 @@ pub struct MediaIndexQuery {
     /// Answer only once the index has seen this revision of the bucket `media`; it waits a short while for it.
     #[serde(default)]
     pub min_revision: Option<u64>,
+}
+
+/// A page of the media that everybody may watch and that play, newest first; answered with a [`MediaIndexPage`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "ListPublicMedia")]
+pub struct PublicMediaIndexQuery {
+    /// Where the page before ended: its `next`.
+    #[serde(default)]
+    pub cursor: Option<String>,
+    /// Most items, from 1 to [`ITEMS_MAX`]; larger values are cut.
+    pub limit: u32,
 }
 
 /// One medium of a list.

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use futures::StreamExt;
 use nats::Bus;
 use schemas::{
-    index_query::{self, IndexReply, JobIndexQuery, MediaIndexQuery},
+    index_query::{self, IndexReply, JobIndexQuery, MediaIndexQuery, PublicMediaIndexQuery},
     subjects,
 };
 use serde::Serialize;
@@ -109,6 +109,12 @@ impl QueryResponder {
                     reply,
                 )
                 .await
+            }
+            index_query::PUBLIC_MEDIA => {
+                let read = move |projection: &IndexProjection, q: &PublicMediaIndexQuery| {
+                    projection.list_public_media(q, bytes_max)
+                };
+                self.list_media(IndexBucket::Media, &question.payload, |_| None, read, reply).await
             }
             index_query::JOBS => {
                 let read =

@@ -114,9 +114,17 @@ pub(crate) fn job_list_id(
     )
 }
 
+/// The list of media that everybody may watch and that play.
+pub(crate) fn public_media_list_id() -> ListId {
+    list_id_hash(b"public media", [None, None, None])
+}
+
 /// Every list a medium is in.
-pub(crate) fn media_list_ids(owner: &str, status: media::MediaStatus) -> Vec<ListId> {
-    let mut lists = Vec::with_capacity(4);
+pub(crate) fn media_list_ids(owner: &str, status: media::MediaStatus, is_public: bool) -> Vec<ListId> {
+    let mut lists = Vec::with_capacity(5);
+    if is_public && matches!(status, media::MediaStatus::Playable | media::MediaStatus::Ready) {
+        lists.push(public_media_list_id());
+    }
     for owner in [None, Some(owner)] {
         for status in [None, Some(status)] {
             lists.push(media_list_id(owner, status));

@@ -4,7 +4,8 @@ use schemas::{
     document,
     ids::{JobId, MediaId},
     index_query::{
-        ITEMS_MAX, JobIndexItem, JobIndexPage, JobIndexQuery, MediaIndexItem, MediaIndexPage, MediaIndexQuery,
+        ITEMS_MAX, JobIndexItem, JobIndexPage, JobIndexQuery, MediaIndexItem, MediaIndexPage,
+        MediaIndexQuery, PublicMediaIndexQuery,
     },
     media,
 };
@@ -31,12 +32,34 @@ impl IndexProjection {
         question: &MediaIndexQuery,
         bytes_max: usize,
     ) -> Result<MediaIndexPage, IndexError> {
-        let revision = self.read_cursor(IndexBucket::Media)?;
         let name = order::media_list_id(question.owner.as_deref(), question.status);
-        let (items, next) =
-            self.read_page(&name, question.cursor.as_deref(), question.limit, bytes_max, |position| {
-                self.media_item(MediaId::from_bytes(position.id()))
-            })?;
+        self.read_media_page(&name, (question.cursor.as_deref(), question.limit), bytes_max)
+    }
+
+    /// A page of media that everybody may watch and that play, newest first; it ends early when its items have more than
+    /// `bytes_max`. Blocks.
+    ///
+    /// # Errors
+    /// [`IndexError::Cursor`] when the cursor is none of ours; [`IndexError::Database`] or [`IndexError::Damaged`].
+    pub fn list_public_media(
+        &self,
+        question: &PublicMediaIndexQuery,
+        bytes_max: usize,
+    ) -> Result<MediaIndexPage, IndexError> {
+        let name = order::public_media_list_id();
+        self.read_media_page(&name, (question.cursor.as_deref(), question.limit), bytes_max)
+    }
+
+    fn read_media_page(
+        &self,
+        name: &ListId,
+        (cursor, limit): (Option<&str>, u32),
+        bytes_max: usize,
+    ) -> Result<MediaIndexPage, IndexError> {
+        let revision = self.read_cursor(IndexBucket::Media)?;
+        let (items, next) = self.read_page(name, cursor, limit, bytes_max, |position| {
+            self.media_item(MediaId::from_bytes(position.id()))
+        })?;
         Ok(MediaIndexPage { items, next, revision })
     }
 

@@ -167,6 +167,7 @@ impl IndexTransaction<'_> {
             .map(|(_, record)| record);
         let asset = get_row::<media::MediaRecord>(self.assets, id.as_bytes())?.map(|(_, record)| record);
         let status = asset.as_ref().map_or(media::MediaStatus::Uploading, |asset| asset.status);
+        let is_public = document.as_ref().is_some_and(document::MediaDocumentRecord::is_public);
         let Some((owner, created_at_ms)) = document
             .map(|document| (document.owner, document.created_at_ms))
             .or_else(|| asset.map(|asset| (asset.owner, asset.created_at_ms)))
@@ -174,7 +175,7 @@ impl IndexTransaction<'_> {
             return Ok(Vec::new());
         };
         let position = order::media_position(created_at_ms, id);
-        let lists = order::media_list_ids(&owner, status);
+        let lists = order::media_list_ids(&owner, status, is_public);
         Ok(lists.iter().map(|name| order::order_key(name, &position).to_vec()).collect())
     }
 

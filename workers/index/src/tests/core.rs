@@ -2,8 +2,10 @@ use std::path::Path;
 
 use proptest::prelude::*;
 use schemas::{
+    document::MediaDocumentRecord,
     envelope::RecordEnvelope,
-    index_query::{JobIndexQuery, MediaIndexPage, MediaIndexQuery},
+    gate::{GateRule, MediaGate},
+    index_query::{JobIndexQuery, MediaIndexPage, MediaIndexQuery, PublicMediaIndexQuery},
     job::{JobPartStatus, JobStatus},
     media::{MediaStatus, Rational, VideoTrack},
 };
@@ -51,6 +53,12 @@ fn documents(projection: &IndexProjection, from: u8, to: u8, owner: &str) {
 fn set_asset(projection: &IndexProjection, sequence: u64, number: u8, status: MediaStatus) {
     let change = IndexChange::Asset(media_id(number), Some(Box::new(asset(number, "ann", status))));
     projection.apply_entries(IndexBucket::Assets, &[IndexEntry { sequence, change }]).unwrap();
+}
+
+fn set_gate(projection: &IndexProjection, number: u8, gate: Option<MediaGate>) {
+    let held = MediaDocumentRecord { gate, ..document(number, "ann", 1_000 + u64::from(number)) };
+    let change = IndexChange::Document(media_id(number), Some(Box::new(held)));
+    projection.apply_entries(IndexBucket::Media, &[IndexEntry { sequence: 100, change }]).unwrap();
 }
 
 fn all() -> MediaIndexQuery {
@@ -400,4 +408,38 @@ fn a_tombstone_is_a_deletion() {
         let shown = removed_at_ms.is_none().then(|| Box::new(asset.clone()));
         assert_eq!(found.unwrap(), IndexChange::Asset(media_id(1), shown));
     }
+}
+
+#[test]
+fn strangers_are_listed_what_is_public_and_plays() {
+    let (_folder, projection) = fresh();
+    documents(&projection, 1, 5, "ann");
+    for (number, status) in [
+        (1, MediaStatus::Ready),
+        (2, MediaStatus::Playable),
+        (3, MediaStatus::Stored),
+        (5, MediaStatus::Ready),
+    ] {
+        set_asset(&projection, u64::from(number), number, status);
+    }
+    let question = PublicMediaIndexQuery { cursor: None, limit: 10 };
+    let listed = || {
+        let page = projection.list_public_media(&question, BYTES_MAX).unwrap();
+        page.items.into_iter().map(|item| item.title).collect::<Vec<_>>()
+    };
+    assert_eq!(listed(), Vec::<String>::new());
+    let gate = |rule: Option<GateRule>| {
+        Some(MediaGate { epoch: 1, rule, rule_digest: String::new(), changed_at_ms: 1 })
+    };
+    let not_public = GateRule::Not { rule: Box::new(GateRule::Public {}) };
+    for number in [1, 2, 3] {
+        set_gate(&projection, number, gate(Some(GateRule::Public {})));
+    }
+    set_gate(&projection, 4, gate(Some(GateRule::Public {})));
+    set_gate(&projection, 5, gate(Some(not_public)));
+    assert_eq!(listed(), ["clip 2", "clip 1"]);
+    set_asset(&projection, 20, 3, MediaStatus::Playable);
+    set_gate(&projection, 2, gate(None));
+    set_gate(&projection, 1, None);
+    assert_eq!(listed(), ["clip 3"]);
 }
