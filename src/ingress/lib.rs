@@ -20,13 +20,14 @@ mod page_assets;
 pub mod play;
 pub mod probes;
 pub mod removal;
+pub mod sharing;
 pub mod sign_in;
 pub mod uploads;
 pub mod watch;
 
 use std::{net::SocketAddr, ops::Deref, sync::Arc, time::Duration};
 
-use axum::{Router, middleware};
+use axum::{Router, http::HeaderValue, middleware};
 use futures::future::BoxFuture;
 use nats::Bus;
 use schemars::JsonSchema;
@@ -68,6 +69,8 @@ pub struct IngressConfig {
     pub manners: request_policy::RequestConfig,
     /// Repeated requests.
     pub idempotency: idempotency::IdempotencyConfig,
+    /// What strangers see of public media.
+    pub sharing: sharing::SharingConfig,
     /// Documents kept in memory.
     pub documents: cache::CacheConfig,
     /// From where on nothing new is taken.
@@ -87,6 +90,7 @@ impl Default for IngressConfig {
             limit: limit::RateLimitConfig::default(),
             manners: request_policy::RequestConfig::default(),
             idempotency: idempotency::IdempotencyConfig::default(),
+            sharing: sharing::SharingConfig::default(),
             documents: cache::CacheConfig {
                 entries_max: 10_000,
                 bytes_max: 64 * 1024 * 1024,
@@ -151,6 +155,8 @@ pub struct AppServices {
     pub documents: Arc<cache::ResponseCache>,
     /// Room for what is new.
     pub capacity: capacity::CapacityMonitor,
+    /// Sites that may frame the embedded player.
+    pub frame_sources: HeaderValue,
     /// Lets foreign origins in.
     pub origins: request_policy::CorsPolicy,
     /// What this process counts.
@@ -171,6 +177,7 @@ impl AppState {
         auth: auth::AuthConfig,
     ) -> anyhow::Result<Self> {
         let origins = request_policy::CorsPolicy::new(&config.manners)?;
+        let frame_sources = config.sharing.frame_sources()?;
         let limits = limit::RateLimiter::new(config.limit.clone());
         let documents = Arc::new(cache::ResponseCache::new(config.documents)?);
         let signing_key = auth::load_signing_key(&bus, "playback").await?.into();
@@ -206,6 +213,7 @@ impl AppState {
             refusals: denied_events::DeniedEvents::default(),
             documents,
             capacity,
+            frame_sources,
             origins,
             metrics,
             known,
@@ -296,8 +304,12 @@ pub fn router(app: AppState) -> Router {
 }
 
 /// Pages, descriptions and probes.
-fn open_router() -> OperationRouter<AppState> {
-    watch::router().merge(library::router()).merge(openapi::router()).merge(probes::router())
+fn open_router(taken: &query::AcceptedParameters) -> OperationRouter<AppState> {
+    watch::router()
+        .merge(library::router())
+        .merge(sharing::router().route_layer(query::refuse_unknown_parameters(taken.clone())))
+        .merge(openapi::router())
+        .merge(probes::router())
 }
 
 /// The public router with more open routes.
@@ -318,6 +330,7 @@ fn router_with_routes(app: AppState, more: OperationRouter<AppState>) -> Router 
     let gates = crate::gates::GateApiState { bus: app.bus.clone(), judge };
     let answering = OperationRouter::default()
         .merge(media::router())
+        .merge(uploads::form_token_router())
         .merge(jobs::router())
         .merge(events::router())
         .merge(audit::router())
@@ -340,9 +353,12 @@ fn router_with_routes(app: AppState, more: OperationRouter<AppState>) -> Router 
             .layer(filter::filter_requests_with(app.capacity.clone()))
             .layer(in_time.clone()),
     );
-    let open = open_router().merge(more).route_layer(in_time);
+    let open = open_router(&taken).merge(more).route_layer(in_time);
+    let forms = uploads::form_router()
+        .route_layer(query::refuse_unknown_parameters(taken))
+        .route_layer(filter::filter_requests_with(app.capacity.clone()));
     let (router, operations) =
-        guarded.merge(admitted).merge(open).merge(play::router()).merge(signing_in).into_parts();
+        guarded.merge(forms).merge(admitted).merge(open).merge(play::router()).merge(signing_in).into_parts();
     router
         .fallback(request::no_such_path)
         .method_not_allowed_fallback(request::no_such_method)

@@ -33,13 +33,15 @@ static TOKENS: PageAsset =
 static ICON: PageAsset =
     PageAsset { name: "icon.svg", content_type: DRAWING, bytes: include_bytes!("watch/icon.svg") };
 
-/// `blob:` is where Media Source Extensions attach to a video element, `data:` the empty file that hls.js makes text tracks with; it loads
-/// its worker from its own file.
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; media-src 'self' blob: data:; \
-     connect-src 'self'; worker-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'";
+/// `blob:` is where Media Source Extensions attach to a video element and posters that need a credential are shown from, `data:` the empty
+/// file that hls.js makes text tracks with; it loads its worker from its own file.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; media-src 'self' blob: data:; \
+     connect-src 'self'; worker-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors ";
 
-const SAFETY: [(HeaderName, &str); 5] = [
-    (CONTENT_SECURITY_POLICY, POLICY),
+/// Pages that show what needs a credential are framed by pages of this service alone.
+static OWN_FRAMES: HeaderValue = HeaderValue::from_static("'self'");
+
+const SAFETY: [(HeaderName, &str); 4] = [
     (X_CONTENT_TYPE_OPTIONS, "nosniff"),
     // The address may carry a playback token or a sign-in code in its fragment, and the media's id in its path.
     (REFERRER_POLICY, "no-referrer"),
@@ -58,20 +60,42 @@ pub(super) struct PageAsset {
 impl PageAsset {
     /// The file for a request, or that the browser has it; `tag` is that of its page.
     fn to_response(&'static self, tag: &str, request: &HeaderMap) -> Response {
-        let facts = RepresentationMetadata {
-            size_bytes: u64::try_from(self.bytes.len()).unwrap_or(u64::MAX),
-            etag: tag.to_owned(),
-            content_type: self.content_type,
-            // Asked about on every use, answered with 304: a new version of the gateway never meets an old script.
-            cache_control: "no-cache",
-        };
-        let mut response = bytes::bytes_response(request, &facts, &Bytes::from_static(self.bytes));
-        let headers = response.headers_mut();
-        for (name, value) in SAFETY {
-            headers.insert(name, HeaderValue::from_static(value));
-        }
-        response
+        page_response(request, tag.to_owned(), self.content_type, &Bytes::from_static(self.bytes))
     }
+}
+
+fn page_response(request: &HeaderMap, etag: String, content_type: &'static str, body: &Bytes) -> Response {
+    let facts = RepresentationMetadata {
+        size_bytes: u64::try_from(body.len()).unwrap_or(u64::MAX),
+        etag,
+        content_type,
+        // Asked about on every use, answered with 304: a new version of the gateway never meets an old script.
+        cache_control: "no-cache",
+    };
+    let mut response = bytes::bytes_response(request, &facts, body);
+    let headers = response.headers_mut();
+    for (name, value) in SAFETY {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    set_frame_sources(headers, &OWN_FRAMES);
+    response
+}
+
+fn set_frame_sources(headers: &mut HeaderMap, sources: &HeaderValue) {
+    let policy = [POLICY.as_bytes(), sources.as_bytes()].concat();
+    let policy = HeaderValue::from_bytes(&policy).unwrap_or(HeaderValue::from_static("default-src 'none'"));
+    headers.insert(CONTENT_SECURITY_POLICY, policy);
+}
+
+/// Lets pages of other sites frame a page that uses no credential; `sources` are those of `frame-ancestors` (CSP 3, section 6.4.2).
+pub(super) fn allow_frames(mut response: Response, sources: &HeaderValue) -> Response {
+    set_frame_sources(response.headers_mut(), sources);
+    response
+}
+
+/// Text as it stands in HTML, also between quotes.
+pub(super) fn escape_html(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 /// A page: its document and the files that it names.
@@ -92,6 +116,19 @@ impl EmbeddedPage {
     /// The document for a request, or that the browser has it.
     pub(super) fn document_response(&'static self, request: &HeaderMap) -> Response {
         self.document.to_response(self.tag(), request)
+    }
+
+    /// The document with `head` instead of its title.
+    pub(super) fn document_response_with_head(&'static self, head: &str, request: &HeaderMap) -> Response {
+        let html = String::from_utf8_lossy(self.document.bytes);
+        let Some((before, after)) =
+            html.split_once("<title>").and_then(|(b, rest)| Some((b, rest.split_once("</title>")?.1)))
+        else {
+            return self.document_response(request);
+        };
+        let digest = blake3::hash([self.tag(), head].concat().as_bytes()).to_hex();
+        let body = Bytes::from([before, head, after].concat());
+        page_response(request, format!("\"{digest}\""), HTML, &body)
     }
 
     /// A file of the page for a request; 404 for one that it does not have.

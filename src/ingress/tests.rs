@@ -38,10 +38,10 @@ pub(crate) fn grants(bus: &Bus) -> PlaybackGrants {
 
 /// One ingress with its broker and store.
 pub(super) struct Site {
-    address: SocketAddr,
+    pub(super) address: SocketAddr,
     pub(super) key: String,
     pub(super) broker: TestBroker,
-    store: Store,
+    pub(super) store: Store,
     _folder: TempDir,
     _tasks: JoinSet<()>,
 }
@@ -192,7 +192,7 @@ impl Site {
     }
 
     /// Where all uploads stand.
-    async fn uploads(&self) -> Vec<UploadStatus> {
+    pub(super) async fn uploads(&self) -> Vec<UploadStatus> {
         let admin = self.broker.bus(Role::Admin).await;
         let bucket = admin.context().get_key_value("uploads").await.unwrap();
         let keys: Vec<String> = bucket.keys().await.unwrap().try_collect().await.unwrap();

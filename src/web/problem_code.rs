@@ -98,6 +98,10 @@ kinds! {
         "Ask for less, or leave `expires_in_s` out for a key that does not expire.";
     GateClosed 403 "gate_closed" "The gate of this medium is closed to you"
         "`reason` says what the wallet lacks; another wallet may have it.";
+    FormInvalid 400 "form_malformed" "The form can't be taken"
+        "`detail` says why: a form has one file, and what is said about it stands before it.";
+    FormatUnsupported 501 "format_unsupported" "There is no such format"
+        "Ask for the one that `detail` names, or for none.";
     HeaderInvalid 400 "header_invalid" "A header is missing or makes no sense"
         "`header` names it and `detail` says what it takes.";
     HeadersTooLarge 431 "headers_too_large" "The headers are larger than their limit"
@@ -252,6 +256,8 @@ kinds! {
         "Send the file again under a fresh key, or by `/v1/uploads`, which goes on where it was cut.";
     UploadTerminated 410 "upload_terminated" "The upload has ended"
         "Begin a new upload: somebody ended this one.";
+    UploadTokenRefused 401 "upload_token_refused" "This upload token opens nothing"
+        "Load the page with the form again: a token is good for one upload, for an hour, and stands before the file.";
     UploadTooLarge 413 "upload_too_large" "More bytes than the upload may have"
         "Send no more than `Upload-Length`, and no more than `Tus-Max-Size`.";
     UploadTooSlow 503 "upload_too_slow" "Too few bytes came"

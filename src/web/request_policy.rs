@@ -53,7 +53,7 @@ impl Default for RequestConfig {
 /// A setting that would open more than it says.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{0}")]
-pub struct InvalidOriginConfig(String);
+pub struct InvalidOriginConfig(pub String);
 
 /// Which foreign origins are let in where. One pointer: it is copied for each request.
 #[derive(Debug, Clone)]
@@ -191,7 +191,11 @@ pub const EXPOSED: [&str; 29] = [
 ];
 
 /// An origin is scheme and authority, nothing behind them; `null` is what every sandboxed page calls itself.
-fn parse_origin(text: &str) -> Result<HeaderValue, InvalidOriginConfig> {
+/// An origin as browsers send it (RFC 6454, section 6.2).
+///
+/// # Errors
+/// When it is none, or not in the only spelling that is compared.
+pub fn parse_origin(text: &str) -> Result<HeaderValue, InvalidOriginConfig> {
     let invalid = || InvalidOriginConfig(format!("{text:?} is no origin such as https://app.example.org"));
     let authority =
         text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")).ok_or_else(invalid)?;

@@ -57,14 +57,14 @@ fn row(name: &str) -> String {
 }
 
 /// Nothing has gone wrong that the browser would report: no script failed, and the policy of the page refused nothing.
-async fn has_clean_console(page: &Page, expected: &[&str]) {
+pub(crate) async fn has_clean_console(page: &Page, expected: &[&str]) {
     let errors = page.console_errors().await;
     let is_expected = |line: &String| expected.iter().any(|part| line.contains(part));
     assert!(errors.iter().all(is_expected), "{errors:?}");
 }
 
 /// axe finds nothing in light and dark, on a phone and on a desk, and nothing needs scrolling sideways.
-async fn is_accessible(page: &Page, name: &str) {
+pub(crate) async fn is_accessible(page: &Page, name: &str) {
     let axe =
         Path::new(env!("CARGO_MANIFEST_DIR")).join("src/ingress/library/node_modules/axe-core/axe.min.js");
     let axe = std::fs::read_to_string(&axe)

@@ -38,6 +38,7 @@ mod redrive;
 mod removal;
 mod scale;
 mod settings;
+mod sharing;
 mod site;
 mod soak;
 mod subtitles;

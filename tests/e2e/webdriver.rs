@@ -62,6 +62,11 @@ impl Page {
         self.client.goto(url).await.unwrap();
     }
 
+    /// Looks into a frame of the page from now on, until another page is opened.
+    pub(crate) async fn enter_frame(&self, index: u16) {
+        self.client.enter_frame(index).await.unwrap();
+    }
+
     /// Clicks what the CSS selector finds.
     pub(crate) async fn click(&self, selector: &str) {
         self.client.find(Locator::Css(selector)).await.unwrap().click().await.unwrap();

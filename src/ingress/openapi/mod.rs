@@ -25,7 +25,7 @@ use axum::{
 use serde_json::{Value, json};
 use utoipa::OpenApi;
 
-use super::{audit, events, jobs, library, media, metrics, play, probes, uploads, watch};
+use super::{audit, events, jobs, library, media, metrics, play, probes, sharing, uploads, watch};
 pub(crate) use group::{OperationGroup, query_parameters};
 pub(crate) use schema::{SchemaCollector, id_schema, schema_parameters};
 use web::{
@@ -104,6 +104,7 @@ fn describe_groups(
         describe_group::<crate::gates::GatesApiDoc>(&mut operations, schemas),
         describe_group::<play::PlaybackApiDoc>(&mut operations, schemas),
         describe_group::<watch::WatchApiDoc>(&mut operations, schemas),
+        describe_group::<sharing::SharingApiDoc>(&mut operations, schemas),
         describe_group::<library::LibraryApiDoc>(&mut operations, schemas),
         describe_group::<crate::sign_in::SignInApiDoc>(&mut operations, schemas),
         describe_group::<jobs::JobsApiDoc>(&mut operations, schemas),

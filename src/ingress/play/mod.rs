@@ -11,6 +11,7 @@ mod growing;
 mod open;
 mod path;
 mod playable_media;
+pub(super) mod poster;
 
 use axum::{
     body::Body,
@@ -66,7 +67,7 @@ impl Default for PlaybackConfig {
 
 /// Their descriptions.
 #[derive(utoipa::OpenApi)]
-#[openapi(paths(open::open_playback, read_playback_path))]
+#[openapi(paths(open::open_playback, poster::read_poster, read_playback_path))]
 pub(super) struct PlaybackApiDoc;
 
 impl openapi::OperationGroup for PlaybackApiDoc {
@@ -79,9 +80,11 @@ impl openapi::OperationGroup for PlaybackApiDoc {
     }
 }
 
-/// The route that opens a session; a public medium needs no credential.
+/// What opens a session, and the poster; a public medium needs no credential.
 pub fn session_router() -> OperationRouter<AppState> {
-    OperationRouter::default().with(&open::OPEN_PLAYBACK, open::open_playback)
+    OperationRouter::default()
+        .with(&open::OPEN_PLAYBACK, open::open_playback)
+        .with(&poster::READ_POSTER, poster::read_poster)
 }
 
 /// The routes below a token; open, since the token is the right.

@@ -1,26 +1,38 @@
-//! The watch page: `/watch/{media_id}` plays one media in a browser, from this binary alone.
+//! Two pages that play one medium in a browser, from this binary alone: `/watch/{media_id}`, and `/embed/{media_id}` for frames of other
+//! sites, which never uses a credential.
 //!
-//! The page is the same for every media: it reads the id from its address and asks `/v1/media/{id}/playback` itself, so this module
-//! holds no state and decides nothing. Scripts, styles and hls.js are embedded at build time; the content security policy allows
+//! The scripts read the id from the address and ask `/v1/media/{id}/playback` themselves, so this module decides nothing; only the head of
+//! a public medium's page says what it is. Scripts, styles and hls.js are embedded at build time; the content security policy allows
 //! nothing from elsewhere.
 //!
 //! Limits: media ids only, checked by type; assets are a fixed list; no body is read.
 
-use axum::{extract::Path, http::HeaderMap, response::Response};
+use axum::{
+    extract::{Path, State},
+    http::HeaderMap,
+    response::Response,
+};
 use schemas::ids::MediaId;
 
 use super::{
-    openapi,
-    page_assets::{EmbeddedPage, PageAsset, SCRIPT, STYLE},
+    AppState, openapi,
+    page_assets::{self, EmbeddedPage, PageAsset, SCRIPT, STYLE},
+    sharing::link_preview,
 };
 use web::{
     error::Problem,
     limit::RateLimitGroup,
     operation::{Operation, OperationAccess, OperationRouter},
+    public_address::PublicAddress,
 };
 
 static PAGE: EmbeddedPage = EmbeddedPage::new(include_bytes!("index.html"), &ASSETS);
-static ASSETS: [PageAsset; 8] = [
+/// Its files are those of the other page.
+static EMBED_PAGE: EmbeddedPage = EmbeddedPage::new(include_bytes!("embed.html"), &ASSETS);
+static ASSETS: [PageAsset; 11] = [
+    PageAsset { name: "embed.css", content_type: STYLE, bytes: include_bytes!("embed.css") },
+    PageAsset { name: "embed.js", content_type: SCRIPT, bytes: include_bytes!("embed.js") },
+    PageAsset { name: "link.js", content_type: SCRIPT, bytes: include_bytes!("link.js") },
     PageAsset { name: "watch.css", content_type: STYLE, bytes: include_bytes!("watch.css") },
     PageAsset { name: "watch.js", content_type: SCRIPT, bytes: include_bytes!("watch.js") },
     PageAsset { name: "player.js", content_type: SCRIPT, bytes: include_bytes!("player.js") },
@@ -39,19 +51,22 @@ static ASSETS: [PageAsset; 8] = [
     },
 ];
 
-/// Serves `/watch/{media_id}` and `/watch/assets/{file}`; needs no state and no right, the page asks for the media itself.
-pub fn router<S: Clone + Send + Sync + 'static>() -> OperationRouter<S> {
-    OperationRouter::default().with(&READ_WATCH_PAGE, read_watch_page).with(&READ_ASSET, read_asset)
+/// Serves the pages and their files; needs no right, the pages ask for the media themselves.
+pub fn router() -> OperationRouter<AppState> {
+    OperationRouter::default()
+        .with(&READ_WATCH_PAGE, read_watch_page)
+        .with(&READ_EMBED_PAGE, read_embed_page)
+        .with(&READ_ASSET, read_asset)
 }
 
-/// Its description; the page's own files are none of the API.
+/// Their descriptions; the pages' own files are none of the API.
 #[derive(utoipa::OpenApi)]
-#[openapi(paths(read_watch_page))]
+#[openapi(paths(read_watch_page, read_embed_page))]
 pub(super) struct WatchApiDoc;
 
 impl openapi::OperationGroup for WatchApiDoc {
     fn operations() -> Vec<&'static Operation> {
-        router::<()>().operations().to_vec()
+        router().operations().to_vec()
     }
 
     fn add_schemas(_: &mut openapi::SchemaCollector) {}
@@ -62,7 +77,8 @@ static READ_WATCH_PAGE: Operation =
 
 /// Watch one medium in a browser
 ///
-/// The same page for every medium: it opens the playback session itself.
+/// It opens the playback session itself. The page of a public medium names title, poster and player for sites that show links
+/// (Open Graph, oEmbed); any other is the same for every medium.
 #[utoipa::path(
     get,
     path = READ_WATCH_PAGE.path,
@@ -74,11 +90,49 @@ static READ_WATCH_PAGE: Operation =
         (status = 304, description = "It is as known", headers(("ETag"))),
     ),
 )]
-async fn read_watch_page(Path(media_id): Path<String>, headers: HeaderMap) -> Result<Response, Problem> {
-    match media_id.parse::<MediaId>() {
-        Ok(_) => Ok(PAGE.document_response(&headers)),
-        Err(_) => Err(Problem::not_found("there is no such watch page")),
-    }
+async fn read_watch_page(
+    State(app): State<AppState>,
+    Path(media_id): Path<String>,
+    address: PublicAddress,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let media_id = parse_page_id(&media_id)?;
+    let head = link_preview::render_head(&app, media_id, &address.absolute_prefix()).await;
+    Ok(match head {
+        Some(head) => PAGE.document_response_with_head(&head, &headers),
+        None => PAGE.document_response(&headers),
+    })
+}
+
+static READ_EMBED_PAGE: Operation =
+    Operation::read("/embed/{media_id}", OperationAccess::Open, Some(RateLimitGroup::Api)).with_any_query();
+
+/// Embed the player of one medium
+///
+/// For an `iframe` of another site; `ingress.sharing.frame_ancestors` says which may. It plays what is public, or what the token behind
+/// `#token=` opens, and never uses a credential of who watches. `?autoplay=1` begins without sound, `?start=30` at a time in seconds.
+#[utoipa::path(
+    get,
+    path = READ_EMBED_PAGE.path,
+    tag = "streaming",
+    operation_id = "embed",
+    params(("media_id", Path), ("If-None-Match", Header)),
+    responses(
+        (status = 200, description = "A page", content_type = "text/html", headers(("ETag"))),
+        (status = 304, description = "It is as known", headers(("ETag"))),
+    ),
+)]
+async fn read_embed_page(
+    State(app): State<AppState>,
+    Path(media_id): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    parse_page_id(&media_id)?;
+    Ok(page_assets::allow_frames(EMBED_PAGE.document_response(&headers), &app.frame_sources))
+}
+
+fn parse_page_id(media_id: &str) -> Result<MediaId, Problem> {
+    media_id.parse().map_err(|_| Problem::not_found("there is no such watch page"))
 }
 
 static READ_ASSET: Operation =
@@ -90,63 +144,4 @@ async fn read_asset(Path(file): Path<String>, headers: HeaderMap) -> Result<Resp
 }
 
 #[cfg(test)]
-mod tests {
-    use axum::body::{Body, to_bytes};
-    use axum::http::header::{CONTENT_SECURITY_POLICY, ETAG, IF_NONE_MATCH, X_CONTENT_TYPE_OPTIONS};
-    use axum::http::{Request, StatusCode};
-    use tower::ServiceExt;
-
-    use super::*;
-
-    const ID: &str = "00000000000000000000000000";
-
-    async fn get(path: &str, if_none_match: Option<&str>) -> Response {
-        let mut request = Request::get(path);
-        if let Some(tags) = if_none_match {
-            request = request.header(IF_NONE_MATCH, tags);
-        }
-        router::<()>().into_parts().0.oneshot(request.body(Body::empty()).unwrap()).await.unwrap()
-    }
-
-    #[tokio::test]
-    async fn ids_and_files_that_cannot_be_are_refused() {
-        let long = format!("/watch/{ID}a");
-        for path in [
-            "/watch/short",
-            "/watch/AAAAAAAAAAAAAAAAAAAAAAAAAA",
-            long.as_str(),
-            "/watch/assets/..%2Fmod.rs",
-            "/watch/assets/mod.rs",
-        ] {
-            assert_eq!(get(path, None).await.status(), StatusCode::NOT_FOUND, "{path}");
-        }
-    }
-
-    #[tokio::test]
-    async fn every_file_the_page_names_is_served_under_a_strict_policy() {
-        let response = get(&format!("/watch/{ID}"), None).await;
-        assert_eq!(response.status(), StatusCode::OK);
-        assert_eq!(response.headers()[X_CONTENT_TYPE_OPTIONS], "nosniff");
-        let policy = response.headers()[CONTENT_SECURITY_POLICY].to_str().unwrap().to_owned();
-        assert!(policy.contains("script-src 'self';") && !policy.contains("unsafe"), "{policy}");
-        let html = to_bytes(response.into_body(), 1 << 20).await.unwrap();
-        let html = std::str::from_utf8(&html).unwrap();
-        let named: Vec<&str> = html.split('"').filter(|part| part.starts_with("assets/")).collect();
-        assert!(named.len() >= 3, "{named:?}");
-        for path in named {
-            assert_eq!(get(&format!("/watch/{path}"), None).await.status(), StatusCode::OK, "{path}");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_file_the_browser_has_is_not_sent_again() {
-        let first = get("/watch/assets/hls.min.mjs", None).await;
-        let tag = first.headers()[ETAG].to_str().unwrap().to_owned();
-        for list in [tag.clone(), format!("W/{tag}"), format!("\"other\", {tag}"), "*".to_owned()] {
-            let again = get("/watch/assets/hls.min.mjs", Some(&list)).await;
-            assert_eq!(again.status(), StatusCode::NOT_MODIFIED, "{list}");
-            assert!(to_bytes(again.into_body(), 1).await.unwrap().is_empty());
-        }
-        assert_eq!(get("/watch/assets/hls.min.mjs", Some("\"other\"")).await.status(), StatusCode::OK);
-    }
-}
+mod tests;

@@ -25,6 +25,10 @@ export function credential(): string;
 
 export function request(method: string, path: string, body?: unknown, extra?: Record<string, string>): Promise<unknown>;
 
+export function requestOpenly(method: string, path: string): Promise<unknown>;
+
+export function fileAt(path: string): Promise<Blob>;
+
 export function versionOf(path: string): Promise<{ document: unknown; tag: string }>;
 
 export function post(path: string, body: unknown): Promise<unknown>;

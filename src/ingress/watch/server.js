@@ -3,7 +3,7 @@
 // Limits: a request 15 s, a line of the event stream 64 kB of text, a pause between two tries of it 1 to 15 s.
 
 /** What stands in front of our addresses: empty, or the path that a proxy gave the gateway. The library page is at its root. */
-export const base = location.pathname.slice(0, location.pathname.lastIndexOf(location.pathname.includes("/watch/") ? "/watch/" : "/"));
+export const base = location.pathname.replace(/\/((watch|embed)\/[^/]*)?$/, "");
 
 const requestMs = 15_000;
 const lineLengthMax = 65_536;
@@ -89,6 +89,19 @@ export async function request(method, path, body, extra = {}) {
   return documentIn(await responseTo((shown) => send(method, path, body, shown, extra)));
 }
 
+/** Asks as everybody: no credential is sent or looked for, which browsers may keep from a frame of another site. */
+export async function requestOpenly(method, path) {
+  const response = await send(method, path, undefined, "");
+  if (!response.ok) throw await Problem.from(response);
+  return documentIn(response);
+}
+
+/** Asks for a file with the credential that there is; answers its bytes. */
+export async function fileAt(path) {
+  const response = await responseTo((shown) => fetch(base + path, { headers: headers({}, shown), signal: AbortSignal.timeout(requestMs) }));
+  return response.blob();
+}
+
 /** Asks for a document and the version that it has: {document, tag}. */
 export async function versionOf(path) {
   const response = await responseTo((shown) => send("GET", path, undefined, shown));
@@ -138,6 +151,9 @@ export const post = (path, body) => request("POST", path, body);
 
 /** The addresses of a playback session, and what plays: {title, hls_url, poster_url, expires_at, ...}. */
 export const playback = (mediaId) => request("POST", `/v1/media/${mediaId}/playback`);
+
+/** The same with no credential at all. */
+export const openPlayback = (mediaId) => requestOpenly("POST", `/v1/media/${mediaId}/playback`);
 
 /** The document of a medium; null where it can't be read. */
 export const documentOf = (mediaId) => request("GET", `/v1/media/${mediaId}`).catch(() => null);

@@ -6,9 +6,10 @@
 //
 // For tests and for styles, #page carries data-state (starting, waiting, sign-in, ready, playing, failed), data-player and data-level.
 
+import { sessionOfLink, tokenOfFragment } from "./link.js";
 import { play } from "./player.js";
 import { showScenes } from "./scenes.js";
-import { Problem, apiKey, base, credential, documentOf, follow, playback, session } from "./server.js";
+import { Problem, apiKey, credential, documentOf, follow, playback, session } from "./server.js";
 import * as wallet from "./wallet.js";
 
 const page = document.getElementById("page");
@@ -48,19 +49,6 @@ function show(state, text = "") {
   again.hidden = state !== "failed";
 }
 
-/** The session of a link: what it plays, and what there is beside it. */
-function sessionOfLink(token) {
-  const link = new URLSearchParams(location.hash.slice(1));
-  const at = (name) => `${base}/play/${token}/${mediaId}/${name}`;
-  if (link.has("still")) return { poster_url: at("poster.jpg") };
-  return { hls_url: at("master.m3u8"), storyboard_url: link.has("storyboard") ? at("storyboard.vtt") : null };
-}
-
-function tokenOfFragment() {
-  const token = new URLSearchParams(location.hash.slice(1)).get("token") ?? "";
-  return /^[A-Za-z0-9._~-]{1,2000}$/.test(token) ? token : "";
-}
-
 async function start(startS = 0) {
   following?.abort();
   player?.stop();
@@ -71,7 +59,7 @@ async function start(startS = 0) {
   show("starting", "Loading");
   const token = tokenOfFragment();
   try {
-    if (token) await begin(sessionOfLink(token), startS);
+    if (token) await begin(sessionOfLink(mediaId, token), startS);
     else await begin(await playback(mediaId), startS);
   } catch (problem) {
     refused(problem, startS);

@@ -1,6 +1,6 @@
 // What the library asks of the gateway, with types. Documents are those of `/openapi.json`; only what the page shows is named.
 
-import { apiKey, credential, post, Problem, request, session, versionOf } from "../../watch/server.js";
+import { apiKey, credential, fileAt, post, Problem, request, requestOpenly, session, versionOf } from "../../watch/server.js";
 
 export type Status = "uploading" | "stored" | "rejected" | "playable" | "ready" | "failed";
 
@@ -132,10 +132,31 @@ export async function remove(mediaId: string): Promise<void> {
   await request("DELETE", `/v1/media/${mediaId}`, undefined, ANY_VERSION);
 }
 
-/** The address of a medium's poster, by a playback session of its owner; null where there is none. */
-export async function posterOf(mediaId: string): Promise<string | null> {
-  const { poster_url } = (await request("POST", `/v1/media/${mediaId}/playback`)) as { poster_url: string | null };
-  return poster_url;
+/** An address of the medium's poster for this page alone; who shows it revokes it. */
+export async function posterOf(mediaId: string): Promise<string> {
+  return URL.createObjectURL(await fileAt(`/v1/media/${mediaId}/poster`));
+}
+
+/** A medium that everybody may watch, as visitors see it. */
+export interface PublicMedium {
+  media_id: string;
+  title: string;
+  duration_ms: number;
+  created_at_ms: number;
+  watch_url: string;
+  poster_url: string | null;
+}
+
+/** What visitors may watch; null where that is not shown to them. */
+export async function publicMedia(cursor: string): Promise<{ media: PublicMedium[]; next: string } | null> {
+  const query = cursor ? `&cursor=${encodeURIComponent(cursor)}` : "";
+  try {
+    const page = (await requestOpenly("GET", `/v1/library?limit=${pageSize}${query}`)) as { items: PublicMedium[]; next_cursor: string | null };
+    return { media: page.items, next: page.next_cursor ?? "" };
+  } catch (error) {
+    if (error instanceof Problem && error.status === 404) return null;
+    throw error;
+  }
 }
 
 /** A sentence about what went wrong: what the gateway says to people, and its stable code. */

@@ -9,10 +9,7 @@ import { Limiter } from "./limiter.js";
 import type { MediaStore } from "./store.js";
 import { clock, day, reason, STATES } from "./words.js";
 
-/** Most posters of one visit: each opens a playback session. */
-const postersMax = 60;
 const posters = new Limiter(2);
-let postersLeft = postersMax;
 
 /** Tells rows that they are about to be seen. */
 const seeing = new IntersectionObserver(
@@ -37,7 +34,7 @@ export class MediumRow extends PageElement {
     poster: { state: true },
     problem: { state: true },
     isBusy: { state: true },
-    isLinkShown: { state: true },
+    shownText: { state: true },
   };
   declare medium: api.Medium;
   declare percent: number | undefined;
@@ -47,7 +44,8 @@ export class MediumRow extends PageElement {
   declare poster: string | null;
   declare problem: string;
   declare isBusy: boolean;
-  declare isLinkShown: boolean;
+  /** What is to be copied by hand, where the browser lets no page do so. */
+  declare shownText: string;
   private isSeen = false;
   private isPosterAsked = false;
 
@@ -57,7 +55,7 @@ export class MediumRow extends PageElement {
     this.poster = null;
     this.problem = "";
     this.isBusy = false;
-    this.isLinkShown = false;
+    this.shownText = "";
   }
 
   override connectedCallback(): void {
@@ -69,6 +67,9 @@ export class MediumRow extends PageElement {
   override disconnectedCallback(): void {
     seeing.unobserve(this);
     this.store.rows.delete(this.medium.media_id);
+    if (this.poster) URL.revokeObjectURL(this.poster);
+    this.poster = null;
+    this.isPosterAsked = false;
     super.disconnectedCallback();
   }
 
@@ -91,10 +92,14 @@ export class MediumRow extends PageElement {
 
   private askPoster(): void {
     const { media_id, status, has_poster } = this.medium;
-    if (!this.isSeen || this.isPosterAsked || !this.isOwn || status !== "ready" || !has_poster || postersLeft <= 0) return;
+    if (!this.isSeen || this.isPosterAsked || status !== "ready" || !has_poster) return;
     this.isPosterAsked = true;
-    postersLeft -= 1;
-    posters.run(() => api.posterOf(media_id)).then((url) => (this.poster = url), () => null);
+    posters.run(() => api.posterOf(media_id)).then((url) => this.showPoster(url), () => null);
+  }
+
+  private showPoster(url: string): void {
+    if (this.isConnected) this.poster = url;
+    else URL.revokeObjectURL(url);
   }
 
   private get name(): string {
@@ -103,6 +108,12 @@ export class MediumRow extends PageElement {
 
   private get link(): string {
     return `${location.origin}${base}/watch/${this.medium.media_id}`;
+  }
+
+  /** What another site puts into a page of its own. */
+  private get embedCode(): string {
+    const name = this.name.replaceAll("&", "&amp;").replaceAll('"', "&quot;").replaceAll("<", "&lt;");
+    return `<iframe src="${location.origin}${base}/embed/${this.medium.media_id}" width="640" height="360" title="${name}" style="border:0" allow="autoplay; fullscreen; picture-in-picture" allowfullscreen></iframe>`;
   }
 
   private get plays(): boolean {
@@ -124,7 +135,7 @@ export class MediumRow extends PageElement {
         </div>
         <div class="actions">${this.actions()}</div>
         ${this.problem ? html`<p class="problem" role="alert">${this.problem}</p>` : nothing}
-        ${this.isLinkShown ? html`<label class="link">Link to copy<input readonly .value=${this.link} @focus=${selectAll}></label>` : nothing}
+        ${this.shownText ? html`<label class="link">To copy<input readonly .value=${this.shownText} @focus=${selectAll}></label>` : nothing}
       </article>`;
   }
 
@@ -150,7 +161,8 @@ export class MediumRow extends PageElement {
     const neverPlays = status === "rejected" || status === "failed";
     return html`
       ${neverPlays ? nothing : this.switch()}
-      ${this.plays ? html`<button type="button" data-act="copy" aria-label="Copy link to ${this.name}" @click=${this.copy}>Copy link</button>` : nothing}
+      ${this.plays ? html`<button type="button" data-act="copy" aria-label="Copy link to ${this.name}" @click=${this.copyLink}>Copy link</button>` : nothing}
+      ${this.plays && this.access === "everybody" ? html`<button type="button" data-act="embed" aria-label="Copy code to embed ${this.name}" @click=${this.copyEmbedCode}>Embed</button>` : nothing}
       <button type="button" class="danger" data-act="delete" aria-label="Delete ${this.name}" @click=${this.askRemoval}>Delete</button>`;
   }
 
@@ -180,13 +192,21 @@ export class MediumRow extends PageElement {
     if (document.activeElement === document.body) this.querySelector<HTMLElement>('[data-act="publish"]')?.focus();
   }
 
-  private async copy(): Promise<void> {
+  private copyLink(): Promise<void> {
+    return this.copy(this.link, this.access === "everybody" ? "Link copied." : "Link copied. Only you can play it until it is public.");
+  }
+
+  private copyEmbedCode(): Promise<void> {
+    return this.copy(this.embedCode, "Code to embed it copied: put it into a page of your site.");
+  }
+
+  private async copy(text: string, words: string): Promise<void> {
     try {
-      await navigator.clipboard.writeText(this.link);
-      this.announce(this.access === "everybody" ? "Link copied." : "Link copied. Only you can play it until it is public.");
+      await navigator.clipboard.writeText(text);
+      this.announce(words);
     } catch {
       // Browsers let pages write there over TLS and on this machine only.
-      this.isLinkShown = true;
+      this.shownText = text;
       await this.updateComplete;
       this.querySelector<HTMLInputElement>(".link input")?.focus();
     }

@@ -7,6 +7,7 @@ import { apiKey, base, credential, Problem } from "../../watch/server.js";
 import * as api from "./api.js";
 import { PageElement } from "./element.js";
 import "./medium-row.js";
+import "./public-list.js";
 import "./sign-in.js";
 import { MediaStore } from "./store.js";
 import "./upload-panel.js";
@@ -27,6 +28,7 @@ export class LibraryPage extends PageElement {
     problem: { state: true },
     words: { state: true },
     asked: { state: true },
+    isPublicShown: { state: true },
   };
   declare view: View;
   declare version: number;
@@ -34,6 +36,8 @@ export class LibraryPage extends PageElement {
   declare words: string;
   /** The medium whose deletion is to be confirmed. */
   declare asked: api.Medium | null;
+  /** Visitors see a list above the form that signs in. */
+  declare isPublicShown: boolean;
   private who: api.Who | null = null;
   private store: MediaStore | null = null;
   private readonly uploads = new Uploads(
@@ -50,6 +54,7 @@ export class LibraryPage extends PageElement {
     this.problem = "";
     this.words = "";
     this.asked = null;
+    this.isPublicShown = false;
   }
 
   override connectedCallback(): void {
@@ -115,7 +120,12 @@ export class LibraryPage extends PageElement {
     this.who = null;
     this.problem = problem;
     this.view = "sign-in";
-    void this.updateComplete.then(() => this.querySelector<HTMLElement>("#key")?.focus());
+  }
+
+  /** Who has nothing else to do here is where the key goes. */
+  private visited(isPublicShown: boolean): void {
+    this.isPublicShown = isPublicShown;
+    if (!isPublicShown || this.problem) this.querySelector<HTMLElement>("#key")?.focus();
   }
 
   private async signOut(): Promise<void> {
@@ -163,6 +173,9 @@ export class LibraryPage extends PageElement {
         ${this.view === "library"
           ? html`<span class="who help" title=${this.who?.owner ?? ""}>${this.who?.owner}</span><button id="sign-out" type="button" @click=${this.signOut}>Sign out</button>`
           : nothing}
+        ${this.view === "sign-in" && this.isPublicShown
+          ? html`<button id="to-sign-in" type="button" @click=${() => this.querySelector<HTMLElement>("#key")?.focus()}>Sign in</button>`
+          : nothing}
       </header>
       <main id="page" data-view=${this.view} data-list=${this.store?.state ?? ""} @announce=${(event: CustomEvent<string>) => this.say(event.detail)}
         @remove-asked=${this.askRemoval}>${this.content()}</main>
@@ -171,7 +184,10 @@ export class LibraryPage extends PageElement {
   }
 
   private content(): TemplateResult {
-    if (this.view === "sign-in") return html`<library-sign-in .problem=${this.problem} @signed-in=${this.enter}></library-sign-in>`;
+    if (this.view === "sign-in") {
+      return html`<library-public @shown=${(event: CustomEvent<boolean>) => this.visited(event.detail)}></library-public>
+        <library-sign-in .problem=${this.problem} .isBelow=${this.isPublicShown} @signed-in=${this.enter}></library-sign-in>`;
+    }
     if (this.view === "away") return html`<h1>Your library</h1><p class="card" role="status">${this.problem} The page tries again by itself.</p>`;
     if (this.view === "starting" || !this.store) return html`<h1>Your library</h1><p role="status">Loading</p>`;
     return html`

@@ -9,20 +9,24 @@ import { PageElement } from "./element.js";
 
 /** Sends `signed-in` once there is a credential to try. */
 export class SignIn extends PageElement {
-  static override properties = { problem: {}, isWaiting: { state: true } };
+  static override properties = { problem: {}, isBelow: { attribute: false }, isWaiting: { state: true } };
   declare problem: string;
+  /** Something stands above it that the page is named by. */
+  declare isBelow: boolean;
   declare isWaiting: boolean;
 
   constructor() {
     super();
     this.problem = "";
+    this.isBelow = false;
     this.isWaiting = false;
   }
 
   override render(): TemplateResult {
+    const title = "Sign in to your library";
     return html`
       <section class="card sign-in" aria-labelledby="sign-in-title">
-        <h1 id="sign-in-title">Sign in to your library</h1>
+        ${this.isBelow ? html`<h2 id="sign-in-title">${title}</h2>` : html`<h1 id="sign-in-title">${title}</h1>`}
         <p>Upload video, sound and pictures, and choose who plays them.</p>
         ${this.problem ? html`<p class="problem" role="alert">${this.problem}</p>` : nothing}
         ${wallet.isThere()

@@ -1,0 +1,91 @@
+//! `GET /v1/media/{media_id}/poster`: the poster of a medium at an address that stays, without a playback session.
+
+use axum::{
+    body::Body,
+    extract::{Path, State},
+    http::HeaderMap,
+    response::Response,
+};
+use schemas::{access::ApiKeyScope, keys, media::MediaEncode};
+
+use super::{content_tag, no_such_resource, path::PlaybackPath, store_problem};
+use crate::{AppState, media, sharing::PublicMedium};
+use auth::Principal;
+use web::{
+    bytes::{self, RepresentationMetadata},
+    error::Problem,
+    limit::RateLimitGroup,
+    operation::{Operation, OperationAccess},
+};
+
+/// Largest poster whose size in pixels is read, in bytes.
+const POSTER_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
+pub(super) static READ_POSTER: Operation = Operation::read(
+    "/v1/media/{media_id}/poster",
+    OperationAccess::Optional(ApiKeyScope::Metadata),
+    Some(RateLimitGroup::Streaming),
+);
+
+/// Fetch the poster of a medium
+///
+/// Of a public medium it is everybody's, of any other its owner's; whom a rule lets in gets it with the playback session.
+#[utoipa::path(
+    get,
+    path = READ_POSTER.path,
+    tag = "streaming",
+    operation_id = "read_poster",
+    params(("media_id", Path), ("Range", Header), ("If-None-Match", Header)),
+    responses(
+        (status = 200, description = "The picture", headers(("ETag")), content(("image/jpeg"))),
+        (status = 206, description = "A part of it", headers(("ETag"), ("Content-Range")), content(("image/jpeg"))),
+        (status = 304, description = "It is as known", headers(("ETag"))),
+        (status = 416, description = "The range lies outside of what there is", headers(("Content-Range"))),
+    ),
+)]
+pub(super) async fn read_poster(
+    State(app): State<AppState>,
+    Path(id): Path<String>,
+    who: Option<axum::Extension<Principal>>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let media_id = media::parse_media_id(&id)?;
+    let public = PublicMedium::load(&app.bus, media_id).await?;
+    // A medium that stops being public stops being shown by others within a minute.
+    let (encode, cache_control) = match (public, who) {
+        (Some(medium), _) => (medium.encode, "public, max-age=60"),
+        (None, Some(axum::Extension(who))) => {
+            let medium = media::MediumRecords::load(&app.bus, media_id).await?;
+            let may_see = who.may_see(medium.owner());
+            let encode = medium.asset.and_then(|held| held.record.encode).filter(|_| may_see);
+            (encode.ok_or_else(no_such_resource)?, "private, max-age=60")
+        }
+        (None, None) => return Err(no_such_resource()),
+    };
+    if !encode.has_poster {
+        return Err(no_such_resource());
+    }
+    let key = poster_key(&encode);
+    let facts = RepresentationMetadata {
+        size_bytes: app.store.head(&key).await.map_err(store_problem)?.size_bytes,
+        etag: content_tag(key.as_bytes()),
+        content_type: PlaybackPath::Poster.content_type(),
+        cache_control,
+    };
+    let store = app.store.clone();
+    Ok(bytes::range_response(&headers, &facts, |range| Body::from_stream(store.get_stream(&key, range))))
+}
+
+fn poster_key(encode: &MediaEncode) -> String {
+    format!("{}/{}", encode.prefix, keys::POSTER)
+}
+
+/// Width and height of the poster in pixels; `None` when there is none, or it can't be read now.
+pub(crate) async fn poster_pixels(app: &AppState, encode: &MediaEncode) -> Option<(u32, u32)> {
+    if !encode.has_poster {
+        return None;
+    }
+    let picture = app.store.get(&poster_key(encode), POSTER_BYTES_MAX).await.ok()?;
+    let size = imagesize::blob_size(&picture).ok()?;
+    Some((u32::try_from(size.width).ok()?, u32::try_from(size.height).ok()?))
+}
