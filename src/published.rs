@@ -425,13 +425,25 @@ fn json_pointer(path: &[&str]) -> String {
 fn message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
     let (mut senders, mut receivers): (Vec<&str>, Vec<&str>) = match name {
         "upload.received" => (vec!["ingress"], vec!["upload"]),
-        "limit.exceeded" | "upload.created" | "upload.terminated" | "upload.expired"
-        | "admin.key_created" | "auth.challenged" | "auth.denied" | "auth.key_created"
-        | "auth.key_revoked" | "auth.refreshed" | "auth.refused" | "auth.reused" | "auth.signed_in"
+        "limit.exceeded"
+        | "upload.created"
+        | "upload.terminated"
+        | "upload.expired"
+        | "admin.key_created"
+        | "auth.challenged"
+        | "auth.denied"
+        | "auth.key_created"
+        | "auth.link_created"
+        | "auth.upload_token_created"
+        | "auth.key_revoked"
+        | "auth.refreshed"
+        | "auth.refused"
+        | "auth.reused"
+        | "auth.signed_in"
         | "auth.signed_out" => (vec!["ingress"], vec![]),
         "media.stored" => (vec!["upload"], vec!["index", "transcode"]),
         "media.rejected" => (vec!["upload"], vec!["index"]),
-        "media.changed" | "ask.jobs" | "ask.media" => (vec!["ingress"], vec!["index"]),
+        "media.changed" | "ask.jobs" | "ask.media" | "ask.public_media" => (vec!["ingress"], vec!["index"]),
         "media.playable" | "media.ready" | "job.cancelled" | "job.dead" | "job.failed" | "job.parked"
         | "job.queued" | "job.retried" | "job.started" | "job.succeeded" => {
             (vec!["transcode"], vec!["index"])

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::Context;
 use nats::{Bus, ProcessHealth, Role, server, topology};
-use schemas::access;
+use schemas::{access, ids::RequestId};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
@@ -162,8 +162,9 @@ impl LinkPrinter {
 
     async fn create_code(&self) -> Result<String, nats::BusError> {
         let bus = Bus::connect(&self.broker).await?;
-        let code =
-            auth::link::create_sign_in_link(&bus, auth::FIRST_OWNER, access::PrincipalRole::Owner).await?;
+        let (owner, role) = (auth::FIRST_OWNER, access::PrincipalRole::Owner);
+        let request_id = RequestId::from_bytes(nats::new_id_bytes());
+        let code = auth::link::create_sign_in_link(&bus, owner, role, ("up", request_id)).await?;
         bus.close().await?;
         Ok(code)
     }

@@ -84,6 +84,8 @@ pub fn event_entries() -> Vec<CatalogEntry> {
         event_entry::<session::AuthReused>(),
         event_entry::<session::AuthSignedOut>(),
         event_entry::<session::AuthKeyCreated>(),
+        event_entry::<session::AuthLinkCreated>(),
+        event_entry::<session::AuthUploadTokenCreated>(),
         event_entry::<session::AuthKeyRevoked>(),
         event_entry::<gate::GateChanged>(),
         event_entry::<gate::GateGranted>(),
@@ -118,6 +120,7 @@ pub fn record_entries() -> Vec<CatalogEntry> {
             &session::challenge_counter_key("{prefix_sha256}"),
         ),
         record_entry::<session::SignInLink>("nonces.link", &session::sign_in_link_key("{code_sha256}")),
+        record_entry::<session::UploadToken>("nonces.upload", &session::upload_token_key("{token_sha256}")),
         record_entry::<session::AuthSession>("sessions", "{session_id}"),
         record_entry::<session::WalletSessions>(
             "sessions.wallet",
@@ -184,6 +187,8 @@ pub fn other_entries() -> Vec<CatalogEntry> {
         },
         request_entry::<index_query::MediaIndexQuery>(index_query::MEDIA),
         reply_entry::<index_query::IndexReply<index_query::MediaIndexPage>>(index_query::MEDIA),
+        request_entry::<index_query::PublicMediaIndexQuery>(index_query::PUBLIC_MEDIA),
+        reply_entry::<index_query::IndexReply<index_query::MediaIndexPage>>(index_query::PUBLIC_MEDIA),
         request_entry::<index_query::JobIndexQuery>(index_query::JOBS),
         reply_entry::<index_query::IndexReply<index_query::JobIndexPage>>(index_query::JOBS),
     ]

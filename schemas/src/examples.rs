@@ -714,6 +714,8 @@ fn visit_session_events(visitor: &mut impl ExampleVisitor) {
         by: owner(),
     };
     visit_event(visitor, created);
+    visit_event(visitor, session::AuthLinkCreated { request_id, owner: owner(), by: owner() });
+    visit_event(visitor, session::AuthUploadTokenCreated { request_id, owner: owner() });
     visit_event(visitor, session::AuthKeyRevoked { request_id, key_id: KEY, owner: owner(), by: owner() });
 }
 
@@ -745,6 +747,15 @@ fn visit_session_records(visitor: &mut impl ExampleVisitor) {
         used_at_ms: Some(MADE_AT_MS + 20_000),
     };
     visitor.visit("kv.nonces.link", link);
+    let token = session::UploadToken {
+        token_sha256: hash(),
+        credential: gate::PlaybackCredential::Key(KEY),
+        redirect_url: Some(owned_text("https://blog.example.org/thanks")),
+        created_at_ms: MADE_AT_MS,
+        expires_at_ms: MADE_AT_MS + 3_600_000,
+        used_at_ms: None,
+    };
+    visitor.visit("kv.nonces.upload", token);
     let expires_at_ms = MADE_AT_MS + 2_592_000_000;
     let session = session::AuthSession {
         session_id: SESSION,
@@ -923,6 +934,9 @@ fn visit_others(visitor: &mut impl ExampleVisitor) {
     };
     visitor.visit("ask.media", media);
     visitor.visit("ask.media.answer", index_query::IndexReply::Page(media_page()));
+    let public = index_query::PublicMediaIndexQuery { cursor: None, limit: 30 };
+    visitor.visit("ask.public_media", public);
+    visitor.visit("ask.public_media.answer", index_query::IndexReply::Page(media_page()));
     let jobs = index_query::JobIndexQuery {
         owner: None,
         media_id: Some(MEDIA),

@@ -8,6 +8,7 @@ use serde_bytes::ByteBuf;
 use crate::{
     BusEvent, EventContext,
     access::{ApiKeyScope, PrincipalRole},
+    gate::PlaybackCredential,
     ids::{ChallengeId, KeyId, RequestId, SessionId},
 };
 
@@ -109,6 +110,41 @@ impl crate::KvRecord for SignInLink {
 /// Key of a [`SignInLink`].
 pub fn sign_in_link_key(code_sha256: &str) -> String {
     format!("link.{code_sha256}")
+}
+
+/// A right to upload one file by a form, without a credential; in the bucket `nonces`, too. Its text is kept nowhere.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "UploadToken")]
+pub struct UploadToken {
+    /// SHA-256 of its text in hex.
+    pub token_sha256: String,
+    /// The credential that it was asked for with: it is worth nothing once that is over.
+    pub credential: PlaybackCredential,
+    /// Where a browser goes once its file is stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redirect_url: Option<String>,
+    /// Unix time in milliseconds.
+    pub created_at_ms: u64,
+    /// Unix time in milliseconds from which on it is worth nothing.
+    pub expires_at_ms: u64,
+    /// Unix time in milliseconds at which it was used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub used_at_ms: Option<u64>,
+}
+
+impl crate::KvRecord for UploadToken {
+    const BUCKET: &'static str = "nonces";
+    fn key(&self) -> String {
+        upload_token_key(&self.token_sha256)
+    }
+    fn expires_at_ms(&self) -> Option<u64> {
+        Some(self.expires_at_ms)
+    }
+}
+
+/// Key of an [`UploadToken`].
+pub fn upload_token_key(token_sha256: &str) -> String {
+    format!("upload.{token_sha256}")
 }
 
 /// How an account proved itself.
@@ -443,6 +479,24 @@ event!(
         scopes: Option<Vec<ApiKeyScope>>,
         /// Who made it.
         by: String,
+    }
+);
+event!(
+    /// `evt.auth.link_created`: a link was made that signs in once; its code is nowhere in the event.
+    #[schemars(rename = "LinkCreated")]
+    AuthLinkCreated, "link_created", |event| Some(event.owner.clone()), {
+        /// Whose things its key works on.
+        owner: String,
+        /// Who made it.
+        by: String,
+    }
+);
+event!(
+    /// `evt.auth.upload_token_created`: somebody may upload one file by a form; the token is nowhere in the event.
+    #[schemars(rename = "UploadTokenCreated")]
+    AuthUploadTokenCreated, "upload_token_created", |event| Some(event.owner.clone()), {
+        /// Whose file it will be.
+        owner: String,
     }
 );
 event!(

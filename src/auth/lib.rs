@@ -34,6 +34,7 @@ pub mod testing;
 mod tests;
 pub mod token;
 pub mod typed;
+pub mod upload_token;
 pub mod uri;
 
 use std::{sync::Arc, time::Duration};
@@ -48,6 +49,7 @@ use futures::StreamExt;
 use nats::Bus;
 use schemas::{
     access::{ApiKeyScope, PrincipalRole},
+    gate::PlaybackCredential,
     ids::{KeyId, SessionId},
     subjects,
 };
@@ -103,6 +105,12 @@ impl Principal {
     pub fn attach_to_request(self, request: &mut Request) {
         request.extensions_mut().insert(RequestOwner(self.owner.clone()));
         request.extensions_mut().insert(self);
+    }
+
+    /// What stands for it later, while it is good; `None` for one that has no credential of ours.
+    pub fn credential(&self) -> Option<PlaybackCredential> {
+        let session = self.session_id.map(PlaybackCredential::SignIn);
+        session.or_else(|| self.key_id.map(PlaybackCredential::Key))
     }
 
     /// True when it may read and change what `owner` owns.

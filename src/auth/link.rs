@@ -1,4 +1,4 @@
-//! Links that sign in once: a code of 160 random bits, printed at the start of the service, that is exchanged for an API key of
+//! Links that sign in once: a code of 160 random bits, printed at the start of the service or asked for by its owner, that is exchanged for an API key of
 //! limited life.
 //!
 //! Only the SHA-256 of a code is stored. It is used up by compare-and-set before the key is made, so of two that open one link, on
@@ -12,7 +12,7 @@ use nats::{Bus, Outbox, VersionedRecord};
 use schemas::{
     access::PrincipalRole,
     ids::{KeyId, RequestId},
-    session::{SignInLink, sign_in_link_key},
+    session::{AuthLinkCreated, SignInLink, sign_in_link_key},
 };
 use sha2::{Digest, Sha256};
 
@@ -48,7 +48,7 @@ pub enum LinkOutcome {
     TooMany,
 }
 
-/// Makes a link that signs `owner` in with `role`; answers its code, which is kept nowhere.
+/// Makes a link that signs `owner` in with `role`, for who is named with its request; answers its code, which is kept nowhere.
 ///
 /// # Errors
 /// As [`Bus::commit_record`].
@@ -56,6 +56,7 @@ pub async fn create_sign_in_link(
     bus: &Bus,
     owner: &str,
     role: PrincipalRole,
+    (by, request_id): (&str, RequestId),
 ) -> Result<String, nats::BusError> {
     let code = hex::encode(rand::random::<[u8; 20]>());
     let created_at_ms = nats::now_ms();
@@ -67,7 +68,8 @@ pub async fn create_sign_in_link(
         expires_at_ms: created_at_ms.saturating_add(LINK_TTL_S * 1_000),
         used_at_ms: None,
     };
-    bus.commit_record(&mut VersionedRecord::new(link), Outbox::new()).await?;
+    let event = AuthLinkCreated { request_id, owner: owner.to_owned(), by: by.to_owned() };
+    bus.commit_record(&mut VersionedRecord::new(link), Outbox::new().with_event(&event)).await?;
     Ok(code)
 }
 

@@ -10,8 +10,9 @@ use clap::CommandFactory;
 
 use super::{
     AuditCommand, Cli, CliCommand, CommandOutcome, DeadCommand, EXIT_CONFIG, EXIT_FAILURE, GlobalArgs,
-    NatsCommand, OwnerCommand, ServerArgs, StoreCommand, audit_log, broker, dead_letters, demo, doctor,
-    environment, list, output, owner, published_schemas, serve, settings, store, topology, upload, watch,
+    NatsCommand, OwnerCommand, ServerArgs, StoreCommand, audit_log, broker, client::ApiClient, dead_letters,
+    demo, doctor, environment, link, list, output, owner, published_schemas, serve, settings, store,
+    topology, upload, watch,
 };
 use crate::{
     config::{self, describe},
@@ -84,6 +85,7 @@ async fn execute_command(global: &GlobalArgs, command: CliCommand) -> anyhow::Re
         }
         CliCommand::Upload(args) => return upload::run_upload(args, as_json).await,
         CliCommand::Watch(args) => return watch::run_watch(args, as_json).await,
+        CliCommand::Link(client) => link::print_sign_in_link(&ApiClient::new(&client)?, as_json).await?,
         CliCommand::Media(command) => list::run_media(command, as_json).await?,
         CliCommand::Jobs(command) => list::run_jobs(command, as_json).await?,
         CliCommand::Audit(AuditCommand::Replay(args)) => audit_log::replay_log(args).await?,

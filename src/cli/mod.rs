@@ -15,6 +15,7 @@ pub mod environment;
 pub mod event;
 pub mod follow;
 pub mod lines;
+pub mod link;
 pub mod list;
 mod outcome;
 pub mod output;
@@ -119,6 +120,10 @@ token changes hands; the chain is anvil, found by ANVIL, in .tools/bin above thi
   streamgate watch --media 068p...            one medium, until its end
   streamgate watch --json --since 0-0         NDJSON, from the oldest event on")]
     Watch(WatchArgs),
+    /// Print a link that signs in to the library once, for another browser or device
+    #[command(after_help = "Example:
+  streamgate link                             good once, for ten minutes; the browser stays signed in for a day")]
+    Link(ClientArgs),
     /// List media, or show one
     #[command(subcommand)]
     Media(MediaCommand),

@@ -54,11 +54,12 @@ impl GateViewer {
             PrincipalRole::Owner => ViewerRights::Owner,
             PrincipalRole::Operator => ViewerRights::None,
         };
-        let opener = principal
-            .session_id
-            .map(PlaybackCredential::SignIn)
-            .or_else(|| principal.key_id.map(PlaybackCredential::Key));
-        Self { name: principal.owner.clone(), wallet: principal.wallet, rights, opener }
+        Self {
+            name: principal.owner.clone(),
+            wallet: principal.wallet,
+            rights,
+            opener: principal.credential(),
+        }
     }
 
     /// True when no gate stands between it and what `owner` owns.

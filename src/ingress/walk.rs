@@ -6,7 +6,7 @@ use std::{
 };
 
 use nats::{Bus, Outbox, ReaderStart, Role, VersionedRecord, reader};
-use schemas::{access::PrincipalRole, media::MediaStatus, subjects};
+use schemas::{access::PrincipalRole, ids::RequestId, media::MediaStatus, subjects};
 use serde_json::{Value, json};
 
 use super::{
@@ -21,13 +21,14 @@ const FILES: [&str; 3] = ["/docs/docs.css", "/library/assets/{file}", "/watch/as
 /// Sources whose routes are those of another listener, or of all operations.
 const ELSEWHERE: [&str; 2] = ["src/telemetry.rs", "src/web/operation.rs"];
 /// What may be sent without a credential, though its method changes things.
-const OPEN: [&str; 5] = [
+const OPEN: [&str; 6] = [
     // Here one comes by a credential.
     "post /v1/auth/challenge",
     "post /v1/auth/login",
     // The body is the credential.
     "post /v1/auth/links",
     "post /v1/auth/refresh",
+    "post /v1/forms",
     // Answers only about a credential that the client has already.
     "post /v1/auth/verify",
 ];
@@ -122,6 +123,7 @@ DELETE /v1/uploads/{upload_id} Principal(Upload) Upload
 GET / Open Api
 GET /docs Open Api
 GET /docs/docs.css Open Api
+GET /embed/{media_id} Open Api
 GET /library/assets/{file} Open Api
 GET /livez Open none
 GET /metrics Principal(Monitor) Monitor
@@ -134,9 +136,12 @@ GET /v1/auth/me Own Auth
 GET /v1/events Principal(Events) Api
 GET /v1/jobs Principal(Worker) Worker
 GET /v1/jobs/{job_id} Principal(Worker) Worker
+GET /v1/library Open Metadata
 GET /v1/media Principal(Metadata) Metadata
 GET /v1/media/{media_id} Principal(Metadata) Metadata
 GET /v1/media/{media_id}/gate Principal(Gate) Metadata
+GET /v1/media/{media_id}/poster Optional(Metadata) Streaming
+GET /v1/oembed Open Streaming
 GET /v1/uploads/{upload_id} Principal(Upload) none
 GET /v1/uploads/{upload_id}/status Principal(Upload) Upload
 GET /version Open Api
@@ -152,9 +157,12 @@ POST /v1/auth/keys Own Auth
 POST /v1/auth/links Open Auth
 POST /v1/auth/login Body Auth
 POST /v1/auth/logout Own Auth
+POST /v1/auth/me/links Own Auth
 POST /v1/auth/nft UnlimitedPrincipal Auth
 POST /v1/auth/refresh Body Auth
 POST /v1/auth/verify Open Auth
+POST /v1/forms Body Upload
+POST /v1/forms/tokens Principal(Upload) Upload
 POST /v1/media Principal(Upload) Upload
 POST /v1/media/{media_id}/playback Optional(Streaming) Streaming
 POST /v1/uploads Principal(Upload) Upload
@@ -314,11 +322,13 @@ async fn a_parameter_that_no_operation_takes_is_refused_where_nobody_else_adds_a
     let wanted = [
         "/",
         "/docs",
+        "/embed/{media_id}",
         "/livez",
         "/metrics",
         "/openapi.json",
         "/play/{token}/{media_id}/{path}",
         "/readyz",
+        "/v1/oembed",
         "/v1/uploads",
         "/v1/uploads/{upload_id}",
         "/v1/uploads/{upload_id}/status",
@@ -328,6 +338,17 @@ async fn a_parameter_that_no_operation_takes_is_refused_where_nobody_else_adds_a
     assert_eq!(free.iter().map(String::as_str).collect::<Vec<_>>(), wanted);
     let long = site.ask("GET", &format!("/v1/media?{}", "x".repeat(1_000)), &key, "").await;
     assert!(long.status == 400 && long.body.len() < 700, "{long:?}");
+}
+
+const FORM_TYPE: &str = "Content-Type: multipart/form-data; boundary=xx\r\n";
+
+/// A form with a token and a file.
+fn form_with(token: &str) -> String {
+    let part = |head: &str, value: &str| {
+        format!("--xx\r\nContent-Disposition: form-data; {head}\r\n\r\n{value}\r\n")
+    };
+    let file = part("name=\"file\"; filename=\"clip.mp4\"", "hello");
+    format!("{}{file}--xx--\r\n", part("name=\"upload_token\"", token))
 }
 
 /// Does one thing after the other and compares what is published with what the description says.
@@ -402,6 +423,12 @@ impl Story {
         let video = format!("{key}Content-Type: video/mp4\r\n");
         let made = self.does("post /v1/media", "/v1/media", &video, "hello", 201).await;
         self.does("put /v1/files/{filename}", "/v1/files/clip.mp4", &video, "hello", 201).await;
+        let body = "{}";
+        let json_body = format!("{key}Content-Type: application/json\r\n");
+        let token = self.does("post /v1/forms/tokens", "/v1/forms/tokens", &json_body, body, 201).await;
+        let token: Value = serde_json::from_str(&token.body).unwrap();
+        let form = form_with(token["token"].as_str().unwrap());
+        self.does("post /v1/forms", "/v1/forms", FORM_TYPE, &form, 201).await;
         let medium = format!("/v1/media/{}", made.header("streamgate-media-id").unwrap());
         self.does("patch /v1/media/{media_id}", &medium, &json, "{\"title\":\"new\"}", 200).await;
         let gate = format!("{medium}/gate");
@@ -440,9 +467,12 @@ impl Story {
             self.site.unanswer().await;
         }
         assert!(self.news().await.is_empty(), "a key is made once");
-        let code = create_sign_in_link(&self.admin, "admin", PrincipalRole::Owner).await.unwrap();
+        let by = ("up", RequestId::from_bytes([7; 16]));
+        let code = create_sign_in_link(&self.admin, "admin", PrincipalRole::Owner, by).await.unwrap();
+        self.news().await;
         let code = json!({ "code": code }).to_string();
         self.does("post /v1/auth/links", "/v1/auth/links", json, &code, 201).await;
+        self.does("post /v1/auth/me/links", "/v1/auth/me/links", &token, "", 201).await;
         let path = format!("/v1/auth/keys/{}", key["key_id"].as_str().unwrap());
         self.does("delete /v1/auth/keys/{key_id}", &path, &token, "", 204).await;
         let body = json!({ "refresh_token": session["refresh_token"] }).to_string();

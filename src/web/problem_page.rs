@@ -40,7 +40,14 @@ static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
 
 /// Answers a browser that opens an address with a page where others get a problem document.
 pub async fn show_problem_page(request: Request, next: Next) -> Response {
-    let is_person = matches!(*request.method(), Method::GET | Method::HEAD) && wants_page(request.headers());
+    let is_navigation = match *request.method() {
+        Method::GET | Method::HEAD => true,
+        // The form of a page leads to what answers it.
+        Method::POST => is_form(request.headers()),
+        _ => false,
+    };
+    let is_form = *request.method() == Method::POST;
+    let is_person = is_navigation && wants_page(request.headers());
     if !is_person {
         return next.run(request).await;
     }
@@ -52,13 +59,20 @@ pub async fn show_problem_page(request: Request, next: Next) -> Response {
     let media_id = played_medium(parts.uri.path());
     let response = next.run(Request::from_parts(parts, body)).await;
     match response.extensions().get::<ProblemCode>().copied() {
-        Some(kind) => page_response(response, kind, &address, media_id),
+        Some(kind) => page_response(response, kind, &address, (media_id, is_form)),
         None => response,
     }
 }
 
+/// True for a request whose body is a form with parts (RFC 7578).
+pub fn is_form(headers: &HeaderMap) -> bool {
+    let found = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let kind = found.split(';').next().unwrap_or_default();
+    kind.trim().eq_ignore_ascii_case("multipart/form-data")
+}
+
 /// True for what a browser sends when somebody opens an address.
-fn wants_page(headers: &HeaderMap) -> bool {
+pub fn wants_page(headers: &HeaderMap) -> bool {
     let accepted = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     accepted.split(',').any(|kind| kind.split(';').next().is_some_and(|name| name.trim() == "text/html"))
 }
@@ -73,31 +87,67 @@ fn page_response(
     problem: Response,
     kind: ProblemCode,
     address: &PublicAddress,
-    media_id: Option<MediaId>,
+    (media_id, is_form): (Option<MediaId>, bool),
 ) -> Response {
     let status = problem.status();
-    let mut parts = problem.into_parts().0;
-    parts.headers.remove(header::CONTENT_LENGTH);
-    parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
-    parts.headers.insert(header::CONTENT_SECURITY_POLICY, POLICY.clone());
-    parts.headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-    let page = render_page(status, kind, address.prefix(), media_id);
-    (parts, page).into_response()
-}
-
-fn render_page(status: StatusCode, kind: ProblemCode, base: &str, media_id: Option<MediaId>) -> String {
-    let (heading, advice) = words_for(status, media_id.is_some());
+    let (heading, advice) =
+        if is_form { words_for_form(status) } else { words_for(status, media_id.is_some()) };
+    let base = address.prefix();
     let watch =
         media_id.map(|id| format!("<a href=\"{base}/watch/{id}\">Open its page</a>")).unwrap_or_default();
     let request_id = request::current_id().map(|id| format!(", request {id}")).unwrap_or_default();
-    let (status, code, style) = (status.as_u16(), kind.code(), STYLE.as_str());
-    format!(
+    let (number, code) = (status.as_u16(), kind.code());
+    let rest = format!(
+        "{watch}<a href=\"{base}/\">Go to the library</a>\n\
+         <small>For the operator of this service: {number} {code}{request_id}.</small>\n"
+    );
+    let parts = problem.into_parts().0;
+    let mut page = render_page(status, parts.headers, heading, advice, &rest);
+    // That it is a problem, and which one, is still to be seen by the layers around.
+    *page.extensions_mut() = parts.extensions;
+    page
+}
+
+/// A page that says something to a person; it keeps `headers` but for those of another body.
+pub fn message_page(status: StatusCode, headers: HeaderMap, heading: &str, advice: &str) -> Response {
+    render_page(status, headers, heading, advice, "")
+}
+
+fn render_page(
+    status: StatusCode,
+    mut headers: HeaderMap,
+    heading: &str,
+    advice: &str,
+    rest: &str,
+) -> Response {
+    headers.remove(header::CONTENT_LENGTH);
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+    headers.insert(header::CONTENT_SECURITY_POLICY, POLICY.clone());
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    let style = STYLE.as_str();
+    let page = format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <title>{heading}</title>\n<style>{style}</style>\n</head>\n<body>\n<main>\n<h1>{heading}</h1>\n<p>{advice}</p>\n\
-         {watch}<a href=\"{base}/\">Go to the library</a>\n\
-         <small>For the operator of this service: {status} {code}{request_id}.</small>\n</main>\n</body>\n</html>\n"
-    )
+         {rest}</main>\n</body>\n</html>\n"
+    );
+    (status, headers, page).into_response()
+}
+
+/// What became of a file that somebody sent by a form.
+fn words_for_form(status: StatusCode) -> (&'static str, &'static str) {
+    let heading = "Your file was not taken";
+    let advice = match status.as_u16() {
+        400 => "Choose one file. If you did, the page with the form has to be changed by whom it belongs to.",
+        401 | 403 => {
+            "The page with the form is too old, or was sent before. Load it again, then choose the file again."
+        }
+        413 => "It is larger than files may be here.",
+        415 => "Choose a video, a sound or a picture.",
+        429 => "Too many files were sent from here. Wait a minute, then load the page with the form again.",
+        _ => "This does not work at the moment. Wait a minute, then load the page with the form again.",
+    };
+    (heading, advice)
 }
 
 /// What happened, and what to do, for somebody who knows no API.
@@ -148,6 +198,14 @@ mod tests {
         let kind = parts.headers[header::CONTENT_TYPE].to_str().unwrap().to_owned();
         let body = to_bytes(body, 1 << 20).await.unwrap();
         (parts.status, kind, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    #[test]
+    fn what_became_of_a_form_is_said_for_each_status() {
+        let said: std::collections::BTreeSet<&str> = [400, 401, 413, 415, 429, 500, 507]
+            .map(|status| words_for_form(StatusCode::from_u16(status).unwrap()).1)
+            .into();
+        assert_eq!(said.len(), 6, "{said:?}");
     }
 
     #[tokio::test]

@@ -267,13 +267,14 @@ pub(super) async fn revoke_key(
 }
 
 /// A stolen key must not make itself successors: people manage keys, signed in by their wallet, or administrators.
-fn may_manage_keys(who: &Principal) -> bool {
+/// Who may make credentials that outlive the one that is shown: people, and administrators with all rights.
+pub(super) fn may_manage_keys(who: &Principal) -> bool {
     let is_person = who.wallet.is_some() && who.role != PrincipalRole::Operator;
     let is_admin = who.role == PrincipalRole::Admin && who.scopes.is_none();
     is_person || is_admin
 }
 
-fn wallet_required() -> Problem {
+pub(super) fn wallet_required() -> Problem {
     Problem::new(ProblemCode::PersonNeeded)
 }
 

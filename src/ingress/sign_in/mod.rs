@@ -8,6 +8,7 @@
 //! | `POST logout` | ends the own session, all of the own, or, for administrators, all of a wallet |
 //! | `POST verify` | says whether a credential is good now, and whose it is |
 //! | `POST links` | exchanges the code of a link that `up` has printed for an API key |
+//! | `POST me/links` | makes such a link for oneself |
 //! | `GET me` | who is asking |
 //! | `POST, GET keys`, `DELETE keys/{key_id}` | API keys of the own, or, for administrators, of any owner |
 //!
@@ -47,6 +48,7 @@ pub use keys::{EXPIRES_IN_S_MAX, LABEL_LENGTH_MAX};
     login::create_challenge,
     login::log_in,
     links::open_link,
+    links::create_link,
     tokens::refresh_session,
     tokens::log_out,
     tokens::verify_token,
@@ -67,6 +69,7 @@ impl openapi::OperationGroup for SignInApiDoc {
         schemas.add_response::<login::ChallengeDocument>();
         schemas.add_request::<login::LoginRequest>();
         schemas.add_request::<links::OpenLinkRequest>();
+        schemas.add_response::<links::CreatedLinkDocument>();
         schemas.add_response::<tokens::TokenResponse>();
         schemas.add_request::<tokens::RefreshRequest>();
         schemas.add_request::<tokens::LogoutRequest>();
@@ -98,6 +101,7 @@ fn own_operations() -> OperationRouter<SignInService> {
     OperationRouter::default()
         .with(&tokens::READ_PRINCIPAL, tokens::read_principal)
         .with(&tokens::LOG_OUT, tokens::log_out)
+        .with(&links::CREATE_LINK, links::create_link)
         .with(&keys::LIST_KEYS, keys::list_keys)
         .with(&keys::CREATE_KEY, keys::create_key)
         .with(&keys::REVOKE_KEY, keys::revoke_key)

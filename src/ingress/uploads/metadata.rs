@@ -41,7 +41,36 @@ pub(super) struct UploadMetadata {
     pub(super) is_public: bool,
 }
 
+/// Why a transaction is refused.
+const NO_TRANSACTION: &str = "has a mint_tx that is no transaction hash";
+
 impl UploadMetadata {
+    /// Takes what somebody said under `key`; what nobody knows is left out.
+    ///
+    /// # Errors
+    /// What is wrong with it, as the end of a sentence.
+    pub(super) fn set(&mut self, key: &str, value: String) -> Result<(), &'static str> {
+        match key {
+            "mint_tx" => self.mint_tx = Some(value.parse().map_err(|_| NO_TRANSACTION)?),
+            "filename" | "name" if self.filename.is_none() => self.filename = clean_filename(&value),
+            "title" => self.title = Some(clean_title(&value).ok_or("has a title that is empty or too long")?),
+            "description" => {
+                let text = clean_description(&value).ok_or("has a description that is too long")?;
+                self.description = (!text.is_empty()).then_some(text);
+            }
+            "visibility" => match value.as_str() {
+                "public" => self.is_public = true,
+                "private" => self.is_public = false,
+                _ => return Err("has a visibility that is neither public nor private"),
+            },
+            "filetype" | "type" if self.content_type.is_none() => {
+                self.content_type = clean_media_type(&value);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
     /// Writes it into the record of a new upload. What the record says of the file already came from elsewhere in the request.
     ///
     /// Refused when the credential may not say who plays a medium, and `visibility` does.
@@ -82,32 +111,11 @@ pub(super) fn parse_metadata(raw: &str) -> Result<UploadMetadata, UploadRefusal>
         }
         keys.push(key);
         let value = STANDARD.decode(encoded.trim()).map_err(|_| bad("has a value that is not base64"))?;
-        if key == "mint_tx" {
-            // Unlike a name it can't be cleaned: it is right, or it is another transaction.
-            let hash = str::from_utf8(&value).ok().and_then(|text| text.parse().ok());
-            metadata.mint_tx = Some(hash.ok_or_else(|| bad("has a mint_tx that is no transaction hash"))?);
-        }
-        let Ok(value) = String::from_utf8(value) else { continue };
-        match key {
-            "filename" | "name" if metadata.filename.is_none() => metadata.filename = clean_filename(&value),
-            "title" => {
-                let title = clean_title(&value);
-                metadata.title = Some(title.ok_or_else(|| bad("has a title that is empty or too long"))?);
-            }
-            "description" => {
-                let text =
-                    clean_description(&value).ok_or_else(|| bad("has a description that is too long"))?;
-                metadata.description = (!text.is_empty()).then_some(text);
-            }
-            "visibility" => match value.as_str() {
-                "public" => metadata.is_public = true,
-                "private" => {}
-                _ => return Err(bad("has a visibility that is neither public nor private")),
-            },
-            "filetype" | "type" if metadata.content_type.is_none() => {
-                metadata.content_type = clean_media_type(&value);
-            }
-            _ => {}
+        match String::from_utf8(value) {
+            Ok(value) => metadata.set(key, value).map_err(bad)?,
+            // Unlike a name it can't be left out: it is right, or it is another transaction.
+            Err(_) if key == "mint_tx" => return Err(bad(NO_TRANSACTION)),
+            Err(_) => {}
         }
     }
     Ok(metadata)

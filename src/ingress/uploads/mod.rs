@@ -17,6 +17,7 @@ pub mod expiry;
 mod fenced_record;
 mod fields;
 mod final_parts;
+mod form;
 mod lifecycle;
 mod medium;
 pub(super) mod metadata;
@@ -57,7 +58,7 @@ pub use config::UploadConfig;
 pub use fenced_record::{FencedUploadRecord, MEDIA_REMOVED, discard_upload, end_removed_upload};
 pub use refusal::UploadRefusal;
 
-use crate::openapi;
+use crate::{AppState, openapi};
 use slot::UploadWriters;
 use web::operation::{Operation, OperationRouter};
 
@@ -134,24 +135,40 @@ impl UploadState {
     tus::override_method,
     status::read_upload_status,
     whole_file::create_media,
-    whole_file::put_file
+    whole_file::put_file,
+    form::create_upload_token,
+    form::send_form
 ))]
 pub(super) struct UploadsApiDoc;
 
 impl openapi::OperationGroup for UploadsApiDoc {
     fn operations() -> Vec<&'static Operation> {
-        operations().operations().to_vec()
+        let mut all = operations().operations().to_vec();
+        all.extend(form_token_router().merge(form_router()).operations());
+        all
     }
 
     fn add_schemas(schemas: &mut openapi::SchemaCollector) {
         schemas.add_response::<status::UploadDocument>();
         schemas.add_response::<response::MediaCreatedDocument>();
+        schemas.add_request::<form::UploadTokenRequest>();
+        schemas.add_response::<form::UploadTokenDocument>();
     }
 }
 
 /// The routes of uploads. They expect [`auth::Principal`] among the request's extensions.
 pub fn router<S: Clone + Send + Sync + 'static>(state: UploadState) -> OperationRouter<S> {
     operations().with_state(state)
+}
+
+/// Makes the tokens of forms.
+pub fn form_token_router() -> OperationRouter<AppState> {
+    OperationRouter::default().with(&form::CREATE_UPLOAD_TOKEN, form::create_upload_token)
+}
+
+/// Takes forms, whose right is in a field.
+pub fn form_router() -> OperationRouter<AppState> {
+    OperationRouter::default().with(&form::SEND_FORM, form::send_form)
 }
 
 fn operations() -> OperationRouter<UploadState> {

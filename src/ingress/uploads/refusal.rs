@@ -21,6 +21,10 @@ pub enum UploadRefusal {
     UnknownField(HeaderName),
     /// The metadata header is longer than its limit.
     MetadataTooLong,
+    /// The form can't be taken, and why.
+    Form(String),
+    /// A problem of others.
+    Other(Box<Problem>),
     /// The media type is not one this takes.
     MediaType(&'static str),
     /// Unknown, or somebody else's.
@@ -112,10 +116,12 @@ impl UploadRefusal {
             | Self::Header { .. }
             | Self::UnknownField(_)
             | Self::MetadataTooLong
+            | Self::Form(_)
             | Self::MediaType(_)
             | Self::ContentEncoding
             | Self::LengthInconsistent
             | Self::TooLarge => self.malformed_problem(),
+            Self::Other(problem) => *problem,
             other => other.state_problem(),
         }
     }
@@ -145,6 +151,7 @@ impl UploadRefusal {
             Self::UnknownField(name) => Problem::new(ProblemCode::HeaderInvalid)
                 .with_detail(format!("{name} is not known here; fields of tus go with Tus-Resumable"))
                 .with_member("header", name.as_str()),
+            Self::Form(why) => Problem::new(ProblemCode::FormInvalid).with_detail(why),
             Self::MetadataTooLong => Problem::new(ProblemCode::MetadataTooLong),
             Self::MediaType(wanted) => {
                 Problem::new(ProblemCode::MediaType).with_detail(format!("send {wanted}"))

@@ -25,7 +25,7 @@ use super::{
     digest::DigestChecks,
     disposition,
     fenced_record::FencedUploadRecord,
-    fields,
+    fields, form,
     lifecycle::{self, EarlierUpload},
     metadata,
     protocol::{self, UploadAppend},
@@ -41,6 +41,7 @@ use web::{
     idempotency::IdempotencyClaim,
     limit::RateLimitGroup,
     operation::{Operation, OperationAccess},
+    problem_page,
     public_address::PublicAddress,
 };
 
@@ -56,7 +57,8 @@ pub(super) static CREATE_MEDIA: Operation = Operation::change(
 /// Bring in a whole file in one request
 ///
 /// For clients without tus. A request that ends early leaves nothing, unless it has `Upload-Complete`: then it opens an upload by
-/// Resumable Uploads for HTTP, as at `/v1/uploads`, whose address `Location` is.
+/// Resumable Uploads for HTTP, as at `/v1/uploads`, whose address `Location` is. A form with one file (`curl -F file=@clip.mp4`) is taken
+/// as well; `title`, `description` and `visibility` stand before the file.
 #[utoipa::path(
     post,
     path = CREATE_MEDIA.path,
@@ -68,7 +70,7 @@ pub(super) static CREATE_MEDIA: Operation = Operation::change(
     ),
     request_body(description = "The file", content(
         (Vec<u8> = "application/octet-stream"), (Vec<u8> = "video/mp4"), (Vec<u8> = "video/*"), (Vec<u8> = "audio/*"),
-        (Vec<u8> = "image/*"),
+        (Vec<u8> = "image/*"), (String = "multipart/form-data"),
     )),
     responses(
         (status = 201, description = "It is stored and will be verified", body = ref("#/components/schemas/MediaCreated"),
@@ -151,7 +153,10 @@ async fn take_file(
     let work = {
         let shared = Arc::clone(&shared);
         async move {
-            let outcome = if resumable.is_some() {
+            let outcome = if problem_page::is_form(&parts.headers) && resumable.is_none() {
+                let sender = form::FormSender::Principal(who);
+                Box::pin(form::receive_form(&shared, sender, &address, &parts.headers, &mut body)).await
+            } else if resumable.is_some() {
                 Box::pin(resumable::create(&shared, &who, &address, filename, (&parts, &mut body))).await
             } else {
                 let file = NamedFile { address: &address, filename };
@@ -209,19 +214,29 @@ async fn create_media_checked(
     let ledger = lifecycle::begin_upload(shared, record).await?;
     let (upload_id, media_id) = (ledger.upload_id(), ledger.media_id());
     if !ledger.is_full() {
-        let taken = receive_file(shared, ledger, checks, body).await;
-        if let Err(refusal) = taken {
-            abandon_upload(shared, upload_id, who, refusal_code(&refusal)).await;
-            return Err(match refusal {
-                UploadRefusal::ChecksumMismatch => UploadRefusal::DigestMismatch,
-                other => other,
-            });
-        }
+        receive_or_abandon(shared, ledger, who, checks, body).await?;
     }
     created_response(file.address, upload_id, media_id)
 }
 
-fn created_response(
+/// Receives a file that nobody can continue: what does not arrive whole leaves nothing.
+pub(super) async fn receive_or_abandon(
+    shared: &Arc<UploadContext>,
+    ledger: FencedUploadRecord,
+    who: &Principal,
+    checks: DigestChecks,
+    body: &mut Body,
+) -> Result<(), UploadRefusal> {
+    let upload_id = ledger.upload_id();
+    let Err(refusal) = receive_file(shared, ledger, checks, body).await else { return Ok(()) };
+    abandon_upload(shared, upload_id, who, refusal_code(&refusal)).await;
+    Err(match refusal {
+        UploadRefusal::ChecksumMismatch => UploadRefusal::DigestMismatch,
+        other => other,
+    })
+}
+
+pub(super) fn created_response(
     address: &PublicAddress,
     upload_id: UploadId,
     media_id: MediaId,
@@ -282,6 +297,11 @@ fn parse_media_type(headers: &HeaderMap) -> Result<String, UploadRefusal> {
     else {
         return Err(wanted);
     };
+    if is_media_type(&found) { Ok(found) } else { Err(wanted) }
+}
+
+/// True for a type that a medium could have.
+pub(super) fn is_media_type(found: &str) -> bool {
     let refused = [
         "application/json",
         "application/x-www-form-urlencoded",
@@ -289,9 +309,7 @@ fn parse_media_type(headers: &HeaderMap) -> Result<String, UploadRefusal> {
         protocol::OFFSET_TYPE,
     ];
     let kind = found.split('/').next().unwrap_or_default();
-    let takes =
-        matches!(kind, "video" | "audio" | "image" | "application") && !refused.contains(&found.as_str());
-    if takes { Ok(found) } else { Err(wanted) }
+    matches!(kind, "video" | "audio" | "image" | "application") && !refused.contains(&found)
 }
 
 #[cfg(test)]

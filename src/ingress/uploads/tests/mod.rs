@@ -3,6 +3,7 @@
 mod concat;
 mod described;
 mod fence;
+mod form;
 mod medium;
 mod resumable;
 
