@@ -5,18 +5,16 @@
 //! a writer that was displaced can't overwrite the tail of its successor. A displaced writer that still stores a part
 //! under an index of its successor makes the completion fail by entity tag on S3; it can't end in mixed bytes unnoticed.
 
+mod completion;
+mod tail;
+
 use std::{
     collections::VecDeque,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
-use object_store::{
-    PutPayload,
-    multipart::{MultipartStore, PartId},
-    path::Path,
-};
+use object_store::{PutPayload, multipart::MultipartStore, path::Path};
 use schemas::{
     keys,
     upload::{MultipartState, UploadTail},
@@ -24,7 +22,10 @@ use schemas::{
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{ChunkBatch, SpoolCheckpoint, SpoolChunk, SpooledUpload};
-use crate::{Store, StoreError};
+use crate::{Store, StoreError, length_to_u64};
+use completion::abort_multipart;
+pub(super) use completion::{finish_remote_spool, remove_remote_spool};
+use tail::tail_bytes;
 
 /// Smallest unsaved rest worth a tail object while the upload is running, in bytes.
 const TAIL_BYTES_MIN: u64 = 256 * 1024;
@@ -157,23 +158,6 @@ impl RemoteSpool {
         &self.safe
     }
 
-    /// Removes the tail that the record no longer names. One that stays because of an error goes with the completion.
-    pub(super) async fn confirm_recorded(&mut self, durable: &SpoolCheckpoint) {
-        let named = durable.multipart.as_ref().and_then(|m| m.tail.as_ref());
-        // An older tail goes only once the record names another: until then a crash goes on from it.
-        let Some(old) = self.recorded_tail.take() else {
-            self.recorded_tail = named.cloned();
-            return;
-        };
-        self.recorded_tail = named.cloned();
-        let old_key = tail_key(self.place, &old);
-        if named.is_none_or(|tail| tail_key(self.place, tail) != old_key)
-            && let Err(error) = self.store.delete(&old_key).await
-        {
-            tracing::debug!(error = %error, "a superseded tail stays until the upload ends");
-        }
-    }
-
     pub(super) async fn flush(&mut self) -> Result<SpoolCheckpoint, StoreError> {
         self.save_pending().await?;
         self.reported = self.safe.offset_bytes;
@@ -201,35 +185,6 @@ impl RemoteSpool {
             Some(begun) if known != Some(begun) => abort_multipart(&self.store, self.place, begun).await,
             _ => Ok(()),
         }
-    }
-
-    async fn save_parts_and_tail(&mut self) -> Result<(), StoreError> {
-        loop {
-            self.await_all_parts().await?;
-            if self.rest_bytes() < self.state.part_bytes {
-                break;
-            }
-            // Taken back from a store that was too slow for so many at once.
-            self.start_part().await?;
-        }
-        if self.batch.is_empty() {
-            return Ok(());
-        }
-        let mut pieces = self.read_tail().await?;
-        pieces.extend(self.batch.chunks.iter().map(|chunk| chunk.bytes.clone()));
-        // The generation is part of the key: a displaced writer can't overwrite the tail that its successor
-        // recorded.
-        let tail = UploadTail {
-            generation: self.place.generation,
-            part: length_to_u64(self.state.parts.len()),
-            size_bytes: self.rest_bytes(),
-        };
-        self.store.put_payload(&tail_key(self.place, &tail), PutPayload::from_iter(pieces)).await?;
-        self.state.tail = Some(tail);
-        self.batch.clear();
-        self.tail_at = Instant::now();
-        self.update_checkpoint();
-        Ok(())
     }
 
     /// Stores the rest as the last part, or as the whole object when there are no parts.
@@ -359,21 +314,6 @@ impl RemoteSpool {
         Ok(begun)
     }
 
-    async fn read_tail(&self) -> Result<Vec<Bytes>, StoreError> {
-        let Some(tail) = &self.state.tail else { return Ok(Vec::new()) };
-        let key = tail_key(self.place, tail);
-        let bytes = match self.store.get_range(&key, 0..tail.size_bytes).await {
-            Err(StoreError::NotFound { .. }) => {
-                return Err(StoreError::Damaged("the tail object is gone".into()));
-            }
-            other => other?,
-        };
-        if length_to_u64(bytes.len()) != tail.size_bytes {
-            return Err(StoreError::Damaged("the tail object is too short".into()));
-        }
-        Ok(vec![bytes])
-    }
-
     /// Remembers the parts stored so far and the tail that belongs directly behind them.
     fn update_checkpoint(&mut self) {
         let offset_bytes = self.stored + tail_bytes(&self.state);
@@ -404,105 +344,6 @@ impl RemoteSpool {
     }
 }
 
-/// Puts the whole upload under its final key, storing what is in no part yet.
-pub(super) async fn finish_remote_spool(
-    store: &Store,
-    place: SpooledUpload,
-    durable: &SpoolCheckpoint,
-) -> Result<(), StoreError> {
-    store.verify_marker().await?;
-    if let Err(error) = complete_upload(store, place, durable).await {
-        // Somebody may have completed it before, and taken what was missing here; only the object itself shows it.
-        match check_source_size(store, place, durable.offset_bytes).await {
-            Ok(()) => {}
-            Err(StoreError::Damaged(_)) => return Err(error),
-            Err(other) => return Err(other),
-        }
-    }
-    // The object itself is the proof; only then may the tails go, which are the last copy of their bytes.
-    check_source_size(store, place, durable.offset_bytes).await?;
-    remove_tails(store, place).await
-}
-
-async fn complete_upload(
-    store: &Store,
-    place: SpooledUpload,
-    durable: &SpoolCheckpoint,
-) -> Result<(), StoreError> {
-    let state = durable.multipart.clone().unwrap_or_default();
-    let is_stored = state.parts.is_empty() && state.tail.is_none() && durable.offset_bytes > 0;
-    if is_stored {
-        return Ok(());
-    }
-    let mut missing = RemoteSpool::open(store, place, durable.clone())?;
-    missing.store_last_part().await?;
-    let Some(multipart_id) = missing.state.multipart_id.clone() else { return Ok(()) };
-    // S3 completes no multipart upload without parts; an empty file was stored as an object of its own.
-    if missing.state.parts.is_empty() {
-        return abort_multipart(store, place, &multipart_id).await;
-    }
-    let multipart = open_multipart_handle(store, place)?;
-    let parts = missing.state.parts.iter().map(|id| PartId { content_id: id.clone() }).collect();
-    let completed = multipart.api.complete_multipart(&multipart.path, &multipart_id, parts);
-    // Some stores copy the bytes of every part before they answer.
-    store.with_deadline(durable.offset_bytes, completed).await.map(drop).map_err(map_completion_error)
-}
-
-/// A store that refuses the parts will refuse them again; one that can't be reached may not.
-fn map_completion_error(error: StoreError) -> StoreError {
-    let says = |what: &str| match &error {
-        StoreError::Unavailable(source) => source.to_string().contains(what),
-        _ => false,
-    };
-    if matches!(error, StoreError::NotFound { .. }) || says("InvalidPart") || says("NoSuchUpload") {
-        return StoreError::Damaged("the store does not have the recorded parts".into());
-    }
-    error
-}
-
-async fn check_source_size(store: &Store, place: SpooledUpload, length: u64) -> Result<(), StoreError> {
-    match store.head(&keys::source_key(place.media_id)).await {
-        Ok(meta) if meta.size_bytes == length => Ok(()),
-        Ok(meta) => Err(StoreError::Damaged(format!("{} of {length} bytes are there", meta.size_bytes))),
-        Err(StoreError::NotFound { .. }) => Err(StoreError::Damaged("the object is not there".into())),
-        Err(other) => Err(other),
-    }
-}
-
-pub(super) async fn remove_remote_spool(
-    store: &Store,
-    place: SpooledUpload,
-    durable: &SpoolCheckpoint,
-) -> Result<(), StoreError> {
-    store.verify_marker().await?;
-    if let Some(multipart_id) = durable.multipart.as_ref().and_then(|m| m.multipart_id.as_ref()) {
-        abort_multipart(store, place, multipart_id).await?;
-    }
-    remove_tails(store, place).await
-}
-
-async fn abort_multipart(
-    store: &Store,
-    place: SpooledUpload,
-    multipart_id: &String,
-) -> Result<(), StoreError> {
-    let multipart = open_multipart_handle(store, place)?;
-    match store.with_deadline(0, multipart.api.abort_multipart(&multipart.path, multipart_id)).await {
-        Ok(()) | Err(StoreError::NotFound { .. }) => Ok(()),
-        // Some stores answer "forbidden" for an upload they no longer know; a store that works lists its keys.
-        Err(other) => store.probe().await.map_err(|_| other),
-    }
-}
-
-async fn remove_tails(store: &Store, place: SpooledUpload) -> Result<(), StoreError> {
-    use futures::TryStreamExt;
-    let mut found = store.list(&keys::source_tail_prefix(place.media_id));
-    while let Some(meta) = found.try_next().await? {
-        store.delete(&meta.key).await?;
-    }
-    Ok(())
-}
-
 fn open_multipart_handle(store: &Store, place: SpooledUpload) -> Result<MultipartHandle, StoreError> {
     let api = store
         .state()
@@ -510,16 +351,4 @@ fn open_multipart_handle(store: &Store, place: SpooledUpload) -> Result<Multipar
         .multipart_store()
         .ok_or_else(|| StoreError::Invalid("the store has no multipart uploads".into()))?;
     Ok(MultipartHandle { api, path: store.object_path(&keys::source_key(place.media_id))? })
-}
-
-fn tail_key(place: SpooledUpload, tail: &UploadTail) -> String {
-    keys::source_tail_key(place.media_id, tail.generation, tail.part)
-}
-
-fn tail_bytes(state: &MultipartState) -> u64 {
-    state.tail.as_ref().map_or(0, |tail| tail.size_bytes)
-}
-
-fn length_to_u64(length: usize) -> u64 {
-    u64::try_from(length).unwrap_or(u64::MAX)
 }
