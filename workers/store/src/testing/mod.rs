@@ -9,12 +9,18 @@ use std::{
     hash::{BuildHasher, Hasher, RandomState},
     io,
     path::Path,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
 use futures::future::BoxFuture;
-use hyper::{Method, Request, Response, StatusCode, body::Incoming, service::service_fn};
+use hyper::{
+    HeaderMap, Method, Request, Response, StatusCode, body::Incoming, header::CONTENT_LENGTH,
+    service::service_fn,
+};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::conn::auto,
@@ -50,6 +56,7 @@ pub struct TestS3Server {
     root: TempDir,
     endpoint: String,
     rules: SharedFaultRule,
+    traffic: Arc<Traffic>,
     _server: AbortOnDropHandle<()>,
 }
 
@@ -58,6 +65,8 @@ pub struct TestS3Server {
 pub enum InjectedFault {
     /// It is answered with this status.
     Status(u16),
+    /// It is answered with this status and body.
+    Answer(u16, String),
     /// It waits until there is a permit, then it is answered.
     Hold(Arc<Semaphore>),
 }
@@ -65,11 +74,27 @@ pub enum InjectedFault {
 type FaultRule = dyn Fn(&Method, &str) -> Option<InjectedFault> + Send + Sync;
 type SharedFaultRule = Arc<Mutex<Option<Arc<FaultRule>>>>;
 
+/// Bytes of bodies since the server was started.
+#[derive(Debug, Default)]
+struct Traffic {
+    /// In requests.
+    taken_bytes: AtomicU64,
+    /// In answers.
+    given_bytes: AtomicU64,
+}
+
+fn count_body(counter: &AtomicU64, headers: &HeaderMap) {
+    let length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    counter.fetch_add(length.unwrap_or(0), Ordering::Relaxed);
+}
+
 async fn serve_request(
     service: S3Service,
     rules: SharedFaultRule,
+    traffic: Arc<Traffic>,
     request: Request<Incoming>,
 ) -> Result<Response<s3s::Body>, s3s::HttpError> {
+    count_body(&traffic.taken_bytes, request.headers());
     let rule = rules.lock().clone();
     let fault = rule.and_then(|rule| rule(request.method(), &request.uri().to_string()));
     match fault {
@@ -78,10 +103,20 @@ async fn serve_request(
             *response.status_mut() = StatusCode::from_u16(status).unwrap_or_default();
             return Ok(response);
         }
+        Some(InjectedFault::Answer(status, body)) => {
+            let mut response = Response::new(s3s::Body::from(body));
+            *response.status_mut() = StatusCode::from_u16(status).unwrap_or_default();
+            return Ok(response);
+        }
         Some(InjectedFault::Hold(permits)) => drop(permits.acquire().await),
         None => {}
     }
-    hyper::service::Service::call(&service, request).await
+    let is_head = request.method() == Method::HEAD;
+    let answer = hyper::service::Service::call(&service, request).await?;
+    if !is_head {
+        count_body(&traffic.given_bytes, answer.headers());
+    }
+    Ok(answer)
 }
 
 /// A slow way to a server: the bytes to it pass at one rate, however many connections there are.
@@ -170,13 +205,15 @@ impl TestS3Server {
         let (service, rules) = (builder.build(), SharedFaultRule::default());
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let endpoint = format!("http://{}", listener.local_addr()?);
-        let known = rules.clone();
+        let (known, traffic) = (rules.clone(), Arc::new(Traffic::default()));
+        let counted = traffic.clone();
         let server = tokio::task::spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((socket, _)) = listener.accept().await {
-                let (service, rules) = (service.clone(), known.clone());
-                let service =
-                    service_fn(move |request| serve_request(service.clone(), rules.clone(), request));
+                let (service, rules, traffic) = (service.clone(), known.clone(), counted.clone());
+                let service = service_fn(move |request| {
+                    serve_request(service.clone(), rules.clone(), traffic.clone(), request)
+                });
                 connections.spawn(async move {
                     let builder = auto::Builder::new(TokioExecutor::new());
                     // A client that goes away is no error of the server.
@@ -185,7 +222,7 @@ impl TestS3Server {
                 while connections.try_join_next().is_some() {}
             }
         });
-        Ok(Self { root, endpoint, rules, _server: AbortOnDropHandle::new(server) })
+        Ok(Self { root, endpoint, rules, traffic, _server: AbortOnDropHandle::new(server) })
     }
 
     /// What is done to requests from now on, by method and the address with its query; `None` lets one through.
@@ -199,6 +236,12 @@ impl TestS3Server {
     /// Lets every request through again.
     pub fn clear_fault_rule(&self) {
         *self.rules.lock() = None;
+    }
+
+    /// Bytes of bodies that went to the server and came from it, since it was started.
+    pub fn transferred_bytes(&self) -> (u64, u64) {
+        let Traffic { taken_bytes, given_bytes } = &*self.traffic;
+        (taken_bytes.load(Ordering::Relaxed), given_bytes.load(Ordering::Relaxed))
     }
 
     /// Address and port it listens on.
