@@ -4,7 +4,7 @@
 //! is joined as soon as each of its parts is there: by the request that brought the last of them, else by the keeper. Joining goes on
 //! where it was interrupted.
 //!
-//! Limits: [`super::concat_field::PARTS_MAX`] parts; progress is recorded each [`JOIN_STEP_BYTES`].
+//! Limits: [`super::concat_field::PARTS_MAX`] parts; progress is recorded each [`store::APPEND_BYTES_MAX`], or part of the store.
 
 use std::{
     collections::BTreeSet,
@@ -27,9 +27,6 @@ use super::{
     UploadContext, fenced_record, fenced_record::FencedUploadRecord, refusal::UploadRefusal, session,
     slot::UploadWriterGuard,
 };
-
-/// Bytes between two records of how far joining is.
-const JOIN_STEP_BYTES: u64 = 16 * 1024 * 1024;
 
 /// Longest time that the keeper joins one upload in one pass.
 const KEEPER_JOIN_MAX: Duration = Duration::from_secs(30);
@@ -211,28 +208,40 @@ async fn copy_parts(
     parts: &[UploadRecord],
     limits: &JoinLimits<'_>,
 ) -> Result<(), UploadRefusal> {
-    let mut behind = ledger.record().offset_bytes;
     let expires_at_ms = ledger.record().expires_at_ms;
-    for part in parts {
-        let from = behind.min(part.offset_bytes);
-        behind -= from;
-        for step in split_steps(from..part.offset_bytes) {
+    let sizes_bytes: Vec<u64> = parts.iter().map(|part| part.offset_bytes).collect();
+    let length_bytes = sizes_bytes.iter().copied().fold(0, u64::saturating_add);
+    spool.align_parts(&sizes_bytes);
+    loop {
+        // The spool itself says what comes next: it goes back when the store turns out not to copy.
+        while let Some((index, rest)) = find_next(&sizes_bytes, spool.offset_bytes()) {
+            let Some(part) = parts.get(index) else { break };
             limits.check()?;
-            spool.append_object(store, &keys::source_key(part.media_id), step).await?;
+            spool.append_object(store, &keys::source_key(part.media_id), rest).await?;
             if let Some(durable) = spool.checkpoint().await? {
                 ledger.record_progress(&durable, expires_at_ms).await?;
                 spool.confirm_recorded(&durable).await;
             }
         }
+        let durable = spool.flush_last().await?;
+        ledger.record_progress(&durable, expires_at_ms).await?;
+        if durable.offset_bytes >= length_bytes {
+            return Ok(());
+        }
+        limits.check()?;
     }
-    let durable = spool.flush_last().await?;
-    ledger.record_progress(&durable, expires_at_ms).await
 }
 
-fn split_steps(range_bytes: Range<u64>) -> impl Iterator<Item = Range<u64>> {
-    let starts =
-        (range_bytes.start..range_bytes.end).step_by(usize::try_from(JOIN_STEP_BYTES).unwrap_or(usize::MAX));
-    starts.map(move |start| start..range_bytes.end.min(start.saturating_add(JOIN_STEP_BYTES)))
+/// The part that the byte at an offset of the whole belongs to, and what of that part is left from there on.
+fn find_next(sizes_bytes: &[u64], offset_bytes: u64) -> Option<(usize, Range<u64>)> {
+    let mut behind = offset_bytes;
+    for (index, size_bytes) in sizes_bytes.iter().enumerate() {
+        if behind < *size_bytes {
+            return Some((index, behind..*size_bytes));
+        }
+        behind -= size_bytes;
+    }
+    None
 }
 
 /// Ends the parts of an upload that holds their bytes. What fails the keeper does once the time of the part is over.
@@ -323,12 +332,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn steps_cover_a_range_once() {
-        let end = 2 * JOIN_STEP_BYTES + 5;
-        let steps: Vec<_> = split_steps(3..end).collect();
-        assert_eq!(steps.first().map(|step| step.start), Some(3));
-        assert_eq!(steps.last().map(|step| step.end), Some(end));
-        assert!(steps.windows(2).all(|pair| pair[0].end == pair[1].start));
-        assert_eq!(split_steps(4..4).count(), 0);
+    fn what_comes_next_is_found_by_the_offset() {
+        let sizes = [3, 0, 4];
+        for (offset, wanted) in [(0, Some((0, 0..3))), (2, Some((0, 2..3))), (3, Some((2, 0..4))), (7, None)]
+        {
+            assert_eq!(find_next(&sizes, offset), wanted, "{offset}");
+        }
     }
 }

@@ -16,7 +16,10 @@ use object_store::{
 };
 use url::Url;
 
-use crate::{StoreConfig, StoreError};
+use crate::{
+    StoreConfig, StoreError,
+    part_copy::{ClientKeeper, CopySettings, PartCopier},
+};
 
 /// The client's own limit for a request, beyond every deadline.
 const CLIENT_TIMEOUT: &str = "1 day";
@@ -29,7 +32,7 @@ pub(crate) enum StoreBackend {
         store: OnceLock<LocalFileSystem>,
         root: path::PathBuf,
     },
-    S3(RemoteBucket<AmazonS3>),
+    S3(RemoteBucket<AmazonS3>, Option<Arc<PartCopier>>),
     Google(RemoteBucket<GoogleCloudStorage>),
     Azure(RemoteBucket<MicrosoftAzure>),
 }
@@ -45,7 +48,7 @@ impl StoreBackend {
         let url = Url::parse(&config.url).map_err(|e| StoreError::Invalid(format!("store url: {e}")))?;
         match url.scheme() {
             "file" => open_local(&url),
-            "s3" => Ok(Self::S3(open_s3(&url, config)?)),
+            "s3" => open_s3(&url, config),
             "gs" => Ok(Self::Google(open_google(&url, config)?)),
             "az" => Ok(Self::Azure(open_azure(&url, config)?)),
             other => Err(StoreError::Invalid(format!("store url: unknown scheme {other}"))),
@@ -62,7 +65,7 @@ impl StoreBackend {
                     store.get_or_init(|| opened)
                 }
             }
-            Self::S3(remote) => &*remote.store,
+            Self::S3(remote, _) => &*remote.store,
             Self::Google(remote) => &*remote.store,
             Self::Azure(remote) => &*remote.store,
         })
@@ -72,9 +75,17 @@ impl StoreBackend {
     pub(crate) fn multipart_store(&self) -> Option<Arc<dyn MultipartStore>> {
         match self {
             Self::Local { .. } => None,
-            Self::S3(remote) => Some(remote.store.clone()),
+            Self::S3(remote, _) => Some(remote.store.clone()),
             Self::Google(remote) => Some(remote.store.clone()),
             Self::Azure(remote) => Some(remote.store.clone()),
+        }
+    }
+
+    /// What makes parts of stored objects without reading them, where the store may be able to.
+    pub(crate) fn part_copier(&self) -> Option<&Arc<PartCopier>> {
+        match self {
+            Self::S3(_, copier) => copier.as_ref(),
+            Self::Local { .. } | Self::Google(_) | Self::Azure(_) => None,
         }
     }
 
@@ -89,7 +100,7 @@ impl StoreBackend {
     fn key_prefix(&self) -> Option<&Path> {
         match self {
             Self::Local { .. } => None,
-            Self::S3(remote) => Some(&remote.prefix),
+            Self::S3(remote, _) => Some(&remote.prefix),
             Self::Google(remote) => Some(&remote.prefix),
             Self::Azure(remote) => Some(&remote.prefix),
         }
@@ -171,25 +182,30 @@ macro_rules! configured {
         if endpoints.iter().flatten().any(|endpoint| endpoint.starts_with("http://")) {
             builder = builder.with_config($key::Client(ClientConfigKey::AllowHttp), "true");
         }
-        builder.with_retry(retry_config($config)).build()?
+        builder.with_retry(retry_config($config))
     }};
 }
 
-fn open_s3(url: &Url, config: &StoreConfig) -> Result<RemoteBucket<AmazonS3>, StoreError> {
-    let builder = AmazonS3Builder::from_env().with_bucket_name(parse_bucket(url)?);
-    let store = configured!(builder, AmazonS3ConfigKey, [Endpoint, S3Endpoint], config);
-    Ok(RemoteBucket { store: Arc::new(store), prefix: parse_prefix(url)? })
+fn open_s3(url: &Url, config: &StoreConfig) -> Result<StoreBackend, StoreError> {
+    let clients = ClientKeeper::default();
+    let builder =
+        AmazonS3Builder::from_env().with_bucket_name(parse_bucket(url)?).with_http_connector(clients.clone());
+    let builder = configured!(builder, AmazonS3ConfigKey, [Endpoint, S3Endpoint], config);
+    let settings = CopySettings::of(&builder);
+    let store = Arc::new(builder.build()?);
+    let copier = PartCopier::new(store.clone(), &settings, &clients, retry_config(config)).map(Arc::new);
+    Ok(StoreBackend::S3(RemoteBucket { store, prefix: parse_prefix(url)? }, copier))
 }
 
 fn open_google(url: &Url, config: &StoreConfig) -> Result<RemoteBucket<GoogleCloudStorage>, StoreError> {
     let builder = GoogleCloudStorageBuilder::from_env().with_bucket_name(parse_bucket(url)?);
-    let store = configured!(builder, GoogleConfigKey, [BaseUrl], config);
+    let store = configured!(builder, GoogleConfigKey, [BaseUrl], config).build()?;
     Ok(RemoteBucket { store: Arc::new(store), prefix: parse_prefix(url)? })
 }
 
 fn open_azure(url: &Url, config: &StoreConfig) -> Result<RemoteBucket<MicrosoftAzure>, StoreError> {
     let builder = MicrosoftAzureBuilder::from_env().with_container_name(parse_bucket(url)?);
-    let store = configured!(builder, AzureConfigKey, [Endpoint], config);
+    let store = configured!(builder, AzureConfigKey, [Endpoint], config).build()?;
     Ok(RemoteBucket { store: Arc::new(store), prefix: parse_prefix(url)? })
 }
 

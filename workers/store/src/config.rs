@@ -5,11 +5,11 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Smallest part size S3 accepts for all parts but the last, in bytes.
+/// Smallest part size S3 accepts for all parts but the last, in bytes (AWS docs, "Amazon S3 multipart upload limits").
 pub const PART_BYTES_FLOOR: u64 = 5 * MIB;
 
-/// Largest part that S3 accepts, in bytes.
-const PART_BYTES_CEILING: u64 = 5 * 1024 * MIB;
+/// Largest part that S3 accepts, in bytes (AWS docs, "Amazon S3 multipart upload limits").
+pub(crate) const PART_BYTES_CEILING: u64 = 5 * 1024 * MIB;
 
 /// Least memory for all uploads of a process, in bytes: what a connection delivers at once has to fit, or no upload goes on.
 const IN_FLIGHT_BYTES_FLOOR: u64 = MIB;
@@ -38,7 +38,8 @@ pub struct StoreConfig {
     pub retries_max: usize,
     /// Longest time a marker that was seen in a remote store stands for one that is there, in milliseconds.
     pub marker_ms: u64,
-    /// Smallest multipart part, in bytes; grows with the length so that 9 000 parts suffice.
+    /// Smallest multipart part, in bytes; grows with the length so that 9 000 parts suffice. An upload that is joined of equal ones may
+    /// have smaller parts, and ones of up to twice the size.
     #[schemars(range(min = PART_BYTES_FLOOR, max = PART_BYTES_CEILING))]
     pub part_bytes_min: u64,
     /// Most parts of one upload on their way to a remote store at the same time.

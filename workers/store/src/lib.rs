@@ -17,6 +17,8 @@ mod config;
 mod error;
 mod folder;
 mod marker;
+mod part_copy;
+mod part_copy_answer;
 mod spool;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -37,7 +39,7 @@ use tokio::sync::Semaphore;
 pub use config::{PART_BYTES_FLOOR, PARTS_MAX, StoreConfig};
 pub use error::StoreError;
 pub use marker::{MissingRootPolicy, StoreIdentifier};
-pub use spool::{Spool, SpoolCheckpoint, SpooledUpload};
+pub use spool::{APPEND_BYTES_MAX, Spool, SpoolCheckpoint, SpooledUpload};
 
 use backend::StoreBackend;
 use marker::MarkerState;

@@ -173,6 +173,66 @@ async fn what_can_not_be_joined_is_refused() {
 }
 
 #[tokio::test]
+async fn s3_joins_large_parts_without_their_bytes_coming_through() {
+    let mut site = Site::remote().await;
+    let replica = site.replica(UploadConfig::default()).await;
+    let bytes = pattern(26 * MIB);
+    let (first, second) = bytes.split_at(13 * MIB);
+    let (a, b) = (replica.part(first).await, replica.part(second).await);
+    let s3 = site.s3.as_ref().unwrap();
+    let before = s3.transferred_bytes();
+    let whole = replica.opened(replica.post_final(&[&a, &b])).await;
+    site.until(&whole, "it is joined", |r| r.status == UploadStatus::Received).await;
+    let after = s3.transferred_bytes();
+    // Requests and answers of the protocol.
+    let most = 64 * 1024;
+    assert!(after.0 - before.0 <= most && after.1 - before.1 <= most, "{before:?} {after:?}");
+    assert!(site.object(&whole.media_id) == bytes);
+}
+
+#[tokio::test]
+async fn joining_goes_on_where_a_replica_was_killed() {
+    let mut site = Site::remote().await;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let replica = {
+        let _inside = runtime.enter();
+        site.replica(UploadConfig { finish_wait_ms: 100, ..UploadConfig::default() }).await
+    };
+    let bytes = pattern(30 * MIB);
+    let (first, second) = bytes.split_at(15 * MIB);
+    let (a, b) = (replica.part(first).await, replica.part(second).await);
+    let s3 = site.s3.as_ref().unwrap();
+    let copy_number = |address: &str| -> Option<usize> {
+        let (_, rest) =
+            address.split_once("partNumber=").filter(|_| address.contains("x-amz-copy-source"))?;
+        rest.split('&').next()?.parse().ok()
+    };
+    let never = std::sync::Arc::new(tokio::sync::Semaphore::new(0));
+    s3.set_fault_rule(move |_, address| {
+        copy_number(address).filter(|number| *number > 3).map(|_| InjectedFault::Hold(never.clone()))
+    });
+    let whole = replica.opened(replica.post_final(&[&a, &b])).await;
+    site.until(&whole, "three are copied", |r| r.offset_bytes == 15 * 1024 * 1024).await;
+    // Nothing of it runs to its end, as after kill -9.
+    runtime.shutdown_background();
+    let record = site.record(&whole).await;
+    assert!(record.status == UploadStatus::Open && record.holder.is_some(), "{record:?}");
+    let copied = std::sync::Arc::new(parking_lot::Mutex::new(Vec::new()));
+    let counted = copied.clone();
+    s3.set_fault_rule(move |_, address| {
+        counted.lock().extend(copy_number(address));
+        None
+    });
+    site.run_keeper(nats::now_ms()).await;
+    assert_eq!(site.record(&whole).await.status, UploadStatus::Received);
+    assert!(site.object(&whole.media_id) == bytes);
+    let mut numbers = copied.lock().clone();
+    numbers.sort_unstable();
+    assert_eq!(numbers, [4, 5, 6], "what is recorded is not copied again");
+    assert_eq!(s3.multipart_files().unwrap(), 0);
+}
+
+#[tokio::test]
 async fn joining_goes_on_after_an_outage() {
     let mut site = Site::remote().await;
     site.store.retries_max = 0;
@@ -210,19 +270,8 @@ async fn a_join_that_fails_early_leaves_no_multipart_upload() {
     let replica = site.replica(UploadConfig::default()).await;
     let part = replica.part(&pattern(20 * MIB)).await;
     let s3 = site.s3.as_ref().unwrap();
-    let place = keys::source_key(part.media_id.parse().unwrap());
-    // A window of the part is read, and the multipart upload begun; then no more.
-    let reads_left = std::sync::atomic::AtomicUsize::new(3);
-    s3.set_fault_rule(move |method, address| {
-        let is_read = *method == Method::GET && address.contains(&place);
-        let is_over = is_read
-            && reads_left
-                .fetch_update(std::sync::atomic::Ordering::SeqCst, std::sync::atomic::Ordering::SeqCst, |n| {
-                    n.checked_sub(1)
-                })
-                .is_err();
-        is_over.then_some(InjectedFault::Status(500))
-    });
+    // The multipart upload is begun, and no part of it made.
+    s3.set_fault_rule(|_, address| address.contains("partNumber").then_some(InjectedFault::Status(500)));
     let whole = replica.opened(replica.post_final(&[&part])).await;
     site.until(&whole, "it lets go", |r| r.holder.is_none() && r.multipart.is_some()).await;
     assert_eq!(whole.request(Method::DELETE).send().await.unwrap().status(), 204);

@@ -24,6 +24,9 @@ use crate::{Store, StoreError};
 use local::LocalSpool;
 use remote::RemoteSpool;
 
+/// Most bytes of an object that are read, or copied into a file, at once.
+pub const APPEND_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
 /// Which upload a spool belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SpooledUpload {
@@ -104,7 +107,17 @@ impl Spool {
         }
     }
 
-    /// Takes a range of bytes of a stored object. A local store joins the files where its file system can.
+    /// Chooses, while nothing is stored, parts that the objects of these sizes in bytes can be copied into whole.
+    pub fn align_parts(&mut self, sizes_bytes: &[u64]) {
+        if let SpoolBackend::Remote(remote) = &mut self.kind {
+            remote.align_parts(sizes_bytes);
+        }
+    }
+
+    /// Takes the first bytes of a range of a stored object, at most [`APPEND_BYTES_MAX`] or one part. A local store joins the files
+    /// where its file system can, and an S3 store makes whole parts itself where it can; otherwise they are read.
+    ///
+    /// What follows is said by [`Spool::offset_bytes`] alone: that goes back when the store turns out not to copy.
     ///
     /// [`StoreError::NotFound`] when the object is not there.
     pub async fn append_object(
@@ -113,9 +126,34 @@ impl Spool {
         key: &str,
         range_bytes: Range<u64>,
     ) -> Result<(), StoreError> {
-        if let SpoolBackend::Local(local) = &mut self.kind {
-            return local.append_file(store, key, range_bytes).await;
+        let start = range_bytes.start;
+        let step = match &mut self.kind {
+            SpoolBackend::Local(local) => {
+                let step = start..range_bytes.end.min(start.saturating_add(APPEND_BYTES_MAX));
+                return local.append_file(store, key, step).await;
+            }
+            SpoolBackend::Remote(remote) => {
+                if let Some(part) = remote.copyable_part(&range_bytes) {
+                    let copied = remote.copy_part(key, part).await;
+                    return remote.forgive_refusal(copied);
+                }
+                let length = remote.bytes_to_next_part().min(APPEND_BYTES_MAX);
+                start..range_bytes.end.min(start.saturating_add(length))
+            }
+        };
+        let appended = self.append_stream(store, key, step).await;
+        match &mut self.kind {
+            SpoolBackend::Local(_) => appended,
+            SpoolBackend::Remote(remote) => remote.forgive_refusal(appended),
         }
+    }
+
+    async fn append_stream(
+        &mut self,
+        store: &Store,
+        key: &str,
+        range_bytes: Range<u64>,
+    ) -> Result<(), StoreError> {
         let mut pieces = pin!(store.get_stream(key, range_bytes));
         while let Some(bytes) = pieces.try_next().await? {
             self.write(bytes).await?;
@@ -140,7 +178,8 @@ impl Spool {
         }
     }
 
-    /// As [`Spool::flush`], when no byte will follow: a remote store gets the last part instead of a tail.
+    /// As [`Spool::flush`], when no byte will follow: a remote store gets the last part instead of a tail. Of objects that were
+    /// appended some bytes may still be missing behind what is durable then: see [`Spool::append_object`].
     pub async fn flush_last(&mut self) -> Result<SpoolCheckpoint, StoreError> {
         match &mut self.kind {
             SpoolBackend::Local(local) => local.flush().await,

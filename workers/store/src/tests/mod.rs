@@ -14,6 +14,7 @@ use crate::{
 };
 
 mod environment;
+mod joining;
 mod marker;
 mod remote;
 

@@ -1,11 +1,14 @@
 //! The spool in a remote store: parts put straight to the final key, and a tail object for the durable rest below one
 //! part, so that another replica can continue.
 //!
-//! All parts but the last have one size (R2 asks for it). The tail's key carries the generation and the part it begins:
+//! All parts but the last have one size (R2 asks for it); parts of stored objects are copied by the store where it can
+//! ([`copying`]). The tail's key carries the generation and the part it begins:
 //! a writer that was displaced can't overwrite the tail of its successor. A displaced writer that still stores a part
 //! under an index of its successor makes the completion fail by entity tag on S3; it can't end in mixed bytes unnoticed.
 
 mod completion;
+mod copying;
+mod recovery;
 mod tail;
 
 use std::{
@@ -49,6 +52,10 @@ pub(super) struct RemoteSpool {
     reported: u64,
     /// The multipart upload was begun, and that was not reported to the caller yet.
     is_begun: bool,
+    /// Ranges of objects may be copied by the store.
+    is_copying: bool,
+    /// A copy was refused, and the caller was not made to look where the spool is.
+    is_refused: bool,
     /// The tail the caller's record names; it is removed once the record names another.
     recorded_tail: Option<UploadTail>,
     tail_at: Instant,
@@ -58,10 +65,21 @@ pub(super) struct RemoteSpool {
 #[derive(Debug)]
 struct InFlightPart {
     size_bytes: u64,
+    /// The store makes it of an object.
+    is_copy: bool,
     /// What it is made of, should it have to be sent again.
     tail: Option<UploadTail>,
     chunks: Vec<SpoolChunk>,
-    task: AbortOnDropHandle<Result<String, StoreError>>,
+    task: AbortOnDropHandle<Result<PartOutcome, StoreError>>,
+}
+
+/// What came of a part.
+#[derive(Debug)]
+enum PartOutcome {
+    /// It is stored; what the store calls its content.
+    Stored(String),
+    /// The store does not copy the object.
+    CopyRefused,
 }
 
 struct MultipartHandle {
@@ -105,6 +123,8 @@ impl RemoteSpool {
             putting: VecDeque::new(),
             in_flight_max: config.parts_in_flight_max.max(1),
             is_begun: false,
+            is_copying: store.state().backend().part_copier().is_some_and(|copier| copier.is_able()),
+            is_refused: false,
             batch: ChunkBatch::default(),
             reported: durable.offset_bytes,
             safe: durable,
@@ -138,7 +158,8 @@ impl RemoteSpool {
     pub(super) async fn checkpoint(&mut self) -> Result<Option<SpoolCheckpoint>, StoreError> {
         while self.putting.front().is_some_and(|part| part.task.is_finished()) {
             let step = self.await_first_part().await;
-            self.revert_on_error(step)?;
+            let step = self.revert_on_error(step);
+            self.forgive_refusal(step)?;
         }
         let unsaved = self.batch.length_bytes();
         let worth = unsaved >= tail_bytes(&self.state).max(TAIL_BYTES_MIN);
@@ -166,7 +187,8 @@ impl RemoteSpool {
 
     pub(super) async fn flush_last(&mut self) -> Result<SpoolCheckpoint, StoreError> {
         let step = self.store_last_part().await;
-        self.revert_on_error(step)?;
+        let step = self.revert_on_error(step);
+        self.forgive_refusal(step)?;
         self.reported = self.safe.offset_bytes;
         Ok(self.safe.clone())
     }
@@ -231,9 +253,10 @@ impl RemoteSpool {
         let task = tokio::task::spawn(async move {
             let payload = PutPayload::from_iter(pieces);
             let put = multipart.api.put_part(&multipart.path, &multipart_id, index, payload);
-            Ok(store.with_deadline(size_bytes, put).await?.content_id)
+            Ok(PartOutcome::Stored(store.with_deadline(size_bytes, put).await?.content_id))
         });
-        self.putting.push_back(InFlightPart { size_bytes, tail, chunks, task: AbortOnDropHandle::new(task) });
+        let task = AbortOnDropHandle::new(task);
+        self.putting.push_back(InFlightPart { size_bytes, is_copy: false, tail, chunks, task });
         Ok(())
     }
 
@@ -243,7 +266,15 @@ impl RemoteSpool {
         let (size_bytes, outcome) =
             (first.size_bytes, (&mut first.task).await.map_err(StoreError::from_join)?);
         let content_id = match outcome {
-            Ok(content_id) => content_id,
+            Ok(PartOutcome::Stored(content_id)) => content_id,
+            Ok(PartOutcome::CopyRefused) => {
+                self.putting.pop_front();
+                return Err(self.give_up_copies().await);
+            }
+            // An error, so that the caller does not go on behind bytes that were not taken.
+            Err(error @ StoreError::Slow { .. }) if self.putting.iter().any(|part| part.is_copy) => {
+                return Err(error);
+            }
             Err(error @ StoreError::Slow { .. }) => {
                 self.requeue_parts();
                 if self.in_flight_max == 1 {
@@ -265,27 +296,6 @@ impl RemoteSpool {
         self.stored += size_bytes;
         self.update_checkpoint();
         Ok(())
-    }
-
-    /// Puts the bytes of the parts on their way back in front of those that wait.
-    fn requeue_parts(&mut self) {
-        while let Some(part) = self.putting.pop_back() {
-            self.batch.push_front(part.chunks);
-            self.state.tail = part.tail.or_else(|| self.state.tail.take());
-        }
-    }
-
-    /// The store no longer knows the multipart upload.
-    fn handle_unknown_multipart(&mut self) -> StoreError {
-        if self.safe.multipart.as_ref().is_none_or(|m| m.parts.is_empty()) {
-            // No byte was lost with it: the next part begins another.
-            self.state.multipart_id = None;
-            if let Some(multipart) = &mut self.safe.multipart {
-                multipart.multipart_id = None;
-            }
-            return StoreError::unavailable("the store has ended the multipart upload");
-        }
-        StoreError::Damaged("the store no longer has the multipart upload".into())
     }
 
     async fn await_all_parts(&mut self) -> Result<(), StoreError> {
@@ -318,29 +328,6 @@ impl RemoteSpool {
     fn update_checkpoint(&mut self) {
         let offset_bytes = self.stored + tail_bytes(&self.state);
         self.safe = SpoolCheckpoint { offset_bytes, multipart: Some(self.state.clone()) };
-    }
-
-    /// After a failure, goes back to the newest state that can be continued from. Bytes that the store was only too slow for stay
-    /// in memory, as many as a tail may hold: there is less of them than of a part, and nothing beside them on the way.
-    fn revert_on_error(&mut self, step: Result<(), StoreError>) -> Result<(), StoreError> {
-        let Err(error) = &step else { return step };
-        if matches!(error, StoreError::Slow { .. }) {
-            self.requeue_parts();
-            // Less than a part, so that the next flush parks it as a tail instead of sending a part that is too slow
-            // again.
-            let tail_max = self.state.part_bytes.saturating_sub(1 + tail_bytes(&self.state));
-            let kept = self.batch.split_front(usize::try_from(tail_max).unwrap_or(usize::MAX));
-            self.batch.clear();
-            self.batch.push_front(kept);
-        } else {
-            self.batch.clear();
-        }
-        self.putting.clear();
-        let part_bytes = self.state.part_bytes;
-        self.state = self.safe.multipart.clone().unwrap_or_default();
-        self.state.part_bytes = part_bytes;
-        self.stored = self.safe.offset_bytes - tail_bytes(&self.state);
-        step
     }
 }
 
