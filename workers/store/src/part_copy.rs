@@ -197,7 +197,9 @@ impl CopySettings {
     /// Reads them before the store is built.
     pub(crate) fn of(builder: &AmazonS3Builder) -> Self {
         let value = |key| builder.get_config_value(&key);
-        let is_set = |key| value(key).is_some_and(|text| text.parse().unwrap_or(true));
+        // The words that `object_store` takes for "no"; what it does not take is refused when the store is built.
+        let is_no = |text: &str| matches!(text, "0" | "false" | "off" | "no" | "n");
+        let is_set = |key| value(key).is_some_and(|text| !is_no(&text.to_ascii_lowercase()));
         // `object_store` has no other name for this one.
         let customer_key = "aws_sse_customer_key_base64".parse::<AmazonS3ConfigKey>().ok();
         Self {

@@ -322,3 +322,19 @@ async fn objects_under_any_prefix_are_copied() {
     assert!(read <= PROTOCOL_BYTES_MAX, "{read}");
     objects.check(&store, place).await;
 }
+
+#[test]
+fn what_a_presigned_copy_cannot_carry_is_read() {
+    let can_copy = |options: &[(&str, &str)]| {
+        let known = [("aws_access_key_id", "a"), ("aws_secret_access_key", "b")];
+        let options = known.iter().chain(options).map(|(name, value)| ((*name).into(), (*value).into()));
+        let config = StoreConfig { options: options.collect(), ..StoreConfig::from_url("s3://bucket") };
+        testing::open_test_store(config).unwrap().state().backend().part_copier().is_some()
+    };
+    assert!(can_copy(&[]));
+    assert!(can_copy(&[("aws_skip_signature", "No"), ("aws_server_side_encryption", "AES256")]));
+    let key = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+    assert!(!can_copy(&[("aws_server_side_encryption", "sse-c"), ("aws_sse_customer_key_base64", key)]));
+    assert!(!can_copy(&[("aws_checksum_algorithm", "sha256")]));
+    assert!(!can_copy(&[("aws_skip_signature", "true")]));
+}
