@@ -460,7 +460,7 @@ fn message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
         "kv.jobs.part" => (vec!["transcode"], vec!["index", "ingress", "keeper", "transcode"]),
         "gate.changed" | "gate.granted" | "gate.denied" | "kv.apikeys" | "kv.apikeys.owner"
         | "kv.idempotency" | "kv.keys" | "kv.limits.replicas" | "kv.limits.reported" | "kv.nonces"
-        | "kv.nonces.link" | "kv.nonces.prefix" | "kv.secrets" | "kv.secrets.ring" => {
+        | "kv.nonces.link" | "kv.nonces.upload" | "kv.nonces.prefix" | "kv.secrets" | "kv.secrets.ring" => {
             (vec!["ingress"], vec!["ingress"])
         }
         "kv.store" => (vec!["admin", "ingress"], vec!["admin", "ingress", "keeper", "transcode", "upload"]),
@@ -473,7 +473,9 @@ fn message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
         "job.task" => (vec!["keeper", "transcode"], vec!["transcode"]),
         "job.progress" => (vec!["transcode"], vec!["ingress"]),
         "audit.record" => (vec!["audit"], vec!["ingress"]),
-        "ask.jobs.answer" | "ask.media.answer" => (vec!["index"], vec!["ingress"]),
+        "ask.jobs.answer" | "ask.media.answer" | "ask.public_media.answer" => {
+            (vec!["index"], vec!["ingress"])
+        }
         _ => return None,
     };
     if is_event(name) {

@@ -43,7 +43,7 @@ impl Site {
                     "--json",
                     "--title",
                     title,
-                    "--server",
+                    "--url",
                     &self.url,
                     "--api-key",
                     &self.key,
@@ -131,7 +131,7 @@ async fn a_site_that_is_not_named_cannot_embed_and_a_link_signs_in_another_brows
     let shown = site.upload("Mine", &["--public"]).await;
     let elsewhere =
         serve_page(format!("<!doctype html><iframe src=\"{}/embed/{shown}\"></iframe>", site.url)).await;
-    let made = run(program(site.dir.path(), &["link", "--server", &site.url, "--api-key", &site.key])).await;
+    let made = run(program(site.dir.path(), &["link", "--url", &site.url, "--api-key", &site.key])).await;
     assert_eq!(made.status, 0, "{made:?}");
     let link = made.out.trim().to_owned();
     assert!(link.starts_with(&format!("{}/#sign-in=", site.url)), "{link}");
