@@ -21,6 +21,7 @@ pub mod job;
 pub mod keys;
 pub mod limit;
 pub mod media;
+pub mod rejection;
 pub mod session;
 pub mod store;
 pub mod subjects;

@@ -495,9 +495,9 @@ pub struct MediaRejected {
     pub upload_id: UploadId,
     /// Its owner.
     pub owner: String,
-    /// A stable code.
+    /// A stable code: one of `x-rejections` in the description of the HTTP API ([`crate::rejection`]).
     pub code: String,
-    /// The same for people.
+    /// What was found, for people.
     pub detail: String,
 }
 media_event!(MediaRejected, "rejected", true, |_| None);

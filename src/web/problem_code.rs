@@ -129,7 +129,7 @@ kinds! {
     MediaFailed 409 "media_failed" "This file could not be prepared"
         "`detail` says why; the operator may let it be tried again.";
     MediaRejected 409 "media_rejected" "This file can't be played"
-        "`detail` says why; upload another file.";
+        "`detail` says why, and `/docs#rejections` what to do about each code; upload another file.";
     MediaRemoved 410 "media_removed" "This medium was removed"
         "Begin a new upload if it is to be there again.";
     MediaType 415 "media_type" "This media type is not taken here"
@@ -294,6 +294,11 @@ impl ProblemCode {
     pub fn type_uri(self) -> String {
         self.definition().type_uri()
     }
+}
+
+/// What to do about the kind with this code, in a sentence; `None` for a code that is not answered here.
+pub fn advice_of(code: &str) -> Option<&'static str> {
+    FACTS.iter().find(|facts| facts.code == code).map(|facts| facts.advice)
 }
 
 /// All of them by code, as the description lists them.

@@ -22,7 +22,8 @@ use axum::{
     http::{HeaderMap, HeaderName, HeaderValue, header},
     response::Response,
 };
-use serde_json::{Value, json};
+use schemas::rejection::RejectionCode;
+use serde_json::{Map, Value, json};
 use utoipa::OpenApi;
 
 use super::{audit, events, jobs, library, media, metrics, play, probes, sharing, uploads, watch};
@@ -87,9 +88,18 @@ pub fn build_document() -> Value {
     document["components"] = common::build_components(&schemas);
     document["servers"] = json!([{ "url": "/", "description": "Where this document comes from." }]);
     document["x-problems"] = problem_code::describe_codes().into();
+    document["x-rejections"] = describe_rejections().into();
     schema::bound_numbers(&mut document);
     portable::make_portable(&mut document);
     document
+}
+
+/// Why files are rejected, by the codes that events and documents of media carry.
+fn describe_rejections() -> Map<String, Value> {
+    let described = RejectionCode::ALL
+        .iter()
+        .map(|code| (code.to_string(), json!({ "title": code.title(), "advice": code.published_advice() })));
+    described.collect()
 }
 
 /// All operations, and what their annotations say.

@@ -26,7 +26,10 @@ pub(super) fn render_page(document: &Value) -> String {
     for tag in document["tags"].as_array().into_iter().flatten() {
         render_section(&mut page, document, tag);
     }
-    render_problems(&mut page, &document["x-problems"]);
+    let about = "What may go wrong, by code, and what to do about it.";
+    render_codes(&mut page, ("problem", about), &document["x-problems"]);
+    let about = "Why a file is rejected after its upload, by the code of its medium and of `media.rejected`, and what to do about it.";
+    render_codes(&mut page, ("rejection", about), &document["x-rejections"]);
     page.push_str("<section>\n<h2 id=\"schemas\">Schemas</h2>\n");
     for (name, schema) in document["components"]["schemas"].as_object().into_iter().flatten() {
         push_html(
@@ -41,16 +44,18 @@ pub(super) fn render_page(document: &Value) -> String {
     page
 }
 
-/// An entry for each kind of problem, at the place that the `type` of its problems names.
-fn render_problems(page: &mut String, kinds: &Value) {
-    page.push_str("<section>\n<h2 id=\"problems\">problems</h2>\n<p>What may go wrong, by code, and what to do about it.</p>\n<dl>\n");
-    for (code, about) in kinds.as_object().into_iter().flatten() {
+/// An entry for each code of a kind, such as `problem`, at the place that the `type` of a problem names.
+fn render_codes(page: &mut String, (kind, about): (&str, &str), codes: &Value) {
+    let about = mark_code(&Value::from(about));
+    push_html(page, &format!("<section>\n<h2 id=\"{kind}s\">{kind}s</h2>\n<p>{about}</p>\n<dl>\n"));
+    for (code, about) in codes.as_object().into_iter().flatten() {
         let code = escape_html(code);
+        let status = about["status"].as_u64().map(|status| format!(" <small>{status}</small>"));
         push_html(
             page,
             &format!(
-                "<dt id=\"problem-{code}\"><code>{code}</code> <small>{}</small></dt><dd>{}. {}</dd>\n",
-                about["status"],
+                "<dt id=\"{kind}-{code}\"><code>{code}</code>{}</dt><dd>{}. {}</dd>\n",
+                status.unwrap_or_default(),
                 mark_code(&about["title"]),
                 mark_code(&about["advice"]),
             ),

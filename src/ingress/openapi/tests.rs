@@ -275,6 +275,11 @@ async fn page_and_document_are_served_and_need_nothing_from_elsewhere() {
         assert_eq!(is_registered, registered.contains(&code.as_str()), "{uri}");
         assert!(is_registered || uri == format!("/docs#problem-{code}"), "{uri}");
     }
+    for code in schemas::rejection::RejectionCode::ALL {
+        let at = html.find(&format!("<dt id=\"rejection-{code}\">")).unwrap_or_else(|| panic!("{code}"));
+        let entry = html.get(at..).unwrap().split("</dd>").next().unwrap();
+        assert!(entry.contains(code.title()) && !entry.contains("<small>"), "{entry}");
+    }
     let answer = get("/openapi.json", None).await;
     assert_eq!(answer.headers()["content-type"], "application/json");
     let tag = answer.headers()["etag"].to_str().unwrap().to_owned();

@@ -39,6 +39,23 @@ pub enum MediaErrorCode {
 }
 
 impl MediaErrorCode {
+    /// All of them.
+    pub const ALL: &[Self] = &[
+        Self::MediaEmpty,
+        Self::MediaTruncated,
+        Self::MediaUnsupportedFormat,
+        Self::MediaUnsupportedCodec,
+        Self::MediaNoStreams,
+        Self::MediaNoFrames,
+        Self::MediaEncrypted,
+        Self::MediaTooManyStreams,
+        Self::MediaTooManyPixels,
+        Self::MediaTooManyPackets,
+        Self::MediaTooLong,
+        Self::MediaCorrupt,
+        Self::MediaSpecMismatch,
+    ];
+
     /// The stable spelling, such as `media_truncated`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -128,7 +145,7 @@ pub enum MediaTaskError {
     #[error("impossible task: {0}")]
     Spec(String),
     /// The child could not be started.
-    #[error("start the media child {path}")]
+    #[error("the media child {path} can't be started")]
     Spawn {
         /// The program that was tried.
         path: String,
@@ -145,6 +162,27 @@ impl MediaTaskError {
         match self {
             Self::Rejected { .. } | Self::Spec(_) => MediaRetryDecision::Reject,
             _ => MediaRetryDecision::Retry,
+        }
+    }
+
+    /// What somebody can do about a driver that did not start with this error, without a full stop.
+    #[must_use]
+    pub fn start_advice(&self) -> &'static str {
+        match self {
+            Self::Spawn { .. } => {
+                "build it with `cargo build --release -p media-child` and keep it beside streamgate, or name it with \
+                 --media-child"
+            }
+            Self::Sandbox(_) => {
+                "allow seccomp or landlock (in a container: a profile that lets seccomp(2) through), or, only on a machine \
+                 that isolates by other means, --unsandboxed"
+            }
+            Self::Protocol(_) => {
+                "name a streamgate-media of this version with --media-child, or build both programs again"
+            }
+            _ => {
+                "install FFmpeg's libraries with libx264 (Debian and Ubuntu: `make setup` does), and build again"
+            }
         }
     }
 
@@ -173,23 +211,8 @@ mod tests {
 
     #[test]
     fn codes_are_spelled_alike_on_the_wire_and_for_people() {
-        let all = [
-            MediaErrorCode::MediaEmpty,
-            MediaErrorCode::MediaTruncated,
-            MediaErrorCode::MediaUnsupportedFormat,
-            MediaErrorCode::MediaUnsupportedCodec,
-            MediaErrorCode::MediaNoStreams,
-            MediaErrorCode::MediaNoFrames,
-            MediaErrorCode::MediaEncrypted,
-            MediaErrorCode::MediaTooManyStreams,
-            MediaErrorCode::MediaTooManyPixels,
-            MediaErrorCode::MediaTooManyPackets,
-            MediaErrorCode::MediaTooLong,
-            MediaErrorCode::MediaCorrupt,
-            MediaErrorCode::MediaSpecMismatch,
-        ];
-        for code in all {
-            let wire: String = rmp_serde::from_slice(&rmp_serde::to_vec_named(&code).unwrap()).unwrap();
+        for code in MediaErrorCode::ALL {
+            let wire: String = rmp_serde::from_slice(&rmp_serde::to_vec_named(code).unwrap()).unwrap();
             assert_eq!(wire, code.as_str());
         }
     }

@@ -179,7 +179,8 @@ impl PipelineStage for UploadStage {
         let UploadStageEvent::Verify(received) = seen else { return Ok(()) };
         let held = self.load_record(received).await?;
         if held.record.status == MediaStatus::Uploading && !held.record.is_removed() {
-            let rejection = UploadRejection::new(fault.code, "it could not be verified in several attempts");
+            let rejection =
+                UploadRejection::unverified(fault.code, "it could not be verified in several attempts");
             self.record_outcome(held, received, VerificationOutcome::Rejected(rejection)).await?;
         }
         Ok(())
@@ -253,7 +254,7 @@ impl UploadStage {
                 Ok(VerificationOutcome::Stored(Box::new((source, technical))))
             }
             Err(media::MediaTaskError::Rejected { code, detail }) => {
-                Ok(VerificationOutcome::Rejected(UploadRejection::new(code.as_str(), detail)))
+                Ok(VerificationOutcome::Rejected(UploadRejection::from_child(code, detail)))
             }
             Err(fault) => Err(UploadStageError::Probe(fault)),
         }
@@ -271,7 +272,7 @@ impl UploadStage {
         // Counted in the record: a file that kills its worker would otherwise begin with no faults at the next one.
         if error.is_crash() && faults >= self.config.probe_attempts_max {
             tracing::warn!(%error, media.id = %received.media_id, "the probe fails each time; the file is rejected");
-            let rejection = UploadRejection::new(error.code(), "looking inside it fails each time");
+            let rejection = UploadRejection::unverified(error.code(), "looking inside it fails each time");
             self.record_outcome(held, received, VerificationOutcome::Rejected(rejection)).await?;
             return Ok(StageOutcome::Done);
         }
@@ -301,11 +302,11 @@ impl UploadStage {
                 Outbox::new().with_event(&MediaStored { media_id, upload_id, owner, source, technical })
             }
             VerificationOutcome::Rejected(UploadRejection { code, detail }) => {
-                tracing::info!(code, media.id = %media_id, "an upload is rejected");
+                tracing::info!(%code, media.id = %media_id, "an upload is rejected");
                 held.record.status = MediaStatus::Rejected;
-                held.record.code = Some(code.to_owned());
+                held.record.code = Some(code.to_string());
                 held.record.detail = Some(detail.clone());
-                let event = MediaRejected { media_id, upload_id, owner, code: code.to_owned(), detail };
+                let event = MediaRejected { media_id, upload_id, owner, code: code.to_string(), detail };
                 // An earlier attempt was rejected, too: that event is not this one.
                 if is_first {
                     Outbox::new().with_event(&event)

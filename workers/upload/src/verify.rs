@@ -2,7 +2,7 @@
 //!
 //! Limits: [`FIRST_BYTES`] are kept until the type is known.
 
-use schemas::{media::MediaWarning, upload::UploadDigest};
+use schemas::{media::MediaWarning, rejection::RejectionCode, upload::UploadDigest};
 use sha2::{Digest as _, Sha256, Sha512};
 
 use crate::{
@@ -85,7 +85,7 @@ impl FileVerifier {
         let leading = first.get(..detected.leading_bytes).unwrap_or_default();
         if let Some(kind) = name_second_file(leading) {
             let detail = format!("the file begins as another one ({kind}); upload the medium without it");
-            return Err(UploadRejection::new("unsupported_type", detail));
+            return Err(UploadRejection::new(RejectionCode::UnsupportedType, detail));
         }
         if detected.has_stray_start() {
             self.warnings.push(warnings::of_leading_bytes(detected.leading_bytes));
@@ -99,7 +99,7 @@ impl FileVerifier {
     /// The verdict after the last byte.
     pub fn finish(mut self) -> Result<VerifiedFile, UploadRejection> {
         if self.size_bytes == 0 {
-            return Err(UploadRejection::new("empty", "the file has no bytes"));
+            return Err(UploadRejection::new(RejectionCode::Empty, "the file has no bytes"));
         }
         // Before the digest: a short read would be reported as a wrong digest.
         if self.seen_bytes != self.size_bytes {
@@ -114,7 +114,7 @@ impl FileVerifier {
             };
             if declared.value.as_slice() != found {
                 let detail = format!("the {} digest is not the declared one", declared.algorithm);
-                return Err(UploadRejection::new("digest_mismatch", detail));
+                return Err(UploadRejection::new(RejectionCode::DigestMismatch, detail));
             }
         }
         if let Some(walk) = self.walk.take() {
@@ -122,7 +122,7 @@ impl FileVerifier {
         }
         if ends_with_archive(&self.tail) {
             let detail = "the file ends as an archive (ZIP) as well; upload the medium without it";
-            return Err(UploadRejection::new("embedded_archive", detail));
+            return Err(UploadRejection::new(RejectionCode::EmbeddedArchive, detail));
         }
         Ok(VerifiedFile { sha256: hex::encode(sha256), warnings: self.warnings })
     }
@@ -139,7 +139,7 @@ impl FileVerifier {
         if let Some(cut) = report.cut {
             let warning = warnings::of_cut(cut.start, self.size_bytes);
             if self.is_strict && !cut.is_usual {
-                return Err(UploadRejection::new("truncated", warning.detail));
+                return Err(UploadRejection::new(RejectionCode::Truncated, warning.detail));
             }
             self.warnings.push(warning);
         }
@@ -166,19 +166,18 @@ fn trailing_error(at: u64, second: Option<String>) -> UploadRejection {
             "what begins at byte {at} is no part of the media file; upload it without that, or allow it by `upload.strict = false`"
         ),
     };
-    UploadRejection::new("trailing_data", detail)
+    UploadRejection::new(RejectionCode::TrailingData, detail)
 }
 
 fn unsupported_error(bytes: &[u8]) -> UploadRejection {
     if is_animated_webp(bytes) {
         let detail = "animated WebP is not taken here; convert it to a GIF, an APNG or a video";
-        return UploadRejection::new("unsupported_type", detail);
+        return UploadRejection::new(RejectionCode::UnsupportedType, detail);
     }
-    let found = infer::get(bytes).map_or("nothing known", |kind| kind.mime_type());
-    UploadRejection::new(
-        "unsupported_type",
-        format!("the content is {found}, not a media file that is taken here"),
-    )
+    UploadRejection::unsupported(&infer::get(bytes).map_or_else(
+        || "the content is of no known type".to_owned(),
+        |kind| format!("the content is {}, no media file that is taken here", kind.mime_type()),
+    ))
 }
 
 /// True when the bytes end with a complete end record of a ZIP archive.

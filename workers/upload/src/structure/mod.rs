@@ -10,6 +10,8 @@
 mod chunks;
 mod elements;
 
+use schemas::rejection::RejectionCode;
+
 use crate::{
     UploadRejection,
     structure_format::{DetectedStructure, StructureFormat},
@@ -303,7 +305,7 @@ impl StructureScanner {
                 with_thousands(at),
                 with_thousands(bytes_max)
             );
-            return Err(UploadRejection::new("trailing_data", detail));
+            return Err(UploadRejection::new(RejectionCode::TrailingData, detail));
         }
         let mut head = std::mem::take(&mut self.state.lost.run_head);
         head.append(&mut self.head);
@@ -331,7 +333,10 @@ impl StructureScanner {
     }
 
     fn truncated_rejection(&self) -> UploadRejection {
-        UploadRejection::new("truncated", format!("the file ends inside the element at byte {}", self.at))
+        UploadRejection::new(
+            RejectionCode::Truncated,
+            format!("the file ends inside the element at byte {}", self.at),
+        )
     }
 }
 

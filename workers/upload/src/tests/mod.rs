@@ -94,7 +94,7 @@ fn verify_by(
 }
 
 fn verify_in(bytes: &[u8], step: usize, digest: Option<UploadDigest>) -> Result<VerifiedFile, &'static str> {
-    verify_by(bytes, step, digest, false).map_err(|r| r.code)
+    verify_by(bytes, step, digest, false).map_err(|r| r.code.as_str())
 }
 
 /// The codes of the warnings, or the code of the rejection.
@@ -105,7 +105,7 @@ fn verify(bytes: &[u8]) -> Result<Vec<String>, &'static str> {
 
 /// The digest, or the code of the rejection, where nothing is let pass.
 fn verify_strictly(bytes: &[u8]) -> Result<String, &'static str> {
-    let found = verify_by(bytes, 1 << 20, None, true).map_err(|r| r.code)?;
+    let found = verify_by(bytes, 1 << 20, None, true).map_err(|r| r.code.as_str())?;
     assert!(found.warnings.iter().all(|w| w.code == warning_codes::TRUNCATED), "{:?}", found.warnings);
     Ok(found.sha256)
 }
