@@ -10,6 +10,7 @@
 //!
 //! - [`ingress`]: HTTP, over [`web`], [`auth`] and [`gate`]. [`keeper`]: singletons under a lease.
 //! - [`roles`]: starts roles and stops them all when one ends. [`up`]: every role in one process, with its own broker.
+//! - [`data_folder`]: whether this machine's data can be kept. [`explained`]: errors that say what to do.
 //! - [`stores`]: which object store belongs to this installation.
 //! - [`readiness`]: whether this process can do its work.
 //! - [`config`]: one struct, from file, environment and flags. [`telemetry`]: logs, probes and metrics of each role.
@@ -19,6 +20,8 @@
 
 pub mod cli;
 pub mod config;
+pub mod data_folder;
+pub mod explained;
 pub mod keeper;
 pub mod ownership_transfer;
 pub mod published;

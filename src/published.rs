@@ -106,16 +106,20 @@ fn read_file(path: &Path) -> anyhow::Result<Option<Vec<u8>>> {
         Ok(metadata) if metadata.len() > FILE_BYTES_MAX => {
             bail!("{} has more than {FILE_BYTES_MAX} bytes", path.display())
         }
-        Ok(_) => Ok(Some(fs::read(path).with_context(|| path.display().to_string())?)),
+        Ok(_) => Ok(Some(fs::read(path).with_context(|| unusable(path, "read"))?)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error).with_context(|| path.display().to_string()),
+        Err(error) => Err(error).with_context(|| unusable(path, "read")),
     }
+}
+
+fn unusable(path: &Path, verb: &str) -> String {
+    format!("{} can't be {verb}; --dir names the folder `schemas` of a checkout", path.display())
 }
 
 fn write_file(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
-    fs::write(path, bytes).with_context(|| path.display().to_string())
+    fs::create_dir_all(folder).with_context(|| unusable(folder, "made"))?;
+    fs::write(path, bytes).with_context(|| unusable(path, "written"))
 }
 
 fn golden_file(name: &str) -> String {
@@ -204,7 +208,7 @@ fn find_superfluous(folder: &Path) -> anyhow::Result<Vec<PublishedDifference>> {
         let path = folder.join(subfolder);
         let Ok(listing) = fs::read_dir(&path) else { continue };
         for entry in listing {
-            let entry = entry.with_context(|| path.display().to_string())?;
+            let entry = entry.with_context(|| unusable(&path, "read"))?;
             let file = format!("{subfolder}/{}", entry.file_name().to_string_lossy());
             if !known.contains(&file) {
                 let detail = "belongs to no message: remove it, or bring the message back".into();

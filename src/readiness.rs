@@ -60,7 +60,7 @@ pub fn classify_ending(error: &anyhow::Error) -> TaskEnding {
         {
             return TaskEnding::Configuration;
         }
-        if cause.is::<crate::config::SettingsError>() {
+        if cause.is::<crate::config::SettingsError>() || cause.is::<crate::data_folder::DataFolderError>() {
             return TaskEnding::Configuration;
         }
     }

@@ -15,6 +15,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
 
+use crate::explained::explain_listen_error;
 use web::{
     error::Problem,
     readiness,
@@ -41,7 +42,7 @@ pub const FILTER: &str = "info,async_nats=warn";
 /// When `filter` is malformed or a subscriber is there already.
 pub fn init_logging(format: LogFormat, filter: &str) -> anyhow::Result<()> {
     let filter =
-        EnvFilter::try_new(filter).with_context(|| format!("the log filter {filter:?} is malformed"))?;
+        EnvFilter::try_new(filter).with_context(|| format!("the log filter {filter:?} is malformed; write a level, or directives such as `info,transcode=debug`"))?;
     let registry = tracing_subscriber::registry().with(filter);
     match format {
         LogFormat::Text => registry
@@ -97,7 +98,9 @@ pub async fn serve_admin(
     metrics: MetricsRegistry,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let listener = TcpListener::bind(listen).await.with_context(|| format!("admin_listen {listen}"))?;
+    let listener = TcpListener::bind(listen)
+        .await
+        .map_err(|error| explain_listen_error("admin_listen", "--admin-listen", listen, error))?;
     tracing::info!(address = %listener.local_addr()?, "probes and metrics");
     let router = Router::new()
         .route("/livez", get(|| async { "live\n" }))

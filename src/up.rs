@@ -3,18 +3,30 @@
 use std::{
     fs::Permissions,
     io::Write,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
 use anyhow::Context;
-use nats::{Bus, ProcessHealth, Role, server, topology};
-use schemas::{access, ids::RequestId};
+use indicatif::HumanBytes;
+use ingress::capacity::{BROKER_DISK, CapacityConfig, CapacityLimit};
+use nats::{
+    Bus, ProcessHealth, Role,
+    server::{self, BrokerError},
+    topology,
+};
+use schemas::{
+    access,
+    fault::{error_chain, io_advice},
+    ids::RequestId,
+};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::Settings,
+    data_folder::prepare_data_folder,
+    explained::ExplainedError,
     roles::{self, ProcessRole, RoleSeeds, Runtime, StartedRoles},
 };
 use web::registry;
@@ -50,7 +62,7 @@ pub async fn run_all_roles(
     ready: oneshot::Sender<ServerReady>,
 ) -> anyhow::Result<()> {
     let data_dir = config.data_dir();
-    create_private_folder(&data_dir).with_context(|| format!("the data folder {}", data_dir.display()))?;
+    prepare_data_folder(&data_dir)?;
     let health = ProcessHealth::new();
     let broker = if config.broker.urls.is_empty() {
         let folder = data_dir.join(BROKER_FOLDER);
@@ -62,7 +74,7 @@ pub async fn run_all_roles(
             settings.file_store_bytes_max.max(reserved_bytes.saturating_add(reserved_bytes / 8));
         let settings = server::BrokerConfig { file_store_bytes_max, ..settings };
         let started = server::EmbeddedBroker::start_with_health(settings, health.clone()).await;
-        Some(started.context("the embedded broker")?)
+        Some(started.map_err(explain_embedded_error)?)
     } else {
         None
     };
@@ -86,7 +98,7 @@ pub async fn run_all_roles(
     };
     if broker.is_some() {
         prepare_topology(&site, &settings).await?;
-        warn_of_small_disk(&data_dir, &settings)?;
+        warn_of_small_disk(&data_dir, &site.config.ingress.capacity, &settings)?;
     }
     let links = LinkPrinter::new(&site);
     let (listening, listens) = oneshot::channel();
@@ -106,11 +118,22 @@ pub async fn run_all_roles(
     result
 }
 
-/// Makes a folder that nobody else on this machine can look into; one from before is closed.
-fn create_private_folder(path: &Path) -> std::io::Result<()> {
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
-    // Again, since the mode of a new folder is cut by the mask of the process, and one that was there keeps its own.
-    std::fs::set_permissions(path, Permissions::from_mode(0o700))
+/// What to do about an embedded broker that does not start.
+fn explain_embedded_error(error: BrokerError) -> ExplainedError {
+    let advice = match &error {
+        BrokerError::File { source, .. } => {
+            format!("; {}, or name another data folder with --data-dir", io_advice(source))
+        }
+        BrokerError::Keys { .. } => {
+            "; put the file back as it was, or name another data folder with --data-dir".into()
+        }
+        BrokerError::Start { .. } => {
+            "; the file nats-server.log in the folder nats of the data folder says more".into()
+        }
+        // The others say it themselves.
+        _ => String::new(),
+    };
+    ExplainedError::new(format!("the embedded broker: {}{advice}", error_chain(&error)), error)
 }
 
 async fn prepare_topology(site: &Runtime, settings: &topology::TopologySettings) -> anyhow::Result<()> {
@@ -120,10 +143,26 @@ async fn prepare_topology(site: &Runtime, settings: &topology::TopologySettings)
     Ok(bus.close().await?)
 }
 
-/// Says when streams and buckets may grow beyond the disk: then it is the disk that fills first.
-fn warn_of_small_disk(data_dir: &Path, settings: &topology::TopologySettings) -> anyhow::Result<()> {
+/// Says when nothing new is taken for want of room, and when streams and buckets may grow beyond the disk: then it is the disk that
+/// fills first.
+fn warn_of_small_disk(
+    data_dir: &Path,
+    capacity: &CapacityConfig,
+    settings: &topology::TopologySettings,
+) -> anyhow::Result<()> {
+    let space = store::read_disk_space(data_dir)?;
+    let limit = CapacityLimit::from_disk_space(BROKER_DISK, space, capacity, 0);
+    if limit.is_full() {
+        tracing::warn!(
+            "the disk of {} is nearly full: {} of {} are free, and nothing new is taken until there is more room; remove what is not \
+             needed, or name a folder on another disk with --data-dir",
+            data_dir.display(),
+            HumanBytes(limit.free_bytes()),
+            HumanBytes(limit.limit_bytes)
+        );
+    }
     let reserved_bytes = topology::reserved_bytes(settings)?;
-    let free_bytes = store::read_disk_space(data_dir)?.free_bytes;
+    let free_bytes = space.free_bytes;
     if reserved_bytes > free_bytes {
         tracing::warn!(
             reserved_bytes,
@@ -175,6 +214,15 @@ pub fn reachable_url(url: &str) -> String {
     url.replacen("://0.0.0.0:", "://127.0.0.1:", 1).replacen("://[::]:", "://[::1]:", 1)
 }
 
+/// Writes a key to a file that only this user reads.
+fn write_key(file: &Path, key: &str) -> std::io::Result<()> {
+    let mut out =
+        std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(file)?;
+    // A file that was there keeps its mode.
+    out.set_permissions(Permissions::from_mode(0o600))?;
+    writeln!(out, "{key}")
+}
+
 async fn send_ready(
     listening: StartedRoles,
     data_dir: &Path,
@@ -185,15 +233,10 @@ async fn send_ready(
     let is_new = listening.first_key.is_some();
     let api_key = match listening.first_key {
         Some(key) => {
-            let mut out = std::fs::OpenOptions::new()
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .mode(0o600)
-                .open(&file)?;
-            // A file that was there keeps its mode.
-            out.set_permissions(Permissions::from_mode(0o600))?;
-            writeln!(out, "{key}")?;
+            write_key(&file, &key).with_context(|| {
+                let (file, folder) = (file.display(), data_dir.display());
+                format!("the first API key can't be kept in {file} and is lost; remove the folder {folder} and start again")
+            })?;
             Some(key)
         }
         None => std::fs::read_to_string(&file).ok().map(|text| text.trim().to_owned()),

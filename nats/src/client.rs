@@ -12,11 +12,11 @@ use std::{
 };
 
 use async_nats::jetstream;
-use schemas::fault::{error_causes, error_chain};
+use schemas::fault::{error_causes, error_chain, root_cause};
 use tokio::sync::watch;
 
 use crate::{
-    BusError, ProcessHealth, ReaderStatus, Role,
+    BrokerObstacle, BusError, ProcessHealth, ReaderStatus, Role,
     backoff::{self, backoff_delay},
 };
 
@@ -68,6 +68,8 @@ struct BusConnection {
     role: Role,
     connection: watch::Receiver<ConnectionState>,
     dropped: Arc<AtomicU64>,
+    /// The broker's words when it last refused this user a subject. What is refused gets no answer: only the connection learns of it.
+    refusal: watch::Sender<Option<String>>,
     timeout: Duration,
     health: ProcessHealth,
     /// A sequence that EVENTS is known to have reached; 0 before that is known.
@@ -119,6 +121,8 @@ impl Bus {
         let sender = Arc::new(sender);
         let dropped = Arc::new(AtomicU64::new(0));
         let counter = Arc::clone(&dropped);
+        let refusal = watch::Sender::new(None);
+        let refused = refusal.clone();
         let timeout = Duration::from_millis(config.request_timeout_ms);
         let options = match &config.seed {
             Some(seed) => {
@@ -141,6 +145,7 @@ impl Bus {
             .reconnect_delay_callback(reconnect_delay)
             .event_callback(move |event| {
                 update_connection_state(&sender, &counter, &event);
+                record_refusal(&refused, &event);
                 async {}
             });
         let addresses = config
@@ -163,6 +168,7 @@ impl Bus {
             role: config.role,
             connection,
             dropped,
+            refusal,
             timeout,
             health: config.health.clone(),
             events_sequence: AtomicU64::new(0),
@@ -252,6 +258,49 @@ impl Bus {
     /// Whose rights this connection has.
     pub fn role(&self) -> Role {
         self.link.role
+    }
+
+    /// Asks whether this broker has JetStream for this user.
+    ///
+    /// # Errors
+    /// [`BusError::Unavailable`], with a [`BrokerObstacle`] where somebody has to change the broker first.
+    pub async fn verify_jetstream(&self) -> Result<(), BusError> {
+        let mut refusals = self.link.refusal.subscribe();
+        let asking = self.context().query_account();
+        let failed = tokio::select! {
+            answer = asking => match answer {
+                Ok(_) => return Ok(()),
+                Err(error) => match error.kind() {
+                    jetstream::context::AccountErrorKind::JetStream(answer) => {
+                        BusError::from_server_error("JetStream", &answer)
+                    }
+                    _ => BusError::unavailable(error),
+                },
+            },
+            // What is refused gets no answer: there is nothing to wait for.
+            Ok(refused) = refusals.wait_for(Option::is_some) => {
+                BusError::unavailable(refused.clone().unwrap_or_default())
+            }
+        };
+        Err(self.explain_unavailable(failed))
+    }
+
+    /// Puts in the place of an answer that did not come why none could: JetStream is off, or this user may not ask.
+    pub fn explain_unavailable(&self, error: BusError) -> BusError {
+        if !matches!(error, BusError::Unavailable(_)) || error.obstacle().is_some() {
+            return error;
+        }
+        if has_no_responders(&error) {
+            // A server of a cluster may have none and lead to those that do: nobody answers where none has it.
+            let is_off = !self.client().server_info().jetstream;
+            return if is_off { BusError::unavailable(BrokerObstacle::NoJetStream) } else { error };
+        }
+        match self.link.refusal.send_replace(None) {
+            Some(refusal) => {
+                BusError::unavailable(BrokerObstacle::Forbidden { role: self.role().name(), refusal })
+            }
+            None => error,
+        }
     }
 
     /// Watches the state of the connection.
@@ -344,7 +393,8 @@ fn connect_error(error: &async_nats::ConnectError) -> BusError {
     match error.kind() {
         Kind::Authentication | Kind::AuthorizationViolation => BusError::Credentials { reason },
         Kind::ServerParse => BusError::Invalid { what: format!("broker address: {reason}") },
-        _ => BusError::unavailable(reason),
+        // What stands above the cause only repeats it.
+        _ => BusError::unavailable(root_cause(error)),
     }
 }
 
@@ -352,6 +402,15 @@ fn connect_error(error: &async_nats::ConnectError) -> BusError {
 fn reconnect_delay(attempts: usize) -> Duration {
     let attempts = u32::try_from(attempts).unwrap_or(u32::MAX);
     backoff_delay(attempts.saturating_add(1), Duration::from_millis(50), Duration::from_secs(2))
+}
+
+/// Keeps what the broker said when it refused a subject.
+fn record_refusal(refused: &watch::Sender<Option<String>>, event: &async_nats::Event) {
+    if let async_nats::Event::ServerError(async_nats::ServerError::Other(said)) = event
+        && said.to_ascii_lowercase().contains("permissions violation")
+    {
+        refused.send_replace(Some(said.clone()));
+    }
 }
 
 fn update_connection_state(

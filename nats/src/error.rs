@@ -13,8 +13,33 @@ const STORE_FAILED: u64 = 10_077;
 /// Server error codes of a request that meets another one on its way through the cluster (the same message, a write of the same
 /// subject, a batch whose leader changed): once that has ended, the same request has an answer that counts.
 const IN_PROCESS: [u64; 3] = [10_158, 10_164, 10_176];
+/// Server error codes that say that JetStream is off: for the account, and for the server.
+const JETSTREAM_OFF: [u64; 2] = [10_039, 10_076];
 /// Server error codes with status 500 that judge the configuration in the request, which waiting does not change.
 const CONFIG_REFUSED: [u64; 4] = [10_012, 10_049, 10_052, 10_069];
+
+/// Why a broker that answers can't be used until somebody changes it. Stands inside [`BusError::Unavailable`]: it may be changed
+/// while a role waits.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BrokerObstacle {
+    /// The server, or the account of this user, has no JetStream.
+    #[error(
+        "it has no JetStream: start nats-server with --jetstream, or with a `jetstream` block in its configuration (as in \
+         nats/server.conf), and enable it for the account"
+    )]
+    NoJetStream,
+    /// The user of this role lacks a permission.
+    #[error(
+        "it does not permit the role {role} what it needs ({refusal}): give its user the permissions of nats/permissions.conf"
+    )]
+    Forbidden {
+        /// Whose user it is.
+        role: &'static str,
+        /// The broker's words, which name the subject.
+        refusal: String,
+    },
+}
 
 /// An error of the bus.
 #[derive(Debug, thiserror::Error)]
@@ -106,6 +131,14 @@ impl BusError {
         Self::Unavailable(source.into())
     }
 
+    /// What somebody has to change about the broker before it can be used, where that is known.
+    pub fn obstacle(&self) -> Option<&BrokerObstacle> {
+        match self {
+            Self::Unavailable(source) => source.downcast_ref(),
+            _ => None,
+        }
+    }
+
     /// True when trying again later may help.
     pub const fn is_transient(&self) -> bool {
         matches!(self, Self::Unavailable(_) | Self::Conflict { .. } | Self::Full { .. })
@@ -175,6 +208,9 @@ impl BusError {
         if has_no_room {
             return Self::Full { what, reason };
         }
+        if JETSTREAM_OFF.contains(&code) {
+            return Self::unavailable(BrokerObstacle::NoJetStream);
+        }
         if is_server_unable(answer) {
             return Self::unavailable(reason);
         }
@@ -235,6 +271,7 @@ mod tests {
             (503, 10_047, "insufficient storage resources available", "broker_full"),
             (503, 10_023, "insufficient resources", "broker_full"),
             (400, 10_002, "resource limits exceeded for account", "broker_full"),
+            (503, 10_039, "JetStream not enabled for account", "broker_unavailable"),
             (503, 10_008, "JetStream system temporarily unavailable", "broker_unavailable"),
             (503, 10_077, "store is closed", "broker_unavailable"),
             (409, 10_158, "duplicate message id is in process", "broker_unavailable"),

@@ -35,7 +35,7 @@ pub use backoff::ATTEMPTS_MAX;
 pub use batch::{BatchOutcome, MESSAGES_MAX};
 pub use client::{Bus, BusConfig, ConnectionState, check_server_url};
 pub use clock::{OFFSET_MS_MAX, clock_offset_ms, estimated_broker_now_ms};
-pub use error::BusError;
+pub use error::{BrokerObstacle, BusError};
 pub use health::{HEARTBEAT_PERIOD, HealthProblem, ProcessHealth, SHARED_GRACE};
 pub use lease::Lease;
 pub use publish::{Outbox, PublishOutcome, decode_message, encode_message};

@@ -1,7 +1,7 @@
 //! What a failure says about the work: one classification for the bus, the store and every stage; and the text of an error's
 //! causes.
 
-use std::{error::Error, iter};
+use std::{error::Error, io, iter};
 
 /// What a failure says about the work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -28,6 +28,23 @@ pub fn error_chain(error: &(dyn Error + 'static)) -> String {
 /// The text of the last of [`error_causes`], for types whose own text only repeats what was tried.
 pub fn root_cause(error: &(dyn Error + 'static)) -> String {
     error_causes(error).last().map(ToString::to_string).unwrap_or_default()
+}
+
+/// What somebody can do about a file or folder that can't be used, without a full stop.
+pub fn io_advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "let the user that runs this read and write it, or run this as its owner"
+        }
+        io::ErrorKind::ReadOnlyFilesystem => "mount its disk so that it can be written",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "make room on its disk",
+        io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
+            "move the file away that is where a folder should be"
+        }
+        io::ErrorKind::IsADirectory => "move the folder away that is where a file should be",
+        io::ErrorKind::NotFound => "look whether its path is spelled right and its disk is mounted",
+        _ => "look at its disk and at the log of the system",
+    }
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::Settings,
-    roles::{RoleSeeds, Runtime},
+    roles::{RoleSeeds, Runtime, connection},
     up,
 };
 use web::registry;
@@ -18,14 +18,21 @@ use web::registry;
 /// # Errors
 /// When there is neither, or it does not let the admin in.
 pub async fn connect_admin(config: Settings) -> anyhow::Result<Bus> {
-    let site = admin_runtime(config)?;
-    let settings = nats::BusConfig::new(site.urls.clone(), Role::Admin, site.seed_of(Role::Admin));
-    Bus::connect(&settings).await.with_context(|| {
+    let away_advice = if config.broker.urls.is_empty() {
         format!(
-            "the broker at {} does not let the role admin in; is it running, and does --nats-seed-file have its seed?",
-            site.urls.join(", ")
+            "the `streamgate up` of {} started the last one there: start it again, or name a broker with --nats-url",
+            config.data_dir().display()
         )
-    })
+    } else {
+        connection::NAMED_BROKER_ADVICE.to_owned()
+    };
+    let site = admin_runtime(config)?;
+    let bus = connection::connect_to_broker(&site, Role::Admin, &away_advice).await?;
+    // Each command would fail with less to say.
+    match bus.verify_jetstream().await {
+        Ok(()) => Ok(bus),
+        Err(error) => Err(connection::explain_broker_error(&bus, &site.urls, error)),
+    }
 }
 
 fn admin_runtime(config: Settings) -> anyhow::Result<Runtime> {

@@ -13,7 +13,7 @@ use schemas::fault::error_chain;
 use serde_json::json;
 
 use super::{CommandOutcome, broker, demo::chain, output, render};
-use crate::{config::Settings, ownership_transfer};
+use crate::{config::Settings, data_folder, explained::describe_error, ownership_transfer};
 use ingress::capacity::{BROKER_DISK, CapacityLimit, STORE_DISK};
 
 /// Longest wait for a broker that may not run.
@@ -154,11 +154,7 @@ async fn check_broker(config: &Settings) -> DoctorFinding {
         Ok(version) => {
             DoctorFinding::fine("broker", format!("nats-server {version} answers, the clocks agree"))
         }
-        Err(error) => DoctorFinding::missing(
-            "broker",
-            format!("{error:#}"),
-            "start it, or correct --nats-url and --nats-seed-file",
-        ),
+        Err(error) => DoctorFinding::missing("broker", describe_error(&error), ""),
     }
 }
 
@@ -191,7 +187,7 @@ fn check_disk_space(config: &Settings) -> Vec<DoctorFinding> {
     disks
         .into_iter()
         .filter_map(|(name, folder, free_bytes_min)| {
-            let space = store::read_disk_space(&nearest_existing(&folder?)).ok()?;
+            let space = store::read_disk_space(&data_folder::nearest_existing(&folder?)).ok()?;
             let limit = CapacityLimit::from_disk_space(name, space, &config.ingress.capacity, free_bytes_min);
             let found = format!(
                 "{} free of {}",
@@ -246,32 +242,13 @@ async fn check_broker_space(config: &Settings) -> Option<DoctorFinding> {
     Some(DoctorFinding::fine(NAME, found))
 }
 
-/// A folder, or the one it will be made in.
-fn nearest_existing(folder: &Path) -> PathBuf {
-    let shown = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
-    shown.ancestors().find(|path| path.exists()).unwrap_or_else(|| Path::new("/")).to_owned()
-}
-
 /// The media child, and whether its sandbox holds here.
 async fn check_media(config: &Settings) -> Vec<DoctorFinding> {
     const NAME: &str = "streamgate-media";
     let driver = match MediaDriver::start(config.media.clone()).await {
         Ok(driver) => driver,
         Err(error) => {
-            let advice = match &error {
-                media::MediaTaskError::Spawn { .. } => {
-                    "build it with `cargo build --release -p media-child` and keep it beside streamgate, or name it with \
-                     --media-child"
-                }
-                media::MediaTaskError::Sandbox(_) => {
-                    "allow seccomp or landlock (in a container: a profile that lets seccomp(2) through), or, only on a \
-                     machine that isolates by other means, --unsandboxed"
-                }
-                _ => {
-                    "install FFmpeg's libraries with libx264 (Debian and Ubuntu: `make setup` does), and build again"
-                }
-            };
-            return vec![DoctorFinding::missing(NAME, error_chain(&error), advice)];
+            return vec![DoctorFinding::missing(NAME, error_chain(&error), error.start_advice())];
         }
     };
     let check = driver.self_check();
@@ -295,16 +272,10 @@ async fn check_media(config: &Settings) -> Vec<DoctorFinding> {
 fn check_data_folder(folder: &Path) -> DoctorFinding {
     const NAME: &str = "data folder";
     let shown = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
-    let exists = shown.is_dir();
-    let place = nearest_existing(folder);
-    match tempfile::tempfile_in(&place) {
-        Ok(_) if exists => DoctorFinding::fine(NAME, format!("{} can be written", shown.display())),
-        Ok(_) => DoctorFinding::fine(NAME, format!("{} will be made", shown.display())),
-        Err(error) => DoctorFinding::missing(
-            NAME,
-            format!("{}: {error}", place.display()),
-            "make it writable for this user, or name another with --data-dir",
-        ),
+    match data_folder::try_data_folder(folder) {
+        Ok(()) if shown.is_dir() => DoctorFinding::fine(NAME, format!("{} can be written", shown.display())),
+        Ok(()) => DoctorFinding::fine(NAME, format!("{} will be made", shown.display())),
+        Err(error) => DoctorFinding::missing(NAME, error.to_string(), ""),
     }
 }
 
@@ -367,18 +338,6 @@ mod tests {
         assert!(finding.is_fine && finding.found.contains("2 media and 1 keys"), "{finding:?}");
         assert!(finding.advice.contains("streamgate owner transfer eip155:0x1 OWNER"), "{finding:?}");
         assert!(finding.advice.contains("eip155:10:0x1 or eip155:1:0x1"), "{finding:?}");
-    }
-
-    #[test]
-    fn a_folder_is_tried_without_making_it() {
-        let dir = tempfile::tempdir().unwrap();
-        assert!(check_data_folder(dir.path()).is_fine);
-        let below = dir.path().join("a/b");
-        assert!(check_data_folder(&below).is_fine && !below.exists());
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
-        let file = dir.path().join("file");
-        std::fs::write(&file, b"").unwrap();
-        assert!(!check_data_folder(&file.join("data")).is_fine);
     }
 
     #[test]

@@ -132,7 +132,7 @@ pub struct Settings {
 #[non_exhaustive]
 pub enum SettingsError {
     /// The file can't be read.
-    #[error("the configuration file {path} can't be read")]
+    #[error("the configuration file {path} can't be read; name another with --config or STREAMGATE_CONFIG")]
     Unreadable {
         /// Which file.
         path: PathBuf,

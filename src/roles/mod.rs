@@ -5,17 +5,22 @@
 //!
 //! Limits: after the shutdown all of them have the longest grace time and [`CLOSING_MAX`].
 
+pub mod connection;
+
 use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use clap::ValueEnum;
-use nats::{Bus, ProcessHealth, Role, Supervisor, TaskEnding};
+use nats::{Bus, ProcessHealth, Role, Supervisor};
+use schemas::fault::{error_chain, io_advice};
 use store::Store;
 use tokio::{net::TcpListener, sync::oneshot, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::Settings,
+    data_folder,
+    explained::{self, ExplainedError},
     keeper,
     readiness::{self, classify_ending},
     stores, telemetry,
@@ -47,21 +52,33 @@ impl RoleSeeds {
     /// When the file can't be read, names an unknown role or holds no seed.
     pub fn from_file(path: &Path) -> anyhow::Result<Self> {
         let text =
-            std::fs::read_to_string(path).with_context(|| format!("the seed file {}", path.display()))?;
+            std::fs::read_to_string(path).map_err(|error| {
+                let (path, advice) = (path.display(), io_advice(&error));
+                let said = format!("the seed file {path} can't be read ({error}); {advice}, or name another with --nats-seed-file");
+                ExplainedError::new(said, error)
+            })?;
         let mut seeds = HashMap::new();
         for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
             match line.split_once(char::is_whitespace) {
                 None => seeds.extend(Role::ALL.map(|role| (role.name(), line.to_owned()))),
                 Some((name, seed)) => {
                     let role = Role::ALL.into_iter().find(|role| role.name() == name);
-                    let role =
-                        role.with_context(|| format!("{}: there is no role {name:?}", path.display()))?;
+                    let role = role.with_context(|| {
+                        let names = Role::ALL.map(Role::name).join(", ");
+                        format!(
+                            "the seed file {}: there is no role {name:?}; there are {names}",
+                            path.display()
+                        )
+                    })?;
                     seeds.insert(role.name(), seed.trim().to_owned());
                 }
             }
         }
         if seeds.is_empty() {
-            bail!("{}: no seed in it", path.display());
+            bail!(
+                "the seed file {} has no seed; put one in it, or lines `role seed`: `streamgate nats keys FOLDER` makes them",
+                path.display()
+            );
         }
         Ok(Self(seeds))
     }
@@ -159,19 +176,10 @@ impl Runtime {
     /// # Errors
     /// When the broker can't be reached, or its topology lacks something the role needs.
     pub async fn connect_as(&self, role: Role) -> anyhow::Result<Bus> {
-        let settings = nats::BusConfig::new(self.urls.clone(), role, self.seeds.seed_of(role));
-        let settings = nats::BusConfig { health: self.health.clone(), ..settings };
-        let urls = self.urls.join(", ");
-        let bus = Bus::connect(&settings).await.map_err(|error| {
-            let what = match error.task_ending() {
-                TaskEnding::Outage => format!("the broker at {urls} does not answer"),
-                _ => format!("the broker at {urls} does not let the role {} in", role.name()),
-            };
-            anyhow::Error::new(error).context(what)
-        })?;
+        let bus = connection::connect_to_broker(self, role, connection::NAMED_BROKER_ADVICE).await?;
         nats::topology::verify_topology(bus.context(), role)
             .await
-            .context("the broker lacks what this role needs; run `streamgate nats apply` first")?;
+            .map_err(|error| connection::explain_broker_error(&bus, &self.urls, error))?;
         Ok(bus)
     }
 
@@ -199,7 +207,9 @@ pub async fn run_roles(
     let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
     // One for all roles: its limits of children and of their memory are those of the machine.
     let driver = if kinds.iter().any(|kind| matches!(kind, ProcessRole::Upload | ProcessRole::Transcode)) {
-        Some(Arc::new(media::MediaDriver::start(site.config.media.clone()).await.context("the media child")?))
+        Some(Arc::new(
+            media::MediaDriver::start(site.config.media.clone()).await.map_err(explain_child_error)?,
+        ))
     } else {
         None
     };
@@ -219,6 +229,12 @@ pub async fn run_roles(
         });
     }
     wait_for_tasks(&site, tasks).await
+}
+
+/// What to do about a media child that can't be used.
+fn explain_child_error(error: media::MediaTaskError) -> ExplainedError {
+    let said = format!("{}; {}", error_chain(&error), error.start_advice());
+    ExplainedError::new(said, error)
 }
 
 /// Waits for all tasks; when one ends, all stop.
@@ -352,6 +368,7 @@ async fn run_worker_role(
                 .await?)
         }
         ProcessRole::Index => {
+            data_folder::prepare_data_folder(&config.data_dir())?;
             let settings =
                 index::IndexConfig { folder: config.data_dir().join("index"), ..config.index.clone() };
             Ok(index::run(bus, settings, shutdown).await?)
@@ -378,9 +395,9 @@ async fn serve_ingress(
 ) -> anyhow::Result<()> {
     let mut settings = site.config.ingress.clone();
     // Bound before the state is built: a port that is taken is known at once, and early clients wait in the queue.
-    let listener = TcpListener::bind(settings.listen)
-        .await
-        .with_context(|| format!("ingress.listen {}: choose another with --listen", settings.listen))?;
+    let listener = TcpListener::bind(settings.listen).await.map_err(|error| {
+        explained::explain_listen_error("ingress.listen", "--listen", settings.listen, error)
+    })?;
     let address = listener.local_addr()?;
     // Port 0 is known only now, and sign-in names its site by it.
     settings.listen = address;

@@ -80,7 +80,7 @@ async fn a_role_that_is_refused_ends_and_says_why() {
     let ended =
         tokio::time::timeout(Duration::from_secs(20), run_roles(site, &[ProcessRole::Audit], None)).await;
     let error = format!("{:#}", ended.expect("it ends").unwrap_err());
-    for words in ["role audit", "does not let the role audit in", "authorization violation"] {
+    for words in ["role audit", "refuses the seed of the role audit", "authorization violation"] {
         assert!(error.contains(words), "{error}");
     }
     broker.stop().await;

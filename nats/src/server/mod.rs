@@ -100,7 +100,7 @@ pub enum BrokerError {
         looked: String,
     },
     /// A file of the data folder can't be used.
-    #[error("{}", path.display())]
+    #[error("its file {} can't be used", path.display())]
     File {
         /// The file.
         path: PathBuf,

@@ -10,7 +10,9 @@ pub enum IndexError {
     #[error("the bus failed")]
     Bus(#[from] nats::BusError),
     /// Another process has the folder open.
-    #[error("the folder {folder} is in use by another process")]
+    #[error(
+        "the folder {folder} is in use by another process; stop that one, or name another data folder with --data-dir"
+    )]
     Locked {
         /// Which folder.
         folder: PathBuf,
