@@ -2,10 +2,12 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-use streamgate::cli::{self, Cli};
+use streamgate::cli;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    Box::pin(cli::dispatch_command(Cli::parse())).await
+    match cli::parse_command_line(std::env::args_os()) {
+        Ok(cli) => Box::pin(cli::dispatch_command(cli)).await,
+        Err(status) => ExitCode::from(status),
+    }
 }

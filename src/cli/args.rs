@@ -14,6 +14,8 @@ pub struct GlobalArgs {
     #[arg(long, global = true, value_name = "FILE", env = "STREAMGATE_CONFIG", help_heading = "Everywhere")]
     pub config: Option<PathBuf>,
     /// Print JSON for machines, one object a line where there are several
+    ///
+    /// A failure is a problem document (RFC 9457), the last line of stderr.
     #[arg(long, global = true, help_heading = "Everywhere")]
     pub json: bool,
     /// Form of the log on stderr
@@ -34,6 +36,7 @@ pub struct GlobalArgs {
 
 /// Settings of a server that have a flag; all others are in the settings file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
+#[command(next_help_heading = "Settings")]
 pub struct ServerArgs {
     /// Address of the public port [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDRESS", env = "STREAMGATE_LISTEN")]
@@ -98,6 +101,7 @@ pub struct ConfigArgs {
 
 /// How a client reaches a server.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Server")]
 pub struct ClientArgs {
     /// Address of the server
     #[arg(long, value_name = "URL", env = "STREAMGATE_URL", default_value = "http://127.0.0.1:8080")]

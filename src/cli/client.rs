@@ -4,14 +4,11 @@
 
 use std::{fmt, path::Path, time::Duration};
 
-use reqwest::{
-    Method, RequestBuilder, Response, Url,
-    header::{HeaderMap, RETRY_AFTER},
-};
+use reqwest::{Method, RequestBuilder, Response, Url};
 use schemas::fault::root_cause;
 use serde_json::Value;
 
-use super::{ClientArgs, output::sanitize_text};
+use super::{ClientArgs, output::sanitize_text, refusal::ServerRefusal};
 use crate::{config, up};
 
 /// Longest wait for a connection in seconds.
@@ -20,8 +17,6 @@ pub const CONNECT_SECONDS_MAX: u64 = 10;
 pub const ANSWER_SECONDS_MAX: u64 = 60;
 /// Largest document that is read, in bytes.
 pub const ANSWER_BYTES_MAX: usize = 32 * 1024 * 1024;
-/// Longest pause that a server may ask for, in seconds.
-pub const RETRY_AFTER_SECONDS_MAX: u64 = 60;
 
 /// Why the server did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -52,8 +47,14 @@ pub enum ClientError {
     /// The server refused.
     #[error("{0}")]
     Refused(Box<ServerRefusal>),
+    /// What is to be sent can't be read on this machine.
+    #[error("the file can't be read ({reason}); run the command again once it can")]
+    Unreadable {
+        /// Why.
+        reason: String,
+    },
     /// The answer is none that this server gives.
-    #[error("{reason}; is this address a StreamGate of this version?")]
+    #[error("{reason}; look whether --url leads to a StreamGate of this version")]
     Strange {
         /// What is strange about it.
         reason: String,
@@ -61,12 +62,29 @@ pub enum ClientError {
 }
 
 impl ClientError {
+    /// An answer that lacks something; `reason` says what.
+    pub fn strange(reason: impl Into<String>) -> Self {
+        Self::Strange { reason: reason.into() }
+    }
+
+    /// The stable code, such as `server_unreachable`; of a refusal that of the server.
+    pub fn code(&self) -> &str {
+        match self {
+            Self::Unreachable { .. } => "server_unreachable",
+            Self::Cut { .. } => "connection_cut",
+            Self::Silent { .. } => "server_silent",
+            Self::Refused(refusal) => &refusal.code,
+            Self::Unreadable { .. } => "file_unreadable",
+            Self::Strange { .. } => "answer_unusable",
+        }
+    }
+
     /// True when the same request may succeed later.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Unreachable { .. } | Self::Cut { .. } | Self::Silent { .. } => true,
             Self::Refused(refusal) => matches!(refusal.status, 408 | 423 | 429 | 502 | 503 | 504),
-            Self::Strange { .. } => false,
+            Self::Unreadable { .. } | Self::Strange { .. } => false,
         }
     }
 
@@ -76,72 +94,6 @@ impl ClientError {
             Self::Refused(refusal) => Some(refusal),
             _ => None,
         }
-    }
-}
-
-/// A refusal: the server's problem document (RFC 9457), or what can be said without one.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ServerRefusal {
-    /// HTTP status.
-    pub status: u16,
-    /// What went wrong, for people.
-    pub title: String,
-    /// The stable code; empty without a problem document.
-    pub code: String,
-    /// A sentence about this occurrence; may be empty.
-    pub detail: String,
-    /// Why a gate is closed, as its stable code (`schemas::gate::GateReasonCode`); empty where no gate has a say.
-    pub reason: String,
-    /// Names the request in the server's log; may be empty.
-    pub request_id: String,
-    /// How long the server wants to be left alone, in seconds.
-    pub retry_after_s: Option<u64>,
-    /// What to do, when this side knows more than the server does.
-    pub advice: Option<String>,
-}
-
-impl ServerRefusal {
-    fn from_response(status: u16, headers: &HeaderMap, body: &[u8]) -> Self {
-        let problem: Value = serde_json::from_slice(body).unwrap_or_default();
-        let word = |name: &str| sanitize_text(problem[name].as_str().unwrap_or_default());
-        let retry_after_s = headers
-            .get(RETRY_AFTER)
-            .and_then(|value| value.to_str().ok()?.parse().ok())
-            .map(|seconds: u64| seconds.min(RETRY_AFTER_SECONDS_MAX));
-        let title = match word("title") {
-            title if title.is_empty() => format!("the server answered {status}"),
-            title => title,
-        };
-        Self {
-            status,
-            title,
-            code: word("code"),
-            detail: word("detail"),
-            reason: word("reason"),
-            request_id: word("request_id"),
-            retry_after_s,
-            advice: None,
-        }
-    }
-}
-
-impl fmt::Display for ServerRefusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.title)?;
-        if !self.detail.is_empty() {
-            write!(f, ": {}", self.detail)?;
-        }
-        if !self.code.is_empty() {
-            write!(f, " ({}", self.code)?;
-            if !self.reason.is_empty() {
-                write!(f, ", {}", self.reason)?;
-            }
-            if !self.request_id.is_empty() {
-                write!(f, ", request {}", self.request_id)?;
-            }
-            write!(f, ")")?;
-        }
-        self.advice.iter().try_for_each(|advice| write!(f, "; {advice}"))
     }
 }
 
@@ -254,8 +206,14 @@ impl ApiClient {
         // A refusal without its document is one all the same.
         let body = read_body(response).await.unwrap_or_default();
         let mut refusal = ServerRefusal::from_response(status, &headers, &body);
+        // The document is read without the address that it was asked by.
+        let kind = refusal.problem["type"].as_str().and_then(|kind| self.base.join(kind).ok());
+        if let Some(kind) = kind {
+            refusal.problem["type"] = kind.as_str().into();
+        }
         if status == 401 {
-            refusal.advice = Some(self.key_advice());
+            let (title, advice) = self.explain_key();
+            refusal.explain_key(title, advice);
         }
         Err(ClientError::Refused(Box::new(refusal)))
     }
@@ -278,21 +236,29 @@ impl ApiClient {
         self.send_json(self.build_request(Method::GET, self.build_url(path, query))).await
     }
 
-    fn key_advice(&self) -> String {
-        let remedy =
-            "give one with --api-key or STREAMGATE_API_KEY, or name the server's folder with --data-dir";
+    /// What is wrong with the key, and what to do about it.
+    fn explain_key(&self) -> (String, String) {
+        let (url, from) = (self.url_text(), &self.key_from);
         match &self.key {
-            Some(_) => format!("the key came from {}; {remedy}", self.key_from),
-            None => format!("there is no key in {}; {remedy}", self.key_from),
+            Some(_) => (
+                format!("the server at {url} does not take the key from {from}: it is wrong, revoked, expired or another server's"),
+                "give another with --api-key or STREAMGATE_API_KEY, or name the server's data folder with --data-dir".into(),
+            ),
+            None => (
+                format!("the server at {url} needs an API key, and there is none in {from}"),
+                "give one with --api-key or STREAMGATE_API_KEY, or name the server's data folder with --data-dir".into(),
+            ),
         }
+    }
+
+    /// Address of the server as people write it.
+    pub fn url_text(&self) -> &str {
+        self.base.as_str().trim_end_matches('/')
     }
 
     fn to_connection_error(&self, error: &reqwest::Error) -> ClientError {
         if error.is_connect() {
-            ClientError::Unreachable {
-                url: self.base.as_str().trim_end_matches('/').into(),
-                reason: innermost_cause(error),
-            }
+            ClientError::Unreachable { url: self.url_text().into(), reason: innermost_cause(error) }
         } else {
             ClientError::Cut { reason: innermost_cause(error) }
         }
@@ -373,25 +339,5 @@ mod tests {
         // Text from the command line stays inside its place.
         let url = at("http://h").unwrap().build_url("v1/media/a?b#c", &[("q", Some("x&y"))]);
         assert_eq!(url.as_str(), "http://h/v1/media/a%3Fb%23c?q=x%26y");
-    }
-
-    #[test]
-    fn a_refusal_is_a_sentence() {
-        let body =
-            br#"{"title":"No such medium","code":"not_found","detail":"or not yours","request_id":"r1"}"#;
-        let mut headers = HeaderMap::new();
-        headers.insert(RETRY_AFTER, "3600".parse().unwrap());
-        let refusal = ServerRefusal::from_response(404, &headers, body);
-        assert_eq!(refusal.to_string(), "No such medium: or not yours (not_found, request r1)");
-        assert_eq!(refusal.retry_after_s, Some(RETRY_AFTER_SECONDS_MAX));
-        let closed = br#"{"title":"Closed","code":"gate_closed","reason":"not_owner"}"#;
-        let closed = ServerRefusal::from_response(403, &HeaderMap::new(), closed);
-        assert_eq!(
-            (closed.reason.as_str(), closed.to_string().as_str()),
-            ("not_owner", "Closed (gate_closed, not_owner)")
-        );
-        let plain = ServerRefusal::from_response(502, &HeaderMap::new(), b"<html>bad gateway</html>");
-        assert_eq!(plain.to_string(), "the server answered 502");
-        assert!(ClientError::Refused(Box::new(plain)).is_transient());
     }
 }

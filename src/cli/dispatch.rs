@@ -1,9 +1,6 @@
 //! From a parsed command line to an exit status.
 
-use std::{
-    io::{self, Write},
-    process::ExitCode,
-};
+use std::{io, process::ExitCode};
 
 use anyhow::Context;
 use clap::CommandFactory;
@@ -11,7 +8,7 @@ use clap::CommandFactory;
 use super::{
     AuditCommand, Cli, CliCommand, CommandOutcome, DeadCommand, EXIT_CONFIG, EXIT_FAILURE, GlobalArgs,
     NatsCommand, OwnerCommand, ServerArgs, StoreCommand, audit_log, broker, client::ApiClient, dead_letters,
-    demo, doctor, environment, link, list, output, owner, published_schemas, serve, settings, store,
+    demo, doctor, environment, failure, link, list, output, owner, published_schemas, serve, settings, store,
     topology, upload, watch,
 };
 use crate::{
@@ -22,6 +19,7 @@ use crate::{
 
 /// Does what the command line says; stderr says why when it can't.
 pub async fn dispatch_command(cli: Cli) -> ExitCode {
+    let as_json = cli.global.json;
     let filter = cli.global.log.clone().unwrap_or_else(|| log_level(&cli.command).to_owned());
     let done = match telemetry::init_logging(cli.global.log_format, &filter) {
         Ok(()) => {
@@ -36,8 +34,7 @@ pub async fn dispatch_command(cli: Cli) -> ExitCode {
         // The reader of our output has closed it and wants no more.
         Err(error) if is_broken_pipe(&error) => 0,
         Err(error) => {
-            // Nothing can be reported any more when stderr is gone, too.
-            writeln!(io::stderr(), "streamgate: {error:#}").ok();
+            failure::print_failure(&error, as_json);
             if error.is::<config::SettingsError>() { EXIT_CONFIG } else { EXIT_FAILURE }
         }
     };
@@ -55,7 +52,8 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 const fn log_level(command: &CliCommand) -> &'static str {
     match command {
         CliCommand::Up(_) | CliCommand::Ingress(_) | CliCommand::Worker(_) | CliCommand::Keeper(_) => "info",
-        _ => "warn",
+        // The client of the broker logs what the command then says itself.
+        _ => "warn,async_nats=off",
     }
 }
 
@@ -163,7 +161,9 @@ async fn execute_nats(global: &GlobalArgs, command: NatsCommand) -> anyhow::Resu
             Ok(CommandOutcome::Well)
         }
         NatsCommand::Keys { folder } => {
-            nats::keys::create_keys(&folder).with_context(|| format!("keys in {}", folder.display()))?;
+            nats::keys::create_keys(&folder).with_context(|| {
+                format!("the keys can't be written into {}; name a folder that can", folder.display())
+            })?;
             output::print_message(format!("The keys are in {}", folder.display()));
             Ok(CommandOutcome::Well)
         }

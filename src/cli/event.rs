@@ -88,21 +88,20 @@ fn format_renditions(encode: &Value) -> String {
     }
 }
 
-/// Prints events on stderr; on a terminal, progress is a bar.
-#[derive(Debug)]
+/// Prints events on stderr; on a terminal, progress is a bar, which is there from the first progress on.
+#[derive(Debug, Default)]
 pub struct EventPrinter {
-    bar: ProgressBar,
+    bar: Option<ProgressBar>,
     printed_percent: u64,
 }
 
-impl Default for EventPrinter {
-    fn default() -> Self {
-        let bar = ProgressBar::new(100);
-        if let Ok(style) = ProgressStyle::with_template("          encoding       {bar:40} {pos} %") {
-            bar.set_style(style);
-        }
-        Self { bar, printed_percent: 0 }
+fn encoding_bar(percent: u64) -> ProgressBar {
+    let bar = ProgressBar::new(100).with_position(percent);
+    if let Ok(style) = ProgressStyle::with_template("          encoding       {bar:40} {pos} %") {
+        bar.set_style(style);
     }
+    bar.enable_steady_tick(Duration::from_millis(500));
+    bar
 }
 
 impl EventPrinter {
@@ -110,13 +109,17 @@ impl EventPrinter {
     pub fn print_event(&mut self, event: &FollowedEvent) {
         match event.progress_percent() {
             Some(percent) if output::is_stderr_terminal() => {
-                self.bar.enable_steady_tick(Duration::from_millis(500));
-                self.bar.set_position(percent.min(100));
+                let percent = percent.min(100);
+                self.bar.get_or_insert_with(|| encoding_bar(percent)).set_position(percent);
             }
             Some(percent) if percent < self.printed_percent + STEP_PERCENT => {}
             percent => {
                 self.printed_percent = percent.unwrap_or(self.printed_percent);
-                self.bar.suspend(|| output::print_message(format_event(event, false)));
+                let line = format_event(event, false);
+                match &self.bar {
+                    Some(bar) => bar.suspend(|| output::print_message(line)),
+                    None => output::print_message(line),
+                }
             }
         }
     }
@@ -124,7 +127,9 @@ impl EventPrinter {
 
 impl Drop for EventPrinter {
     fn drop(&mut self) {
-        self.bar.finish_and_clear();
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use super::{
     client::{self, ApiClient, ClientError},
     lines::BodyLines,
     output,
+    refusal::RETRY_AFTER_SECONDS_MAX,
     sse::SseParser,
 };
 
@@ -230,7 +231,7 @@ pub fn retry_delay(failures: u32, retry_after_s: Option<u64>) -> Duration {
     let doubled = PAUSE_MS_MIN << failures.saturating_sub(1).min(6);
     let base = doubled.min(PAUSE_MS_MAX);
     let chosen = base - rand::random_range(0..=base / 4);
-    let asked = Duration::from_secs(retry_after_s.unwrap_or(0).min(client::RETRY_AFTER_SECONDS_MAX));
+    let asked = Duration::from_secs(retry_after_s.unwrap_or(0).min(RETRY_AFTER_SECONDS_MAX));
     Duration::from_millis(chosen).max(asked)
 }
 
@@ -271,7 +272,7 @@ mod tests {
             assert!(pause >= Duration::from_millis(PAUSE_MS_MIN * 3 / 4), "{failures}: {pause:?}");
         }
         assert_eq!(retry_delay(1, Some(5)), Duration::from_secs(5));
-        assert_eq!(retry_delay(1, Some(1 << 40)), Duration::from_secs(client::RETRY_AFTER_SECONDS_MAX));
+        assert_eq!(retry_delay(1, Some(1 << 40)), Duration::from_secs(RETRY_AFTER_SECONDS_MAX));
     }
 
     #[test]

@@ -1,13 +1,16 @@
 //! `media` and `jobs`: lists as tables, single ones as documents; media can be removed.
 
-use anyhow::Context;
 use reqwest::{
     Method,
     header::{ETAG, IF_MATCH},
 };
 use serde_json::{Value, json};
 
-use super::{JobsCommand, MediaCommand, PageArgs, client::ApiClient, output, publish, render};
+use super::{
+    JobsCommand, MediaCommand, PageArgs,
+    client::{ApiClient, ClientError},
+    output, publish, render,
+};
 
 /// A way to show an item of a list: the heads of the columns, and what stands in them.
 struct ListColumns {
@@ -88,7 +91,8 @@ pub async fn run_media(command: MediaCommand, as_json: bool) -> anyhow::Result<(
 async fn remove_medium(client: &ApiClient, media_id: &str, as_json: bool) -> anyhow::Result<()> {
     let url = client.build_url(&format!("v1/media/{media_id}"), &[]);
     let found = client.send(client.build_request(Method::GET, url.clone())).await?;
-    let tag = found.headers().get(ETAG).context("the answer has no ETag")?.clone();
+    let tag =
+        found.headers().get(ETAG).ok_or_else(|| ClientError::strange("the answer has no ETag"))?.clone();
     client.send(client.build_request(Method::DELETE, url).header(IF_MATCH, tag)).await?;
     if as_json {
         return Ok(output::print_json(&json!({ "media_id": media_id, "removed": true }))?);
@@ -132,7 +136,7 @@ async fn print_list(
     ]
     .concat();
     let answer = client.get_json(path, &query).await?;
-    let items = answer["items"].as_array().context("the answer is no list")?;
+    let items = answer["items"].as_array().ok_or_else(|| ClientError::strange("the answer is no list"))?;
     let next = answer["next_cursor"].as_str();
     if as_json {
         items.iter().try_for_each(output::print_json)?;

@@ -29,8 +29,8 @@ pub async fn open_playback(client: &ApiClient, media_id: &str) -> anyhow::Result
     let url = client.build_url(&format!("v1/media/{media_id}/playback"), &[]);
     let answer = client.send_json(client.build_request(Method::POST, url)).await?;
     let at = |name: &str| {
-        let text = answer[name].as_str().with_context(|| format!("the playback session has no {name}"))?;
-        client.base_url().join(text).with_context(|| format!("{name} is no address"))
+        let found = answer[name].as_str().and_then(|text| client.base_url().join(text).ok());
+        found.ok_or_else(|| ClientError::strange(format!("the playback session has no usable {name}")))
     };
     let hls_url = if answer["hls_url"].is_null() { None } else { Some(at("hls_url")?) };
     Ok(PlaybackUrls { hls_url, watch_url: at("watch_url")? })

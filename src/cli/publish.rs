@@ -1,6 +1,6 @@
 //! `media publish` and `media unpublish`: whether everybody plays a medium.
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use reqwest::{
     Method, Url,
     header::{ETAG, HeaderValue, IF_MATCH},
@@ -8,7 +8,10 @@ use reqwest::{
 use schemas::gate::GateRule;
 use serde_json::{Value, json};
 
-use super::{client::ApiClient, output};
+use super::{
+    client::{ApiClient, ClientError},
+    output,
+};
 
 /// The gate of a medium as it is now.
 struct FoundGate {
@@ -21,8 +24,15 @@ impl FoundGate {
     async fn read(client: &ApiClient, media_id: &str) -> anyhow::Result<Self> {
         let url = client.build_url(&format!("v1/media/{media_id}/gate"), &[]);
         let response = client.send(client.build_request(Method::GET, url.clone())).await?;
-        let tag = response.headers().get(ETAG).context("the answer has no ETag")?.clone();
-        let mut document: Value = response.json().await.context("the answer is no gate")?;
+        let tag = response
+            .headers()
+            .get(ETAG)
+            .ok_or_else(|| ClientError::strange("the answer has no ETag"))?
+            .clone();
+        let mut document: Value = response
+            .json()
+            .await
+            .map_err(|error| ClientError::strange(format!("the answer is no gate ({error})")))?;
         let rule = Some(document["rule"].take()).filter(|rule| !rule.is_null());
         Ok(Self { url, tag, rule })
     }

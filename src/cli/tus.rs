@@ -22,7 +22,6 @@ use tokio::{
 use super::{
     client::{self, ApiClient, ClientError},
     follow::retry_delay,
-    output,
 };
 
 /// Failures in a row after which an upload is given up; it can still go on later.
@@ -34,6 +33,7 @@ pub const PIECE_BYTES_MAX: usize = 256 * 1024;
 
 const MEDIA_ID: &str = "streamgate-media-id";
 const OFFSET: &str = "upload-offset";
+const LENGTH: &str = "upload-length";
 
 /// Where the bytes are.
 #[derive(Debug, Clone)]
@@ -42,6 +42,15 @@ pub enum UploadByteSource {
     File(PathBuf),
     /// Bytes of this program.
     Static(&'static [u8]),
+    /// Bytes of a pipe, which are kept until the server has them.
+    Buffered {
+        /// Where they lie in the whole.
+        start_bytes: u64,
+        /// The bytes.
+        bytes: Bytes,
+        /// Length of the whole, with the last of them.
+        length_bytes: Option<u64>,
+    },
 }
 
 /// An upload as the server has it.
@@ -64,6 +73,8 @@ pub struct FileDescription<'a> {
     pub title: Option<&'a str>,
     /// What the medium is about.
     pub text: Option<&'a str>,
+    /// Media type that is declared.
+    pub content_type: Option<&'a str>,
     /// True when everybody may play it.
     pub is_public: bool,
 }
@@ -74,6 +85,7 @@ impl FileDescription<'_> {
         let visibility = self.is_public.then_some("public");
         let said = [
             ("filename", Some(self.name)),
+            ("filetype", self.content_type),
             ("title", self.title),
             ("description", self.text),
             ("visibility", visibility),
@@ -85,18 +97,51 @@ impl FileDescription<'_> {
     }
 }
 
-/// Opens an upload of `length_bytes`.
+/// Opens an upload of `length_bytes`, or of a length that is said later. A request whose answer was lost is sent again under its
+/// `Idempotency-Key`, so that one upload comes of it.
 ///
 /// # Errors
-/// When the server refuses.
+/// When the server refuses, is not there at the first try, or stays away.
 pub async fn create_upload(
     client: &ApiClient,
-    length_bytes: u64,
+    length_bytes: Option<u64>,
     file: FileDescription<'_>,
 ) -> Result<TusUpload, ClientError> {
+    let key = format!("\"{:032x}\"", rand::random::<u128>());
+    let mut failures = 0;
+    loop {
+        let error = match request_upload(client, length_bytes, file, &key).await {
+            Err(error) if error.is_transient() || is_under_way(&error) => error,
+            ended => return ended,
+        };
+        let is_absent = failures == 0 && matches!(error, ClientError::Unreachable { .. });
+        failures += 1;
+        if is_absent || failures >= FAILURES_MAX {
+            return Err(error);
+        }
+        tracing::debug!(%error, "asking again");
+        tokio::time::sleep(retry_delay(failures, error.as_refusal().and_then(|r| r.retry_after_s))).await;
+    }
+}
+
+/// True when an earlier request with the same key is still worked on.
+fn is_under_way(error: &ClientError) -> bool {
+    error.as_refusal().is_some_and(|refusal| refusal.code == "idempotency_in_progress")
+}
+
+async fn request_upload(
+    client: &ApiClient,
+    length_bytes: Option<u64>,
+    file: FileDescription<'_>,
+    key: &str,
+) -> Result<TusUpload, ClientError> {
     let request = tus_request(client, Method::POST, "v1/uploads")
-        .header("upload-length", length_bytes)
+        .header("idempotency-key", key)
         .header("upload-metadata", file.to_metadata());
+    let request = match length_bytes {
+        Some(length_bytes) => request.header(LENGTH, length_bytes),
+        None => request.header("upload-defer-length", 1),
+    };
     let response = client::with_time_limit(client.send(request)).await?;
     let location = header_text(&response, LOCATION.as_str())?;
     let location = client.base_url().join(location).map_err(|_| unusable_header(LOCATION.as_str()))?;
@@ -117,7 +162,15 @@ pub async fn read_upload(client: &ApiClient, path: &str) -> Result<TusUpload, Cl
     })
 }
 
-/// Sends what is missing of `length_bytes`; `seen` is called with the number of bytes sent so far.
+/// Ends an upload that can't go on, so that it holds no room until it expires.
+///
+/// # Errors
+/// When the server refuses.
+pub async fn end_upload(client: &ApiClient, path: &str) -> Result<(), ClientError> {
+    client::with_time_limit(client.send(tus_request(client, Method::DELETE, path))).await.map(|_| ())
+}
+
+/// Sends what is missing of the first `length_bytes`; `seen` is called with the number of bytes sent so far.
 ///
 /// # Errors
 /// When the server refuses, or too many tries kept no byte.
@@ -184,12 +237,15 @@ async fn append_bytes(
     let body = source
         .open_body(upload.offset_bytes, left, sent)
         .await
-        .map_err(|error| ClientError::Strange { reason: format!("the file can't be read ({error})") })?;
-    let request = tus_request(client, Method::PATCH, &upload.path)
+        .map_err(|error| ClientError::Unreadable { reason: error.to_string() })?;
+    let mut request = tus_request(client, Method::PATCH, &upload.path)
         .header(CONTENT_TYPE, "application/offset+octet-stream")
         .header(OFFSET, upload.offset_bytes)
         .header(CONTENT_LENGTH, left)
         .body(body);
+    if let UploadByteSource::Buffered { length_bytes: Some(whole_bytes), .. } = source {
+        request = request.header(LENGTH, *whole_bytes);
+    }
     let mut sending = std::pin::pin!(client.send(request));
     loop {
         // By progress, not by the whole request: a large file may take hours.
@@ -210,16 +266,8 @@ impl UploadByteSource {
     /// A body of `left` bytes from `from` on; `sent` gets the offset that it has reached and is dropped at the end.
     async fn open_body(&self, from: u64, left: u64, sent: watch::Sender<u64>) -> std::io::Result<Body> {
         match self {
-            Self::Static(bytes) => {
-                let start = usize::try_from(from).map_err(std::io::Error::other)?;
-                let rest = Bytes::from_static(bytes.get(start..).unwrap_or_default());
-                let pieces = stream::unfold((rest, from, sent), |(mut rest, at, sent)| async move {
-                    let piece = rest.split_to(rest.len().min(PIECE_BYTES_MAX));
-                    let at = advance_progress(&sent, at, piece.len());
-                    (!piece.is_empty()).then_some((Ok::<_, std::io::Error>(piece), (rest, at, sent)))
-                });
-                Ok(Body::wrap_stream(pieces))
-            }
+            Self::Static(bytes) => stream_bytes(&Bytes::from_static(bytes), 0, from, sent),
+            Self::Buffered { start_bytes, bytes, .. } => stream_bytes(bytes, *start_bytes, from, sent),
             Self::File(path) => {
                 let mut file = File::open(path).await?;
                 file.seek(SeekFrom::Start(from)).await?;
@@ -235,6 +283,25 @@ impl UploadByteSource {
             }
         }
     }
+}
+
+/// A body of `bytes`, of which the first lies at `start_bytes`, from `from` on.
+fn stream_bytes(
+    bytes: &Bytes,
+    start_bytes: u64,
+    from: u64,
+    sent: watch::Sender<u64>,
+) -> std::io::Result<Body> {
+    let skip = from.checked_sub(start_bytes).and_then(|skip| usize::try_from(skip).ok());
+    let skip = skip.filter(|skip| *skip <= bytes.len());
+    let rest = skip.map(|skip| bytes.slice(skip..));
+    let rest = rest.ok_or_else(|| std::io::Error::other("the server asks for bytes that are gone"))?;
+    let pieces = stream::unfold((rest, from, sent), |(mut rest, at, sent)| async move {
+        let piece = rest.split_to(rest.len().min(PIECE_BYTES_MAX));
+        let at = advance_progress(&sent, at, piece.len());
+        (!piece.is_empty()).then_some((Ok::<_, std::io::Error>(piece), (rest, at, sent)))
+    });
+    Ok(Body::wrap_stream(pieces))
 }
 
 fn advance_progress(sent: &watch::Sender<u64>, at: u64, count: usize) -> u64 {
@@ -268,17 +335,6 @@ fn upload_path(base: &Url, location: &Url) -> Option<String> {
     let is_plain = !id.is_empty() && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
     // An answer must not lead the client, and its key, to another path or host.
     is_plain.then(|| path.to_owned())
-}
-
-/// A bar of bytes on stderr; nothing is drawn without a terminal.
-pub fn progress_bar(length_bytes: u64, name: &str) -> indicatif::ProgressBar {
-    let bar = indicatif::ProgressBar::new(length_bytes);
-    let template = "{msg} {bar:40} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left";
-    if let Ok(style) = indicatif::ProgressStyle::with_template(template) {
-        bar.set_style(style);
-    }
-    bar.set_message(output::sanitize_text(name));
-    bar
 }
 
 #[cfg(test)]

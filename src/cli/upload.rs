@@ -1,11 +1,14 @@
-//! `upload`: files over tus, one after the other. An upload that was cut is found again and goes on.
+//! `upload`: files over tus, one after the other, and what comes from standard input. An upload of a file that was cut is found again
+//! and goes on; one of a pipe goes on as long as the command runs (`stdin_upload`).
 
 use std::{
+    io::{self, IsTerminal},
     path::{Path, PathBuf},
     time::Instant,
 };
 
 use anyhow::{Context, bail};
+use schemas::{fault::io_advice, rejection::RejectionCode};
 use serde_json::{Value, json};
 
 use super::{
@@ -13,10 +16,25 @@ use super::{
     client::{ApiClient, ClientError},
     event::EventPrinter,
     follow::{FollowOutcome, FollowTarget, SseFollower},
-    output, play, render,
+    output, play,
+    progress::UploadProgress,
+    render,
     resume::{InterruptedUpload, UploadIdentity, UploadResumeStore},
+    stdin_upload,
     tus::{self, FileDescription, TusUpload, UploadByteSource},
 };
+use crate::explained::ExplainedError;
+
+/// What stands for standard input among the files.
+const STDIN: &str = "-";
+/// How standard input is called where nothing else is said.
+const STDIN_NAME: &str = "stdin";
+
+/// What is uploaded.
+enum UploadItem {
+    File(UploadIdentity),
+    Stdin,
+}
 
 /// Uploads the files, and with `--wait` follows each until it is ready or rejected.
 ///
@@ -24,28 +42,52 @@ use super::{
 /// When a file can't be read, which is seen before any is sent, or the server refuses; running the command again goes on then.
 pub async fn run_upload(args: UploadArgs, as_json: bool) -> anyhow::Result<CommandOutcome> {
     let client = ApiClient::new(&args.client)?;
-    if args.files.len() > 1 && (args.title.is_some() || args.description.is_some()) {
-        bail!("--title and --description are for one file; upload the others without them");
-    }
-    let identify = |file: &PathBuf| {
-        let identity = UploadIdentity::from_file(file, client.base_url().as_str())
-            .with_context(|| format!("{} can't be read", file.display()))?;
-        check_file(&identity).map(|()| identity)
-    };
-    let identities = args.files.iter().map(identify).collect::<anyhow::Result<Vec<_>>>()?;
+    let items = find_items(&args, &client)?;
     let memory = UploadResumeStore::of_user();
-    if memory.is_none() {
+    if memory.is_none() && items.iter().any(|item| matches!(item, UploadItem::File(_))) {
         output::print_message(
             "streamgate: neither XDG_STATE_HOME nor HOME is set: an upload that is cut begins anew",
         );
     }
     let mut outcome = CommandOutcome::Well;
-    for identity in &identities {
-        if upload_file(&client, memory.as_ref(), identity, &args, as_json).await? == CommandOutcome::Badly {
+    for item in &items {
+        let upload = match item {
+            UploadItem::File(identity) => upload_file(&client, memory.as_ref(), identity, &args).await?,
+            UploadItem::Stdin => upload_stdin(&client, &args).await?,
+        };
+        if report_upload(&client, &upload, args.wait, as_json).await? == CommandOutcome::Badly {
             outcome = CommandOutcome::Badly;
         }
     }
     Ok(outcome)
+}
+
+/// What the command line names, looked at before anything is sent.
+fn find_items(args: &UploadArgs, client: &ApiClient) -> anyhow::Result<Vec<UploadItem>> {
+    let of_one = args.title.is_some() || args.description.is_some();
+    if args.files.len() > 1 && (of_one || args.name.is_some() || args.content_type.is_some()) {
+        bail!("--title, --description, --name and --type are for one file; upload the others without them");
+    }
+    if args.files.iter().filter(|file| file.as_os_str() == STDIN).count() > 1 {
+        bail!("standard input can be read once: name `-` once");
+    }
+    let find = |file: &PathBuf| {
+        if file.as_os_str() == STDIN {
+            if io::stdin().is_terminal() {
+                bail!(
+                    "standard input is a terminal: pipe a file into this command, such as `... | streamgate upload -`; a file that is \
+                     called - is `./-`"
+                );
+            }
+            return Ok(UploadItem::Stdin);
+        }
+        let identity = UploadIdentity::from_file(file, client.base_url().as_str()).map_err(|error| {
+            let said = format!("{} can't be read ({error}); {}", file.display(), io_advice(&error));
+            ExplainedError::new(said, error)
+        })?;
+        check_file(&identity).map(|()| UploadItem::File(identity))
+    };
+    args.files.iter().map(find).collect()
 }
 
 async fn upload_file(
@@ -53,20 +95,48 @@ async fn upload_file(
     memory: Option<&UploadResumeStore>,
     identity: &UploadIdentity,
     args: &UploadArgs,
-    as_json: bool,
-) -> anyhow::Result<CommandOutcome> {
+) -> anyhow::Result<TusUpload> {
     let upload = open_upload(client, memory, identity, args).await?;
     send_file(client, &upload, identity).await?;
     if let Some(memory) = memory {
         memory.remove_upload(identity);
     }
+    Ok(upload)
+}
+
+async fn upload_stdin(client: &ApiClient, args: &UploadArgs) -> anyhow::Result<TusUpload> {
+    let began = Instant::now();
+    let file = describe_file(args, STDIN_NAME);
+    let piped = stdin_upload::upload_pipe(client, tokio::io::stdin(), file).await?;
+    report_sent(file.name, piped.size_bytes, began);
+    Ok(piped.upload)
+}
+
+/// What the command line says of a file that is called `name`.
+fn describe_file<'a>(args: &'a UploadArgs, name: &'a str) -> FileDescription<'a> {
+    FileDescription {
+        name: args.name.as_deref().unwrap_or(name),
+        title: args.title.as_deref(),
+        text: args.description.as_deref(),
+        content_type: args.content_type.as_deref(),
+        is_public: args.public,
+    }
+}
+
+/// Says what the upload became, and with `wait` follows it to its end.
+async fn report_upload(
+    client: &ApiClient,
+    upload: &TusUpload,
+    wait: bool,
+    as_json: bool,
+) -> anyhow::Result<CommandOutcome> {
     let media_id = &upload.media_id;
     let mut answer = json!({
         "media_id": media_id,
         "upload_url": client.build_url(&upload.path, &[]).as_str(),
         "watch_url": client.build_url(&format!("watch/{media_id}"), &[]).as_str(),
     });
-    if args.wait {
+    if wait {
         return wait_until_ready(client, media_id, answer, as_json).await;
     }
     if as_json {
@@ -86,7 +156,7 @@ fn check_file(identity: &UploadIdentity) -> anyhow::Result<()> {
         bail!("{name} is no file; name the files in it, such as `streamgate upload {name}/*.mp4`");
     }
     if identity.size_bytes == 0 {
-        bail!("{name} is empty: there is nothing to upload");
+        bail!("{name} is empty: there is nothing to upload; see whether what makes it has ended");
     }
     Ok(())
 }
@@ -104,7 +174,8 @@ async fn open_upload(
             Ok(upload) => {
                 let done = render::format_size(upload.offset_bytes);
                 output::print_message(format!("Going on behind {done} that the server has"));
-                if args.public || args.title.is_some() || args.description.is_some() {
+                let is_described = args.title.is_some() || args.description.is_some();
+                if args.public || is_described || args.name.is_some() || args.content_type.is_some() {
                     output::print_message(
                         "What it is called and about, and who plays it, are as they were said when it began",
                     );
@@ -118,13 +189,7 @@ async fn open_upload(
         }
     }
     let name = file_name(&identity.path);
-    let file = FileDescription {
-        name: &name,
-        title: args.title.as_deref(),
-        text: args.description.as_deref(),
-        is_public: args.public,
-    };
-    let upload = tus::create_upload(client, identity.size_bytes, file).await?;
+    let upload = tus::create_upload(client, Some(identity.size_bytes), describe_file(args, &name)).await?;
     if let Some(memory) = memory {
         let remembered = InterruptedUpload {
             upload_path: upload.path.clone(),
@@ -146,26 +211,31 @@ fn file_name(path: &Path) -> String {
 
 async fn send_file(client: &ApiClient, upload: &TusUpload, identity: &UploadIdentity) -> anyhow::Result<()> {
     let name = file_name(&identity.path);
-    let bar = tus::progress_bar(identity.size_bytes, &name);
+    let progress = UploadProgress::start(&name, Some(identity.size_bytes), upload.offset_bytes);
     let began = Instant::now();
     let source = UploadByteSource::File(identity.path.clone());
-    let sent =
-        tus::send_upload(client, upload, &source, identity.size_bytes, |at_bytes| bar.set_position(at_bytes))
-            .await;
-    bar.finish_and_clear();
+    let sent = tus::send_upload(client, upload, &source, identity.size_bytes, |at_bytes| {
+        progress.set_position(at_bytes);
+    })
+    .await;
+    progress.finish();
     let now = UploadIdentity::from_file(&identity.path, &identity.server);
     if now.ok().as_ref() != Some(identity) {
         bail!("{name} changed while it was uploaded; upload it again once it is complete");
     }
     sent.context("the upload was cut; the same command goes on where it stopped")?;
+    report_sent(&name, identity.size_bytes, began);
+    Ok(())
+}
+
+fn report_sent(name: &str, size_bytes: u64, began: Instant) {
     let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-    let size = render::format_size(identity.size_bytes);
     output::print_message(format!(
-        "Uploaded {} ({size}) in {}",
-        output::sanitize_text(&name),
+        "Uploaded {} ({}) in {}",
+        output::sanitize_text(name),
+        render::format_size(size_bytes),
         render::format_duration(took_ms)
     ));
-    Ok(())
 }
 
 /// Follows the medium to its end, and says where it plays.
@@ -191,6 +261,11 @@ async fn wait_until_ready(
     if end == FollowOutcome::Badly {
         for name in ["code", "detail"] {
             answer[name] = last.data["data"][name].clone();
+        }
+        if let Some(code) = answer["code"].as_str().and_then(RejectionCode::find) {
+            let advice = code.advice();
+            output::print_message(format!("What to do: {advice}"));
+            answer["advice"] = json!(advice);
         }
     } else {
         let playback = play::open_playback(client, media_id).await?;

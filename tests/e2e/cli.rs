@@ -31,6 +31,7 @@ use tokio::{
 use crate::{
     audit_replay,
     harness::{Cluster, Options, WAIT_MAX, sample},
+    messages::problem,
 };
 
 /// The program in `folder`, which is also its home, without settings from outside.
@@ -162,6 +163,32 @@ async fn every_command_explains_itself() {
         let said = plain(&args).await;
         assert_eq!((said.status, said.err.as_str()), (0, ""), "{args:?}");
         assert!(said.out.contains("Usage: streamgate"), "{args:?}: {}", said.out);
+        // What is a command's own stands first, what is everywhere last.
+        let heads = ["Usage:", "Options:", "Settings:", "Server:", "Everywhere:"];
+        let places: Vec<usize> =
+            heads.iter().filter_map(|head| said.out.find(&format!("\n{head}"))).collect();
+        assert!(places.is_sorted(), "{args:?}: {}", said.out);
+    }
+}
+
+#[tokio::test]
+async fn help_of_a_command_begins_with_its_own_flags() {
+    for (command, own, shared) in [
+        (
+            &["upload"][..],
+            &["--title", "--public", "--wait", "--name", "--type"][..],
+            &["--url", "--data-dir", "--config"][..],
+        ),
+        (&["dead", "ls"], &["--limit"], &["--listen", "--nats-url", "--config"]),
+        (&["watch"], &["--media", "--since"], &["--url", "--log"]),
+    ] {
+        let said = plain(&[command, &["--help"]].concat()).await;
+        let is_of = |line: &str, flag: &str| line.split_whitespace().next() == Some(flag);
+        let place = |flag: &&str| said.out.lines().position(|line| is_of(line, flag)).unwrap();
+        let last_own = own.iter().map(place).max().unwrap();
+        let first_shared = shared.iter().map(place).min().unwrap();
+        assert!(last_own < first_shared, "{command:?}: {}", said.out);
+        assert!(said.out.contains("\nOptions:"), "{command:?}: {}", said.out);
     }
 }
 
@@ -177,6 +204,21 @@ async fn settings_are_printed_without_secrets() {
     let settings: toml::Table = said.out.parse().unwrap();
     assert_eq!(settings["ingress"]["listen"].as_str(), Some("127.0.0.1:9"));
     assert_eq!(settings["store"]["url"].as_str(), Some("s3://bucket"));
+    // Each setting is explained above it; those of an array of tables once.
+    let mut before = "";
+    let mut explained: Vec<(&str, &str)> = Vec::new();
+    let mut table = "";
+    for line in said.out.lines() {
+        if line.starts_with('[') {
+            table = line;
+        } else if let Some((key, _)) = line.split_once(" = ").filter(|_| !line.starts_with(['#', ' ', '"'])) {
+            let is_known = before.starts_with('#') || explained.contains(&(table, key));
+            assert!(is_known || table == "[store.options]", "{table} {line}");
+            explained.push((table, key));
+        }
+        before = line;
+    }
+    assert!(explained.len() > 200, "{}", explained.len());
     let said = run(program(dir.path(), &["config", "--json"])).await;
     assert_eq!(said.json()[0]["ingress"]["listen"], "127.0.0.1:8080");
 }
@@ -391,8 +433,8 @@ async fn the_topology_is_compared_and_applied() {
 }
 
 /// A way to the ingress that can be blocked and led to another place.
-struct Proxy {
-    url: String,
+pub(crate) struct Proxy {
+    pub(crate) url: String,
     target: Arc<Mutex<SocketAddr>>,
     /// Bytes from clients so far, and how many are let through.
     passed: Arc<AtomicU64>,
@@ -405,7 +447,7 @@ fn address(url: &str) -> SocketAddr {
 }
 
 impl Proxy {
-    async fn start(target: &str, passed_max: u64) -> Self {
+    pub(crate) async fn start(target: &str, passed_max: u64) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let proxy = Self {
             url: format!("http://{}", listener.local_addr().unwrap()),
@@ -449,6 +491,11 @@ impl Proxy {
             }
         });
         proxy
+    }
+
+    /// Leads to another place from the next connection on.
+    pub(crate) fn lead_to(&self, url: &str) {
+        *self.target.lock() = address(url);
     }
 }
 
@@ -512,9 +559,16 @@ async fn looks_back(cluster: &Cluster, home: &Path, media_id: &str) {
     let absent = ask(&["media", "show", "00000000000000000000000000"]).await;
     assert_eq!(absent.status, 1);
     assert!(absent.err.contains("not_found") && absent.out.is_empty(), "{absent:?}");
+    let absent = problem(&ask(&["media", "show", "00000000000000000000000000", "--json"]).await);
+    assert_eq!(absent["type"], format!("{}/docs#problem-not_found", cluster.url), "{absent}");
+    assert_eq!((&absent["status"], &absent["code"]), (&json!(404), &json!("not_found")), "{absent}");
     let stranger = run(program(home, &["media", "ls", "--url", &cluster.url])).await;
     assert_eq!(stranger.status, 1);
-    assert!(stranger.err.contains("--api-key"), "{stranger:?}");
+    assert!(stranger.err.contains("needs an API key, and there is none in data/api-key"), "{stranger:?}");
+    assert!(stranger.err.contains("--api-key") && !stranger.err.contains("Bearer"), "{stranger:?}");
+    let wrong = run(program(home, &["media", "ls", "--url", &cluster.url, "--api-key", "sg_wrong"])).await;
+    assert!(wrong.err.contains("does not take the key from --api-key"), "{wrong:?}");
+    assert!(wrong.err.contains("revoked") && wrong.err.contains("--data-dir"), "{wrong:?}");
 }
 
 /// How a visitor without a credential is answered who wants to play a medium.
@@ -587,7 +641,18 @@ async fn a_rejected_file_ends_with_1() {
     let args = ["upload", "no-film.mp4", "--wait", "--url", &cluster.url, "--api-key", &cluster.key];
     let said = run(program(home.path(), &args)).await;
     assert_eq!((said.status, said.out.as_str()), (1, ""), "{said:?}");
-    assert!(said.err.contains("media.rejected"), "{said:?}");
+    assert!(said.err.contains("media.rejected") && said.err.contains("(unsupported_type)"), "{said:?}");
+    // What is taken is said, and what to do.
+    assert!(said.err.contains("MP4, MOV, MKV") && said.err.contains("What to do: Convert it"), "{said:?}");
+    let said = run(program(home.path(), &[&args[..], &["--json"]].concat())).await;
+    let answer = &said.json()[0];
+    assert_eq!((said.status, &answer["code"]), (1, &json!("unsupported_type")), "{said:?}");
+    assert!(answer["detail"].as_str().unwrap().contains("MKV"), "{answer}");
+    assert!(answer["advice"].as_str().unwrap().starts_with("Convert it"), "{answer}");
+    let docs = cluster.http.get(format!("{}/docs", cluster.url)).send().await.unwrap().text().await.unwrap();
+    let entry =
+        docs.split("id=\"rejection-unsupported_type\"").nth(1).unwrap().split("</dd>").next().unwrap();
+    assert!(entry.contains("MP4, MOV, MKV"), "{entry}");
 }
 
 #[tokio::test]
@@ -601,7 +666,7 @@ async fn watching_goes_on_over_a_restart_without_gap_or_repeat() {
     assert_eq!(first["event"], "admin.key_created", "{first}");
     let ready = cluster.restart("ingress");
     cluster.url = ready["url"].as_str().unwrap().to_owned();
-    *proxy.target.lock() = address(&cluster.url);
+    proxy.lead_to(&cluster.url);
     let media_id = cluster.upload(b"no film".repeat(100), "no-film.mp4").await;
     cluster.media_event("media.rejected", &media_id).await;
     let wanted: Vec<String> = cluster.all_events().await.into_iter().map(|event| event.kind).collect();

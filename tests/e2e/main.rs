@@ -31,6 +31,8 @@ mod http;
 mod inputs;
 mod library;
 mod links;
+mod messages;
+mod piped_uploads;
 mod players;
 mod posters;
 mod proxied;

@@ -10,7 +10,9 @@ use crate::cli::{
     client::ApiClient,
     event::EventPrinter,
     follow::{FollowOutcome, FollowTarget, SseFollower},
-    output, play, render,
+    output, play,
+    progress::UploadProgress,
+    render,
     tus::{self, FileDescription, UploadByteSource},
 };
 
@@ -65,14 +67,15 @@ async fn upload_clip(client: &ApiClient) -> anyhow::Result<String> {
     let length_bytes = u64::try_from(BYTES.len())?;
     let upload = tus::create_upload(
         client,
-        length_bytes,
+        Some(length_bytes),
         FileDescription { name: NAME, ..FileDescription::default() },
     )
     .await?;
-    let bar = tus::progress_bar(length_bytes, NAME);
+    let progress = UploadProgress::start(NAME, Some(length_bytes), 0);
     let source = UploadByteSource::Static(BYTES);
-    tus::send_upload(client, &upload, &source, length_bytes, |at_bytes| bar.set_position(at_bytes)).await?;
-    bar.finish_and_clear();
+    tus::send_upload(client, &upload, &source, length_bytes, |at_bytes| progress.set_position(at_bytes))
+        .await?;
+    progress.finish();
     let size = render::format_size(length_bytes);
     output::print_message(format!("Uploaded {NAME} ({size}) as {}", output::sanitize_text(&upload.media_id)));
     Ok(upload.media_id)

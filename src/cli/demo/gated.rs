@@ -15,9 +15,10 @@ use super::{
     watch_page_url,
 };
 use crate::cli::{
-    client::{ApiClient, ClientError, ServerRefusal},
+    client::{ApiClient, ClientError},
     output,
     play::{self, PlaybackUrls},
+    refusal::ServerRefusal,
 };
 
 /// Longest wait for the gateway to decide by what happened on the chain, in seconds: a block more, and the age of the head that

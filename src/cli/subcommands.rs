@@ -1,0 +1,271 @@
+//! What can be said behind `media`, `jobs`, `audit`, `dead`, `nats`, `owner`, `store` and `schemas`.
+
+use std::path::PathBuf;
+
+use clap::Subcommand;
+
+use super::{ClientArgs, PageArgs, ServerArgs};
+
+/// What to do with media.
+#[derive(Debug, Subcommand)]
+pub enum MediaCommand {
+    /// List your media, newest first
+    #[command(after_help = "Examples:
+  streamgate media ls --status ready
+  streamgate media ls --json --limit 200    a last line {\"next_cursor\": ...} says that there are more")]
+    Ls {
+        /// Which page.
+        #[command(flatten)]
+        page: PageArgs,
+        /// The server.
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// Show one medium
+    Show {
+        /// Its id
+        media_id: String,
+        /// The server.
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// Let everybody play media who has their address
+    #[command(after_help = "Examples:
+  streamgate media publish 068p... 068q...
+  streamgate media publish --replace 068p...  also where a rule of your own says who plays it: that rule is lost")]
+    Publish {
+        /// Their ids
+        #[arg(required = true, value_name = "MEDIA_ID")]
+        media_ids: Vec<String>,
+        /// Put it in the place of a rule that says otherwise
+        #[arg(long)]
+        replace: bool,
+        /// The server.
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// Take back that everybody plays media: you alone do from now on
+    #[command(after_help = "Example:
+  streamgate media unpublish 068p...        running playback ends at its next segment; a rule of your own is left alone")]
+    Unpublish {
+        /// Their ids
+        #[arg(required = true, value_name = "MEDIA_ID")]
+        media_ids: Vec<String>,
+        /// The server.
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// Remove media: nobody plays them from now on, and nothing brings them back
+    #[command(after_help = "Example:
+  streamgate media rm 068p... 068q...       one after the other; a medium that changes meanwhile is left alone")]
+    Rm {
+        /// Their ids
+        #[arg(required = true, value_name = "MEDIA_ID")]
+        media_ids: Vec<String>,
+        /// The server.
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+}
+
+/// What to do with jobs.
+#[derive(Debug, Subcommand)]
+pub enum JobsCommand {
+    /// List your jobs, newest first
+    #[command(after_help = "Examples:
+  streamgate jobs ls --status active
+  streamgate jobs ls --media 068p...")]
+    Ls {
+        /// Only jobs on this medium
+        #[arg(long, value_name = "MEDIA_ID")]
+        media: Option<String>,
+        /// Which page.
+        #[command(flatten)]
+        page: PageArgs,
+        /// The server.
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// Show one job and its parts
+    Show {
+        /// Its id
+        job_id: String,
+        /// The server.
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+}
+
+/// What to do with the audit log.
+#[derive(Debug, Subcommand)]
+pub enum AuditCommand {
+    /// Print the log's lines as they were written
+    #[command(after_help = "Examples:
+  streamgate audit replay --since 1h
+  streamgate audit replay --from 1000 --filter media.stored > stored.ndjson
+  streamgate audit replay --filter '*.failed'
+  streamgate audit replay --from 1000 --to 1999         one thousand records
+  streamgate audit replay --media 068p... --limit 10    the first ten about a medium
+  streamgate audit replay --follow --owner alice")]
+    Replay(ReplayArgs),
+    /// Fetch the whole log and check that every line continues the one before it
+    #[command(
+        after_help = "Prints the number and hash of the last line: note them elsewhere, a chain can't prove its own end.
+
+Example:
+  streamgate audit verify --json"
+    )]
+    Verify(ClientArgs),
+}
+
+/// Flags of `audit replay`.
+#[derive(Debug, clap::Args)]
+pub struct ReplayArgs {
+    /// First record, from 1
+    #[arg(long, value_name = "NUMBER")]
+    pub from: Option<u64>,
+    /// Last record: ends with it, also with --follow
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..))]
+    pub to: Option<u64>,
+    /// From this time on: RFC 3339, or an age such as 90s, 2h, 7d
+    #[arg(long, value_name = "TIME", conflicts_with = "from")]
+    pub since: Option<String>,
+    /// Up to this time: RFC 3339, or an age
+    #[arg(long, value_name = "TIME")]
+    pub until: Option<String>,
+    /// Only these records: a class (`media`), a type (`media.stored`) or a pattern (`*.failed`)
+    #[arg(long, value_name = "FILTER")]
+    pub filter: Option<String>,
+    /// Only records about media of this owner
+    #[arg(long, value_name = "OWNER")]
+    pub owner: Option<String>,
+    /// Only records about this medium
+    #[arg(long, value_name = "MEDIA_ID")]
+    pub media: Option<String>,
+    /// Most records: ends after so many, also with --follow
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
+    pub limit: Option<u64>,
+    /// Stay, and print what comes
+    #[arg(long)]
+    pub follow: bool,
+    /// The server.
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+/// What to do with dead letters.
+#[derive(Debug, Subcommand)]
+pub enum DeadCommand {
+    /// List them, oldest first
+    Ls {
+        /// Most letters
+        #[arg(long, value_name = "COUNT", default_value_t = 100)]
+        limit: usize,
+        /// The broker.
+        #[command(flatten)]
+        server: ServerArgs,
+    },
+    /// Show one with its payload
+    Show {
+        /// Its sequence, from `dead ls`
+        sequence: u64,
+        /// The broker.
+        #[command(flatten)]
+        server: ServerArgs,
+    },
+    /// Give some a second chance
+    #[command(after_help = "Examples:
+  streamgate dead redrive 17 18
+  streamgate dead redrive --all --stage transcode
+
+Nothing is published a second time: a medium that was rejected or failed begins a new attempt, a failed encode becomes a new
+job with the next number, and a part that was put aside goes back to its queue. What was done since is left as it is. The
+letter stays in the stream for the record.")]
+    Redrive {
+        /// Their sequences, from `dead ls`
+        #[arg(required_unless_present = "all", conflicts_with = "all")]
+        sequences: Vec<u64>,
+        /// All that had no second chance yet
+        #[arg(long)]
+        all: bool,
+        /// With --all: only those of this stage
+        #[arg(long, value_name = "STAGE", requires = "all")]
+        stage: Option<String>,
+        /// The broker.
+        #[command(flatten)]
+        server: ServerArgs,
+    },
+}
+
+/// What to do with the broker.
+#[derive(Debug, Subcommand)]
+pub enum NatsCommand {
+    /// Print what `apply` would change; ends with 1 when there is something
+    Diff(ServerArgs),
+    /// Create and update streams, buckets and durables; data is never removed
+    #[command(after_help = "Example:
+  streamgate nats apply --nats-url nats://broker:4222 --replicas 3")]
+    Apply(ServerArgs),
+    /// Make the keys of the roles' users for a broker of your own; those that are there stay
+    #[command(
+        after_help = "Writes three files: `seeds` for --nats-seed-file, `system-seed` for the operator, and `nats.env` with the
+variables that nats/server.conf and nats/node.conf name."
+    )]
+    Keys {
+        /// Folder for the files
+        folder: PathBuf,
+    },
+}
+
+/// What to do with what belongs to somebody.
+#[derive(Debug, Subcommand)]
+pub enum OwnerCommand {
+    /// List what contract accounts own under a name without a chain
+    Ls(ServerArgs),
+    /// Give the media and API keys of an owner to another one
+    #[command(after_help = "Example:
+  streamgate owner transfer eip155:0x5aae... eip155:1:0x5aae...
+
+A contract account is its own owner on each chain, eip155:<chain>:0x..., since the same address elsewhere may be somebody else's.
+What it owned before under eip155:0x... stays there until somebody says to which chain it belongs: nothing is guessed.")]
+    Transfer {
+        /// The owner until now, as media show it
+        from: String,
+        /// The owner from now on
+        to: String,
+        /// The broker.
+        #[command(flatten)]
+        server: ServerArgs,
+    },
+}
+
+/// What to do with the object store.
+#[derive(Debug, Subcommand)]
+pub enum StoreCommand {
+    /// Say that the configured store is this installation's, whatever is in it
+    #[command(after_help = "Examples:
+  streamgate store adopt --data-dir /var/lib/streamgate
+  streamgate store adopt --nats-url nats://broker:4222 --store-url s3://media
+
+A store carries a marker with its id; without it nothing is stored, served or deleted, for it may not be mounted. The first start
+marks a new store, and one from before that has a known object in it. In every other case look first: what the broker knows and
+the store does not have counts as lost once it is adopted. A marker that is there stays, and this installation takes its id.")]
+    Adopt(ServerArgs),
+}
+
+/// What to do with the published schemas.
+#[derive(Debug, Subcommand)]
+pub enum SchemasCommand {
+    /// Compare the files with the types; prints the difference and ends with 1 when there is one
+    Check {
+        /// Folder with json/, golden/ and asyncapi.json
+        #[arg(long, value_name = "FOLDER", default_value = "schemas")]
+        dir: PathBuf,
+    },
+    /// Write the files; golden bytes that exist are history and stay
+    Write {
+        /// Folder with json/, golden/ and asyncapi.json
+        #[arg(long, value_name = "FOLDER", default_value = "schemas")]
+        dir: PathBuf,
+    },
+}
