@@ -495,7 +495,7 @@ pub struct MediaRejected {
     pub upload_id: UploadId,
     /// Its owner.
     pub owner: String,
-    /// A stable code: one of `x-rejections` in the description of the HTTP API ([`crate::rejection`]).
+    /// A stable code: one of `x-rejections` in the description of the HTTP API.
     pub code: String,
     /// What was found, for people.
     pub detail: String,
