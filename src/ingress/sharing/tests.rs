@@ -141,14 +141,14 @@ async fn a_link_to_a_public_medium_says_what_it_is() {
     let none = shelf.get(&format!("/watch/{}", MediaId::from_bytes([98; 16]))).await;
     for hidden in hidden(&shelf).await {
         let page = shelf.get(&format!("/watch/{hidden}")).await;
-        assert_eq!((page.status, &page.body), (200, &none.body), "a page that tells nothing of {hidden}");
+        assert_eq!((page.status, &page.body), (200, &none.body), "a page that says nothing of {hidden}");
         let (status, _) = shelf.oembed(&format!("{base}/watch/{hidden}"), "").await;
         assert_eq!(status, 404, "{hidden}");
     }
 }
 
 #[tokio::test]
-async fn an_editor_is_told_how_to_embed_a_medium() {
+async fn an_editor_gets_what_embeds_a_medium() {
     let shelf = Shelf::start(SharingConfig::default()).await;
     let film = shelf.create(1, Some(GateRule::Public {}), |_| ()).await;
     let url = format!("https://localhost/watch/{film}?x=1#t");
