@@ -240,6 +240,28 @@ impl Site {
 }
 
 #[tokio::test]
+async fn who_opens_a_wrong_address_in_a_browser_gets_a_page() {
+    let site = Site::start(|_| {}).await;
+    let browser = "Accept: text/html,application/xhtml+xml,*/*;q=0.8\r\n";
+    for (path, status, heading) in [
+        ("/nothing", 404, "There is nothing here"),
+        ("/watch/short", 404, "There is nothing here"),
+        ("/v1/media", 401, "Sign in first"),
+        ("/play/wrong/06db00820dt0303jc5mn0r355k/master.m3u8", 403, "This link does not play any more"),
+    ] {
+        let page = site.ask("GET", path, browser, "").await;
+        assert_eq!(
+            (page.status, page.header("content-type")),
+            (status, Some("text/html; charset=utf-8")),
+            "{page:?}"
+        );
+        assert!(page.body.contains(&format!("<h1>{heading}</h1>")), "{page:?}");
+        let program = site.ask("GET", path, "", "").await;
+        assert_eq!((program.status, program.problem().is_empty()), (status, false), "{program:?}");
+    }
+}
+
+#[tokio::test]
 async fn whatever_goes_wrong_is_a_problem() {
     let site = Site::start(|config| config.manners.answer_ms_max = 1_000).await;
     let json = "Content-Type: application/json\r\n";

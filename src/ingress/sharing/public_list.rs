@@ -2,7 +2,8 @@
 
 use axum::{
     extract::{OriginalUri, State},
-    response::Response,
+    http::StatusCode,
+    response::{IntoResponse, Response},
 };
 use schemars::JsonSchema;
 use schemas::{
@@ -78,7 +79,7 @@ pub(super) static LIST_PUBLIC_MEDIA: Operation =
 
 /// List what everybody may watch, newest first
 ///
-/// Public media of all owners that play. Not found unless the operator shows them to visitors: `ingress.sharing.public_library`.
+/// Public media of all owners that play. Nothing unless the operator shows them to visitors: `ingress.sharing.public_library`.
 #[utoipa::path(
     get,
     path = LIST_PUBLIC_MEDIA.path,
@@ -87,7 +88,7 @@ pub(super) static LIST_PUBLIC_MEDIA: Operation =
     params(PublicListQuery),
     responses(
         (status = 200, description = "A page", body = ref("#/components/schemas/PublicMediumPage"), headers(("Link"))),
-        (status = 404, description = "It is not shown to visitors here"),
+        (status = 204, description = "They are not shown to visitors here"),
     ),
 )]
 pub(super) async fn list_public_media(
@@ -97,7 +98,7 @@ pub(super) async fn list_public_media(
     QueryParameters(wanted): QueryParameters<PublicListQuery>,
 ) -> Result<Response, Problem> {
     if !app.config.sharing.public_library {
-        return Err(Problem::not_found("public media are not listed here; the operator may change that"));
+        return Ok(StatusCode::NO_CONTENT.into_response());
     }
     let cursors = CursorSealer::new(&app.signing_key, index_query::PUBLIC_MEDIA, &())?;
     let question = PublicMediaIndexQuery {

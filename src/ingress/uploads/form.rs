@@ -350,7 +350,7 @@ async fn read_fields(form: &mut Multipart<'static>) -> Result<(FormFields, Field
         if name == TOKEN_FIELD {
             fields.token = Some(text);
         } else if FILE_FIELDS.contains(&name.as_str()) && !text.trim().is_empty() {
-            let set = fields.metadata.set(&name, text);
+            let set = fields.metadata.set(&name, &text);
             set.map_err(|why| UploadRefusal::Form(format!("it {why}")))?;
         }
     }

@@ -49,22 +49,22 @@ impl UploadMetadata {
     ///
     /// # Errors
     /// What is wrong with it, as the end of a sentence.
-    pub(super) fn set(&mut self, key: &str, value: String) -> Result<(), &'static str> {
+    pub(super) fn set(&mut self, key: &str, value: &str) -> Result<(), &'static str> {
         match key {
             "mint_tx" => self.mint_tx = Some(value.parse().map_err(|_| NO_TRANSACTION)?),
-            "filename" | "name" if self.filename.is_none() => self.filename = clean_filename(&value),
-            "title" => self.title = Some(clean_title(&value).ok_or("has a title that is empty or too long")?),
+            "filename" | "name" if self.filename.is_none() => self.filename = clean_filename(value),
+            "title" => self.title = Some(clean_title(value).ok_or("has a title that is empty or too long")?),
             "description" => {
-                let text = clean_description(&value).ok_or("has a description that is too long")?;
+                let text = clean_description(value).ok_or("has a description that is too long")?;
                 self.description = (!text.is_empty()).then_some(text);
             }
-            "visibility" => match value.as_str() {
+            "visibility" => match value {
                 "public" => self.is_public = true,
                 "private" => self.is_public = false,
                 _ => return Err("has a visibility that is neither public nor private"),
             },
             "filetype" | "type" if self.content_type.is_none() => {
-                self.content_type = clean_media_type(&value);
+                self.content_type = clean_media_type(value);
             }
             _ => {}
         }
@@ -112,7 +112,7 @@ pub(super) fn parse_metadata(raw: &str) -> Result<UploadMetadata, UploadRefusal>
         keys.push(key);
         let value = STANDARD.decode(encoded.trim()).map_err(|_| bad("has a value that is not base64"))?;
         match String::from_utf8(value) {
-            Ok(value) => metadata.set(key, value).map_err(bad)?,
+            Ok(value) => metadata.set(key, &value).map_err(bad)?,
             // Unlike a name it can't be left out: it is right, or it is another transaction.
             Err(_) if key == "mint_tx" => return Err(bad(NO_TRANSACTION)),
             Err(_) => {}

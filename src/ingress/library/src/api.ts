@@ -150,13 +150,8 @@ export interface PublicMedium {
 /** What visitors may watch; null where that is not shown to them. */
 export async function publicMedia(cursor: string): Promise<{ media: PublicMedium[]; next: string } | null> {
   const query = cursor ? `&cursor=${encodeURIComponent(cursor)}` : "";
-  try {
-    const page = (await requestOpenly("GET", `/v1/library?limit=${pageSize}${query}`)) as { items: PublicMedium[]; next_cursor: string | null };
-    return { media: page.items, next: page.next_cursor ?? "" };
-  } catch (error) {
-    if (error instanceof Problem && error.status === 404) return null;
-    throw error;
-  }
+  const page = (await requestOpenly("GET", `/v1/library?limit=${pageSize}${query}`)) as { items: PublicMedium[]; next_cursor: string | null } | null;
+  return page && { media: page.items, next: page.next_cursor ?? "" };
 }
 
 /** A sentence about what went wrong: what the gateway says to people, and its stable code. */
