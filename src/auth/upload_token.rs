@@ -1,6 +1,6 @@
 //! Rights to upload one file by a form of a page that has no credential: a text of 160 random bits for one field.
 //!
-//! Only the SHA-256 of a token is stored. It is used up by compare-and-set before a byte of the file is read, so of two that send one
+//! Only the SHA-256 of a token is stored. It is used up by compare-and-set before a byte of the file is stored, so of two that send one
 //! token, to any two replicas, one uploads. What it opens is what the credential opens that it was asked for with, while that is good,
 //! and only for uploads.
 //!
@@ -71,31 +71,42 @@ pub async fn create_upload_token(
 }
 
 impl SignInService {
-    /// Uses up a token; `None` when it was never given, was used, its time is over, or its credential is good no more.
+    /// What a token opens, without using it; `None` when it was never given, was used, its time is over, or its credential is good no
+    /// more.
     ///
     /// # Errors
-    /// When that can't be known; the token may be used up then.
-    pub async fn redeem_upload_token(&self, text: &str) -> Result<Option<UploadTokenGrant>, SignInError> {
+    /// When that can't be known.
+    pub async fn find_upload_token(&self, text: &str) -> Result<Option<UploadTokenGrant>, SignInError> {
         if text.is_empty() || text.len() > TOKEN_LENGTH_MAX {
             return Ok(None);
         }
         let now_ms = nats::now_ms();
-        let mut redeemed = None;
-        self.bus()
-            .change_record::<UploadToken>(&upload_token_key(&hash_token(text)), |found| {
-                redeemed =
-                    found.filter(|token| token.used_at_ms.is_none() && token.expires_at_ms > now_ms).cloned();
-                let used = UploadToken { used_at_ms: Some(now_ms), ..redeemed.clone()? };
-                Some((used, Outbox::new()))
-            })
-            .await?;
-        let Some(token) = redeemed else { return Ok(None) };
+        let held = self.bus().load_record::<UploadToken>(&upload_token_key(&hash_token(text))).await?;
+        let Some(token) = held.map(|held| held.record).filter(|token| is_usable(token, now_ms)) else {
+            return Ok(None);
+        };
         let Some(holder) = self.holder_of(token.credential, now_ms).await? else { return Ok(None) };
         let scopes = FORM_SCOPES
             .into_iter()
             .filter(|scope| holder.scopes.as_ref().is_none_or(|scopes| scopes.contains(scope)));
         let who = Principal { scopes: Some(scopes.collect()), role: PrincipalRole::Owner, ..holder };
         Ok(Some(UploadTokenGrant { who, redirect_url: token.redirect_url }))
+    }
+
+    /// Uses up a token; false when somebody else did, or its time is over.
+    ///
+    /// # Errors
+    /// As [`Bus::change_record`]; the token may be used up then.
+    pub async fn use_upload_token(&self, text: &str) -> Result<bool, nats::BusError> {
+        let now_ms = nats::now_ms();
+        let used = self
+            .bus()
+            .change_record::<UploadToken>(&upload_token_key(&hash_token(text)), |found| {
+                let token = found.filter(|token| is_usable(token, now_ms))?;
+                Some((UploadToken { used_at_ms: Some(now_ms), ..token.clone() }, Outbox::new()))
+            })
+            .await?;
+        Ok(used.is_some())
     }
 
     /// Who holds a credential that was seen before; `None` once it is over.
@@ -125,6 +136,10 @@ impl SignInService {
             }
         }
     }
+}
+
+fn is_usable(token: &UploadToken, now_ms: u64) -> bool {
+    token.used_at_ms.is_none() && token.expires_at_ms > now_ms
 }
 
 fn hash_token(text: &str) -> String {

@@ -77,8 +77,10 @@ pub async fn ensure_problem_body(request: Request, next: Next) -> Response {
     let response = next.run(request).await;
     let status = response.status();
     let is_error = status.is_client_error() || status.is_server_error();
-    // Also one that is shown to a person as a page.
-    let is_problem = response.extensions().get::<ProblemCode>().is_some();
+    let kind = response.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+    // One that is repeated as it was answered before says so by its type, one that is shown to a person as a page by what made it.
+    let is_problem =
+        kind == Some(b"application/problem+json") || response.extensions().get::<ProblemCode>().is_some();
     if !is_error || is_head || is_problem {
         return response;
     }

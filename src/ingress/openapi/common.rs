@@ -134,7 +134,7 @@ fn complete_operation(declared: &Operation, operation: &mut Value, schemas: &Map
     }
 }
 
-/// What is no JSON is bytes; at sign-in a body may be left out that needs no member.
+/// What is neither JSON nor a form is bytes; at sign-in a body may be left out that needs no member.
 fn complete_body(is_sign_in: bool, body: &mut Value, schemas: &Map<String, Value>) {
     let mut needed = body["required"] == true;
     for (kind, content) in body["content"].as_object_mut().into_iter().flatten() {
@@ -142,7 +142,7 @@ fn complete_body(is_sign_in: bool, body: &mut Value, schemas: &Map<String, Value
             let name = content["schema"]["$ref"].as_str().and_then(|reference| reference.rsplit('/').next());
             let needs = name.and_then(|name| schemas.get(name)?.get("required")).is_some();
             needed = needs || !is_sign_in;
-        } else {
+        } else if kind != "multipart/form-data" {
             content["schema"] = json!({ "type": "string", "format": "binary" });
         }
     }

@@ -3,9 +3,10 @@
 use axum::{
     body::Body,
     extract::{Path, State},
-    http::HeaderMap,
+    http::{HeaderMap, HeaderValue},
     response::Response,
 };
+use futures::TryStreamExt;
 use schemas::{access::ApiKeyScope, keys, media::MediaEncode};
 
 use super::{content_tag, no_such_resource, path::PlaybackPath, store_problem};
@@ -18,8 +19,8 @@ use web::{
     operation::{Operation, OperationAccess},
 };
 
-/// Largest poster whose size in pixels is read, in bytes.
-const POSTER_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// Bytes at the begin of a poster in which its size in pixels is looked for.
+const POSTER_HEAD_BYTES: u64 = 64 * 1024;
 
 pub(super) static READ_POSTER: Operation = Operation::read(
     "/v1/media/{media_id}/poster",
@@ -51,6 +52,7 @@ pub(super) async fn read_poster(
 ) -> Result<Response, Problem> {
     let media_id = media::parse_media_id(&id)?;
     let public = PublicMedium::load(&app.bus, media_id).await?;
+    let is_public = public.is_some();
     // A medium that stops being public stops being shown by others within a minute.
     let (encode, cache_control) = match (public, who) {
         (Some(medium), _) => (medium.encode, "public, max-age=60"),
@@ -58,7 +60,8 @@ pub(super) async fn read_poster(
             let medium = media::MediumRecords::load(&app.bus, media_id).await?;
             let may_see = who.may_see(medium.owner());
             let encode = medium.asset.and_then(|held| held.record.encode).filter(|_| may_see);
-            (encode.ok_or_else(no_such_resource)?, "private, max-age=60")
+            // Nobody else at this browser is shown it from its cache.
+            (encode.ok_or_else(no_such_resource)?, "private, no-cache")
         }
         (None, None) => return Err(no_such_resource()),
     };
@@ -73,7 +76,14 @@ pub(super) async fn read_poster(
         cache_control,
     };
     let store = app.store.clone();
-    Ok(bytes::range_response(&headers, &facts, |range| Body::from_stream(store.get_stream(&key, range))))
+    let mut response =
+        bytes::range_response(&headers, &facts, |range| Body::from_stream(store.get_stream(&key, range)));
+    if is_public {
+        // Pages of other sites show it, where oEmbed and Open Graph lead to it.
+        let anywhere = HeaderValue::from_static("cross-origin");
+        response.headers_mut().insert("cross-origin-resource-policy", anywhere);
+    }
+    Ok(response)
 }
 
 fn poster_key(encode: &MediaEncode) -> String {
@@ -85,7 +95,9 @@ pub(crate) async fn poster_pixels(app: &AppState, encode: &MediaEncode) -> Optio
     if !encode.has_poster {
         return None;
     }
-    let picture = app.store.get(&poster_key(encode), POSTER_BYTES_MAX).await.ok()?;
-    let size = imagesize::blob_size(&picture).ok()?;
+    let key = poster_key(encode);
+    let head_bytes = app.store.head(&key).await.ok()?.size_bytes.min(POSTER_HEAD_BYTES);
+    let head: Vec<_> = app.store.get_stream(&key, 0..head_bytes).try_collect().await.ok()?;
+    let size = imagesize::blob_size(&head.concat()).ok()?;
     Some((u32::try_from(size.width).ok()?, u32::try_from(size.height).ok()?))
 }

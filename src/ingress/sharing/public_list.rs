@@ -97,14 +97,14 @@ pub(super) async fn list_public_media(
     OriginalUri(uri): OriginalUri,
     QueryParameters(wanted): QueryParameters<PublicListQuery>,
 ) -> Result<Response, Problem> {
-    if !app.config.sharing.public_library {
-        return Ok(StatusCode::NO_CONTENT.into_response());
-    }
     let cursors = CursorSealer::new(&app.signing_key, index_query::PUBLIC_MEDIA, &())?;
     let question = PublicMediaIndexQuery {
         cursor: wanted.cursor.map(|cursor| cursors.open(&cursor)).transpose()?,
         limit: media::parse_page_limit(wanted.limit)?,
     };
+    if !app.config.sharing.public_library {
+        return Ok(StatusCode::NO_CONTENT.into_response());
+    }
     let asked = media::query_index(&app.bus, index_query::PUBLIC_MEDIA, &question).await;
     let page: MediaIndexPage = asked.map_err(|problem: Problem| {
         // An index of an older version does not know the question.

@@ -87,6 +87,12 @@ impl Shelf {
             request = request.bearer_auth(&self.site.key);
         }
         let response = request.send().await.unwrap();
+        let policy = response.headers()["cross-origin-resource-policy"].to_str().unwrap();
+        let is_public = response
+            .headers()
+            .get("cache-control")
+            .is_some_and(|v| v.to_str().unwrap().starts_with("public"));
+        assert_eq!(policy, if is_public { "cross-origin" } else { "same-origin" }, "{media_id}");
         let caching = response.headers().get("cache-control").map(|v| v.to_str().unwrap().to_owned());
         (response.status().as_u16(), caching, response.bytes().await.unwrap().to_vec())
     }

@@ -151,6 +151,7 @@ impl openapi::OperationGroup for UploadsApiDoc {
     fn add_schemas(schemas: &mut openapi::SchemaCollector) {
         schemas.add_response::<status::UploadDocument>();
         schemas.add_response::<response::MediaCreatedDocument>();
+        schemas.add_request::<form::UploadForm>();
         schemas.add_request::<form::UploadTokenRequest>();
         schemas.add_response::<form::UploadTokenDocument>();
     }

@@ -70,7 +70,7 @@ pub(super) static CREATE_MEDIA: Operation = Operation::change(
     ),
     request_body(description = "The file", content(
         (Vec<u8> = "application/octet-stream"), (Vec<u8> = "video/mp4"), (Vec<u8> = "video/*"), (Vec<u8> = "audio/*"),
-        (Vec<u8> = "image/*"), (String = "multipart/form-data"),
+        (Vec<u8> = "image/*"),
     )),
     responses(
         (status = 201, description = "It is stored and will be verified", body = ref("#/components/schemas/MediaCreated"),
@@ -90,6 +90,10 @@ pub(super) async fn create_media(
     parts: Parts,
     body: Body,
 ) -> Response {
+    if problem_page::is_form(&parts.headers) {
+        let sender = form::FormSender::Principal(who);
+        return form::take_form(&state.shared, sender, address, parts, body).await;
+    }
     take_file(state, who, address, parts, body, None).await
 }
 
@@ -153,10 +157,7 @@ async fn take_file(
     let work = {
         let shared = Arc::clone(&shared);
         async move {
-            let outcome = if problem_page::is_form(&parts.headers) && resumable.is_none() {
-                let sender = form::FormSender::Principal(who);
-                Box::pin(form::receive_form(&shared, sender, &address, &parts.headers, &mut body)).await
-            } else if resumable.is_some() {
+            let outcome = if resumable.is_some() {
                 Box::pin(resumable::create(&shared, &who, &address, filename, (&parts, &mut body))).await
             } else {
                 let file = NamedFile { address: &address, filename };

@@ -48,7 +48,10 @@ function posterOf() {
 }
 
 async function begin(startAtS, isMuted = false) {
+  const hadFocus = document.activeElement === button;
   show("starting", "Loading");
+  // The button is gone; what is said now is what follows it.
+  if (hadFocus) status.focus();
   const token = tokenOfFragment();
   try {
     const session = token ? sessionOfLink(mediaId, token) : await openPlayback(mediaId);
@@ -61,11 +64,12 @@ async function begin(startAtS, isMuted = false) {
     if (session.poster_url) video.poster = session.poster_url;
     const ignored = () => {};
     player = await play(video, session.hls_url, "", startAtS, { player: ignored, levels: ignored, level: ignored, failed: refused });
-    video.focus();
+    // Only where somebody has asked it to play: the page around has the keyboard else.
+    if (!isMuted) video.focus();
     // Refused where the browser lets nothing start by itself: the controls are there.
     video.play().catch(() => {});
   } catch (error) {
-    refused(error);
+    refused(error, isMuted);
   }
 }
 
@@ -76,7 +80,8 @@ function showStill(session) {
   show("still");
 }
 
-async function refused(error) {
+async function refused(error, isMuted = false) {
+  const hadFocus = document.activeElement !== document.body;
   const problem = error instanceof Problem ? error : new Problem(0, "The player failed", "", String(error));
   if (problem.reason === "expired" || problem.reason === "session_unknown") {
     // The session is over, as after a night: who goes on gets another.
@@ -84,14 +89,18 @@ async function refused(error) {
   }
   player?.stop();
   player = null;
-  if (problem.status === 401 || problem.status === 403) return show("closed", "This video is not open to everybody here.");
-  if (problem.status === 404) return show("closed", "This video is not there any more.");
+  const end = (state, words) => {
+    show(state, words);
+    if (hadFocus) link.focus();
+  };
+  if (problem.status === 401 || problem.status === 403) return end("closed", "This video is not open to everybody here.");
+  if (problem.status === 404) return end("closed", "This video is not there any more.");
   if (problem.code === "not_playable") {
     show("waiting", "This video is being prepared.");
     await new Promise((resolve) => setTimeout(resolve, waitPauseMs));
-    return begin(startS);
+    return begin(startS, isMuted);
   }
-  show("failed", problem.message);
+  end("failed", problem.message);
 }
 
 // Without a poster there is nothing to see behind the button.

@@ -14,6 +14,7 @@ export class PublicList extends PageElement {
   declare media: api.PublicMedium[] | null;
   declare next: string;
   declare problem: string;
+  private isSaid = false;
 
   constructor() {
     super();
@@ -36,8 +37,10 @@ export class PublicList extends PageElement {
     } catch (error) {
       this.problem = api.sentence(error);
     }
+    if (cursor || this.isSaid) return;
+    this.isSaid = true;
     await this.updateComplete;
-    this.dispatchEvent(new CustomEvent("shown", { detail: this.media !== null }));
+    this.dispatchEvent(new CustomEvent("shown", { detail: this.media !== null || this.problem !== "" }));
   }
 
   override render(): TemplateResult | typeof nothing {

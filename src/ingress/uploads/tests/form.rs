@@ -144,6 +144,23 @@ async fn what_is_no_form_with_one_file_says_why_and_leaves_nothing() {
             "",
         ),
         (
+            // A head without an end is not kept.
+            vec![field("upload_token", "TOKEN"), format!("--xx\r\nX-Head: {}", "h".repeat(3_000_000))],
+            400,
+            "form_malformed",
+            "around the file",
+        ),
+        (
+            vec![
+                field("upload_token", "TOKEN"),
+                file("a.mp4", "hello"),
+                field("more", &"m".repeat(1_500_000)),
+            ],
+            400,
+            "form_malformed",
+            "around the file",
+        ),
+        (
             (0..40).map(|index| field(&format!("f{index}"), "")).collect(),
             400,
             "form_malformed",
@@ -226,6 +243,10 @@ async fn a_token_is_worth_no_more_than_its_credential() {
     let parts = [field("upload_token", &limited), field("visibility", "public"), file("a.mp4", "hello")];
     let refused = send(&site, "", &parts).await;
     assert_eq!((refused.status, &read(&refused)["code"]), (403, &"scope_missing".into()), "{refused:?}");
+    // What was refused before the file began can be sent again, once.
+    let parts = [field("upload_token", &limited), file("a.mp4", "hello")];
+    assert_eq!(send(&site, "", &parts).await.status, 201);
+    assert_eq!(send(&site, "", &parts).await.status, 401);
     let late = token(&site, key, "{}").await;
     let revoked = token(&site, key, "{}").await;
     let admin = site.broker.bus(Role::Admin).await;
@@ -251,7 +272,7 @@ async fn a_token_is_worth_no_more_than_its_credential() {
             "{answer:?}"
         );
     }
-    assert_eq!(site.uploads().await, []);
+    assert_eq!(site.uploads().await.len(), 1);
 }
 
 #[tokio::test]
@@ -262,4 +283,38 @@ async fn a_form_with_a_credential_needs_no_token() {
     let sent = site.ask("POST", "/v1/media", &headers, &body).await;
     assert_eq!(sent.status, 201, "{sent:?}");
     assert_eq!(document(&site, read(&sent)["media_id"].as_str().unwrap()).await.title, "By curl");
+}
+
+#[tokio::test]
+async fn a_form_with_many_fields_and_a_large_file_arrives_whole() {
+    let site = Site::start(|_| {}).await;
+    let bytes = "0123456789abcdef".repeat(200_000);
+    let token = token(&site, &site.key, "{}").await;
+    let mut parts = vec![field("upload_token", &token)];
+    parts.extend((0..30).map(|index| field(&format!("field{index}"), &"x".repeat(200))));
+    parts.push(file("a.mp4", &bytes));
+    let sent = send(&site, "", &parts).await;
+    assert_eq!(sent.status, 201, "{sent:?}");
+    let upload_id = read(&sent)["upload_id"].as_str().unwrap().to_owned();
+    let status = site.ask("GET", &format!("/v1/uploads/{upload_id}/status"), &bearer(&site.key), "").await;
+    assert_eq!(read(&status)["length_bytes"], bytes.len(), "{status:?}");
+}
+
+#[tokio::test]
+async fn what_a_form_cannot_keep_is_refused() {
+    let site = Site::start(|_| {}).await;
+    let body = file("clip.mp4", "hello") + END;
+    for promise in [
+        "Repr-Digest: sha-256=:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=:",
+        "Upload-Metadata: visibility cHVibGlj",
+        "Idempotency-Key: \"k\"",
+        "Upload-Length: 5",
+    ] {
+        let headers = format!("{TYPE}{}{promise}\r\n", bearer(&site.key));
+        let refused = site.ask("POST", "/v1/media", &headers, &body).await;
+        assert_eq!((refused.status, &read(&refused)["code"]), (400, &"header_invalid".into()), "{refused:?}");
+    }
+    let put = site.ask("PUT", "/v1/files/clip.mp4", &format!("{TYPE}{}", bearer(&site.key)), &body).await;
+    assert_eq!(put.status, 415, "{put:?}");
+    assert_eq!(site.uploads().await, []);
 }
