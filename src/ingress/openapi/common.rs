@@ -142,7 +142,9 @@ fn complete_body(is_sign_in: bool, body: &mut Value, schemas: &Map<String, Value
             let name = content["schema"]["$ref"].as_str().and_then(|reference| reference.rsplit('/').next());
             let needs = name.and_then(|name| schemas.get(name)?.get("required")).is_some();
             needed = needs || !is_sign_in;
-        } else if kind != "multipart/form-data" {
+        } else if kind == "multipart/form-data" {
+            needed = true;
+        } else {
             content["schema"] = json!({ "type": "string", "format": "binary" });
         }
     }

@@ -92,7 +92,7 @@ export class MediumRow extends PageElement {
 
   private askPoster(): void {
     const { media_id, status, has_poster } = this.medium;
-    if (!this.isSeen || this.isPosterAsked || status !== "ready" || !has_poster) return;
+    if (!this.isConnected || !this.isSeen || this.isPosterAsked || status !== "ready" || !has_poster) return;
     this.isPosterAsked = true;
     posters.run(() => api.posterOf(media_id)).then((url) => this.showPoster(url), () => null);
   }

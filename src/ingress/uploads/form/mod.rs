@@ -51,17 +51,17 @@ pub(super) struct UploadForm {
     /// The right to upload.
     upload_token: String,
     /// Title of the medium.
-    #[schemars(regex(pattern = metadata::TITLE_PATTERN), length(max = metadata::TITLE_LENGTH_MAX))]
     #[serde(default)]
-    title: String,
+    #[schemars(with = "String", regex(pattern = metadata::TITLE_PATTERN), length(max = metadata::TITLE_LENGTH_MAX))]
+    title: Option<String>,
     /// What it is about.
-    #[schemars(length(max = metadata::DESCRIPTION_LENGTH_MAX))]
     #[serde(default)]
-    description: String,
+    #[schemars(with = "String", length(max = metadata::DESCRIPTION_LENGTH_MAX))]
+    description: Option<String>,
     /// Who plays it: everybody, or its owner alone.
-    #[schemars(extend("enum" = ["private", "public"]))]
     #[serde(default)]
-    visibility: String,
+    #[schemars(with = "String", extend("enum" = ["private", "public"]))]
+    visibility: Option<String>,
     /// The file, with its name; behind everything that says something about it.
     #[schemars(extend("format" = "binary"))]
     file: String,
