@@ -242,11 +242,11 @@ async fn receive_parts(
     let (upload_id, media_id) = (ledger.upload_id(), ledger.media_id());
     let end = Arc::new(Mutex::new(None));
     let mut bytes = form.into_file_body(file, Arc::clone(&end));
-    let taken =
+    let received =
         whole_file::receive_or_abandon(shared, ledger, &grant.who, DigestChecks::new(None), &mut bytes).await;
     drop(bytes);
     let found = end.lock().take();
-    match (taken, found) {
+    match (received, found) {
         (Ok(()), _) => {}
         // The form, not the connection, is what was wrong.
         (Err(UploadRefusal::Cut), Some(refusal)) | (Err(refusal), _) => return Err(refusal),

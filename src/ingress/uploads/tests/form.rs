@@ -93,12 +93,10 @@ async fn a_form_with_a_token_brings_one_file_once() {
     assert_eq!(site.uploads().await, [UploadStatus::Received]);
 }
 
-#[tokio::test]
-async fn what_is_no_form_with_one_file_says_why_and_leaves_nothing() {
-    let site = Site::start(|config| config.uploads.size_bytes_max = 100_000).await;
-    let mut left = Vec::new();
+/// Forms that are refused: their parts, where `TOKEN` is a good token, then status, code and a word of the detail.
+fn wrong_forms() -> Vec<(Vec<String>, u16, &'static str, &'static str)> {
     let long = "x".repeat(9_000);
-    for (parts, status, code, detail) in [
+    vec![
         (vec![file("a.mp4", "hello")], 401, "upload_token_refused", ""),
         (vec![field("upload_token", "wrong"), file("a.mp4", "hello")], 401, "upload_token_refused", ""),
         (vec![field("upload_token", "TOKEN")], 400, "form_malformed", "it has no file"),
@@ -166,7 +164,14 @@ async fn what_is_no_form_with_one_file_says_why_and_leaves_nothing() {
             "form_malformed",
             "more than 32 fields",
         ),
-    ] {
+    ]
+}
+
+#[tokio::test]
+async fn what_is_no_form_with_one_file_says_why_and_leaves_nothing() {
+    let site = Site::start(|config| config.uploads.size_bytes_max = 100_000).await;
+    let mut left = Vec::new();
+    for (parts, status, code, detail) in wrong_forms() {
         let fresh = token(&site, &site.key, "{}").await;
         let parts: Vec<String> = parts.iter().map(|part| part.replace("TOKEN", &fresh)).collect();
         let answer = send(&site, "", &parts).await;
