@@ -1,6 +1,6 @@
 //! The data folder: private to its user, and tried before anything else is started, since what uses it would fail later and say less.
 //!
-//! Limits: only the folder and those right below it are tried; nothing is left behind.
+//! Limits: only the folder and its own ones right below it are tried; nothing is left behind.
 
 use std::{
     fs::{self, DirBuilder, Permissions},
@@ -10,6 +10,11 @@ use std::{
 };
 
 use schemas::fault::io_advice;
+
+/// Folder in the data folder that belongs to the embedded broker.
+pub const BROKER_FOLDER: &str = "nats";
+/// Folders in it that are written to.
+const OWN_FOLDERS: [&str; 3] = [BROKER_FOLDER, "index", "store"];
 
 /// The data folder can't be used; says why, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -44,10 +49,9 @@ pub fn try_data_folder(path: &Path) -> Result<(), DataFolderError> {
     if place != std::path::absolute(path).unwrap_or_default() {
         return Ok(());
     }
-    let inside = fs::read_dir(path).map_err(|error| explain_failure(path, path, &error))?;
-    for entry in inside.flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            let folder = entry.path();
+    // What else is there, such as the lost+found of a disk, is none of ours.
+    for folder in OWN_FOLDERS.map(|name| path.join(name)) {
+        if folder.is_dir() {
             tempfile::tempfile_in(&folder).map_err(|error| explain_failure(path, &folder, &error))?;
         }
     }
@@ -115,6 +119,20 @@ mod tests {
             explain_failure(Path::new("/"), Path::new("/"), &io::ErrorKind::PermissionDenied.into());
         let is_root = rustix::process::geteuid().is_root();
         assert!(is_root || foreign.to_string().contains("belongs to another user"), "{foreign}");
+    }
+
+    #[test]
+    fn what_others_keep_in_the_folder_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, is_fine) in [("lost+found", true), ("index", false)] {
+            let folder = dir.path().join(name);
+            fs::create_dir(&folder).unwrap();
+            fs::set_permissions(&folder, Permissions::from_mode(0o000)).unwrap();
+            // Root writes everywhere.
+            let is_root = rustix::process::geteuid().is_root();
+            assert_eq!(prepare_data_folder(dir.path()).is_ok(), is_fine || is_root, "{name}");
+            fs::set_permissions(&folder, Permissions::from_mode(0o700)).unwrap();
+        }
     }
 
     #[test]

@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::Settings,
-    data_folder::prepare_data_folder,
+    data_folder::{BROKER_FOLDER, prepare_data_folder},
     explained::ExplainedError,
     roles::{self, ProcessRole, RoleSeeds, Runtime, StartedRoles},
 };
@@ -33,9 +33,6 @@ use web::registry;
 
 /// File in the data folder that holds the first API key, mode 0600.
 pub const KEY_FILE: &str = "api-key";
-
-/// Folder in the data folder that belongs to the embedded broker.
-pub const BROKER_FOLDER: &str = "nats";
 
 /// What a person needs once everything runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -233,10 +230,11 @@ async fn send_ready(
     let is_new = listening.first_key.is_some();
     let api_key = match listening.first_key {
         Some(key) => {
-            write_key(&file, &key).with_context(|| {
-                let (file, folder) = (file.display(), data_dir.display());
-                format!("the first API key can't be kept in {file} and is lost; remove the folder {folder} and start again")
-            })?;
+            // It is made once: where it can't be kept it is shown all the same.
+            if let Err(error) = write_key(&file, &key) {
+                let file = file.display();
+                tracing::error!(%error, "the first API key can't be kept in {file}: keep the one that is shown now, it is shown this once");
+            }
             Some(key)
         }
         None => std::fs::read_to_string(&file).ok().map(|text| text.trim().to_owned()),

@@ -8,8 +8,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::Settings,
+    data_folder,
     roles::{RoleSeeds, Runtime, connection},
-    up,
 };
 use web::registry;
 
@@ -39,7 +39,7 @@ fn admin_runtime(config: Settings) -> anyhow::Result<Runtime> {
     if !config.broker.urls.is_empty() {
         return Runtime::from_settings(config, CancellationToken::new());
     }
-    let folder = config.data_dir().join(up::BROKER_FOLDER);
+    let folder = config.data_dir().join(data_folder::BROKER_FOLDER);
     let (url, seeds) = server::last_started_broker(&folder).with_context(|| {
         format!(
             "no broker is named, and {} has none: name one with --nats-url, or the folder of a running `streamgate up` \

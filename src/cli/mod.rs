@@ -126,7 +126,9 @@ token changes hands; the chain is anvil, found by ANVIL, in .tools/bin above thi
   ffmpeg ... -f matroska - | streamgate upload - --name film.mkv --type video/x-matroska
   streamgate upload --public *.mp4            one after the other; everybody plays them who has their addresses
   streamgate upload film.mp4 --wait           until it is ready; then the address that plays
-  streamgate upload film.mp4 --json           one line: {\"media_id\", \"upload_url\", \"watch_url\", ...}")]
+  streamgate upload film.mp4 --json           one line: {\"media_id\", \"upload_url\", \"watch_url\", ...}
+
+The end of a pipe is the end of its file: if what feeds it may fail, look at its status, too (`set -o pipefail`).")]
     Upload(UploadArgs),
     /// Follow events live; ends with 0 at ready or succeeded, 1 at failed, rejected or cancelled
     #[command(after_help = "Examples:

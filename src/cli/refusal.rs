@@ -67,7 +67,8 @@ impl ServerRefusal {
 
     /// Says in place of the server whose key it did not take: it only knows that the request had none that is good.
     pub(super) fn explain_key(&mut self, title: String, advice: String) {
-        if self.code == UNAUTHORIZED {
+        // The answer to HEAD has no body to say so.
+        if self.code == UNAUTHORIZED || self.code.is_empty() {
             self.title = title;
             self.detail = String::new();
         }

@@ -368,7 +368,8 @@ async fn run_worker_role(
                 .await?)
         }
         ProcessRole::Index => {
-            data_folder::prepare_data_folder(&config.data_dir())?;
+            // It may be shared with other roles: whose it is, and who looks into it, is left to whom it belongs.
+            data_folder::try_data_folder(&config.data_dir())?;
             let settings =
                 index::IndexConfig { folder: config.data_dir().join("index"), ..config.index.clone() };
             Ok(index::run(bus, settings, shutdown).await?)
