@@ -4,7 +4,7 @@ use nats::{Bus, BusError, Role};
 use schemas::fault::root_cause;
 
 use super::Runtime;
-use crate::explained::ExplainedError;
+use crate::{config::credentials::hide_credentials, explained::ExplainedError};
 
 /// What to do about a broker that does not answer and was named by its address.
 pub const NAMED_BROKER_ADVICE: &str = "start it, or name another with --nats-url";
@@ -15,10 +15,15 @@ pub const NAMED_BROKER_ADVICE: &str = "start it, or name another with --nats-url
 /// An [`ExplainedError`] over the [`BusError`].
 pub async fn connect_to_broker(site: &Runtime, role: Role, away_advice: &str) -> anyhow::Result<Bus> {
     let seed = site.seed_of(role);
-    let place = BrokerPlace { urls: site.urls.join(", "), has_seed: seed.is_some(), role, away_advice };
+    let place = BrokerPlace { urls: shown_urls(&site.urls), has_seed: seed.is_some(), role, away_advice };
     let settings = nats::BusConfig::new(site.urls.clone(), role, seed);
     let settings = nats::BusConfig { health: site.health.clone(), ..settings };
     Ok(Bus::connect(&settings).await.map_err(|error| place.explain(error))?)
+}
+
+/// The addresses as a message may have them: without names and passwords.
+fn shown_urls(urls: &[String]) -> String {
+    urls.iter().map(|url| hide_credentials(url)).collect::<Vec<_>>().join(", ")
 }
 
 /// Says what an error of a broker that was reached means, where somebody has to change it first; others are left as they are.
@@ -26,7 +31,7 @@ pub fn explain_broker_error(bus: &Bus, urls: &[String], error: BusError) -> anyh
     let error = bus.explain_unavailable(error);
     match error.obstacle().map(ToString::to_string) {
         Some(obstacle) => {
-            let urls = urls.join(", ");
+            let urls = shown_urls(urls);
             ExplainedError::new(format!("the broker at {urls} can't be used: {obstacle}"), error).into()
         }
         None => error.into(),
@@ -74,6 +79,12 @@ fn first_part(reason: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_message_has_no_password_of_a_broker() {
+        let urls = ["nats://ann:secret@one:4222".to_owned(), "nats://two:4222".to_owned()];
+        assert_eq!(shown_urls(&urls), "nats://<hidden>@one:4222, nats://two:4222");
+    }
 
     #[test]
     fn each_way_a_broker_refuses_has_its_own_advice() {
