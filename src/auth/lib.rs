@@ -48,7 +48,7 @@ use axum::{
 use futures::StreamExt;
 use nats::Bus;
 use schemas::{
-    access::{ApiKeyScope, PrincipalRole},
+    access::{ApiKey, ApiKeyScope, PrincipalRole},
     gate::PlaybackCredential,
     ids::{KeyId, SessionId},
     subjects,
@@ -105,6 +105,10 @@ impl Principal {
     pub fn attach_to_request(self, request: &mut Request) {
         request.extensions_mut().insert(RequestOwner(self.owner.clone()));
         request.extensions_mut().insert(self);
+    }
+
+    fn from_key(key: ApiKey) -> Self {
+        Self { key_id: Some(key.key_id), scopes: key.scopes, ..Self::new(key.owner, key.role) }
     }
 
     /// What stands for it later, while it is good; `None` for one that has no credential of ours.
@@ -232,11 +236,7 @@ impl SignInService {
         let shared = &self.shared;
         if credential.starts_with("sg_") {
             let key = key::find_key(&shared.bus, credential).await?;
-            return Ok(key.map(|key| Principal {
-                key_id: Some(key.key_id),
-                scopes: key.scopes,
-                ..Principal::new(key.owner, key.role)
-            }));
+            return Ok(key.map(Principal::from_key));
         }
         let Some(key_id) = token::read_key_id(credential) else { return Ok(None) };
         let Some(key) = shared.ring.find_key(key_id).await? else { return Ok(None) };

@@ -58,7 +58,7 @@ pub async fn create_sign_in_link(
     role: PrincipalRole,
     (by, request_id): (&str, RequestId),
 ) -> Result<String, nats::BusError> {
-    let code = hex::encode(rand::random::<[u8; 20]>());
+    let code = create_code();
     let created_at_ms = nats::now_ms();
     let link = SignInLink {
         code_sha256: hash_code(&code),
@@ -133,6 +133,12 @@ async fn revoke_earlier_keys(
     Ok(())
 }
 
-fn hash_code(code: &str) -> String {
+/// A code that nobody guesses: 160 random bits in hex.
+pub(super) fn create_code() -> String {
+    hex::encode(rand::random::<[u8; 20]>())
+}
+
+/// What is stored of a code.
+pub(super) fn hash_code(code: &str) -> String {
     hex::encode(Sha256::digest(code.as_bytes()))
 }

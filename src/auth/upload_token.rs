@@ -6,7 +6,12 @@
 //!
 //! Limits: a token is good for [`UPLOAD_TOKEN_TTL_S`].
 
-use alloy_primitives::hex;
+use super::{
+    Principal, SignInService,
+    denial::SignInError,
+    link::{CODE_LENGTH_MAX, create_code, hash_code},
+    proof::ProofAge,
+};
 use nats::{Bus, Outbox, VersionedRecord};
 use schemas::{
     access::{ApiKey, ApiKeyScope, PrincipalRole},
@@ -14,14 +19,9 @@ use schemas::{
     ids::RequestId,
     session::{AuthUploadTokenCreated, UploadToken, upload_token_key},
 };
-use sha2::{Digest, Sha256};
-
-use super::{Principal, SignInService, denial::SignInError, proof::ProofAge};
 
 /// How long a token is good, in seconds.
 pub const UPLOAD_TOKEN_TTL_S: u64 = 60 * 60;
-/// Longest token in characters.
-pub const TOKEN_LENGTH_MAX: usize = 64;
 
 /// What an upload by a form may do: bring a file, and say whether everybody may watch it.
 const FORM_SCOPES: [ApiKeyScope; 2] = [ApiKeyScope::Upload, ApiKeyScope::Gate];
@@ -54,11 +54,11 @@ pub async fn create_upload_token(
     redirect_url: Option<String>,
     request_id: RequestId,
 ) -> Result<NewUploadToken, nats::BusError> {
-    let text = hex::encode(rand::random::<[u8; 20]>());
+    let text = create_code();
     let created_at_ms = nats::now_ms();
     let expires_at_ms = created_at_ms.saturating_add(UPLOAD_TOKEN_TTL_S * 1_000);
     let token = UploadToken {
-        token_sha256: hash_token(&text),
+        token_sha256: hash_code(&text),
         credential,
         redirect_url,
         created_at_ms,
@@ -77,11 +77,11 @@ impl SignInService {
     /// # Errors
     /// When that can't be known.
     pub async fn find_upload_token(&self, text: &str) -> Result<Option<UploadTokenGrant>, SignInError> {
-        if text.is_empty() || text.len() > TOKEN_LENGTH_MAX {
+        if text.is_empty() || text.len() > CODE_LENGTH_MAX {
             return Ok(None);
         }
         let now_ms = nats::now_ms();
-        let held = self.bus().load_record::<UploadToken>(&upload_token_key(&hash_token(text))).await?;
+        let held = self.bus().load_record::<UploadToken>(&upload_token_key(&hash_code(text))).await?;
         let Some(token) = held.map(|held| held.record).filter(|token| is_usable(token, now_ms)) else {
             return Ok(None);
         };
@@ -101,7 +101,7 @@ impl SignInService {
         let now_ms = nats::now_ms();
         let used = self
             .bus()
-            .change_record::<UploadToken>(&upload_token_key(&hash_token(text)), |found| {
+            .change_record::<UploadToken>(&upload_token_key(&hash_code(text)), |found| {
                 let token = found.filter(|token| is_usable(token, now_ms))?;
                 Some((UploadToken { used_at_ms: Some(now_ms), ..token.clone() }, Outbox::new()))
             })
@@ -119,11 +119,7 @@ impl SignInService {
             PlaybackCredential::Key(key_id) => {
                 let held = self.bus().load_record::<ApiKey>(&key_id.to_string()).await?;
                 let key = held.map(|held| held.record).filter(|key| key.is_active(now_ms));
-                Ok(key.map(|key| Principal {
-                    key_id: Some(key_id),
-                    scopes: key.scopes,
-                    ..Principal::new(key.owner, key.role)
-                }))
+                Ok(key.map(Principal::from_key))
             }
             PlaybackCredential::SignIn(session_id) => {
                 let Some(live) = self.sessions().find_open(session_id).await? else { return Ok(None) };
@@ -140,8 +136,4 @@ impl SignInService {
 
 fn is_usable(token: &UploadToken, now_ms: u64) -> bool {
     token.used_at_ms.is_none() && token.expires_at_ms > now_ms
-}
-
-fn hash_token(text: &str) -> String {
-    hex::encode(Sha256::digest(text.as_bytes()))
 }

@@ -7,7 +7,7 @@ use axum::{
     response::Response,
 };
 use futures::TryStreamExt;
-use schemas::{access::ApiKeyScope, keys, media::MediaEncode};
+use schemas::{access::ApiKeyScope, ids::MediaId, keys, media::MediaEncode};
 
 use super::{content_tag, no_such_resource, path::PlaybackPath, store_problem};
 use crate::{AppState, media, sharing::PublicMedium};
@@ -84,6 +84,11 @@ pub(super) async fn read_poster(
         response.headers_mut().insert("cross-origin-resource-policy", anywhere);
     }
     Ok(response)
+}
+
+/// Its address, below `base`.
+pub(crate) fn poster_url(base: &str, media_id: MediaId) -> String {
+    format!("{base}/v1/media/{media_id}/poster")
 }
 
 fn poster_key(encode: &MediaEncode) -> String {

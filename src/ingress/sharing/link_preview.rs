@@ -6,7 +6,7 @@ use std::{fmt::Write as _, time::Duration};
 use schemas::ids::MediaId;
 
 use super::public_medium::{MediumKind, PublicMedium};
-use crate::{AppState, page_assets::escape_html};
+use crate::{AppState, page_assets::escape_html, play::poster};
 
 /// How long a page waits for what its head says; without it the page is complete all the same.
 const WAIT_MAX: Duration = Duration::from_millis(500);
@@ -30,7 +30,7 @@ fn render_public_head(medium: &PublicMedium, base: &str) -> String {
     ];
     tags.extend(medium.description.clone().map(|text| ("og:description", text)));
     if medium.encode.has_poster {
-        tags.push(("og:image", format!("{base}/v1/media/{id}/poster")));
+        tags.push(("og:image", poster::poster_url(base, id)));
     }
     match medium.kind() {
         MediumKind::Still => tags.push(("og:type", "website".to_owned())),

@@ -138,7 +138,7 @@ fn describe_embed(
     poster: Option<(u32, u32)>,
 ) -> OembedDocument {
     let id = medium.media_id;
-    let poster_url = format!("{base}/v1/media/{id}/poster");
+    let poster_url = play::poster::poster_url(base, id);
     let (width, height) = medium.player_pixels(largest);
     let title = Some(medium.title.clone()).filter(|title| !title.is_empty());
     let is_still = medium.kind() == MediumKind::Still;

@@ -13,7 +13,7 @@ use schemas::{
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::{AppState, media, openapi};
+use crate::{AppState, media, openapi, play::poster};
 use web::{
     cursor::CursorSealer,
     error::Problem,
@@ -69,7 +69,7 @@ impl PublicMediaItem {
             duration_ms: item.summary.map(|summary| summary.duration_ms).unwrap_or_default(),
             created_at_ms: item.created_at_ms,
             watch_url: format!("{base}/watch/{id}"),
-            poster_url: item.has_poster.then(|| format!("{base}/v1/media/{id}/poster")),
+            poster_url: item.has_poster.then(|| poster::poster_url(base, id)),
         }
     }
 }
