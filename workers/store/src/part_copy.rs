@@ -107,11 +107,18 @@ impl PartCopier {
         self.refused_at.lock().is_none_or(|at| at.elapsed() >= REFUSAL_TTL)
     }
 
-    /// Asks for a copy, again after a failure that may pass.
+    /// Asks for a copy, again after a failure that may pass. A store that keeps answering, but never with a copy, may still be read.
     pub(crate) async fn copy_part(&self, part: &CopiedPart) -> Result<PartCopyOutcome, Error> {
         let (begun, mut pause) = (Instant::now(), self.retry.backoff.init_backoff);
         for tried in 0.. {
-            let reason = match self.request_copy(part).await? {
+            let answer = self.send(self.signed_request(part).await?).await;
+            let is_answered = answer.is_ok();
+            // A repeat replaces the part, so one that may have arrived is repeated too.
+            let verdict = answer.map_or_else(
+                |error| CopyVerdict::Temporary(error.to_string()),
+                |(status, body)| judge_answer(status, body.as_deref()),
+            );
+            let reason = match verdict {
                 CopyVerdict::Copied(entity_tag) => return Ok(PartCopyOutcome::Copied(entity_tag)),
                 CopyVerdict::RefusedByStore(reason) => {
                     tracing::info!(reason, "the store does not copy: parts are joined by reading them");
@@ -130,21 +137,16 @@ impl PartCopier {
                 CopyVerdict::Temporary(reason) => reason,
             };
             if tried >= self.retry.max_retries || begun.elapsed() >= self.retry.retry_timeout {
+                if is_answered {
+                    tracing::info!(reason, object = %part.source, "the store copied nothing in all tries: it is read");
+                    return Ok(PartCopyOutcome::Refused);
+                }
                 return Err(copy_error(&reason));
             }
             tokio::time::sleep(pause).await;
             pause = pause.mul_f64(self.retry.backoff.base).min(self.retry.backoff.max_backoff);
         }
         Err(copy_error("no try is left"))
-    }
-
-    async fn request_copy(&self, part: &CopiedPart) -> Result<CopyVerdict, Error> {
-        let request = self.signed_request(part).await?;
-        match self.send(request).await {
-            Ok((status, body)) => Ok(judge_answer(status, body.as_deref())),
-            // A repeat replaces the part, so one that may have arrived is repeated too.
-            Err(error) => Ok(CopyVerdict::Temporary(error.to_string())),
-        }
     }
 
     async fn signed_request(&self, part: &CopiedPart) -> Result<HttpRequest, Error> {

@@ -228,14 +228,8 @@ async fn joining_waits_for_what_passes_and_goes_on() {
     let never = Arc::new(Semaphore::new(0));
     let answer =
         |status, code: &str| InjectedFault::Answer(status, format!("<Error><Code>{code}</Code></Error>"));
-    let faults = [
-        InjectedFault::Status(503),
-        answer(500, "InternalError"),
-        answer(403, "RequestTimeTooSkewed"),
-        answer(400, "ExpiredToken"),
-        answer(200, "SlowDown"),
-        InjectedFault::Hold(never),
-    ];
+    let faults =
+        [answer(403, "RequestTimeTooSkewed"), answer(400, "ExpiredToken"), InjectedFault::Hold(never)];
     for (seed, fault) in (1..).zip(faults) {
         let mut place = place(seed, objects.whole.len());
         let said = fault.clone();
@@ -254,6 +248,31 @@ async fn joining_waits_for_what_passes_and_goes_on() {
         })
         .await;
         assert!(read <= PROTOCOL_BYTES_MAX, "{said:?}: the store still copies");
+        objects.check(&store, place).await;
+    }
+}
+
+#[tokio::test]
+async fn what_a_store_answers_without_ever_copying_is_read() {
+    let (s3, _) = remote().await;
+    let store = testing::open_test_store(StoreConfig { retries_max: 1, ..s3.store_config() }).unwrap();
+    let objects = Objects::put(&store, &[10 * MIB, 10 * MIB]).await;
+    let answer =
+        |status, code: &str| InjectedFault::Answer(status, format!("<Error><Code>{code}</Code></Error>"));
+    let faults = [
+        InjectedFault::Status(503),
+        answer(500, "InternalError"),
+        answer(200, "SlowDown"),
+        answer(200, "SomethingNew"),
+    ];
+    for (seed, fault) in (1..).zip(faults) {
+        let place = place(seed, objects.whole.len());
+        let said = fault.clone();
+        s3.set_fault_rule(move |_, address| is_copy(address).then(|| fault.clone()));
+        objects.join(&store, place, &mut SpoolCheckpoint::default()).await.unwrap_or_else(|error| {
+            panic!("{said:?}: {error:?}");
+        });
+        s3.clear_fault_rule();
         objects.check(&store, place).await;
     }
 }
