@@ -48,7 +48,8 @@ lint: setup ## Check the formatting and run clippy, warnings denied
 	@cargo fmt --all --check
 	@cargo lint
 
-bench: setup ## Measure against the ffmpeg and cat of this machine
+bench: ## Measure against the ffmpeg and cat of this machine, and against @tus/server
+	@.ci/setup bench
 	@cargo build --profile dist --locked --package streamgate --package media-child
 	@cargo run --profile dist --locked --package streamgate --example bench -- $(ARGS)
 

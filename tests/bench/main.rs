@@ -17,6 +17,7 @@ mod http;
 mod ladder;
 mod server;
 mod stay;
+mod tus_server;
 mod uploads;
 
 use std::fmt::Write as _;
@@ -72,8 +73,8 @@ pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values[(values.len() - 1) / 2]
 }
 
-const USAGE: &str = "make bench [ARGS='ROW...']   rows: bus signin token limiter get cache start upload slow ladder title stay; without any, all.
-BENCH_TITLE_SECONDS (600), BENCH_UPLOAD_MIB (1024), BENCH_SLOW (1000) and BENCH_STAY (100000) make a run smaller.";
+const USAGE: &str = "make bench [ARGS='ROW...']   rows: bus signin token limiter get cache start upload tus slow ladder title stay; without any, all.
+BENCH_TITLE_SECONDS (600), BENCH_UPLOAD_MIB (1024), BENCH_TUS_MIB (256), BENCH_SLOW (1000) and BENCH_STAY (100000) make a run smaller.";
 
 #[tokio::main]
 async fn main() {
@@ -109,6 +110,11 @@ async fn main() {
     }
     if is_wanted("upload") {
         println!("{}", uploads::throughput().await.line());
+    }
+    if is_wanted("tus") {
+        for row in tus_server::against_tus_server().await {
+            println!("{}", row.line());
+        }
     }
     if is_wanted("slow") {
         println!("{}", uploads::memory_per_slow_upload().await.line());

@@ -74,8 +74,17 @@ impl Drop for Server {
 
 /// Memory of a process, in units of 1,024 bytes.
 pub(crate) fn resident_kb(pid: u32) -> f64 {
+    status_field(pid, "VmRSS:")
+}
+
+/// The most memory that a process has had, in units of 1,024 bytes.
+pub(crate) fn peak_resident_kb(pid: u32) -> f64 {
+    status_field(pid, "VmHWM:")
+}
+
+fn status_field(pid: u32, name: &str) -> f64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    let line = status.lines().find(|line| line.starts_with(name)).unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 

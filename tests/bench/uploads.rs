@@ -2,6 +2,7 @@
 
 use std::{
     io::{Read, Write},
+    path::Path,
     process::Command,
     time::Instant,
 };
@@ -14,10 +15,11 @@ use crate::{
     size,
 };
 
-async fn create(server: &Server, length: u64) -> String {
+/// Creates an upload at a tus server and gives the path of its address.
+pub(crate) async fn create(url: &str, key: &str, length: u64) -> String {
     let answer = reqwest::Client::new()
-        .post(format!("{}/v1/uploads", server.url))
-        .bearer_auth(&server.key)
+        .post(format!("{url}/v1/uploads"))
+        .bearer_auth(key)
         .header("tus-resumable", "1.0.0")
         .header("upload-length", length)
         .send()
@@ -25,23 +27,22 @@ async fn create(server: &Server, length: u64) -> String {
         .unwrap();
     assert_eq!(answer.status(), 201);
     let location = answer.headers()["location"].to_str().unwrap();
-    reqwest::Url::parse(location).unwrap().path().to_owned()
+    reqwest::Url::parse(url).unwrap().join(location).unwrap().path().to_owned()
 }
 
-fn head(server: &Server, path: &str, length: u64) -> String {
-    let host = server.url.strip_prefix("http://").unwrap();
+fn head(url: &str, key: &str, path: &str, length: u64) -> String {
+    let host = url.strip_prefix("http://").unwrap();
     format!(
-        "PATCH {path} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {}\r\nTus-Resumable: 1.0.0\r\nUpload-Offset: 0\r\n\
+        "PATCH {path} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {key}\r\nTus-Resumable: 1.0.0\r\nUpload-Offset: 0\r\n\
          Content-Type: application/offset+octet-stream\r\nContent-Length: {length}\r\n\r\n",
-        server.key
     )
 }
 
-/// One PATCH from a file over a plain socket, so that the client costs as little as `cat` does.
-fn patch(server: &Server, path: &str, file: &std::path::Path, length: u64) -> f64 {
+/// One PATCH from a file over a plain socket, so that the client costs as little as `cat` does; the seconds until its answer.
+pub(crate) fn patch(url: &str, key: &str, path: &str, file: &Path, length: u64) -> f64 {
     let started = Instant::now();
-    let mut stream = std::net::TcpStream::connect(server.url.strip_prefix("http://").unwrap()).unwrap();
-    stream.write_all(head(server, path, length).as_bytes()).unwrap();
+    let mut stream = std::net::TcpStream::connect(url.strip_prefix("http://").unwrap()).unwrap();
+    stream.write_all(head(url, key, path, length).as_bytes()).unwrap();
     let mut source = std::fs::File::open(file).unwrap();
     let mut buffer = vec![0; 1 << 20];
     loop {
@@ -76,8 +77,8 @@ pub(crate) async fn throughput() -> Row {
         assert!(Command::new("sh").args(["-c", &script]).status().unwrap().success());
         plain.push(mib as f64 / started.elapsed().as_secs_f64());
         std::fs::remove_file(&copy).unwrap();
-        let path = create(&server, length).await;
-        ours.push(mib as f64 / patch(&server, &path, &source, length));
+        let path = create(&server.url, &server.key, length).await;
+        ours.push(mib as f64 / patch(&server.url, &server.key, &path, &source, length));
     }
     Row {
         name: "one tus upload",
@@ -99,12 +100,12 @@ pub(crate) async fn memory_per_slow_upload() -> Row {
     let mut streams = Vec::new();
     let mut paths = Vec::new();
     for _ in 0..count {
-        paths.push(create(&server, 1 << 30).await);
+        paths.push(create(&server.url, &server.key, 1 << 30).await);
     }
     let before = resident_kb(server.pid());
     for path in &paths {
         let mut stream = TcpStream::connect(server.url.strip_prefix("http://").unwrap()).await.unwrap();
-        stream.write_all(head(&server, path, 1 << 30).as_bytes()).await.unwrap();
+        stream.write_all(head(&server.url, &server.key, path, 1 << 30).as_bytes()).await.unwrap();
         stream.write_all(&vec![7; 128 * 1024]).await.unwrap();
         streams.push(stream);
     }
