@@ -220,11 +220,13 @@ impl UploadStage {
         let mut verifier =
             FileVerifier::new(received.size_bytes, received.digest.clone(), self.config.strict);
         let mut pieces = Box::pin(self.store.get_stream(&received.key, 0..received.size_bytes));
-        while let Some(piece) = pieces.next().await {
+        let mut next = pieces.next().await;
+        while let Some(piece) = next {
             let piece = piece?;
-            // Hashing 4 MiB takes milliseconds, too long for a thread that serves others.
-            let updated =
-                tokio::task::spawn_blocking(move || verifier.update(&piece).map(|()| verifier)).await;
+            // Hashing 4 MiB takes milliseconds, too long for a thread that serves others; the next piece is read meanwhile.
+            let hashing = tokio::task::spawn_blocking(move || verifier.update(&piece).map(|()| verifier));
+            let (updated, following) = tokio::join!(hashing, pieces.next());
+            next = following;
             verifier = match updated.map_err(|error| store::StoreError::Unavailable(Box::new(error)))? {
                 Ok(verifier) => verifier,
                 Err(rejection) => return Ok(Err(rejection)),
