@@ -323,7 +323,11 @@ fn visit_job_events(visitor: &mut impl ExampleVisitor) {
         detail: owned_text("v720: segment 2 does not begin with a key frame"),
     };
     visit_event(visitor, failed);
-    visit_event(visitor, job::JobCancelled { job_id, media_id, owner: example_owner(), kind: kind() });
+    let cancelled_by = None;
+    visit_event(
+        visitor,
+        job::JobCancelled { job_id, media_id, owner: example_owner(), kind: kind(), cancelled_by },
+    );
     let (part, code) = (owned_text("v0001"), owned_text("child_crashed"));
     visit_event(
         visitor,
@@ -491,6 +495,9 @@ fn job_record() -> job::JobRecord {
         ended_at_ms: None,
         kept_until_ms: None,
         folded: None,
+        publishing_at_ms: None,
+        retry_of: None,
+        cleared_at_ms: None,
     }
 }
 
@@ -874,6 +881,7 @@ fn audit_record() -> audit::AuditRecord {
         media_id: MEDIA,
         owner: example_owner(),
         kind: owned_text("transcode"),
+        cancelled_by: None,
     };
     audit::AuditRecord {
         n: 1,

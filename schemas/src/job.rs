@@ -25,6 +25,9 @@ pub const WORKERS_LOST: &str = "workers_lost";
 /// Code of a part that failed without saying why, and of a job that ends with it.
 pub const PART_FAILED: &str = "part_failed";
 
+/// Code of a medium whose job was ended by a person.
+pub const JOB_CANCELLED: &str = "job_cancelled";
+
 /// Code of a try whose worker vanished.
 pub const WORKER_LOST: &str = "worker_lost";
 
@@ -258,6 +261,15 @@ pub struct JobRecord {
     /// What its parts came to, in queue order, once their own records are gone: some time after the end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub folded: Option<Vec<JobPartSummary>>,
+    /// Unix time in milliseconds at which the publishing of its result began; from then on it can't be cancelled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub publishing_at_ms: Option<u64>,
+    /// The job that came to nothing and of which this one takes what was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_of: Option<JobId>,
+    /// Unix time in milliseconds at which what it had stored was removed, since it was cancelled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cleared_at_ms: Option<u64>,
 }
 
 impl JobRecord {
@@ -266,6 +278,42 @@ impl JobRecord {
         self.status = status;
         self.ended_at_ms = Some(now_ms);
         self.kept_until_ms = Some(now_ms.saturating_add(kept_ms));
+    }
+
+    /// The record once its result is being published, after which nobody cancels it. `None` when it has ended, or it is.
+    pub fn with_publishing_begun(&self, now_ms: u64) -> Option<Self> {
+        let is_new = self.status == JobStatus::Active && self.publishing_at_ms.is_none();
+        is_new.then(|| Self { publishing_at_ms: Some(now_ms), ..self.clone() })
+    }
+
+    /// The record once it is cancelled, kept for `kept_ms` milliseconds, with the event. `None` when it has ended, and while its result
+    /// is being published, unless nobody names the person: then its medium was removed, and nothing can be published.
+    pub fn with_cancellation(
+        &self,
+        cancelled_by: Option<&str>,
+        now_ms: u64,
+        kept_ms: u64,
+    ) -> Option<(Self, JobCancelled)> {
+        let is_too_late = cancelled_by.is_some() && self.publishing_at_ms.is_some();
+        if self.status != JobStatus::Active || is_too_late {
+            return None;
+        }
+        let event = JobCancelled {
+            job_id: self.job_id,
+            media_id: self.media_id,
+            owner: self.owner.clone(),
+            kind: self.kind.clone(),
+            cancelled_by: cancelled_by.map(ToOwned::to_owned),
+        };
+        let mut record = self.clone();
+        record.mark_ended(JobStatus::Cancelled, now_ms, kept_ms);
+        Some((record, event))
+    }
+
+    /// Queue subject of one of its parts. The finish goes before all others: it is short, and all else of the job is done.
+    pub fn part_subject(&self, part: &str) -> String {
+        let priority = if part == FINISH { JobPriority::P0 } else { self.priority };
+        subjects::job_part_subject(&self.kind, priority, self.job_id, part)
     }
 }
 
@@ -520,7 +568,7 @@ pub struct JobPartProgress {
 }
 
 macro_rules! job_event {
-    ($(#[$doc:meta])* $name:ident, $verb:literal, $once:literal { $($(#[$field_doc:meta])* $field:ident: $type:ty),* $(,)? }) => {
+    ($(#[$doc:meta])* $name:ident, $verb:literal, $once:literal { $($(#[$field_attr:meta])* $field:ident: $type:ty),* $(,)? }) => {
         #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
         $(#[$doc])*
         pub struct $name {
@@ -532,7 +580,7 @@ macro_rules! job_event {
             pub owner: String,
             /// Kind, such as `transcode`.
             pub kind: String,
-            $($(#[$field_doc])* pub $field: $type,)*
+            $($(#[$field_attr])* pub $field: $type,)*
         }
 
         impl BusEvent for $name {
@@ -602,7 +650,11 @@ job_event!(
 job_event!(
     /// `evt.job.cancelled`: ended by a person.
     #[schemars(rename = "Cancelled")]
-    JobCancelled, "cancelled", true {}
+    JobCancelled, "cancelled", true {
+        /// The account of the person; absent where the medium was removed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        cancelled_by: Option<String>,
+    }
 );
 job_event!(
     /// `evt.job.dead`: a part was given up and lies in the dead-letter stream.

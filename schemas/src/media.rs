@@ -382,6 +382,24 @@ impl MediaRecord {
         }
     }
 
+    /// The record once what was being made of it has come to nothing. `encode` names the encode; `None` before there was one. `None`
+    /// where something else plays or is being made, and where nothing was to come.
+    pub fn with_failure(&self, encode: Option<u32>, code: &str, detail: &str, now_ms: u64) -> Option<Self> {
+        let is_current = self.encode.as_ref().is_none_or(|current| Some(current.number) == encode);
+        let is_newest = encode.is_none_or(|failed| self.attempt.encode <= failed);
+        if !matches!(self.status, MediaStatus::Stored | MediaStatus::Playable) || !is_current || !is_newest {
+            return None;
+        }
+        Some(Self {
+            status: MediaStatus::Failed,
+            waiting: None,
+            code: Some(code.to_owned()),
+            detail: Some(detail.to_owned()),
+            changed_at_ms: now_ms,
+            ..self.clone()
+        })
+    }
+
     /// The record that says what its work waits for, with the event that reports it. `None` when it says so already, since an
     /// outage is reported once, and when the work has ended.
     pub fn with_delay(

@@ -114,7 +114,46 @@ pub async fn run_jobs(command: JobsCommand, as_json: bool) -> anyhow::Result<()>
         JobsCommand::Show { job_id, client } => {
             print_document(&ApiClient::new(&client)?, &format!("v1/jobs/{job_id}"), as_json).await
         }
+        JobsCommand::Cancel { job_ids, client } => {
+            let client = ApiClient::new(&client)?;
+            for job_id in job_ids {
+                cancel_job(&client, &job_id, as_json).await?;
+            }
+            Ok(())
+        }
+        JobsCommand::Retry { job_ids, client } => {
+            let client = ApiClient::new(&client)?;
+            for job_id in job_ids {
+                retry_job(&client, &job_id, as_json).await?;
+            }
+            Ok(())
+        }
     }
+}
+
+async fn act_on_job(client: &ApiClient, job_id: &str, action: &str) -> anyhow::Result<Value> {
+    let url = client.build_url(&format!("v1/jobs/{job_id}/{action}"), &[]);
+    Ok(client.send(client.build_request(Method::POST, url)).await?.json().await?)
+}
+
+async fn cancel_job(client: &ApiClient, job_id: &str, as_json: bool) -> anyhow::Result<()> {
+    let job = act_on_job(client, job_id, "cancel").await?;
+    if as_json {
+        return Ok(output::print_json(&json!({ "job_id": job_id, "state": job["state"] }))?);
+    }
+    output::print_message(format!("Cancelled: {}", output::sanitize_text(job_id)));
+    Ok(())
+}
+
+async fn retry_job(client: &ApiClient, job_id: &str, as_json: bool) -> anyhow::Result<()> {
+    let retried = act_on_job(client, job_id, "retry").await?;
+    if as_json {
+        return Ok(output::print_json(&retried)?);
+    }
+    let next = retried["job_id"].as_str().unwrap_or_default();
+    let (ended, next) = (output::sanitize_text(job_id), output::sanitize_text(next));
+    output::print_message(format!("Tried again: {ended}, as {next}"));
+    Ok(())
 }
 
 async fn print_list(

@@ -94,6 +94,28 @@ pub enum JobsCommand {
         #[command(flatten)]
         client: ClientArgs,
     },
+    /// Cancel jobs: their workers stop within seconds, and what they had stored is removed
+    #[command(after_help = "Example:
+  streamgate jobs cancel 068p... 068q...       one after the other; one that has ended is an error")]
+    Cancel {
+        /// Their ids
+        #[arg(required = true, value_name = "JOB_ID")]
+        job_ids: Vec<String>,
+        /// The server.
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// Try jobs again that failed or were cancelled; only what failed is made anew
+    #[command(after_help = "Example:
+  streamgate jobs retry 068p...                prints the id of the job that goes on")]
+    Retry {
+        /// Their ids
+        #[arg(required = true, value_name = "JOB_ID")]
+        job_ids: Vec<String>,
+        /// The server.
+        #[command(flatten)]
+        client: ClientArgs,
+    },
 }
 
 /// What to do with the audit log.

@@ -4,14 +4,13 @@
 //! Limits: the jobs of a medium are asked for by the numbers of its encodes, as far as `NUMBERS_AHEAD_MAX` behind the last one
 //! found.
 
-use crate::uploads;
+use crate::{
+    jobs::cancellation::{CancelOutcome, JobCanceller, cancel_job},
+    uploads,
+};
 use nats::{Bus, BusError, Outbox};
 use packaging::plan;
-use schemas::{
-    document,
-    ids::{JobId, MediaId},
-    job, media, subjects,
-};
+use schemas::{document, ids::MediaId, media};
 
 /// Numbers of encodes without a job that are asked for before the search ends.
 const NUMBERS_AHEAD_MAX: u32 = 2;
@@ -35,7 +34,9 @@ pub async fn end_media_work(bus: &Bus, removed: &document::MediaDocumentRecord) 
     end_upload(bus, removed).await?;
     let (mut number, mut absent_count) = (1, 0);
     while number <= newest || absent_count < NUMBERS_AHEAD_MAX {
-        let is_there = cancel_job(bus, plan::derive_job_id(media_id, number)).await?;
+        let job_id = plan::derive_job_id(media_id, number);
+        let is_there =
+            !matches!(cancel_job(bus, job_id, JobCanceller::Removal).await?, CancelOutcome::Absent);
         absent_count = if is_there { 0 } else { absent_count + 1 };
         number += 1;
     }
@@ -66,32 +67,6 @@ fn make_tombstone(
         )
     });
     media::MediaRecord { removed_at_ms: removed.removed_at_ms, ..record }
-}
-
-/// Cancels a job that has not ended, and notifies the worker that it runs on; false when there is no such job.
-///
-/// # Errors
-/// [`BusError::Unavailable`] when the broker does not answer.
-pub async fn cancel_job(bus: &Bus, job_id: JobId) -> Result<bool, BusError> {
-    let cancelled = |found: Option<&job::JobRecord>| {
-        let job = found.filter(|job| job.status == job::JobStatus::Active)?;
-        let event = job::JobCancelled {
-            job_id,
-            media_id: job.media_id,
-            owner: job.owner.clone(),
-            kind: job.kind.clone(),
-        };
-        let mut record = job.clone();
-        record.mark_ended(job::JobStatus::Cancelled, nats::now_ms(), schemas::ENDED_KEPT_MS);
-        Some((record, Outbox::new().with_event(&event)))
-    };
-    let held = Box::pin(bus.change_record::<job::JobRecord>(&job_id.to_string(), cancelled)).await?;
-    let Some(held) = held else { return Ok(false) };
-    if held.record.status == job::JobStatus::Cancelled {
-        // Only a hint that makes workers look at once; the record is what ends the job.
-        bus.publish_core(subjects::job_cancel_subject(job_id), Vec::new()).await?;
-    }
-    Ok(true)
 }
 
 /// Ends the work on a medium by its id alone, for a caller that found its tombstone.

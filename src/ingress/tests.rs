@@ -7,7 +7,9 @@ use futures::{StreamExt, TryStreamExt};
 use nats::{Role, testing::TestBroker};
 use schemas::{
     ids::{JobId, MediaId},
+    job,
     media::{MediaEncode, MediaStatus},
+    subjects,
     upload::UploadStatus,
 };
 use serde_json::Value;
@@ -887,4 +889,65 @@ async fn a_chain_that_is_not_taken_is_answered_with_those_that_are() {
     let refused: Value = serde_json::from_str(&refused.body).unwrap();
     assert!(given["chains"].as_array().is_some_and(|chains| !chains.is_empty()), "{given}");
     assert_eq!(refused["chains"], given["chains"]);
+}
+
+/// The job of an encode of a medium, without parts.
+pub(crate) fn job_record(
+    media_id: MediaId,
+    owner: &str,
+    number: u32,
+    status: job::JobStatus,
+) -> job::JobRecord {
+    job::JobRecord {
+        job_id: packaging::plan::derive_job_id(media_id, number),
+        kind: "transcode".into(),
+        priority: subjects::JobPriority::P1,
+        media_id,
+        owner: owner.to_owned(),
+        status,
+        encode: number,
+        prefix: schemas::keys::encode_prefix(media_id, number, "abc"),
+        plan: job::EncodePlan {
+            source_key: schemas::keys::source_key(media_id),
+            source_bytes: 5,
+            origin_us: 0,
+            duration_ms: 1,
+            video: None,
+            audio: Vec::new(),
+            subtitles: Vec::new(),
+            poster: None,
+            profile: String::new(),
+            options_digest: "abc".into(),
+            options_version: String::new(),
+            clock: Vec::new(),
+            reasons: Vec::new(),
+            warnings: Vec::new(),
+        },
+        parts: Vec::new(),
+        code: None,
+        detail: None,
+        created_at_ms: 1,
+        ended_at_ms: None,
+        kept_until_ms: None,
+        folded: None,
+        publishing_at_ms: None,
+        retry_of: None,
+        cleared_at_ms: None,
+    }
+}
+
+/// What verifying a film found.
+pub(crate) fn technical_metadata() -> schemas::media::TechnicalMetadata {
+    schemas::media::TechnicalMetadata {
+        container: "mp4".into(),
+        duration_ms: 1_000,
+        bit_rate_bps: 1,
+        video: vec![schemas::examples::video_track()],
+        audio: Vec::new(),
+        subtitles: Vec::new(),
+        cover_index: None,
+        still: false,
+        clock: Vec::new(),
+        warnings: Vec::new(),
+    }
 }

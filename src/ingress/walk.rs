@@ -6,12 +6,18 @@ use std::{
 };
 
 use nats::{Bus, Outbox, ReaderStart, Role, VersionedRecord, reader};
-use schemas::{access::PrincipalRole, ids::RequestId, media::MediaStatus, subjects};
+use schemas::{
+    access::PrincipalRole,
+    ids::{MediaId, RequestId},
+    job::JobStatus,
+    media::{MediaRecord, MediaSource, MediaStatus},
+    subjects,
+};
 use serde_json::{Value, json};
 
 use super::{
     openapi,
-    tests::{Answer, Site, asset},
+    tests::{Answer, Site, asset, job_record, technical_metadata},
 };
 use auth::{link::create_sign_in_link, testing::TestWallet};
 use web::operation::{Operation, OperationAccess};
@@ -163,6 +169,8 @@ POST /v1/auth/refresh Body Auth
 POST /v1/auth/verify Open Auth
 POST /v1/forms Body Upload
 POST /v1/forms/tokens Principal(Upload) Upload
+POST /v1/jobs/{job_id}/cancel Principal(Worker) Worker
+POST /v1/jobs/{job_id}/retry Principal(Worker) Worker
 POST /v1/media Principal(Upload) Upload
 POST /v1/media/{media_id}/playback Optional(Streaming) Streaming
 POST /v1/uploads Principal(Upload) Upload
@@ -438,8 +446,25 @@ impl Story {
         let asset = asset(media_id, "admin", MediaStatus::Playable);
         self.admin.commit_record(&mut VersionedRecord::new(asset), Outbox::new()).await.unwrap();
         self.does("post /v1/media/{media_id}/playback", &playback, key, "", 200).await;
+        self.jobs(key, media_id).await;
         self.does("delete /v1/media/{media_id}/gate", &gate, &json, "", 200).await;
         self.does("delete /v1/media/{media_id}", &medium, &json, "", 204).await;
+    }
+
+    /// Ends a job of the medium and begins the next one.
+    async fn jobs(&mut self, key: &str, media_id: MediaId) {
+        let job = job_record(media_id, "admin", 1, JobStatus::Active);
+        self.admin.commit_record(&mut VersionedRecord::new(job.clone()), Outbox::new()).await.unwrap();
+        let path = format!("/v1/jobs/{}", job.job_id);
+        self.does("post /v1/jobs/{job_id}/cancel", &format!("{path}/cancel"), key, "", 200).await;
+        let source =
+            MediaSource { key: schemas::keys::source_key(media_id), size_bytes: 5, sha256: "0".repeat(64) };
+        let verified = |found: Option<&MediaRecord>| {
+            let (source, technical) = (Some(source.clone()), Some(technical_metadata()));
+            Some((MediaRecord { source, technical, ..found?.clone() }, Outbox::new()))
+        };
+        self.admin.change_record(&media_id.to_string(), verified).await.unwrap();
+        self.does("post /v1/jobs/{job_id}/retry", &format!("{path}/retry"), key, "", 202).await;
     }
 
     async fn sign_in(&mut self) {

@@ -7,7 +7,7 @@
 //! - `fold`: puts what the parts of ended jobs came to into the jobs' own records, and removes the parts.
 //! - `views`: sums the openings of public media by medium and hour.
 //! - `memory`: makes memory streams anew that a restart of the broker forgot.
-//! - `drift`: compares job records with the queue and repairs both directions.
+//! - `drift`: compares job records with the queue and the store, and repairs both directions.
 //!
 //! What is due is judged by the broker's clock, by which the records were stored: a keeper on a host whose clock is ahead
 //! expires, purges and sums nothing early.
@@ -102,9 +102,9 @@ pub async fn run_keeper(
         let purge = |held| purge::run_purge(leased.clone(), objects.clone(), settings, held);
         leased.run_with_lease("purge", stop, purge).await;
     });
-    let (leased, settings, stop) = (bus.clone(), config.clone(), shutdown.clone());
+    let (leased, objects, settings, stop) = (bus.clone(), store.clone(), config.clone(), shutdown.clone());
     tasks.spawn(async move {
-        let sweep = |held| expiry::run_expiry(leased.clone(), store.clone(), settings.clone(), held);
+        let sweep = |held| expiry::run_expiry(leased.clone(), objects.clone(), settings.clone(), held);
         leased.run_with_lease("expiry", stop, sweep).await;
     });
     let (leased, settings, stop) = (bus.clone(), config.watcher.clone(), shutdown.clone());
@@ -134,7 +134,7 @@ pub async fn run_keeper(
     });
     tasks.spawn(async move {
         bus.run_with_lease("drift", shutdown, |held| {
-            drift::run_drift_repair(bus.clone(), config.clone(), held)
+            drift::run_drift_repair(bus.clone(), store.clone(), config.clone(), held)
         })
         .await;
     });

@@ -90,6 +90,8 @@ kinds! {
         "Send the file again, with the digest of what is sent.";
     DomainRefused 401 "domain_refused" "The sign-in was refused"
         "Sign in at a site that this service names; the message has to be for it.";
+    EncodesTooMany 409 "encodes_too_many" "This medium was encoded as often as it may be"
+        "Remove it and upload the file again.";
     EventIdMalformed 400 "event_id_malformed" "The event id is none that this server gave"
         "Send an id as an event carried it, or `0-0` for everything that is kept.";
     EventsGone 410 "events_gone" "The events behind that id are not there any more"
@@ -118,6 +120,12 @@ kinds! {
         "Wait for `Retry-After` seconds and repeat; single media and jobs can be read meanwhile.";
     Internal 500 "internal" "Something went wrong here"
         "Tell the operator the request id: the log has the cause under it.";
+    JobEnded 409 "job_ended" "The job has ended"
+        "`status` says how; nothing is left to cancel.";
+    JobGoesOn 409 "job_goes_on" "There is nothing to try again"
+        "Only a job that failed or was cancelled is tried again, and only while no newer one of its medium was begun: `detail` says which.";
+    JobPublishing 409 "job_publishing" "The result of the job is being published"
+        "It ends in a moment; remove the medium if nobody is to see it.";
     JsonInvalid 400 "json_invalid" "A value of the body is not what it has to be"
         "`errors` points at the value and says what it has to be.";
     JsonMalformed 400 "json_malformed" "The body is no JSON"
@@ -203,6 +211,8 @@ kinds! {
         "Sign in again.";
     SignatureRefused 401 "signature_refused" "The sign-in was refused"
         "Sign the text of the challenge with the account that it names.";
+    SourceGone 409 "source_gone" "The uploaded file is not there any more"
+        "Upload it again.";
     Stopping 503 "stopping" "This replica is stopping"
         "Repeat: another replica, or this one in a moment, answers.";
     StoreFull 507 "store_full" "The store is full"

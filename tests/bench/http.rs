@@ -105,6 +105,9 @@ impl Site {
                 ended_at_ms: Some(2),
                 kept_until_ms: None,
                 folded: None,
+                publishing_at_ms: None,
+                retry_of: None,
+                cleared_at_ms: None,
             };
             self.admin.commit_record(&mut VersionedRecord::new(job), Outbox::new()).await.unwrap();
             for part in parts.iter().map(String::as_str).chain([job::FINISH]) {

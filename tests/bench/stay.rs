@@ -105,6 +105,9 @@ async fn upload(bus: &Bus, kept_ms: u64) {
         ended_at_ms: None,
         kept_until_ms: None,
         folded: None,
+        publishing_at_ms: None,
+        retry_of: None,
+        cleared_at_ms: None,
     };
     for name in job.parts.iter().map(String::as_str).chain([job::FINISH]) {
         put(bus, part(&job, name)).await;

@@ -29,6 +29,7 @@ mod harness;
 mod holes;
 mod http;
 mod inputs;
+mod jobs;
 mod library;
 mod links;
 mod messages;

@@ -32,7 +32,7 @@ async fn until(what: &str, limit: Duration, cluster: &Cluster, holds: impl Async
 }
 
 /// Media children of the transcode worker.
-fn children(cluster: &Cluster) -> usize {
+pub(crate) fn children(cluster: &Cluster) -> usize {
     let pid = cluster.pid("transcode");
     let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
     let mut count = children.split_whitespace().count();

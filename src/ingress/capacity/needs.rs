@@ -23,6 +23,9 @@ const MEDIUM: &[&str] = &[
 /// Of a file, whose length the request says, or that is the body.
 pub(crate) const UPLOAD: RoomNeed =
     RoomNeed { limits: MEDIUM, size_headers: &["upload-length", "content-length"] };
+/// Of another encode of a medium.
+pub(crate) const ENCODE: RoomNeed =
+    records_need(&[EVENTS[0], EVENTS[1], "KV_assets", "KV_jobs", STORE_DISK, BROKER_DISK]);
 /// Of a challenge to sign.
 pub(crate) const CHALLENGE: RoomNeed = records_need(&[EVENTS[0], EVENTS[1], "KV_nonces", BROKER_DISK]);
 /// Of a session of a wallet.
@@ -41,7 +44,7 @@ const fn records_need(limits: &'static [&'static str]) -> RoomNeed {
 
 /// Every stream and bucket that is needed, once.
 pub(super) fn required_streams() -> Vec<&'static str> {
-    let all = [UPLOAD, CHALLENGE, SIGN_IN, KEY, LINK, PLAYBACK];
+    let all = [UPLOAD, ENCODE, CHALLENGE, SIGN_IN, KEY, LINK, PLAYBACK];
     let mut streams: Vec<&str> = all
         .iter()
         .flat_map(|need| need.limits)

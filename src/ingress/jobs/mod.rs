@@ -1,4 +1,4 @@
-//! Jobs, read-only: one by id with its parts from KV, lists from the index.
+//! Jobs: one by id with its parts from KV, lists from the index; cancelled and tried again by their owners.
 //!
 //! Limits: the parts of a job, at most [`schemas::job::PARTS_MAX`], are read [`READS_MAX`] at a time.
 
@@ -10,7 +10,7 @@ use axum::{
     response::Response,
 };
 use futures::{StreamExt, TryStreamExt};
-use nats::Bus;
+use nats::{Bus, VersionedRecord};
 use packaging::plan;
 use schemars::JsonSchema;
 use schemas::{
@@ -37,17 +37,25 @@ use web::{
     query::QueryParameters,
 };
 
+mod actions;
+pub mod cancellation;
+pub mod retry;
+
 /// Part records that one request reads at the same time.
 pub const READS_MAX: usize = 16;
 
 /// The routes.
 pub fn router() -> OperationRouter<AppState> {
-    OperationRouter::default().with(&LIST_JOBS, list_jobs).with(&READ_JOB, read_job)
+    OperationRouter::default()
+        .with(&LIST_JOBS, list_jobs)
+        .with(&READ_JOB, read_job)
+        .with(&actions::CANCEL_JOB, actions::cancel_job)
+        .with(&actions::RETRY_JOB, actions::retry_job)
 }
 
 /// Their descriptions.
 #[derive(utoipa::OpenApi)]
-#[openapi(paths(list_jobs, read_job))]
+#[openapi(paths(list_jobs, read_job, actions::cancel_job, actions::retry_job))]
 pub(super) struct JobsApiDoc;
 
 impl openapi::OperationGroup for JobsApiDoc {
@@ -58,6 +66,7 @@ impl openapi::OperationGroup for JobsApiDoc {
     fn add_schemas(schemas: &mut openapi::SchemaCollector) {
         schemas.add_response::<ListPage<JobIndexItem>>();
         schemas.add_response::<JobDocument<'_>>();
+        schemas.add_response::<actions::JobRetriedDocument>();
     }
 }
 
@@ -160,14 +169,23 @@ async fn read_job(
     if !who.may_see(&held.record.owner) {
         return Err(no_such_job());
     }
-    let name = cache::versioned_key(&id, &[held.revision()]);
-    if let Some(body) = app.documents.get(&name) {
-        return Ok(json_document::JsonDocument::from_json(body).to_response(&headers));
+    Ok(load_job_document(&app, &held).await?.to_response(&headers))
+}
+
+/// A job as people read it, with what its parts say.
+async fn load_job_document(
+    app: &AppState,
+    held: &VersionedRecord<job::JobRecord>,
+) -> Result<json_document::JsonDocument, Problem> {
+    let job = &held.record;
+    let cached_as = cache::versioned_key(&job.job_id.to_string(), &[held.revision()]);
+    if let Some(body) = app.documents.get(&cached_as) {
+        return Ok(json_document::JsonDocument::from_json(body));
     }
-    let names: Vec<String> = held.record.parts.iter().cloned().chain([job::FINISH.to_owned()]).collect();
-    let found = match &held.record.folded {
+    let names: Vec<String> = job.parts.iter().cloned().chain([job::FINISH.to_owned()]).collect();
+    let found = match &job.folded {
         Some(folded) => folded.clone(),
-        None => load_part_summaries(&app.bus, job_id, &names).await?,
+        None => load_part_summaries(&app.bus, job.job_id, &names).await?,
     };
     let mut found: HashMap<String, JobPartSummary> =
         found.into_iter().map(|part| (part.part.clone(), part)).collect();
@@ -178,17 +196,17 @@ async fn read_job(
             (name, part)
         })
         .collect();
-    let waiting = load_waiting_reason(&app.bus, &held.record).await?;
-    let reported_ms = app.followers.hub().part_progress_ms(job_id);
-    let document = JobDocument { waiting, ..build_job_document(&held.record, &parts, &reported_ms) };
+    let waiting = load_waiting_reason(&app.bus, job).await?;
+    let reported_ms = app.followers.hub().part_progress_ms(job.job_id);
+    let document = JobDocument { waiting, ..build_job_document(job, &parts, &reported_ms) };
     let document = json_document::JsonDocument::new(&document)?;
     let is_done =
         |part: &Option<JobPartSummary>| part.as_ref().is_some_and(|part| part.status == JobPartStatus::Done);
-    if held.record.status == job::JobStatus::Succeeded && parts.iter().all(|(_, part)| is_done(part)) {
+    if job.status == job::JobStatus::Succeeded && parts.iter().all(|(_, part)| is_done(part)) {
         // Neither the job nor a part of it changes any more.
-        app.documents.put(name, document.body().clone());
+        app.documents.put(cached_as, document.body().clone());
     }
-    Ok(document.to_response(&headers))
+    Ok(document)
 }
 
 /// What the parts of a job came to so far.
@@ -220,7 +238,7 @@ async fn load_waiting_reason(
 /// One job as its owner sees it.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "JobDocument", example = json!({
-    "job_id": "06db008a0lt0303jc5mn0r355k", "kind": "transcode", "priority": "p1", "media_id": "06db00820dt0303jc5mn0r355k", "owner": "admin", "status": "active", "code": null,
+    "job_id": "06db008a0lt0303jc5mn0r355k", "kind": "transcode", "priority": "p1", "media_id": "06db00820dt0303jc5mn0r355k", "owner": "admin", "status": "active", "state": "queued", "code": null,
     "detail": null, "encode": 1, "plan": {
         "source_key": "media/06db00820dt0303jc5mn0r355k/source", "source_bytes": 1_048_576, "origin_us": 0, "duration_ms": 4_000,
         "video": null, "audio": [], "poster": null, "profile": "default", "options_digest": "3fd1a7c2b94e5d60", "reasons": [],
@@ -240,6 +258,11 @@ struct JobDocument<'a> {
     owner: &'a str,
     /// Where it stands.
     status: job::JobStatus,
+    /// The same in more words; others may come.
+    state: JobState,
+    /// The job that came to nothing and of which this one keeps what was made; absent where there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_of: Option<JobId>,
     /// Why it failed: a stable code.
     code: Option<&'a str>,
     /// The same for people.
@@ -259,6 +282,48 @@ struct JobDocument<'a> {
     created_at_ms: u64,
     /// Unix time in milliseconds at which it ended.
     ended_at_ms: Option<u64>,
+}
+
+/// Where a job stands, as its parts say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(rename = "JobState")]
+enum JobState {
+    /// No worker has taken a part of it yet.
+    Queued,
+    /// A worker holds a part of it, or parts of it are made.
+    Running,
+    /// Nobody works on it, since a try of a part failed: it is tried again.
+    Retrying,
+    /// Done and checked.
+    Succeeded,
+    /// Ended with `code`.
+    Failed,
+    /// Ended by a person; a worker has yet to stop.
+    Cancelling,
+    /// Ended by a person.
+    Cancelled,
+}
+
+impl JobState {
+    /// A holder that was not seen for as long as this has stopped, in milliseconds.
+    const HOLDER_SEEN_MS: u64 = 30_000;
+
+    fn of(job: &job::JobRecord, parts: &[(String, Option<JobPartSummary>)], now_ms: u64) -> Self {
+        let found = || parts.iter().filter_map(|(_, part)| part.as_ref());
+        let mut claimed = found().filter(|part| part.status == JobPartStatus::Claimed);
+        let is_held = |part: &JobPartSummary| part.last_seen_ms.saturating_add(Self::HOLDER_SEEN_MS) > now_ms;
+        match job.status {
+            job::JobStatus::Succeeded => Self::Succeeded,
+            job::JobStatus::Failed => Self::Failed,
+            job::JobStatus::Cancelled if claimed.any(is_held) => Self::Cancelling,
+            job::JobStatus::Cancelled => Self::Cancelled,
+            job::JobStatus::Active if claimed.clone().any(is_held) => Self::Running,
+            job::JobStatus::Active if claimed.any(|part| part.code.is_some()) => Self::Retrying,
+            job::JobStatus::Active if found().next().is_some() => Self::Running,
+            job::JobStatus::Active => Self::Queued,
+        }
+    }
 }
 
 /// How far a job is, over all its parts.
@@ -309,7 +374,7 @@ struct JobPartDocument<'a> {
 #[serde(rename_all = "snake_case")]
 #[schemars(rename = "JobPartStatus")]
 enum JobPartStatusDocument {
-    /// No worker has taken it yet.
+    /// Nobody works on it: no worker has taken it yet, its last try failed, or its job ended first.
     #[default]
     Waiting,
     /// A worker holds it.
@@ -336,23 +401,33 @@ fn build_job_document<'a>(
         media_id: job.media_id,
         owner: &job.owner,
         status: job.status,
+        state: JobState::of(job, parts, nats::estimated_broker_now_ms()),
+        retry_of: job.retry_of,
         code: job.code.as_deref(),
         detail: job.detail.as_deref(),
         waiting: None,
         encode: job.encode,
         plan: &job.plan,
         progress: JobProgressDocument { done_ms, total_ms, percent: whole_percent(done_ms, total_ms) },
-        parts: parts.iter().map(|(name, part)| build_part_document(name, part.as_ref())).collect(),
+        parts: parts.iter().map(|(name, part)| build_part_document(job, name, part.as_ref())).collect(),
         created_at_ms: job.created_at_ms,
         ended_at_ms: job.ended_at_ms,
     }
 }
 
-fn build_part_document<'a>(name: &'a str, part: Option<&'a JobPartSummary>) -> JobPartDocument<'a> {
+fn build_part_document<'a>(
+    job: &job::JobRecord,
+    name: &'a str,
+    part: Option<&'a JobPartSummary>,
+) -> JobPartDocument<'a> {
     let Some(part) = part else { return JobPartDocument { part: name, ..JobPartDocument::default() } };
     JobPartDocument {
         part: name,
         status: match part.status {
+            // Let go, or never to be taken again.
+            JobPartStatus::Claimed if part.last_seen_ms == 0 || job.ended_at_ms.is_some() => {
+                JobPartStatusDocument::Waiting
+            }
             JobPartStatus::Claimed => JobPartStatusDocument::Claimed,
             JobPartStatus::Done => JobPartStatusDocument::Done,
             JobPartStatus::Failed => JobPartStatusDocument::Failed,
@@ -360,7 +435,7 @@ fn build_part_document<'a>(name: &'a str, part: Option<&'a JobPartSummary>) -> J
         attempt: part.attempt,
         crashes: part.crashes,
         worker: Some(&part.worker),
-        last_seen_ms: Some(part.last_seen_ms),
+        last_seen_ms: Some(part.last_seen_ms).filter(|seen_ms| *seen_ms > 0),
         segments: usize::try_from(part.segments).unwrap_or(usize::MAX),
         cpu_ms: part.cpu_ms,
         wall_ms: part.wall_ms,
@@ -389,3 +464,6 @@ pub(super) fn part_done_ms(
 pub(super) fn whole_percent(done_ms: u64, total_ms: u64) -> u64 {
     (done_ms.saturating_mul(100) / total_ms.max(1)).min(100)
 }
+
+#[cfg(test)]
+mod tests;

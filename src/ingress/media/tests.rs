@@ -5,7 +5,7 @@ use nats::{Outbox, Role, VersionedRecord};
 use schemas::{document, ids::MediaId, job, media, subjects, upload};
 use serde_json::{Value, json};
 
-use crate::tests::{Answer, Site, asset};
+use crate::tests::{Answer, Site, asset, job_record};
 
 const MINTED: &str = "0x88DF016429689C079F3B2F6AD39FA052532C56795B733DA78A91EBE6A713944B";
 
@@ -185,40 +185,8 @@ async fn a_removal_leaves_stages_nothing_to_write_and_cancels_the_job() {
     let media_id: MediaId = medium.rsplit('/').next().unwrap().parse().unwrap();
     let admin = owner.site.broker.bus(Role::Admin).await;
     // A second encode after one that failed: nothing but the job has its number.
-    let jobs =
-        [(1, job::JobStatus::Failed), (2, job::JobStatus::Active)].map(|(number, status)| job::JobRecord {
-            job_id: packaging::plan::derive_job_id(media_id, number),
-            kind: "transcode".into(),
-            priority: subjects::JobPriority::P1,
-            media_id,
-            owner: "admin".into(),
-            status,
-            encode: number,
-            prefix: schemas::keys::encode_prefix(media_id, number, "abc"),
-            plan: job::EncodePlan {
-                source_key: schemas::keys::source_key(media_id),
-                source_bytes: 5,
-                origin_us: 0,
-                duration_ms: 1,
-                video: None,
-                audio: Vec::new(),
-                subtitles: Vec::new(),
-                poster: None,
-                profile: String::new(),
-                options_digest: "abc".into(),
-                options_version: String::new(),
-                clock: Vec::new(),
-                reasons: Vec::new(),
-                warnings: Vec::new(),
-            },
-            parts: Vec::new(),
-            code: None,
-            detail: None,
-            created_at_ms: 1,
-            ended_at_ms: None,
-            kept_until_ms: None,
-            folded: None,
-        });
+    let jobs = [(1, job::JobStatus::Failed), (2, job::JobStatus::Active)]
+        .map(|(number, status)| job_record(media_id, "admin", number, status));
     for job in &jobs {
         admin.commit_record(&mut VersionedRecord::new(job.clone()), Outbox::new()).await.unwrap();
     }

@@ -8,9 +8,10 @@ use schemas::{
     upload,
 };
 use serde_bytes::ByteBuf;
+use store::Store;
 
 use super::*;
-use crate::keeper::drift;
+use crate::keeper::drift::{self, DriftReport};
 
 const DAY_MS: u64 = 24 * 3_600_000;
 
@@ -47,6 +48,9 @@ fn job() -> job::JobRecord {
         ended_at_ms: None,
         kept_until_ms: None,
         folded: None,
+        publishing_at_ms: None,
+        retry_of: None,
+        cleared_at_ms: None,
     }
 }
 
@@ -79,15 +83,21 @@ fn part(job: &job::JobRecord, name: &str, status: JobPartStatus) -> JobPartRecor
 
 struct Site {
     _broker: TestBroker,
+    _folder: tempfile::TempDir,
     admin: Bus,
     keeper: Bus,
+    store: Store,
 }
 
 impl Site {
     async fn start() -> Self {
         let broker = TestBroker::start().await;
         let (admin, keeper) = (broker.bus(Role::Admin).await, broker.bus(Role::Keeper).await);
-        Self { _broker: broker, admin, keeper }
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("file://{}/store", folder.path().display());
+        let store = store::testing::open_test_store(store::StoreConfig::from_url(url)).unwrap();
+        store.verify_marker_now().await.unwrap();
+        Self { _broker: broker, _folder: folder, admin, keeper, store }
     }
 
     async fn put<R: KvRecord>(&self, record: R) {
@@ -160,7 +170,47 @@ async fn what_parts_came_to_outlives_them() {
     );
     assert_eq!(site.pass(2 * DAY_MS).await, FoldReport::default(), "once");
     // Neither does the comparison of queue and state take the missing parts for work.
-    assert_eq!(drift::repair_drift(&site.keeper, 0).await.unwrap(), 2, "those of the active job");
+    let repaired = drift::repair_drift(&site.keeper, &site.store, 0).await.unwrap();
+    assert_eq!(repaired.queued_count, 2, "those of the active job");
+}
+
+#[tokio::test]
+async fn what_a_cancelled_job_stored_goes_once_its_workers_have_stopped() {
+    let site = Site::start().await;
+    let (ended, parts) = site
+        .ended(JobStatus::Cancelled, &[("v0000", JobPartStatus::Claimed), ("v0001", JobPartStatus::Done)])
+        .await;
+    let (mine, other) = (format!("{}/v360/1.m4s", ended.prefix), "media/other/source");
+    for key in [mine.as_str(), other] {
+        site.store.put(key, "bytes").await.unwrap();
+    }
+    let pass = async || drift::repair_drift(&site.keeper, &site.store, 0).await.unwrap();
+    // Its holder was seen a moment ago, and may store one segment more.
+    assert_eq!(pass().await, DriftReport::default());
+    site.store.head(&mine).await.unwrap();
+    site.put(JobPartRecord { last_seen_ms: 0, ..parts[0].clone() }).await;
+    assert_eq!(pass().await, DriftReport { queued_count: 0, cleared_count: 1 });
+    assert!(matches!(site.store.head(&mine).await, Err(store::StoreError::NotFound { .. })));
+    site.store.head(other).await.unwrap();
+    assert!(site.job(&ended).await.cleared_at_ms.is_some());
+    assert_eq!(pass().await, DriftReport::default(), "once");
+}
+
+#[tokio::test]
+async fn a_finish_that_a_worker_is_at_is_not_queued_and_a_lost_one_is() {
+    let site = Site::start().await;
+    let active = job();
+    site.put(active.clone()).await;
+    for name in &active.parts {
+        site.put(part(&active, name, JobPartStatus::Done)).await;
+    }
+    let finish = part(&active, job::FINISH, JobPartStatus::Claimed);
+    site.put(finish.clone()).await;
+    let pass = async || drift::repair_drift(&site.keeper, &site.store, 0).await.unwrap().queued_count;
+    assert_eq!(pass().await, 0, "a worker holds it");
+    site.put(JobPartRecord { last_seen_ms: 0, ..finish }).await;
+    assert_eq!(pass().await, 1, "nobody does");
+    assert_eq!(pass().await, 0, "its message waits");
 }
 
 #[tokio::test]
@@ -222,6 +272,7 @@ async fn no_end_is_set_while_an_event_is_not_sent() {
         media_id: held.record.media_id,
         owner: held.record.owner.clone(),
         kind: held.record.kind.clone(),
+        cancelled_by: None,
     };
     site.admin.commit_record(&mut held, Outbox::new().with_event(&ended)).await.unwrap();
     let key = held.record.key();

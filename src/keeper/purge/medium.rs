@@ -16,6 +16,7 @@ use super::{
     read_bucket,
 };
 use ingress::{
+    jobs::cancellation::{JobCanceller, cancel_job},
     removal,
     uploads::{self, FencedUploadRecord, UploadRefusal},
 };
@@ -175,7 +176,7 @@ impl MediaPurger {
     /// Removes all that is left of a medium; false when a job was planned after its removal, which is cancelled first.
     async fn purge_medium(&self, media_id: MediaId, found: &MediumLeftovers) -> Result<bool, UploadRefusal> {
         for job_id in &found.active {
-            removal::cancel_job(&self.bus, *job_id).await?;
+            cancel_job(&self.bus, *job_id, JobCanceller::Removal).await?;
         }
         // A worker may hold a part until its next renewal and store segments behind our back: purged in a later
         // pass.

@@ -170,6 +170,9 @@ fn job_record(status: job::JobStatus) -> job::JobRecord {
         ended_at_ms: None,
         kept_until_ms: None,
         folded: None,
+        publishing_at_ms: None,
+        retry_of: None,
+        cleared_at_ms: None,
     }
 }
 

@@ -317,6 +317,11 @@ impl PartClaim {
         Ok(false)
     }
 
+    /// Lets go of a part whose job ended first: nobody works on it any more, and its record says so.
+    pub(crate) async fn release_ended(&self) -> Result<(), TranscodeError> {
+        self.release("job_ended", "its job ended first", PartAttemptFailure::Interrupted).await.map(drop)
+    }
+
     /// Lets go of the part, so that the next try need not wait.
     pub(crate) async fn release(
         &self,
@@ -368,7 +373,8 @@ fn build_attempt_events(job: &job::JobRecord, part: &JobPartRecord) -> Outbox {
         });
     }
     let front = job.parts.first().map_or(plan::FINISH, String::as_str);
-    if part.part == front {
+    // The front part of a retry may be made already: of its other parts the first one counts, since the event is sent once.
+    if part.part == front || job.retry_of.is_some() {
         return outbox.with_event(&JobStarted {
             job_id: job.job_id,
             media_id: job.media_id,
@@ -402,7 +408,7 @@ impl ReconnectGrace {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use nats::{Role, testing::TestBroker};
     use schemas::ids::{JobId, MediaId};
 
@@ -422,7 +428,7 @@ mod tests {
         }
     }
 
-    fn job() -> job::JobRecord {
+    pub(crate) fn job() -> job::JobRecord {
         job::JobRecord {
             job_id: JobId::from_bytes([1; 16]),
             kind: "transcode".into(),
@@ -455,6 +461,9 @@ mod tests {
             ended_at_ms: None,
             kept_until_ms: None,
             folded: None,
+            publishing_at_ms: None,
+            retry_of: None,
+            cleared_at_ms: None,
         }
     }
 

@@ -71,6 +71,10 @@ impl PartRun<'_> {
         let source =
             StoredMediaSource::new(self.context.store.clone(), plan.source_key.clone(), plan.source_bytes);
         let control = self.context.bus.subscribe_core(subjects::job_cancel_subject(self.job.job_id)).await?;
+        // What was cancelled before nobody says again.
+        if self.is_job_over().await? {
+            return Ok(PartRunOutcome::JobOver);
+        }
         let cancel = CancellationToken::new();
         let _stop_child = cancel.clone().drop_guard();
         let (sender, outputs) = mpsc::channel(OUTPUTS_QUEUED_MAX);
@@ -336,6 +340,12 @@ impl<'a> PartOutputCollector<'a> {
         if self.renewed_segments == 0 && self.tracks.common_segment_count() > 0 {
             outage::clear_delay(&context.bus, job.media_id).await;
         }
+        match is_job_inactive(&context.bus, job).await {
+            Ok(false) => {}
+            Ok(true) => return Ok(false),
+            Err(error) if error.is_outage() => return Ok(true),
+            Err(error) => return Err(error),
+        }
         if self.adds_to_beginning() {
             match playable::mark_playable(&context.bus, job).await {
                 Ok(()) => {}
@@ -345,11 +355,7 @@ impl<'a> PartOutputCollector<'a> {
             }
         }
         self.renewed_segments = self.tracks.common_segment_count();
-        match is_job_inactive(&context.bus, job).await {
-            Ok(is_over) => Ok(!is_over),
-            Err(error) if error.is_outage() => Ok(true),
-            Err(error) => Err(error),
-        }
+        Ok(true)
     }
 
     /// Publishes how far the part is, at most once per `progress_interval_ms`. A lost message is no harm.

@@ -39,7 +39,7 @@ pub(crate) async fn finish_job(
     if let Some(failed) = parts.iter().find(|part| part.status == JobPartStatus::Failed) {
         let code = failed.code.clone().unwrap_or_else(|| job::PART_FAILED.to_owned());
         let detail = failed.detail.clone().unwrap_or_default();
-        return job_result::fail_job(context, job, &code, &detail).await;
+        return job_result::fail_job(&context.bus, job, &code, &detail, context.config.ended_kept_ms).await;
     }
     let mut presentation = Presentation::assemble(&job.plan, &parts)?;
     let poster = poster::make_poster(context, job, stop).await?;
@@ -63,8 +63,11 @@ pub(crate) async fn finish_job(
         put_text(context, job, &path, text).await?;
     }
     // Fenced once more: measuring takes long, and another worker may have finished the job meanwhile.
-    if !claim.renew(Outbox::new(), |_| {}).await? || encode::is_job_inactive(&context.bus, job).await? {
+    if !claim.renew(Outbox::new(), |_| {}).await? {
         return Ok(());
+    }
+    if encode::is_job_inactive(&context.bus, job).await? {
+        return claim.release_ended().await;
     }
     let (listed, target) = (&described.plan, presentation.target_seconds());
     let made = MediaEncode {
@@ -89,7 +92,10 @@ pub(crate) async fn finish_job(
             .chain(unused_cover(&job.plan, poster))
             .collect(),
     };
-    job_result::complete_job(context, job, &made, parts.iter().map(|part| part.cpu_ms).sum()).await?;
+    let cpu_ms = parts.iter().map(|part| part.cpu_ms).sum();
+    if !job_result::complete_job(&context.bus, job, &made, cpu_ms, context.config.ended_kept_ms).await? {
+        return claim.release_ended().await;
+    }
     claim.renew(Outbox::new(), |part| part.status = JobPartStatus::Done).await?;
     tracing::info!(media.id = %job.media_id, job.id = %job.job_id, "ready");
     Ok(())

@@ -7,16 +7,28 @@ use schemas::{
     media::{self, MediaEncode, MediaReady, MediaStatus},
 };
 
-use crate::{TranscodeContext, error::TranscodeError};
+use crate::error::TranscodeError;
 
-/// Publishes a finished encode: the medium is ready, then the job has succeeded. Repeating it is harmless.
+/// Publishes a finished encode: the medium is ready, then the job has succeeded. Repeating it is harmless. False,
+/// and nothing has happened, when the job has ended meanwhile.
 pub(crate) async fn complete_job(
-    context: &TranscodeContext,
+    bus: &Bus,
     job: &job::JobRecord,
     encode: &MediaEncode,
     cpu_ms: u64,
-) -> Result<(), TranscodeError> {
-    let bus = &context.bus;
+    ended_kept_ms: u64,
+) -> Result<bool, TranscodeError> {
+    let key = job.job_id.to_string();
+    // From here on the job can't be cancelled: a medium that is ready belongs to a job that succeeded.
+    let held = bus
+        .change_record::<job::JobRecord>(&key, |found| {
+            Some((found?.with_publishing_begun(nats::estimated_broker_now_ms())?, Outbox::new()))
+        })
+        .await?;
+    if held.is_none_or(|held| held.record.status != job::JobStatus::Active) {
+        tracing::info!(job.id = key, "it ended before its result was published");
+        return Ok(false);
+    }
     // The medium first: a crash in between leaves the job active, and its finish is repeated. The other way round
     // nothing would make the medium ready.
     bus.change_record::<media::MediaRecord>(&job.media_id.to_string(), |found| {
@@ -36,10 +48,10 @@ pub(crate) async fn complete_job(
         Some((record, Outbox::new().with_event(&ready)))
     })
     .await?;
-    bus.change_record::<job::JobRecord>(&job.job_id.to_string(), |found| {
+    bus.change_record::<job::JobRecord>(&key, |found| {
         let mut record = found.filter(|job| job.status == job::JobStatus::Active)?.clone();
-        let now_ms = nats::now_ms();
-        record.mark_ended(job::JobStatus::Succeeded, now_ms, context.config.ended_kept_ms);
+        let now_ms = nats::estimated_broker_now_ms();
+        record.mark_ended(job::JobStatus::Succeeded, now_ms, ended_kept_ms);
         let succeeded = JobSucceeded {
             job_id: job.job_id,
             media_id: job.media_id,
@@ -51,22 +63,22 @@ pub(crate) async fn complete_job(
         Some((record, Outbox::new().with_event(&succeeded)))
     })
     .await?;
-    Ok(())
+    Ok(true)
 }
 
 /// Ends a job without a result. A medium that plays an older encode keeps playing it. Repeating it is harmless.
 pub(crate) async fn fail_job(
-    context: &TranscodeContext,
+    bus: &Bus,
     job: &job::JobRecord,
     code: &str,
     detail: &str,
+    ended_kept_ms: u64,
 ) -> Result<(), TranscodeError> {
-    let bus = &context.bus;
     // The medium first, as in `complete_job`: an ended job is never looked at again.
     fail_medium(bus, job.media_id, Some(job.encode), code, detail).await?;
     bus.change_record::<job::JobRecord>(&job.job_id.to_string(), |found| {
         let mut record = found.filter(|job| job.status == job::JobStatus::Active)?.clone();
-        record.mark_ended(job::JobStatus::Failed, nats::now_ms(), context.config.ended_kept_ms);
+        record.mark_ended(job::JobStatus::Failed, nats::estimated_broker_now_ms(), ended_kept_ms);
         record.code = Some(code.to_owned());
         record.detail = Some(detail.to_owned());
         let failed = JobFailed {
@@ -93,19 +105,107 @@ pub(crate) async fn fail_medium(
     detail: &str,
 ) -> Result<(), TranscodeError> {
     bus.change_record::<media::MediaRecord>(&media_id.to_string(), |found| {
-        let found = found?;
-        let is_current = found.encode.as_ref().is_none_or(|e| Some(e.number) == encode);
-        if !matches!(found.status, MediaStatus::Stored | MediaStatus::Playable) || !is_current {
-            return None;
-        }
-        let mut record = found.clone();
-        record.status = MediaStatus::Failed;
-        record.waiting = None;
-        record.code = Some(code.to_owned());
-        record.detail = Some(detail.to_owned());
-        record.changed_at_ms = nats::now_ms();
-        Some((record, Outbox::new()))
+        Some((found?.with_failure(encode, code, detail, nats::now_ms())?, Outbox::new()))
     })
     .await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::StreamExt;
+    use nats::{ReaderStart, Role, VersionedRecord, reader, testing::TestBroker};
+    use schemas::{
+        ids::JobId,
+        job::{JobRecord, JobStatus},
+        media::MediaRecord,
+        subjects,
+    };
+
+    use super::*;
+    use crate::claim::tests::job;
+
+    /// Which of them comes first differs, and so does what it meets halfway.
+    const RACES: u8 = 250;
+
+    async fn put<R: schemas::KvRecord>(bus: &Bus, record: R) {
+        bus.commit_record(&mut VersionedRecord::new(record), Outbox::new()).await.unwrap();
+    }
+
+    fn encode_of(job: &JobRecord) -> MediaEncode {
+        MediaEncode {
+            number: job.encode,
+            job_id: job.job_id,
+            prefix: job.prefix.clone(),
+            duration_ms: 1,
+            renditions: Vec::new(),
+            subtitles: Vec::new(),
+            has_poster: false,
+            has_storyboard: false,
+            warnings: Vec::new(),
+        }
+    }
+
+    /// Cancels as the ingress does, after a moment that differs.
+    async fn cancel(bus: &Bus, job: &JobRecord, yields: u8) {
+        for _ in 0..yields {
+            tokio::task::yield_now().await;
+        }
+        bus.change_record::<JobRecord>(&job.job_id.to_string(), |found| {
+            let (record, event) = found?.with_cancellation(Some("olga"), nats::now_ms(), 1_000_000)?;
+            Some((record, Outbox::new().with_event(&event)))
+        })
+        .await
+        .unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn of_a_cancel_and_an_end_that_meet_one_wins_whole() {
+        let broker = TestBroker::start().await;
+        let (worker, person) = (broker.bus(Role::Transcode).await, broker.bus(Role::Admin).await);
+        let race = async |number: u8| {
+            let (job_id, media_id) = (JobId::from_bytes([number; 16]), MediaId::from_bytes([number; 16]));
+            let job = JobRecord { job_id, media_id, ..job() };
+            let medium = MediaRecord::new(media_id, "olga".into(), MediaStatus::Stored, 1);
+            put(&worker, medium).await;
+            put(&worker, job.clone()).await;
+            let ending = async {
+                match number % 2 {
+                    0 => _ = complete_job(&worker, &job, &encode_of(&job), 1, 1_000_000).await.unwrap(),
+                    _ => fail_job(&worker, &job, "child_crashed", "it crashed", 1_000_000).await.unwrap(),
+                }
+            };
+            tokio::join!(ending, cancel(&person, &job, number / 4));
+            let job = person.load_record::<JobRecord>(&job_id.to_string()).await.unwrap().unwrap().record;
+            let medium =
+                person.load_record::<MediaRecord>(&media_id.to_string()).await.unwrap().unwrap().record;
+            let is_ready = medium.status == MediaStatus::Ready;
+            assert_eq!(is_ready, job.status == JobStatus::Succeeded, "{job:?} {medium:?}");
+            (job_id, job.status)
+        };
+        let ended: Vec<(JobId, JobStatus)> =
+            futures::stream::iter(1..=RACES).map(race).buffer_unordered(8).collect().await;
+        let filter = vec![subjects::entity_event_filter("job")];
+        let config = reader::ReaderConfig::new(subjects::EVENTS, filter, ReaderStart::Sequence(1));
+        let mut events = person.open_reader(config).await.unwrap();
+        let mut published = Vec::new();
+        while let Some(event) = events.next_pending().await.unwrap() {
+            let (_, verb, id) = subjects::parse_event_subject(&event.subject).unwrap();
+            published.push((id.to_owned(), verb.to_owned()));
+        }
+        for (job_id, status) in ended {
+            let verbs: Vec<&str> = published
+                .iter()
+                .filter(|(id, _)| *id == job_id.to_string())
+                .map(|(_, verb)| verb.as_str())
+                .collect();
+            let wanted = match status {
+                JobStatus::Succeeded => "succeeded",
+                JobStatus::Failed => "failed",
+                JobStatus::Cancelled => "cancelled",
+                JobStatus::Active => "",
+            };
+            assert_eq!(verbs, [wanted], "one end of {job_id}");
+        }
+    }
 }

@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures::StreamExt;
 use nats::{FailureClass, MessageDelivery, Outbox, PipelineStage, StageFault, StageOutcome};
 use packaging::plan::{self, PartWork};
 use parking_lot::Mutex;
@@ -17,7 +18,7 @@ use schemas::{
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 
 use crate::{
-    KIND, TranscodeContext,
+    TranscodeContext,
     claim::{
         ClaimOutcome, PartAttemptFailure, PartAvailability, PartClaim, PartClaimSettings, ReconnectGrace,
     },
@@ -83,7 +84,7 @@ impl PipelineStage for PartProcessor {
             Ok(ClaimOutcome::Ours(claim)) => Arc::new(*claim),
             Ok(ClaimOutcome::Held(rest)) => return Ok(delay_with_jitter(rest)),
             Ok(ClaimOutcome::JobOver) => return Ok(StageOutcome::Done),
-            Ok(ClaimOutcome::Over(part)) => return self.handle_ended_part(&job, &part).await,
+            Ok(ClaimOutcome::Over(part)) => return self.handle_ended_part(&job, &part, delivery).await,
             Ok(ClaimOutcome::Parked(lost)) => {
                 return Err(TranscodeError::Parked { workers: lost.workers }.into());
             }
@@ -99,7 +100,11 @@ impl PipelineStage for PartProcessor {
             stop: &delivery.cancel,
         };
         match Box::pin(self.run_part(&run)).await {
-            Ok(outcome) => Ok(outcome),
+            Ok(Some(outcome)) => Ok(outcome),
+            Ok(None) => match self.note_ended_part(&job, &task.part, delivery).await {
+                Ok(()) => Ok(StageOutcome::Done),
+                Err(error) => self.handle_error(error, None).await,
+            },
             Err(error) => self.handle_error(error, Some(&claim)).await,
         }
     }
@@ -216,20 +221,24 @@ impl PartProcessor {
         ActiveClaimGuard { parts: self, subject }
     }
 
-    async fn run_part(&self, run: &PartRun<'_>) -> Result<StageOutcome, TranscodeError> {
+    /// `None`: the part is made, and its record says so.
+    async fn run_part(&self, run: &PartRun<'_>) -> Result<Option<StageOutcome>, TranscodeError> {
         if run.work == PartWork::Finish {
-            return Box::pin(self.finish_job(run)).await;
+            return Box::pin(self.finish_job(run)).await.map(Some);
         }
         match Box::pin(run.make_part()).await? {
-            PartRunOutcome::JobOver => Ok(StageOutcome::Done),
-            PartRunOutcome::Stopped => handle_stop(run).await,
+            PartRunOutcome::JobOver => {
+                run.claim.release_ended().await?;
+                Ok(Some(StageOutcome::Done))
+            }
+            PartRunOutcome::Stopped => handle_stop(run).await.map(Some),
             PartRunOutcome::Made { report, tracks } => {
                 let is_ours =
                     // Recorded before the others are looked at: of two parts that end together, one at least sees
                     // both as done.
                     run.claim.renew(Outbox::new(), |part| mark_part_done(part, &report, tracks)).await?;
                 if !is_ours {
-                    return Ok(StageOutcome::Lost);
+                    return Ok(Some(StageOutcome::Lost));
                 }
                 outage::clear_delay(&self.context.bus, run.job.media_id).await;
                 encode::publish_part_progress(
@@ -239,13 +248,14 @@ impl PartProcessor {
                     plan::part_duration_ms(&run.job.plan, run.part),
                 )
                 .await;
-                self.note_ended_part(run.job, run.part).await?;
-                Ok(StageOutcome::Done)
+                Ok(None)
             }
         }
     }
 
     async fn finish_job(&self, run: &PartRun<'_>) -> Result<StageOutcome, TranscodeError> {
+        let control = self.context.bus.subscribe_core(subjects::job_cancel_subject(run.job.job_id)).await?;
+        tokio::pin!(control);
         let finishing = finish::finish_job(&self.context, run.job, run.claim, run.stop);
         tokio::pin!(finishing);
         let interval = Duration::from_millis(self.context.config.renew_interval_ms.max(100));
@@ -261,29 +271,35 @@ impl PartProcessor {
                     let is_ours = !run.claim.lost_token().is_cancelled();
                     return Ok(if is_ours { StageOutcome::Done } else { StageOutcome::Lost });
                 }
-                () = tokio::time::sleep(interval) => {
-                    if encode::is_job_inactive(&self.context.bus, run.job).await? {
-                        // Also where it is this finish that has just ended the job.
-                        outage::clear_delay(&self.context.bus, run.job.media_id).await;
-                        return Ok(StageOutcome::Done);
-                    }
+                Some(_) = control.next() => {}
+                () = tokio::time::sleep(interval) => {}
+            }
+            let found = self.context.bus.load_record::<job::JobRecord>(&run.job.job_id.to_string()).await?;
+            match found.map(|held| held.record.status) {
+                // Also where it is this finish that has just ended the job: it says so next.
+                Some(job::JobStatus::Active | job::JobStatus::Succeeded) => {}
+                Some(job::JobStatus::Failed | job::JobStatus::Cancelled) | None => {
+                    outage::clear_delay(&self.context.bus, run.job.media_id).await;
+                    run.claim.release_ended().await?;
+                    return Ok(StageOutcome::Done);
                 }
             }
         }
     }
 
-    /// A part that ended before: its message is a repeat, but the finish may not be queued yet.
+    /// A part that ended before: its message is a repeat, but its job may not be finished yet.
     async fn handle_ended_part(
         &self,
         job: &job::JobRecord,
         part: &JobPartRecord,
+        delivery: &MessageDelivery,
     ) -> Result<StageOutcome, StageFault> {
         let ended = if part.status == JobPartStatus::Failed {
             // It was given up, and something went away before its job could be ended.
             let code = part.code.as_deref().unwrap_or(job::PART_FAILED);
-            job_result::fail_job(&self.context, job, code, part.detail.as_deref().unwrap_or_default()).await
+            self.fail_job(job, code, part.detail.as_deref().unwrap_or_default()).await
         } else {
-            self.note_ended_part(job, &part.part).await
+            self.note_ended_part(job, &part.part, delivery).await
         };
         match ended {
             Ok(()) => {
@@ -295,15 +311,69 @@ impl PartProcessor {
     }
 
     /// After a part: the medium may be playable now, if that could not be written while it was made, and the finish may be due.
-    async fn note_ended_part(&self, job: &job::JobRecord, part: &str) -> Result<(), TranscodeError> {
+    async fn note_ended_part(
+        &self,
+        job: &job::JobRecord,
+        part: &str,
+        delivery: &MessageDelivery,
+    ) -> Result<(), TranscodeError> {
         if playable::is_first_part(&job.plan, part) {
             playable::mark_playable(&self.context.bus, job).await?;
+        }
+        if part == plan::FINISH || !self.are_parts_over(job).await? {
+            return Ok(());
+        }
+        // At once, and before the message of the last part is acknowledged, which brings it back if this process ends: a finish in
+        // the queue would wait for the parts of everybody else.
+        match self.finish_now(job, delivery).await {
+            Ok(StageOutcome::Done) => return Ok(()),
+            // Somebody else finishes it, or nobody can now: what is left waits in the queue.
+            Ok(StageOutcome::Later { .. } | StageOutcome::Lost) => {}
+            Err(error) => {
+                tracing::info!(job.id = %job.job_id, error = error.describe(), "the finish is queued");
+            }
+        }
+        // A process that has to stop may have just ended the job.
+        if encode::is_job_inactive(&self.context.bus, job).await? {
+            return Ok(());
         }
         self.queue_finish(job).await
     }
 
-    /// Queues the finish when every part is over, looking at the last parts first: usually one read is enough.
-    async fn queue_finish(&self, job: &job::JobRecord) -> Result<(), TranscodeError> {
+    /// Finishes a job whose parts are over, in the place of its last part.
+    async fn finish_now(
+        &self,
+        job: &job::JobRecord,
+        delivery: &MessageDelivery,
+    ) -> Result<StageOutcome, TranscodeError> {
+        let mut room = None;
+        let claim = match self.claim_part(job, plan::FINISH, delivery, &mut room).await? {
+            ClaimOutcome::Ours(claim) => Arc::new(*claim),
+            ClaimOutcome::JobOver => return Ok(StageOutcome::Done),
+            ClaimOutcome::Held(_) | ClaimOutcome::Over(_) | ClaimOutcome::Parked(_) => {
+                return Ok(StageOutcome::Lost);
+            }
+        };
+        let _active = self.register_claim(&delivery.subject, &claim);
+        let run = PartRun {
+            context: &self.context,
+            job,
+            part: plan::FINISH,
+            work: PartWork::Finish,
+            claim: &claim,
+            stop: &delivery.cancel,
+        };
+        match Box::pin(self.finish_job(&run)).await {
+            Ok(outcome) => Ok(outcome),
+            Err(error) => {
+                release_claim(&claim, &error).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// True when every part is over, looking at the last parts first: usually one read is enough.
+    async fn are_parts_over(&self, job: &job::JobRecord) -> Result<bool, TranscodeError> {
         let bus = &self.context.bus;
         for name in job.parts.iter().rev() {
             let found = bus.load_record::<JobPartRecord>(&subjects::part_key(job.job_id, name)).await?;
@@ -311,12 +381,15 @@ impl PartProcessor {
                 Some(JobPartStatus::Done) => {}
                 // One failed part is enough: the finish ends the job with its code.
                 Some(JobPartStatus::Failed) => break,
-                Some(JobPartStatus::Claimed) | None => return Ok(()),
+                Some(JobPartStatus::Claimed) | None => return Ok(false),
             }
         }
-        let subject = subjects::job_part_subject(KIND, job.priority, job.job_id, plan::FINISH);
+        Ok(true)
+    }
+
+    async fn queue_finish(&self, job: &job::JobRecord) -> Result<(), TranscodeError> {
         let task = JobPartTask { job_id: job.job_id, part: plan::FINISH.to_owned() };
-        bus.publish_once(subjects::JOBS, &subject, &task).await?;
+        self.context.bus.publish_once(subjects::JOBS, &job.part_subject(plan::FINISH), &task).await?;
         Ok(())
     }
 
@@ -326,21 +399,10 @@ impl PartProcessor {
         error: TranscodeError,
         claim: Option<&Arc<PartClaim>>,
     ) -> Result<StageOutcome, StageFault> {
-        if let Some(claim) = claim {
-            let detail = error.describe();
-            let left = match error.class() {
-                FailureClass::Outage => PartAttemptFailure::Interrupted,
-                _ if error.is_crash() => PartAttemptFailure::Crashed,
-                FailureClass::Fault | FailureClass::Reject => PartAttemptFailure::Failed,
-            };
-            match claim.release(error.code(), &detail, left).await {
-                Ok(true) => {}
-                Ok(false) => return Ok(StageOutcome::Lost),
-                Err(other) => tracing::warn!(
-                    error = other.describe(),
-                    "the claim could not be let go; it runs out by itself"
-                ),
-            }
+        if let Some(claim) = claim
+            && !release_claim(claim, &error).await
+        {
+            return Ok(StageOutcome::Lost);
         }
         let fault = StageFault::from(error);
         Err(match claim {
@@ -348,6 +410,11 @@ impl PartProcessor {
             Some(claim) => fault.with_attempt(claim.fault_count() + 1),
             None => fault,
         })
+    }
+
+    async fn fail_job(&self, job: &job::JobRecord, code: &str, detail: &str) -> Result<(), TranscodeError> {
+        let TranscodeContext { bus, config, .. } = &*self.context;
+        job_result::fail_job(bus, job, code, detail, config.ended_kept_ms).await
     }
 
     /// Records that a part lies in the dead letters, and ends its job.
@@ -381,9 +448,26 @@ impl PartProcessor {
             })
             .await?;
         }
-        job_result::fail_job(&self.context, &job, fault.code, &detail).await?;
+        self.fail_job(&job, fault.code, &detail).await?;
         outage::clear_delay(bus, job.media_id).await;
         Ok(())
+    }
+}
+
+/// Lets a claim go after an error; false when somebody else has it.
+async fn release_claim(claim: &PartClaim, error: &TranscodeError) -> bool {
+    let left = match error.class() {
+        FailureClass::Outage => PartAttemptFailure::Interrupted,
+        _ if error.is_crash() => PartAttemptFailure::Crashed,
+        FailureClass::Fault | FailureClass::Reject => PartAttemptFailure::Failed,
+    };
+    match claim.release(error.code(), &error.describe(), left).await {
+        Ok(is_ours) => is_ours,
+        Err(other) => {
+            let error = other.describe();
+            tracing::warn!(error, "the claim could not be let go; it runs out by itself");
+            true
+        }
     }
 }
 

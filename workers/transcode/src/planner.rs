@@ -7,7 +7,7 @@ use packaging::plan;
 use schemas::{
     BusEvent as _,
     ids::MediaId,
-    job::{self, JobPartTask, JobQueued},
+    job::{self, JobPartRecord, JobPartStatus, JobPartTask, JobQueued},
     keys, media,
     subjects::{self, JobPriority},
 };
@@ -129,6 +129,7 @@ impl TranscodePlanner {
         if medium.is_some_and(|held| has_first_job_ended(held.record.status)) {
             return Ok(None);
         }
+        let job = self.keep_made_parts(job).await?;
         let queued = JobQueued {
             job_id: job.job_id,
             media_id: job.media_id,
@@ -153,13 +154,46 @@ impl TranscodePlanner {
         }
     }
 
+    /// Gives a job what the one before it had made, if that failed and made the same: only what failed is made again.
+    async fn keep_made_parts(&self, mut job: job::JobRecord) -> Result<job::JobRecord, TranscodeError> {
+        let bus = &self.context.bus;
+        let Some(number) = job.encode.checked_sub(1).filter(|number| *number >= FIRST_ENCODE) else {
+            return Ok(job);
+        };
+        let before = plan::derive_job_id(job.media_id, number);
+        let Some(held) = bus.load_record::<job::JobRecord>(&before.to_string()).await? else {
+            return Ok(job);
+        };
+        let before = held.record;
+        if !matches!(before.status, job::JobStatus::Failed | job::JobStatus::Cancelled) {
+            return Ok(job);
+        }
+        job.retry_of = Some(before.job_id);
+        // What a cancelled job has stored is removed.
+        if before.status == job::JobStatus::Cancelled || before.plan != job.plan {
+            return Ok(job);
+        }
+        job.prefix = before.prefix;
+        for name in &job.parts {
+            let found = bus.load_record::<JobPartRecord>(&subjects::part_key(before.job_id, name)).await?;
+            let Some(made) = found.filter(|held| held.record.status == JobPartStatus::Done) else { continue };
+            let mut kept = VersionedRecord::new(JobPartRecord { job_id: job.job_id, ..made.record });
+            match bus.commit_record(&mut kept, Outbox::new()).await {
+                // Also where a repeat finds what it has written.
+                Ok(()) | Err(nats::BusError::Conflict { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(job)
+    }
+
     /// Queues every part at once or none. Parts that are there already are a repeat and fine.
     async fn queue_parts(&self, job: &job::JobRecord) -> Result<(), TranscodeError> {
         let finish = [plan::FINISH.to_owned()];
         let parts: &[String] = if job.parts.is_empty() { &finish } else { &job.parts };
         let mut messages = Vec::with_capacity(parts.len());
         for part in parts {
-            let subject = subjects::job_part_subject(KIND, job.priority, job.job_id, part);
+            let subject = job.part_subject(part);
             let payload =
                 nats::encode_message(&subject, &JobPartTask { job_id: job.job_id, part: part.clone() })?;
             messages.push((subject, payload));
@@ -192,9 +226,13 @@ fn build_job_record(wanted: &EncodeRequest, plan: job::EncodePlan) -> job::JobRe
         plan,
         code: None,
         detail: None,
-        created_at_ms: nats::now_ms(),
+        // As the broker tells it, which all who measure how long it takes have in common.
+        created_at_ms: nats::estimated_broker_now_ms(),
         ended_at_ms: None,
         kept_until_ms: None,
         folded: None,
+        publishing_at_ms: None,
+        retry_of: None,
+        cleared_at_ms: None,
     }
 }

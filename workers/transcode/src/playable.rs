@@ -38,7 +38,7 @@ pub(crate) async fn mark_playable(bus: &Bus, job: &job::JobRecord) -> Result<(),
     bus.change_record::<media::MediaRecord>(&job.media_id.to_string(), |found| {
         let found = found?;
         // An encode that plays is not replaced by one that has just begun.
-        if !matches!(found.status, MediaStatus::Stored | MediaStatus::Failed) {
+        if found.status != MediaStatus::Stored || found.attempt.encode > job.encode {
             return None;
         }
         is_new = true;

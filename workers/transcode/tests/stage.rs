@@ -179,7 +179,97 @@ async fn a_cancelled_job_stops_within_two_seconds() {
     site.wait_queue_empty(LIMIT).await;
     worker.stop().await;
     assert_eq!(site.job(clip.job_id).await.status, job::JobStatus::Cancelled);
+    let parts = site.parts(clip.job_id).await;
+    assert!(parts.iter().all(|part| part.last_seen_ms == 0), "nobody holds a part of it: {parts:?}");
     assert!(!site.event_kinds().await.iter().any(|kind| kind == "media.ready" || kind == "job.failed"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_of_a_batch_is_ready_when_its_own_parts_are_made() {
+    let site = Site::start().await;
+    site.hold_children(true);
+    let clips = [2, 3, 4].map(|seconds| Clip { seconds, ..Clip::default() });
+    let mut jobs = Vec::new();
+    for clip in clips {
+        jobs.push(site.upload(clip).await.job_id);
+    }
+    let mut config = config();
+    config.parts.slots = 1;
+    let worker = site.worker(config).await;
+    let count = async |wanted: &str| site.event_kinds().await.iter().filter(|kind| *kind == wanted).count();
+    site.wait(LIMIT, "all parts wait", async || count("job.queued").await == 3).await;
+    site.hold_children(false);
+    for job_id in jobs {
+        site.wait_job(job_id, job::JobStatus::Succeeded, LIMIT).await;
+    }
+    worker.stop().await;
+    let kinds = site.event_kinds().await;
+    let first_end = kinds.iter().position(|kind| kind == "job.succeeded").unwrap();
+    let last_start = kinds.iter().rposition(|kind| kind == "job.started").unwrap();
+    assert!(first_end < last_start, "{kinds:?}");
+    site.assert_queue_empty().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_makes_only_what_failed() {
+    let site = Site::start().await;
+    let clip = site.upload(Clip { seconds: 16, ..Clip::default() }).await;
+    let worker = site.worker(config()).await;
+    let asset = site.wait_status(clip.media_id, MediaStatus::Ready, LIMIT).await;
+    let first = site.wait_job(clip.job_id, job::JobStatus::Succeeded, LIMIT).await;
+    let (before, mut objects) = (site.parts(clip.job_id).await, site.objects(&first.prefix).await);
+    // As if one part had been given up.
+    let bus = site.broker.bus(Role::Transcode).await;
+    let failed = "v0001";
+    bus.change_record::<JobPartRecord>(&subjects::part_key(clip.job_id, failed), |part| {
+        Some((
+            JobPartRecord { status: JobPartStatus::Failed, tracks: Vec::new(), ..part?.clone() },
+            Outbox::new(),
+        ))
+    })
+    .await
+    .unwrap();
+    bus.change_record::<job::JobRecord>(&clip.job_id.to_string(), |job| {
+        Some((job::JobRecord { status: job::JobStatus::Failed, ..job?.clone() }, Outbox::new()))
+    })
+    .await
+    .unwrap();
+    let step = records::ReopenStep::Encode {
+        encode: 2,
+        source: asset.source.clone().unwrap(),
+        technical: Box::new(asset.technical.clone().unwrap()),
+    };
+    let (media_id, owner) = (clip.media_id, asset.owner.clone());
+    let reopened = records::MediaReopened { media_id, owner, attempt: 1, step };
+    bus.change_record::<records::MediaRecord>(&media_id.to_string(), |medium| {
+        let mut medium = medium?.clone();
+        (medium.status, medium.encode) = (MediaStatus::Stored, None);
+        medium.attempt = records::MediaAttempt { number: 1, faults: 0, encode: 2 };
+        Some((medium, Outbox::new().with_event(&reopened)))
+    })
+    .await
+    .unwrap();
+    let second = packaging::plan::derive_job_id(media_id, 2);
+    let asset = site.wait_status(media_id, MediaStatus::Ready, LIMIT).await;
+    let job = site.wait_job(second, job::JobStatus::Succeeded, LIMIT).await;
+    worker.stop().await;
+    assert_eq!((job.retry_of, &job.prefix), (Some(clip.job_id), &first.prefix));
+    assert_eq!(asset.encode.map(|encode| encode.number), Some(2));
+    for part in site.parts(second).await {
+        let old = before.iter().find(|old| old.part == part.part).unwrap();
+        let is_kept = part.last_seen_ms == old.last_seen_ms;
+        assert_eq!(is_kept, ![failed, job::FINISH].contains(&part.part.as_str()), "{}", part.part);
+    }
+    let mut remade = site.objects(&first.prefix).await;
+    // It names the encode.
+    for all in [&mut remade, &mut objects] {
+        all.remove("report.json").unwrap();
+    }
+    assert_eq!(remade, objects, "the same bytes");
+    let kinds = site.event_kinds().await;
+    for (kind, count) in [("job.queued", 2), ("job.started", 2), ("job.succeeded", 2)] {
+        assert_eq!(kinds.iter().filter(|found| *found == kind).count(), count, "{kind}: {kinds:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -134,6 +134,9 @@ pub(crate) fn job(number: u8, medium: u8, owner: &str, status: job::JobStatus) -
         ended_at_ms: None,
         kept_until_ms: None,
         folded: None,
+        publishing_at_ms: None,
+        retry_of: None,
+        cleared_at_ms: None,
     }
 }
 

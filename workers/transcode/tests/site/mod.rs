@@ -323,6 +323,9 @@ impl Site {
             ended_at_ms: None,
             kept_until_ms: None,
             folded: None,
+            publishing_at_ms: None,
+            retry_of: None,
+            cleared_at_ms: None,
         };
         let bus = self.broker.bus(Role::Transcode).await;
         bus.commit_record(&mut VersionedRecord::new(record), Outbox::new()).await.unwrap();

@@ -1,0 +1,170 @@
+//! What a person does with a job: cancels it, or has it tried again.
+
+use axum::{
+    Json,
+    extract::{Path, State},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use schemars::JsonSchema;
+use schemas::{
+    access::ApiKeyScope,
+    ids::{JobId, MediaId},
+    job::{JobRecord, JobStatus},
+};
+use serde::Serialize;
+use serde_json::json;
+
+use super::{
+    cancellation::{CancelOutcome, JobCanceller, cancel_job as cancel},
+    load_job_document, no_such_job,
+    retry::{NextEncode, NextEncodeError, begin_next_encode},
+};
+use crate::{AppState, capacity};
+use auth::Principal;
+use web::{
+    error::Problem,
+    limit::RateLimitGroup,
+    operation::{Operation, OperationAccess},
+    problem_code::ProblemCode,
+    public_address::PublicAddress,
+};
+
+/// The job that goes on from another one.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "JobRetried", example = json!({
+    "job_id": "06db008a0lt0303jc5mn0r356g", "media_id": "06db00820dt0303jc5mn0r355k", "retry_of": "06db008a0lt0303jc5mn0r355k",
+}))]
+pub(super) struct JobRetriedDocument {
+    /// The new job; it can be read once a worker has planned it.
+    job_id: JobId,
+    /// The medium it works on.
+    media_id: MediaId,
+    /// The job that came to nothing.
+    retry_of: JobId,
+}
+
+pub(super) static CANCEL_JOB: Operation = Operation::change(
+    Method::POST,
+    "/v1/jobs/{job_id}/cancel",
+    OperationAccess::Principal(ApiKeyScope::Worker),
+    Some(RateLimitGroup::Worker),
+    &["job.cancelled"],
+);
+
+/// Cancel a job
+///
+/// Its workers stop within two seconds, and what they had stored is removed. A medium that plays an older encode keeps playing it; any
+/// other one fails with the code `job_cancelled`, and the job can be tried again. Cancelling it twice is no error.
+#[utoipa::path(
+    post,
+    path = CANCEL_JOB.path,
+    tag = "worker",
+    operation_id = "cancel_job",
+    params(("job_id", Path), ("Idempotency-Key", Header)),
+    responses(
+        (status = 200, description = "The job, which is cancelled", body = ref("#/components/schemas/JobDocument"), headers(("ETag"))),
+        (status = 409, description = "It has ended, or its result is being published: `code` says which"),
+    ),
+)]
+pub(super) async fn cancel_job(
+    State(app): State<AppState>,
+    Path(id): Path<String>,
+    who: Principal,
+) -> Result<Response, Problem> {
+    let job = load_changeable_job(&app, &id, &who).await?;
+    match cancel(&app.bus, job.job_id, JobCanceller::Person(&who.owner)).await? {
+        CancelOutcome::Cancelled(held) => {
+            tracing::info!(job.id = %job.job_id, by = who.owner, "cancelled");
+            Ok(load_job_document(&app, &held).await?.to_response(&HeaderMap::new()))
+        }
+        CancelOutcome::Ended(status) => Err(Problem::new(ProblemCode::JobEnded)
+            .with_detail(format!("it {}", how_it_ended(status)))
+            .with_member("status_of_job", json!(status))),
+        CancelOutcome::Publishing => Err(Problem::new(ProblemCode::JobPublishing)),
+        CancelOutcome::Absent => Err(no_such_job()),
+    }
+}
+
+pub(super) static RETRY_JOB: Operation = Operation::change(
+    Method::POST,
+    "/v1/jobs/{job_id}/retry",
+    OperationAccess::Principal(ApiKeyScope::Worker),
+    Some(RateLimitGroup::Worker),
+    &["media.reopened"],
+)
+.with_room(capacity::ENCODE);
+
+/// Try a job again
+///
+/// A new job goes on from one that failed or was cancelled: of a failed one it keeps the parts that were made, for as long as their
+/// records are kept (`keeper.fold_age_ms`) and the workers make the same bytes.
+#[utoipa::path(
+    post,
+    path = RETRY_JOB.path,
+    tag = "worker",
+    operation_id = "retry_job",
+    params(("job_id", Path), ("Idempotency-Key", Header)),
+    responses(
+        (status = 202, description = "The new job", body = ref("#/components/schemas/JobRetried"), headers(("Location"))),
+        (status = 409, description = "There is nothing to try again, or nothing to begin with: `code` says which"),
+    ),
+)]
+pub(super) async fn retry_job(
+    State(app): State<AppState>,
+    Path(id): Path<String>,
+    who: Principal,
+    address: PublicAddress,
+) -> Result<Response, Problem> {
+    let job = load_changeable_job(&app, &id, &who).await?;
+    match job.status {
+        JobStatus::Failed | JobStatus::Cancelled => {}
+        JobStatus::Active => return Err(nothing_to_retry("it goes on")),
+        JobStatus::Succeeded => return Err(nothing_to_retry("it succeeded")),
+    }
+    let job_id = match begin_next_encode(&app.bus, &app.store, job.media_id, job.encode).await {
+        Ok(NextEncode::Begun { job_id, .. }) => job_id,
+        Ok(NextEncode::Superseded(why)) => return Err(nothing_to_retry(why)),
+        Err(error) => return Err(explain_failure(error)),
+    };
+    tracing::info!(job.id = %job_id, retry_of = %job.job_id, by = who.owner, "tried again");
+    let location = HeaderValue::try_from(format!("{}/v1/jobs/{job_id}", address.prefix()))
+        .map_err(|error| Problem::internal(&error))?;
+    let document = JobRetriedDocument { job_id, media_id: job.media_id, retry_of: job.job_id };
+    Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(document)).into_response())
+}
+
+/// The job, if `who` may change it.
+async fn load_changeable_job(app: &AppState, id: &str, who: &Principal) -> Result<JobRecord, Problem> {
+    let job_id: JobId = id.parse().map_err(|_| no_such_job())?;
+    let job = app.bus.load_record::<JobRecord>(&job_id.to_string()).await?.ok_or_else(no_such_job)?.record;
+    if !who.may_see(&job.owner) {
+        return Err(no_such_job());
+    }
+    if !who.may_change(&job.owner) {
+        return Err(Problem::new(ProblemCode::NotOwner));
+    }
+    Ok(job)
+}
+
+const fn how_it_ended(status: JobStatus) -> &'static str {
+    match status {
+        JobStatus::Failed => "failed",
+        JobStatus::Cancelled => "was cancelled",
+        JobStatus::Active | JobStatus::Succeeded => "succeeded",
+    }
+}
+
+fn nothing_to_retry(why: &str) -> Problem {
+    Problem::new(ProblemCode::JobGoesOn).with_detail(why)
+}
+
+fn explain_failure(error: NextEncodeError) -> Problem {
+    match error {
+        NextEncodeError::Bus(error) => error.into(),
+        NextEncodeError::Store(error) => Problem::unavailable(&error),
+        NextEncodeError::UnknownMedium(_) => no_such_job(),
+        NextEncodeError::SourceGone(_) => Problem::new(ProblemCode::SourceGone),
+        NextEncodeError::TooManyEncodes(_) => Problem::new(ProblemCode::EncodesTooMany),
+    }
+}

@@ -1,0 +1,83 @@
+//! Cancelling a job: its record says so by compare-and-set, its workers hear of it and stop, and its medium says why nothing plays.
+//!
+//! The record decides; the hint to the workers and what becomes of the medium are repeated by whoever finds them missing: workers
+//! read the record each `renew_interval_ms`, and the keeper looks at cancelled jobs before it removes what they had stored.
+
+use nats::{Bus, BusError, Outbox};
+use schemas::{
+    ids::JobId,
+    job::{self, JobRecord, JobStatus},
+    media, subjects,
+};
+
+/// Who cancels a job.
+#[derive(Debug, Clone, Copy)]
+pub enum JobCanceller<'a> {
+    /// A person, by the name of the account; refused once the result is being published.
+    Person(&'a str),
+    /// Its medium was removed: nothing can be published.
+    Removal,
+}
+
+/// What asking for an end led to.
+#[derive(Debug)]
+pub enum CancelOutcome {
+    /// It is cancelled, now or before.
+    Cancelled(Box<nats::VersionedRecord<JobRecord>>),
+    /// It had ended.
+    Ended(JobStatus),
+    /// Its result is being published.
+    Publishing,
+    /// There is no such job.
+    Absent,
+}
+
+/// Cancels a job that has not ended. Repeating it is harmless.
+///
+/// # Errors
+/// [`BusError::Unavailable`] when the broker does not answer.
+pub async fn cancel_job(
+    bus: &Bus,
+    job_id: JobId,
+    canceller: JobCanceller<'_>,
+) -> Result<CancelOutcome, BusError> {
+    let cancelled_by = match canceller {
+        JobCanceller::Person(name) => Some(name),
+        JobCanceller::Removal => None,
+    };
+    let change = |found: Option<&JobRecord>| {
+        let now_ms = nats::estimated_broker_now_ms();
+        let (record, event) = found?.with_cancellation(cancelled_by, now_ms, schemas::ENDED_KEPT_MS)?;
+        Some((record, Outbox::new().with_event(&event)))
+    };
+    let held = Box::pin(bus.change_record::<JobRecord>(&job_id.to_string(), change)).await?;
+    let Some(held) = held else { return Ok(CancelOutcome::Absent) };
+    match held.record.status {
+        JobStatus::Active => Ok(CancelOutcome::Publishing),
+        JobStatus::Cancelled => {
+            // Only a hint that makes workers look at once; the record is what ends the job.
+            bus.publish_core(subjects::job_cancel_subject(job_id), Vec::new()).await?;
+            fail_cancelled_medium(bus, &held.record).await?;
+            Ok(CancelOutcome::Cancelled(Box::new(held)))
+        }
+        ended @ (JobStatus::Succeeded | JobStatus::Failed) => Ok(CancelOutcome::Ended(ended)),
+    }
+}
+
+/// Says in the record of the medium that its job was cancelled, unless something plays or is being made. Repeating it is harmless.
+///
+/// # Errors
+/// [`BusError::Unavailable`] when the broker does not answer.
+pub async fn fail_cancelled_medium(bus: &Bus, job: &JobRecord) -> Result<(), BusError> {
+    let failed = |found: Option<&media::MediaRecord>| {
+        let detail = "what was being made of it was cancelled";
+        let record = found?.with_failure(
+            Some(job.encode),
+            job::JOB_CANCELLED,
+            detail,
+            nats::estimated_broker_now_ms(),
+        )?;
+        Some((record, Outbox::new()))
+    };
+    bus.change_record::<media::MediaRecord>(&job.media_id.to_string(), failed).await.map(drop)
+}

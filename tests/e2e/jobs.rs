@@ -1,0 +1,80 @@
+//! Cancelling a job while it runs and trying it again, with every role in a process of its own and by the command line.
+
+use std::{process::Command, time::Duration};
+
+use futures::TryStreamExt;
+use serde_json::Value;
+
+use crate::{
+    harness::{Cluster, Options, WAIT_MAX, poll, sample},
+    removal::children,
+};
+
+/// Runs `streamgate jobs ACTION ID --json`; answers whether it went well, and the last line of what it printed.
+fn act(cluster: &Cluster, action: &str, job_id: &str) -> (bool, Value) {
+    let done = Command::new(env!("CARGO_BIN_EXE_streamgate"))
+        .args(["--json", "jobs", action, job_id, "--url", &cluster.url, "--api-key", &cluster.key])
+        .output()
+        .unwrap();
+    let text = if done.status.success() { &done.stdout } else { &done.stderr };
+    let text = String::from_utf8_lossy(text);
+    (done.status.success(), serde_json::from_str(text.lines().last().unwrap()).unwrap())
+}
+
+async fn job_of(cluster: &Cluster, media_id: &str) -> String {
+    let found = poll(WAIT_MAX, async || {
+        let page: Value = cluster.get(&format!("/v1/jobs?media_id={media_id}")).await;
+        page["items"][0]["job_id"].as_str().map(str::to_owned)
+    });
+    found.await.unwrap()
+}
+
+async fn becomes(cluster: &Cluster, path: &str, member: &str, wanted: &str) -> Value {
+    let found = poll(WAIT_MAX, async || {
+        let document: Value = cluster.get(path).await;
+        (document[member] == *wanted).then_some(document)
+    });
+    found.await.unwrap_or_else(|| panic!("{path} never has {member} {wanted}\n{}", cluster.logs()))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_job_is_cancelled_and_tried_again() {
+    let mut cluster = Cluster::start_with(Options::default(), "\n[keeper]\ndrift_period = \"200ms\"\n").await;
+    let media_id = cluster.upload(sample(60, "1280x720", "30"), "film.mp4").await;
+    let running = poll(WAIT_MAX, async || (children(&cluster) > 0).then_some(()));
+    running.await.expect("it is being made");
+    let job_id = job_of(&cluster, &media_id).await;
+    let (went_well, said) = act(&cluster, "cancel", &job_id);
+    assert!(went_well, "{said}");
+    let quiet = poll(Duration::from_secs(2), async || (children(&cluster) == 0).then_some(()));
+    quiet.await.expect("no child is left");
+    let job = becomes(&cluster, &format!("/v1/jobs/{job_id}"), "state", "cancelled").await;
+    assert!(job["parts"].as_array().unwrap().iter().all(|part| part["status"] != "claimed"), "{job}");
+    let media = format!("/v1/media/{media_id}");
+    assert_eq!(becomes(&cluster, &media, "status", "failed").await["code"], "job_cancelled");
+    // What was made of it goes, what came in stays.
+    let objects = async || {
+        let objects: Vec<_> = cluster.store.list(&format!("media/{media_id}")).try_collect().await.unwrap();
+        objects.len()
+    };
+    let cleared = poll(WAIT_MAX, async || (objects().await == 1).then_some(()));
+    cleared.await.expect("the source alone is there");
+    let (went_well, problem) = act(&cluster, "retry", "06db008a0lt0303jc5mn0r355k");
+    assert!(!went_well && problem["code"] == "not_found", "{problem}");
+
+    let (went_well, retried) = act(&cluster, "retry", &job_id);
+    assert!(went_well, "{retried}");
+    assert_eq!(retried["retry_of"], *job_id);
+    let ready = becomes(&cluster, &media, "status", "ready").await;
+    assert_eq!(ready["code"], Value::Null);
+    let next = retried["job_id"].as_str().unwrap();
+    let job = becomes(&cluster, &format!("/v1/jobs/{next}"), "state", "succeeded").await;
+    assert_eq!(job["retry_of"], *job_id);
+    let (went_well, problem) = act(&cluster, "cancel", next);
+    assert!(!went_well && problem["code"] == "job_ended", "{problem}");
+    let events = cluster.all_events().await;
+    for (kind, count) in [("job.cancelled", 1), ("job.succeeded", 1), ("media.ready", 1), ("job.failed", 0)] {
+        let found = events.iter().filter(|event| event.kind == kind).count();
+        assert_eq!(found, count, "{kind}");
+    }
+}
