@@ -447,20 +447,26 @@ fn message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
         | "auth.signed_out" => (vec!["ingress"], vec![]),
         "media.stored" => (vec!["upload"], vec!["index", "transcode"]),
         "media.rejected" => (vec!["upload"], vec!["index"]),
-        "media.changed" | "ask.jobs" | "ask.media" | "ask.public_media" => (vec!["ingress"], vec!["index"]),
-        "media.playable" | "media.ready" | "job.cancelled" | "job.dead" | "job.failed" | "job.parked"
-        | "job.queued" | "job.retried" | "job.started" | "job.succeeded" => {
-            (vec!["transcode"], vec!["index"])
+        "media.changed" | "ask.jobs" | "ask.job_counts" | "ask.media" | "ask.public_media" => {
+            (vec!["ingress"], vec!["index"])
         }
+        "media.playable" | "media.ready" | "job.dead" | "job.failed" | "job.parked" | "job.queued"
+        | "job.retried" | "job.started" | "job.succeeded" => (vec!["transcode"], vec!["index"]),
+        "job.cancelled" => (vec!["ingress", "keeper"], vec!["index"]),
         "media.delayed" => (vec!["transcode", "upload"], vec!["index"]),
-        "media.reopened" => (vec!["admin"], vec!["index", "transcode", "upload"]),
+        "media.reopened" => (vec!["admin", "ingress"], vec!["index", "transcode", "upload"]),
         "media.removed" | "view.summed" => (vec!["keeper"], vec![]),
         "gate.doubted" => (vec!["ingress", "keeper"], vec![]),
         "gate.revoked" => (vec!["ingress", "keeper"], vec!["ingress"]),
         "kv.uploads" => (vec!["ingress", "keeper"], vec!["ingress", "keeper", "upload"]),
         "kv.media" => (vec!["ingress"], vec!["index", "ingress", "keeper"]),
-        "kv.assets" => (vec!["index", "transcode", "upload"], vec!["index", "ingress", "transcode"]),
-        "kv.jobs" => (vec!["keeper", "transcode"], vec!["index", "ingress", "keeper", "transcode"]),
+        "kv.assets" => (
+            vec!["admin", "index", "ingress", "keeper", "transcode", "upload"],
+            vec!["index", "ingress", "transcode"],
+        ),
+        "kv.jobs" => {
+            (vec!["ingress", "keeper", "transcode"], vec!["index", "ingress", "keeper", "transcode"])
+        }
         "kv.jobs.part" => (vec!["transcode"], vec!["index", "ingress", "keeper", "transcode"]),
         "gate.changed" | "gate.granted" | "gate.denied" | "kv.apikeys" | "kv.apikeys.owner"
         | "kv.idempotency" | "kv.keys" | "kv.limits.replicas" | "kv.limits.reported" | "kv.nonces"
@@ -477,7 +483,7 @@ fn message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
         "job.task" => (vec!["keeper", "transcode"], vec!["transcode"]),
         "job.progress" => (vec!["transcode"], vec!["ingress"]),
         "audit.record" => (vec!["audit"], vec!["ingress"]),
-        "ask.jobs.answer" | "ask.media.answer" | "ask.public_media.answer" => {
+        "ask.jobs.answer" | "ask.job_counts.answer" | "ask.media.answer" | "ask.public_media.answer" => {
             (vec!["index"], vec!["ingress"])
         }
         _ => return None,

@@ -187,6 +187,8 @@ pub fn other_entries() -> Vec<CatalogEntry> {
         },
         request_entry::<index_query::MediaIndexQuery>(index_query::MEDIA),
         reply_entry::<index_query::IndexReply<index_query::MediaIndexPage>>(index_query::MEDIA),
+        request_entry::<index_query::JobCountsQuery>(index_query::JOB_COUNTS),
+        reply_entry::<index_query::IndexReply<index_query::JobCounts>>(index_query::JOB_COUNTS),
         request_entry::<index_query::PublicMediaIndexQuery>(index_query::PUBLIC_MEDIA),
         reply_entry::<index_query::IndexReply<index_query::MediaIndexPage>>(index_query::PUBLIC_MEDIA),
         request_entry::<index_query::JobIndexQuery>(index_query::JOBS),

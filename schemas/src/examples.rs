@@ -942,6 +942,11 @@ fn visit_others(visitor: &mut impl ExampleVisitor) {
     };
     visitor.visit("ask.media", media);
     visitor.visit("ask.media.answer", index_query::IndexReply::Page(media_page()));
+    let counted = index_query::JobCountsQuery { owner: Some(example_owner()), min_revision: None };
+    visitor.visit("ask.job_counts", counted);
+    let counts =
+        index_query::JobCounts { active: 2, succeeded: 940, failed: 3, cancelled: 1, revision: 5_120 };
+    visitor.visit("ask.job_counts.answer", index_query::IndexReply::Page(counts));
     let public = index_query::PublicMediaIndexQuery { cursor: None, limit: 30 };
     visitor.visit("ask.public_media", public);
     visitor.visit("ask.public_media.answer", index_query::IndexReply::Page(media_page()));

@@ -27,6 +27,9 @@ pub const PUBLIC_MEDIA: &str = "public_media";
 /// Verb: list jobs.
 pub const JOBS: &str = "jobs";
 
+/// Verb: count jobs.
+pub const JOB_COUNTS: &str = "job_counts";
+
 /// Code of a refusal: the question can't be read.
 pub const QUESTION_MALFORMED: &str = "question_malformed";
 
@@ -189,6 +192,34 @@ pub struct JobIndexPage {
     pub items: Vec<JobIndexItem>,
     /// Cursor of the next page; `None` at the end.
     pub next: Option<String>,
+    /// Revision of the bucket `jobs` the index has seen.
+    pub revision: u64,
+}
+
+/// How many jobs stand where.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "CountJobs")]
+pub struct JobCountsQuery {
+    /// Whose jobs; `None` for everybody's, which only an admin may ask.
+    #[serde(default)]
+    pub owner: Option<String>,
+    /// Answer only once the index has seen this revision of the bucket `jobs`; it waits a short while for it.
+    #[serde(default)]
+    pub min_revision: Option<u64>,
+}
+
+/// Jobs by where they stand: those that are active, and those that ended and are kept.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "JobCounts")]
+pub struct JobCounts {
+    /// Jobs whose parts wait or run.
+    pub active: u64,
+    /// Jobs that are done and checked.
+    pub succeeded: u64,
+    /// Jobs that ended with a code.
+    pub failed: u64,
+    /// Jobs that a person ended.
+    pub cancelled: u64,
     /// Revision of the bucket `jobs` the index has seen.
     pub revision: u64,
 }

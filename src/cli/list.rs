@@ -116,19 +116,30 @@ pub async fn run_jobs(command: JobsCommand, as_json: bool) -> anyhow::Result<()>
         }
         JobsCommand::Cancel { job_ids, client } => {
             let client = ApiClient::new(&client)?;
-            for job_id in job_ids {
-                cancel_job(&client, &job_id, as_json).await?;
-            }
-            Ok(())
+            act_on_each(&job_ids, async |job_id| cancel_job(&client, job_id, as_json).await).await
         }
         JobsCommand::Retry { job_ids, client } => {
             let client = ApiClient::new(&client)?;
-            for job_id in job_ids {
-                retry_job(&client, &job_id, as_json).await?;
-            }
-            Ok(())
+            act_on_each(&job_ids, async |job_id| retry_job(&client, job_id, as_json).await).await
         }
     }
+}
+
+/// Does something to each job, also behind one at which it fails; the last failure is that of the command.
+async fn act_on_each(
+    job_ids: &[String],
+    act: impl AsyncFn(&str) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let mut failed = None;
+    for job_id in job_ids {
+        if let Err(error) = act(job_id).await
+            && let Some(before) =
+                failed.replace(error.context(format!("job {}", output::sanitize_text(job_id))))
+        {
+            output::print_message(format!("{before:#}"));
+        }
+    }
+    failed.map_or(Ok(()), Err)
 }
 
 async fn act_on_job(client: &ApiClient, job_id: &str, action: &str) -> anyhow::Result<Value> {

@@ -96,7 +96,7 @@ pub enum JobsCommand {
     },
     /// Cancel jobs: their workers stop within seconds, and what they had stored is removed
     #[command(after_help = "Example:
-  streamgate jobs cancel 068p... 068q...       one after the other; one that has ended is an error")]
+  streamgate jobs cancel 068p... 068q...       one after the other; the others are cancelled also where one has ended")]
     Cancel {
         /// Their ids
         #[arg(required = true, value_name = "JOB_ID")]
@@ -105,7 +105,7 @@ pub enum JobsCommand {
         #[command(flatten)]
         client: ClientArgs,
     },
-    /// Try jobs again that failed or were cancelled; only what failed is made anew
+    /// Try jobs again that failed or were cancelled; what a failed one had made is kept
     #[command(after_help = "Example:
   streamgate jobs retry 068p...                prints the id of the job that goes on")]
     Retry {

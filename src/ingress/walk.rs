@@ -141,6 +141,7 @@ GET /v1/auth/keys Own Auth
 GET /v1/auth/me Own Auth
 GET /v1/events Principal(Events) Api
 GET /v1/jobs Principal(Worker) Worker
+GET /v1/jobs/counts Principal(Worker) Worker
 GET /v1/jobs/{job_id} Principal(Worker) Worker
 GET /v1/library Open Metadata
 GET /v1/media Principal(Metadata) Metadata

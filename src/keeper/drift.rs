@@ -4,17 +4,24 @@
 //! The other direction, a queued part of an ended job, is harmless: the worker drops it at its claim. A part that was put
 //! aside since it loses its workers stays off the queue until somebody resumes it.
 //!
-//! Limits: one pass over the active jobs each period; a job must be older than two periods to be looked at.
+//! Limits: one pass over the jobs each period; an active job must be older than two periods to be looked at, and at most
+//! [`CLEARED_MAX`] cancelled ones are cleared.
 
 use std::{collections::HashSet, time::Duration};
 
 use ingress::jobs::cancellation::fail_cancelled_medium;
 use nats::{Bus, BusError, Outbox, ReaderStart, reader};
-use schemas::{KvRecord, job, subjects};
-use store::Store;
+use schemas::{KvRecord, job, media, subjects};
+use store::{Store, StoreError};
 use tokio_util::sync::CancellationToken;
 
 use super::KeeperConfig;
+
+/// Most cancelled jobs whose objects one comparison removes.
+pub const CLEARED_MAX: usize = 100;
+
+/// How long after its end a cancelled job is cleared once more, in milliseconds: a worker that could not hear of it may have gone on.
+const LATE_OBJECTS_MS: u64 = 10 * 60_000;
 
 /// How long ago a holder must have shown itself last to count as stopped, in milliseconds.
 const HOLDER_SEEN_MS: u64 = 60_000;
@@ -66,13 +73,38 @@ pub async fn repair_drift(bus: &Bus, store: &Store, age_ms: u64) -> Result<Drift
     for record in seen.jobs.iter().filter(|job| job.created_at_ms.saturating_add(age_ms) <= now_ms) {
         report.queued_count += queue_missing_parts(bus, record, &seen).await?;
     }
-    for record in &seen.cancelled {
-        let is_held = seen.held.iter().any(|key| key.starts_with(&format!("{}.", record.job_id)));
-        if !is_held && clear_cancelled_job(bus, store, record, now_ms).await? {
-            report.cleared_count += 1;
+    // The queue first: what is cleared waits for the store.
+    report.cleared_count = clear_cancelled_jobs(bus, store, &seen, now_ms).await?;
+    Ok(report)
+}
+
+/// Removes what cancelled jobs have stored on which nobody works any more; answers how many jobs that were.
+async fn clear_cancelled_jobs(
+    bus: &Bus,
+    store: &Store,
+    seen: &JobBucketSnapshot,
+    now_ms: u64,
+) -> Result<u64, BusError> {
+    let is_held = |job: &&job::JobRecord| {
+        let prefix = format!("{}.", job.job_id);
+        seen.held.iter().any(|key| key.starts_with(&prefix))
+    };
+    let mut count = 0;
+    for record in seen.cancelled.iter().filter(|job| !is_held(job)).take(CLEARED_MAX) {
+        match clear_cancelled_job(bus, store, record, now_ms).await {
+            Ok(()) => count += 1,
+            Err(ClearError::Bus(error @ BusError::Unavailable(_))) => return Err(error),
+            Err(ClearError::Bus(error)) => {
+                tracing::warn!(%error, job.id = %record.job_id, "a cancelled job is cleared in a later pass");
+            }
+            // It is away for the others, too.
+            Err(ClearError::Store(error)) => {
+                tracing::warn!(%error, "what cancelled jobs have stored stays for now");
+                break;
+            }
         }
     }
-    Ok(report)
+    Ok(count)
 }
 
 /// Queues the parts of a job that are neither over nor queued; answers how many.
@@ -99,28 +131,49 @@ async fn queue_missing_parts(
     Ok(count)
 }
 
-/// Removes the objects of a job that nobody works on any more; false when the store does not answer.
+/// Why a cancelled job could not be cleared.
+#[derive(Debug)]
+enum ClearError {
+    Bus(BusError),
+    Store(StoreError),
+}
+
+impl From<BusError> for ClearError {
+    fn from(error: BusError) -> Self {
+        Self::Bus(error)
+    }
+}
+
+/// Removes the objects of a cancelled job, unless its medium plays them: a worker of an older version may have published them
+/// without saying so in the job.
 async fn clear_cancelled_job(
     bus: &Bus,
     store: &Store,
     record: &job::JobRecord,
     now_ms: u64,
-) -> Result<bool, BusError> {
+) -> Result<(), ClearError> {
     fail_cancelled_medium(bus, record).await?;
-    if let Err(error) = store.remove_folder(&record.prefix).await {
-        tracing::warn!(%error, job.id = %record.job_id, "what a cancelled job had stored stays for now");
-        return Ok(false);
+    let medium = bus.load_record::<media::MediaRecord>(&record.media_id.to_string()).await?;
+    let is_played = medium.is_some_and(|held| {
+        let plays = matches!(held.record.status, media::MediaStatus::Playable | media::MediaStatus::Ready);
+        plays && held.record.encode.is_some_and(|encode| encode.prefix == record.prefix)
+    });
+    if !is_played {
+        store.remove_folder(&record.prefix).await.map_err(ClearError::Store)?;
     }
     bus.change_record::<job::JobRecord>(&record.key(), |found| {
-        let cleared = found.filter(|job| is_to_be_cleared(job))?.clone();
+        let cleared = found.filter(|job| is_to_be_cleared(job, now_ms))?.clone();
         Some((job::JobRecord { cleared_at_ms: Some(now_ms), ..cleared }, Outbox::new()))
     })
     .await?;
-    Ok(true)
+    Ok(())
 }
 
-fn is_to_be_cleared(job: &job::JobRecord) -> bool {
-    job.status == job::JobStatus::Cancelled && job.cleared_at_ms.is_none()
+/// True for a cancelled job that was not cleared, or not since its late objects may have come.
+fn is_to_be_cleared(job: &job::JobRecord, now_ms: u64) -> bool {
+    let late_ms = job.ended_at_ms.unwrap_or_default().saturating_add(LATE_OBJECTS_MS);
+    let is_due = job.cleared_at_ms.is_none_or(|cleared_ms| cleared_ms < late_ms && late_ms <= now_ms);
+    job.status == job::JobStatus::Cancelled && is_due
 }
 
 /// What lies in the bucket of the jobs.
@@ -164,7 +217,7 @@ async fn read_job_bucket(bus: &Bus, bucket: &str, now_ms: u64) -> Result<JobBuck
         } else if let Ok((_, record)) = nats::decode_record::<job::JobRecord>(key, &entry.payload) {
             if record.status == job::JobStatus::Active {
                 seen.jobs.push(record);
-            } else if is_to_be_cleared(&record) {
+            } else if is_to_be_cleared(&record, now_ms) {
                 seen.cancelled.push(record);
             }
         }

@@ -121,7 +121,7 @@ kinds! {
     Internal 500 "internal" "Something went wrong here"
         "Tell the operator the request id: the log has the cause under it.";
     JobEnded 409 "job_ended" "The job has ended"
-        "`status` says how; nothing is left to cancel.";
+        "`job_status` says how; nothing is left to cancel.";
     JobGoesOn 409 "job_goes_on" "There is nothing to try again"
         "Only a job that failed or was cancelled is tried again, and only while no newer one of its medium was begun: `detail` says which.";
     JobPublishing 409 "job_publishing" "The result of the job is being published"

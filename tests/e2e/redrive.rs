@@ -28,7 +28,7 @@ fn redrive_all(cluster: &Cluster, code: &str) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn a_failed_encode_becomes_a_new_one() {
+async fn a_failed_encode_becomes_a_new_one_that_keeps_what_was_made() {
     let settings = "[transcode.parts]\nattempts_max = 1\n";
     let mut cluster = Cluster::start_with(Options::default(), settings).await;
     let media_id = cluster.upload(sample(40, "320x180", "25"), "clip.mp4").await;
@@ -47,8 +47,15 @@ async fn a_failed_encode_becomes_a_new_one() {
     assert_ne!(succeeded.id, failed.id, "another job");
     let document = cluster.get(&format!("/v1/media/{media_id}")).await;
     assert_eq!((&document["status"], &document["code"]), (&json!("ready"), &Value::Null), "{document}");
+    let jobs = cluster.get(&format!("/v1/jobs?media_id={media_id}")).await;
+    let job_ids = [&jobs["items"][0]["job_id"], &jobs["items"][1]["job_id"]].map(|id| id.as_str().unwrap());
+    let job = cluster.get(&format!("/v1/jobs/{}", job_ids[0])).await;
+    assert_eq!((&job["encode"], &job["retry_of"]), (&json!(2), &json!(job_ids[1])), "{job}");
     let objects = cluster.objects(&media_id).await;
-    assert!(objects.keys().any(|path| path.starts_with("e2/")), "{objects:?}");
+    assert!(
+        objects.keys().all(|path| !path.starts_with("e2/")),
+        "it goes on in the same folder: {objects:?}"
+    );
 }
 
 #[tokio::test]

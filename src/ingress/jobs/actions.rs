@@ -80,7 +80,7 @@ pub(super) async fn cancel_job(
         }
         CancelOutcome::Ended(status) => Err(Problem::new(ProblemCode::JobEnded)
             .with_detail(format!("it {}", how_it_ended(status)))
-            .with_member("status_of_job", json!(status))),
+            .with_member("job_status", json!(status))),
         CancelOutcome::Publishing => Err(Problem::new(ProblemCode::JobPublishing)),
         CancelOutcome::Absent => Err(no_such_job()),
     }

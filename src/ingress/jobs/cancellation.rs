@@ -5,6 +5,7 @@
 
 use nats::{Bus, BusError, Outbox};
 use schemas::{
+    KvRecord,
     ids::JobId,
     job::{self, JobRecord, JobStatus},
     media, subjects,
@@ -45,8 +46,9 @@ pub async fn cancel_job(
         JobCanceller::Person(name) => Some(name),
         JobCanceller::Removal => None,
     };
+    // The broker's clock, as everywhere in the record.
+    let now_ms = bus.broker_now_ms(&subjects::kv_stream_name(JobRecord::BUCKET)).await?;
     let change = |found: Option<&JobRecord>| {
-        let now_ms = nats::estimated_broker_now_ms();
         let (record, event) = found?.with_cancellation(cancelled_by, now_ms, schemas::ENDED_KEPT_MS)?;
         Some((record, Outbox::new().with_event(&event)))
     };

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use axum::{
+    Json,
     extract::{OriginalUri, Path, State},
     http::HeaderMap,
     response::Response,
@@ -14,9 +15,10 @@ use nats::{Bus, VersionedRecord};
 use packaging::plan;
 use schemars::JsonSchema;
 use schemas::{
+    KvRecord,
     access::ApiKeyScope,
     ids::{JobId, MediaId},
-    index_query::{self, JobIndexItem, JobIndexPage, JobIndexQuery},
+    index_query::{self, JobCounts, JobCountsQuery, JobIndexItem, JobIndexPage, JobIndexQuery},
     job::{self, EncodePlan, JobPartRecord, JobPartStatus, JobPartSummary},
     media::MediaWaitReason,
     subjects::{self, JobPriority},
@@ -48,6 +50,7 @@ pub const READS_MAX: usize = 16;
 pub fn router() -> OperationRouter<AppState> {
     OperationRouter::default()
         .with(&LIST_JOBS, list_jobs)
+        .with(&COUNT_JOBS, count_jobs)
         .with(&READ_JOB, read_job)
         .with(&actions::CANCEL_JOB, actions::cancel_job)
         .with(&actions::RETRY_JOB, actions::retry_job)
@@ -55,7 +58,7 @@ pub fn router() -> OperationRouter<AppState> {
 
 /// Their descriptions.
 #[derive(utoipa::OpenApi)]
-#[openapi(paths(list_jobs, read_job, actions::cancel_job, actions::retry_job))]
+#[openapi(paths(list_jobs, count_jobs, read_job, actions::cancel_job, actions::retry_job))]
 pub(super) struct JobsApiDoc;
 
 impl openapi::OperationGroup for JobsApiDoc {
@@ -65,6 +68,7 @@ impl openapi::OperationGroup for JobsApiDoc {
 
     fn add_schemas(schemas: &mut openapi::SchemaCollector) {
         schemas.add_response::<ListPage<JobIndexItem>>();
+        schemas.add_response::<JobCounts>();
         schemas.add_response::<JobDocument<'_>>();
         schemas.add_response::<actions::JobRetriedDocument>();
     }
@@ -136,6 +140,46 @@ async fn list_jobs(
         .into_list_response(&address, &uri))
 }
 
+/// Whose jobs to count.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "CountWanted")]
+struct JobCountParameters {
+    /// Answer only once the index has seen this revision, which an earlier answer told.
+    min_revision: Option<u64>,
+}
+
+openapi::query_parameters!(JobCountParameters);
+
+static COUNT_JOBS: Operation = Operation::read(
+    "/v1/jobs/counts",
+    OperationAccess::Principal(ApiKeyScope::Worker),
+    Some(RateLimitGroup::Worker),
+);
+
+/// Count jobs by where they stand
+///
+/// An owner's are its own; operators and admins see everybody's.
+#[utoipa::path(
+    get,
+    path = COUNT_JOBS.path,
+    tag = "worker",
+    operation_id = "count_jobs",
+    params(JobCountParameters),
+    responses(
+        (status = 200, description = "The counts", body = ref("#/components/schemas/JobCounts")),
+        (status = 409, description = "There is no such revision yet"),
+    ),
+)]
+async fn count_jobs(
+    State(app): State<AppState>,
+    who: Principal,
+    QueryParameters(wanted): QueryParameters<JobCountParameters>,
+) -> Result<Json<JobCounts>, Problem> {
+    let question = JobCountsQuery { owner: who.list_owner_filter(), min_revision: wanted.min_revision };
+    Ok(Json(media::query_index(&app.bus, index_query::JOB_COUNTS, &question).await?))
+}
+
 pub(super) fn no_such_job() -> Problem {
     Problem::not_found("there is no such job, or it is not yours")
 }
@@ -198,7 +242,8 @@ async fn load_job_document(
         .collect();
     let waiting = load_waiting_reason(&app.bus, job).await?;
     let reported_ms = app.followers.hub().part_progress_ms(job.job_id);
-    let document = JobDocument { waiting, ..build_job_document(job, &parts, &reported_ms) };
+    let now_ms = app.bus.broker_now_ms(&subjects::kv_stream_name(JobPartRecord::BUCKET)).await?;
+    let document = JobDocument { waiting, ..build_job_document(job, &parts, &reported_ms, now_ms) };
     let document = json_document::JsonDocument::new(&document)?;
     let is_done =
         |part: &Option<JobPartSummary>| part.as_ref().is_some_and(|part| part.status == JobPartStatus::Done);
@@ -220,7 +265,13 @@ pub(super) async fn load_part_summaries(
         .buffered(READS_MAX)
         .try_collect()
         .await?;
-    Ok(parts.into_iter().flatten().map(|held| JobPartSummary::from(&held.record)).collect())
+    let summary = |held: VersionedRecord<JobPartRecord>| {
+        let part = JobPartSummary::from(&held.record);
+        // By the clock of the broker, not by that of the worker's host; 0 stays for a part that was let go.
+        let last_seen_ms = part.last_seen_ms.min(1) * held.stored_at_ms();
+        JobPartSummary { last_seen_ms, ..part }
+    };
+    Ok(parts.into_iter().flatten().map(summary).collect())
 }
 
 /// What an active job waits for; its medium says so.
@@ -389,6 +440,7 @@ fn build_job_document<'a>(
     job: &'a job::JobRecord,
     parts: &'a [(String, Option<JobPartSummary>)],
     reported_ms: &BTreeMap<String, u64>,
+    now_ms: u64,
 ) -> JobDocument<'a> {
     let total_ms: u64 = parts.iter().map(|(name, _)| plan::part_duration_ms(&job.plan, name)).sum();
     let reported_ms = |name: &String| reported_ms.get(name).copied().unwrap_or_default();
@@ -401,7 +453,7 @@ fn build_job_document<'a>(
         media_id: job.media_id,
         owner: &job.owner,
         status: job.status,
-        state: JobState::of(job, parts, nats::estimated_broker_now_ms()),
+        state: JobState::of(job, parts, now_ms),
         retry_of: job.retry_of,
         code: job.code.as_deref(),
         detail: job.detail.as_deref(),

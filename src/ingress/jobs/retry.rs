@@ -76,7 +76,8 @@ pub async fn begin_next_encode(
 ) -> Result<NextEncode, NextEncodeError> {
     let held = load_reopenable(bus, media_id).await?;
     let record = &held.record;
-    if record.attempt.encode > ended {
+    // One that was begun and never planned, since its event was given up, is no obstacle.
+    if record.attempt.encode > ended && is_planned(bus, media_id, record.attempt.encode).await? {
         return Ok(NextEncode::Superseded("a newer encode was begun"));
     }
     match record.status {
@@ -129,12 +130,17 @@ pub async fn check_source(store: &Store, media_id: MediaId, key: &str) -> Result
 async fn next_encode_number(bus: &Bus, record: &media::MediaRecord) -> Result<u32, NextEncodeError> {
     let known = record.attempt.encode.max(record.encode.as_ref().map_or(0, |encode| encode.number)).max(1);
     for number in known.saturating_add(1)..=ENCODES_MAX {
-        let key = plan::derive_job_id(record.media_id, number).to_string();
-        if bus.load_record::<job::JobRecord>(&key).await?.is_none() {
+        if !is_planned(bus, record.media_id, number).await? {
             return Ok(number);
         }
     }
     Err(NextEncodeError::TooManyEncodes(record.media_id))
+}
+
+/// True when there is a job of that encode.
+async fn is_planned(bus: &Bus, media_id: MediaId, encode: u32) -> Result<bool, nats::BusError> {
+    let key = plan::derive_job_id(media_id, encode).to_string();
+    Ok(bus.load_record::<job::JobRecord>(&key).await?.is_some())
 }
 
 /// Gives a medium its next attempt, which begins with `step`; answers its number.

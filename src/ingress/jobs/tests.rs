@@ -157,7 +157,11 @@ async fn what_has_ended_or_is_being_published_is_not_cancelled() {
     assert_eq!(site.refused("cancel").await, (409, "job_publishing".into()));
     for status in [JobStatus::Succeeded, JobStatus::Failed] {
         site.change_job(|job| job.mark_ended(status, 2, 1_000_000)).await;
-        assert_eq!(site.refused("cancel").await, (409, "job_ended".into()));
+        let problem: Value = serde_json::from_str(&site.post("cancel").await.body).unwrap();
+        assert_eq!(
+            (&problem["code"], &problem["job_status"]),
+            (&"job_ended".into(), &serde_json::json!(status))
+        );
     }
     assert_eq!(site.medium().await.status, MediaStatus::Stored, "nothing has changed");
 }
@@ -201,6 +205,33 @@ async fn a_job_that_came_to_nothing_is_tried_again_once() {
         assert_eq!(site.medium().await.status, MediaStatus::Stored);
         assert_eq!(site.refused("retry").await, (409, "job_goes_on".into()));
     }
+}
+
+#[tokio::test]
+async fn a_retry_that_is_cancelled_before_it_plays_can_be_tried_again() {
+    let site = Encoded::start(JobStatus::Active, MediaStatus::Playable).await;
+    // What played of the first encode stays named in the record.
+    site.change_medium(|medium| medium.encode = asset(MEDIUM, "admin", MediaStatus::Playable).encode).await;
+    assert_eq!(site.post("cancel").await.status, 200);
+    assert_eq!(site.post("retry").await.status, 202);
+    let second = job_record(MEDIUM, "admin", 2, JobStatus::Active);
+    site.admin.commit_record(&mut VersionedRecord::new(second.clone()), Outbox::new()).await.unwrap();
+    let post = async |action: &str| {
+        let path = format!("/v1/jobs/{}/{action}", second.job_id);
+        site.site.ask("POST", &path, &site.authorization, "").await.status
+    };
+    assert_eq!(post("cancel").await, 200);
+    let medium = site.medium().await;
+    assert_eq!((medium.status, medium.code.as_deref()), (MediaStatus::Failed, Some("job_cancelled")));
+    assert_eq!(post("retry").await, 202);
+}
+
+#[tokio::test]
+async fn a_retry_that_nobody_planned_is_no_obstacle() {
+    let site = Encoded::start(JobStatus::Failed, MediaStatus::Failed).await;
+    site.change_medium(|medium| medium.attempt.encode = 2).await;
+    assert_eq!(site.post("retry").await.status, 202);
+    assert_eq!(site.medium().await.attempt.encode, 3);
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use schemas::{
     envelope::{RecordEnvelope, UnsentEvent},
     ids::{MediaId, UploadId},
     job::{JobPartRecord, JobPartStatus, StoredSegment, StoredTrack},
+    media,
     subjects::JobPriority,
     upload,
 };
@@ -194,6 +195,41 @@ async fn what_a_cancelled_job_stored_goes_once_its_workers_have_stopped() {
     site.store.head(other).await.unwrap();
     assert!(site.job(&ended).await.cleared_at_ms.is_some());
     assert_eq!(pass().await, DriftReport::default(), "once");
+    // A worker that could not hear of it stored more: it is looked at once more, ten minutes after the end.
+    site.store.put(&mine, "late bytes").await.unwrap();
+    let now_ms = nats::now_ms();
+    let (end_ms, cleared_ms) = (now_ms - 11 * 60_000, now_ms - 10 * 60_000 - 30_000);
+    let old = job::JobRecord { ended_at_ms: Some(end_ms), cleared_at_ms: Some(cleared_ms), ..ended.clone() };
+    site.put(old).await;
+    assert_eq!(pass().await, DriftReport { queued_count: 0, cleared_count: 1 });
+    assert!(matches!(site.store.head(&mine).await, Err(store::StoreError::NotFound { .. })));
+    assert_eq!(pass().await, DriftReport::default(), "and not again");
+}
+
+#[tokio::test]
+async fn what_plays_is_not_removed_with_a_job_that_was_cancelled() {
+    let site = Site::start().await;
+    let (ended, _) = site.ended(JobStatus::Cancelled, &[("v0000", JobPartStatus::Done)]).await;
+    let key = format!("{}/v360/1.m4s", ended.prefix);
+    site.store.put(&key, "bytes").await.unwrap();
+    let encode = media::MediaEncode {
+        number: ended.encode,
+        job_id: ended.job_id,
+        prefix: ended.prefix.clone(),
+        duration_ms: 1,
+        renditions: Vec::new(),
+        subtitles: Vec::new(),
+        has_poster: false,
+        has_storyboard: false,
+        warnings: Vec::new(),
+    };
+    let medium = media::MediaRecord {
+        encode: Some(encode),
+        ..media::MediaRecord::new(ended.media_id, ended.owner.clone(), media::MediaStatus::Ready, 1)
+    };
+    site.put(medium).await;
+    drift::repair_drift(&site.keeper, &site.store, 0).await.unwrap();
+    site.store.head(&key).await.unwrap();
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use futures::StreamExt;
 use nats::Bus;
 use schemas::{
-    index_query::{self, IndexReply, JobIndexQuery, MediaIndexQuery, PublicMediaIndexQuery},
+    index_query::{self, IndexReply, JobCountsQuery, JobIndexQuery, MediaIndexQuery, PublicMediaIndexQuery},
     subjects,
 };
 use serde::Serialize;
@@ -101,7 +101,7 @@ impl QueryResponder {
                 let read = move |projection: &IndexProjection, q: &MediaIndexQuery| {
                     projection.list_media(q, bytes_max)
                 };
-                self.list_media(
+                self.answer_query(
                     IndexBucket::Media,
                     &question.payload,
                     |q: &MediaIndexQuery| q.min_revision,
@@ -114,12 +114,12 @@ impl QueryResponder {
                 let read = move |projection: &IndexProjection, q: &PublicMediaIndexQuery| {
                     projection.list_public_media(q, bytes_max)
                 };
-                self.list_media(IndexBucket::Media, &question.payload, |_| None, read, reply).await
+                self.answer_query(IndexBucket::Media, &question.payload, |_| None, read, reply).await
             }
             index_query::JOBS => {
                 let read =
                     move |projection: &IndexProjection, q: &JobIndexQuery| projection.list_jobs(q, bytes_max);
-                self.list_media(
+                self.answer_query(
                     IndexBucket::Jobs,
                     &question.payload,
                     |q: &JobIndexQuery| q.min_revision,
@@ -127,6 +127,11 @@ impl QueryResponder {
                     reply,
                 )
                 .await
+            }
+            index_query::JOB_COUNTS => {
+                let read = |projection: &IndexProjection, q: &JobCountsQuery| projection.count_jobs(q);
+                let revision = |q: &JobCountsQuery| q.min_revision;
+                self.answer_query(IndexBucket::Jobs, &question.payload, revision, read, reply).await
             }
             _ => {
                 let unknown = QueryRefusal::new(index_query::QUESTION_MALFORMED, "there is no such question");
@@ -136,8 +141,8 @@ impl QueryResponder {
         }
     }
 
-    /// Answers one list: the question is decoded, its revision awaited, and `read` done off the async threads.
-    async fn list_media<Q, P>(
+    /// Answers one question: it is decoded, its revision awaited, and `read` done off the async threads.
+    async fn answer_query<Q, P>(
         &self,
         bucket: IndexBucket,
         payload: &[u8],

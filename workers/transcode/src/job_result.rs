@@ -31,24 +31,49 @@ pub(crate) async fn complete_job(
     }
     // The medium first: a crash in between leaves the job active, and its finish is repeated. The other way round
     // nothing would make the medium ready.
-    bus.change_record::<media::MediaRecord>(&job.media_id.to_string(), |found| {
-        let found = found?;
-        let is_newer = found.encode.as_ref().is_none_or(|e| e.number <= encode.number);
-        let is_done = found.status == MediaStatus::Ready && found.encode.as_ref() == Some(encode);
-        if !is_newer || is_done || found.status == MediaStatus::Rejected {
-            return None;
-        }
-        let mut record = found.clone();
-        record.status = MediaStatus::Ready;
-        (record.code, record.detail) = (None, None);
-        record.encode = Some(encode.clone());
-        record.waiting = None;
-        record.changed_at_ms = nats::now_ms();
-        let ready = MediaReady { media_id: job.media_id, owner: job.owner.clone(), encode: encode.clone() };
-        Some((record, Outbox::new().with_event(&ready)))
-    })
-    .await?;
-    bus.change_record::<job::JobRecord>(&key, |found| {
+    let medium = bus
+        .change_record::<media::MediaRecord>(&job.media_id.to_string(), |found| {
+            let found = found?;
+            let is_newer = found.encode.as_ref().is_none_or(|e| e.number <= encode.number);
+            let is_done = found.status == MediaStatus::Ready && found.encode.as_ref() == Some(encode);
+            // One that failed meanwhile failed with this job: whoever changes the medium first decides how both end.
+            let has_failed = matches!(found.status, MediaStatus::Failed | MediaStatus::Rejected);
+            if !is_newer || is_done || has_failed || found.attempt.encode > encode.number {
+                return None;
+            }
+            let mut record = found.clone();
+            record.status = MediaStatus::Ready;
+            (record.code, record.detail) = (None, None);
+            record.encode = Some(encode.clone());
+            record.waiting = None;
+            record.changed_at_ms = nats::now_ms();
+            let ready =
+                MediaReady { media_id: job.media_id, owner: job.owner.clone(), encode: encode.clone() };
+            Some((record, Outbox::new().with_event(&ready)))
+        })
+        .await?;
+    let medium = medium.map(|held| held.record);
+    if let Some(failed) = medium.as_ref().filter(|medium| medium.status == MediaStatus::Failed) {
+        let code = failed.code.as_deref().unwrap_or(job::PART_FAILED);
+        let detail = failed.detail.as_deref().unwrap_or_default();
+        end_failed_job(bus, job, code, detail, ended_kept_ms).await?;
+        return Ok(false);
+    }
+    if medium.is_some_and(|medium| medium.attempt.encode > encode.number) {
+        tracing::info!(job.id = key, "a newer encode was begun before its result was published");
+        return Ok(false);
+    }
+    end_succeeded_job(bus, job, cpu_ms, ended_kept_ms).await?;
+    Ok(true)
+}
+
+async fn end_succeeded_job(
+    bus: &Bus,
+    job: &job::JobRecord,
+    cpu_ms: u64,
+    ended_kept_ms: u64,
+) -> Result<(), TranscodeError> {
+    bus.change_record::<job::JobRecord>(&job.job_id.to_string(), |found| {
         let mut record = found.filter(|job| job.status == job::JobStatus::Active)?.clone();
         let now_ms = nats::estimated_broker_now_ms();
         record.mark_ended(job::JobStatus::Succeeded, now_ms, ended_kept_ms);
@@ -63,7 +88,7 @@ pub(crate) async fn complete_job(
         Some((record, Outbox::new().with_event(&succeeded)))
     })
     .await?;
-    Ok(true)
+    Ok(())
 }
 
 /// Ends a job without a result. A medium that plays an older encode keeps playing it. Repeating it is harmless.
@@ -75,7 +100,27 @@ pub(crate) async fn fail_job(
     ended_kept_ms: u64,
 ) -> Result<(), TranscodeError> {
     // The medium first, as in `complete_job`: an ended job is never looked at again.
-    fail_medium(bus, job.media_id, Some(job.encode), code, detail).await?;
+    let medium = fail_medium(bus, job.media_id, Some(job.encode), code, detail).await?;
+    if medium.is_some_and(|medium| plays_result(&medium, job)) {
+        // Another worker published the result before: what this one met is no failure of the job.
+        return end_succeeded_job(bus, job, 0, ended_kept_ms).await;
+    }
+    end_failed_job(bus, job, code, detail, ended_kept_ms).await
+}
+
+/// True when the medium plays what the job has made.
+fn plays_result(medium: &media::MediaRecord, job: &job::JobRecord) -> bool {
+    medium.status == MediaStatus::Ready
+        && medium.encode.as_ref().is_some_and(|encode| encode.job_id == job.job_id)
+}
+
+async fn end_failed_job(
+    bus: &Bus,
+    job: &job::JobRecord,
+    code: &str,
+    detail: &str,
+    ended_kept_ms: u64,
+) -> Result<(), TranscodeError> {
     bus.change_record::<job::JobRecord>(&job.job_id.to_string(), |found| {
         let mut record = found.filter(|job| job.status == job::JobStatus::Active)?.clone();
         record.mark_ended(job::JobStatus::Failed, nats::estimated_broker_now_ms(), ended_kept_ms);
@@ -96,19 +141,21 @@ pub(crate) async fn fail_job(
     Ok(())
 }
 
-/// Marks a medium that nothing plays of as failed. `encode` names the one that failed; `None` before there was one.
+/// Marks a medium that nothing plays of as failed; answers how it is then. `encode` names the one that failed; `None` before there
+/// was one.
 pub(crate) async fn fail_medium(
     bus: &Bus,
     media_id: MediaId,
     encode: Option<u32>,
     code: &str,
     detail: &str,
-) -> Result<(), TranscodeError> {
-    bus.change_record::<media::MediaRecord>(&media_id.to_string(), |found| {
-        Some((found?.with_failure(encode, code, detail, nats::now_ms())?, Outbox::new()))
-    })
-    .await?;
-    Ok(())
+) -> Result<Option<media::MediaRecord>, TranscodeError> {
+    let held = bus
+        .change_record::<media::MediaRecord>(&media_id.to_string(), |found| {
+            Some((found?.with_failure(encode, code, detail, nats::now_ms())?, Outbox::new()))
+        })
+        .await?;
+    Ok(held.map(|held| held.record))
 }
 
 #[cfg(test)]
@@ -175,7 +222,14 @@ mod tests {
                     _ => fail_job(&worker, &job, "child_crashed", "it crashed", 1_000_000).await.unwrap(),
                 }
             };
-            tokio::join!(ending, cancel(&person, &job, number / 4));
+            let other = async {
+                if number % 3 > 0 {
+                    return cancel(&person, &job, number / 4).await;
+                }
+                // A second worker that took the finish over, and failed at it.
+                fail_job(&person, &job, "store_lost", "it was lost", 1_000_000).await.unwrap();
+            };
+            tokio::join!(ending, other);
             let job = person.load_record::<JobRecord>(&job_id.to_string()).await.unwrap().unwrap().record;
             let medium =
                 person.load_record::<MediaRecord>(&media_id.to_string()).await.unwrap().unwrap().record;

@@ -1,6 +1,6 @@
 //! The planner: from `evt.media.stored`, or `evt.media.reopened`, to a job record and its parts in the queue.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use nats::{MessageDelivery, Outbox, PipelineStage, StageFault, StageOutcome, VersionedRecord};
 use packaging::plan;
@@ -12,7 +12,7 @@ use schemas::{
     subjects::{self, JobPriority},
 };
 
-use crate::{KIND, PLAN_DURABLE, TranscodeContext, error::TranscodeError, job_result, outage};
+use crate::{KIND, PLAN_DURABLE, TranscodeContext, error::TranscodeError, job_result, outage, playable};
 
 /// Number of the first encode of a medium.
 const FIRST_ENCODE: u32 = 1;
@@ -112,7 +112,10 @@ impl TranscodePlanner {
         let plan = plan::plan_encode(&input)?;
         match self.store_job(build_job_record(wanted, plan)).await? {
             // Also for a job that was there: a crash may have come between its record and its parts.
-            Some(job) if job.status == job::JobStatus::Active => self.queue_parts(&job).await,
+            Some(job) if job.status == job::JobStatus::Active => {
+                let made = self.keep_made_parts(&job).await?;
+                self.queue_parts(&job, &made).await
+            }
             Some(_) | None => Ok(()),
         }
     }
@@ -126,10 +129,10 @@ impl TranscodePlanner {
         }
         // An old event that comes again must not make again what its medium outlived.
         let medium = bus.load_record::<media::MediaRecord>(&job.media_id.to_string()).await?;
-        if medium.is_some_and(|held| has_first_job_ended(held.record.status)) {
+        if medium.is_some_and(|held| has_outlived(&held.record, job.encode)) {
             return Ok(None);
         }
-        let job = self.keep_made_parts(job).await?;
+        let job = self.continue_ended_job(job).await?;
         let queued = JobQueued {
             job_id: job.job_id,
             media_id: job.media_id,
@@ -154,43 +157,57 @@ impl TranscodePlanner {
         }
     }
 
-    /// Gives a job what the one before it had made, if that failed and made the same: only what failed is made again.
-    async fn keep_made_parts(&self, mut job: job::JobRecord) -> Result<job::JobRecord, TranscodeError> {
-        let bus = &self.context.bus;
+    /// The job before this one of the same medium, if that came to nothing.
+    async fn load_ended_job(&self, job: &job::JobRecord) -> Result<Option<job::JobRecord>, TranscodeError> {
         let Some(number) = job.encode.checked_sub(1).filter(|number| *number >= FIRST_ENCODE) else {
-            return Ok(job);
+            return Ok(None);
         };
-        let before = plan::derive_job_id(job.media_id, number);
-        let Some(held) = bus.load_record::<job::JobRecord>(&before.to_string()).await? else {
-            return Ok(job);
-        };
-        let before = held.record;
-        if !matches!(before.status, job::JobStatus::Failed | job::JobStatus::Cancelled) {
-            return Ok(job);
-        }
+        let before = plan::derive_job_id(job.media_id, number).to_string();
+        let found = self.context.bus.load_record::<job::JobRecord>(&before).await?.map(|held| held.record);
+        Ok(found.filter(|job| matches!(job.status, job::JobStatus::Failed | job::JobStatus::Cancelled)))
+    }
+
+    /// Lets a job go on in the folder of the one before it, if that failed and was to make the same.
+    async fn continue_ended_job(&self, mut job: job::JobRecord) -> Result<job::JobRecord, TranscodeError> {
+        let Some(before) = self.load_ended_job(&job).await? else { return Ok(job) };
         job.retry_of = Some(before.job_id);
         // What a cancelled job has stored is removed.
-        if before.status == job::JobStatus::Cancelled || before.plan != job.plan {
-            return Ok(job);
-        }
-        job.prefix = before.prefix;
-        for name in &job.parts {
-            let found = bus.load_record::<JobPartRecord>(&subjects::part_key(before.job_id, name)).await?;
-            let Some(made) = found.filter(|held| held.record.status == JobPartStatus::Done) else { continue };
-            let mut kept = VersionedRecord::new(JobPartRecord { job_id: job.job_id, ..made.record });
-            match bus.commit_record(&mut kept, Outbox::new()).await {
-                // Also where a repeat finds what it has written.
-                Ok(()) | Err(nats::BusError::Conflict { .. }) => {}
-                Err(error) => return Err(error.into()),
-            }
+        if before.status == job::JobStatus::Failed && before.plan == job.plan {
+            job.prefix = before.prefix;
         }
         Ok(job)
     }
 
-    /// Queues every part at once or none. Parts that are there already are a repeat and fine.
-    async fn queue_parts(&self, job: &job::JobRecord) -> Result<(), TranscodeError> {
-        let finish = [plan::FINISH.to_owned()];
-        let parts: &[String] = if job.parts.is_empty() { &finish } else { &job.parts };
+    /// Gives a job the parts that the one before it had made in the same folder; answers their names. Behind the record of the job:
+    /// parts without a job are removed.
+    async fn keep_made_parts(&self, job: &job::JobRecord) -> Result<BTreeSet<String>, TranscodeError> {
+        let bus = &self.context.bus;
+        let mut made = BTreeSet::new();
+        let Some(before) = self.load_ended_job(job).await?.filter(|before| before.prefix == job.prefix)
+        else {
+            return Ok(made);
+        };
+        for name in &job.parts {
+            let found = bus.load_record::<JobPartRecord>(&subjects::part_key(before.job_id, name)).await?;
+            let Some(part) = found.filter(|held| held.record.status == JobPartStatus::Done) else { continue };
+            let mut kept = VersionedRecord::new(JobPartRecord { job_id: job.job_id, ..part.record });
+            match bus.commit_record(&mut kept, Outbox::new()).await {
+                // Also where a repeat finds what it has written.
+                Ok(()) | Err(nats::BusError::Conflict { .. }) => _ = made.insert(name.clone()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        if made.iter().any(|name| playable::is_first_part(&job.plan, name)) {
+            playable::mark_playable(bus, job).await?;
+        }
+        Ok(made)
+    }
+
+    /// Queues every part but the `made` ones, at once or none. Parts that are there already are a repeat and fine.
+    async fn queue_parts(&self, job: &job::JobRecord, made: &BTreeSet<String>) -> Result<(), TranscodeError> {
+        let finish = plan::FINISH.to_owned();
+        let open: Vec<&String> = job.parts.iter().filter(|part| !made.contains(*part)).collect();
+        let parts = if open.is_empty() { vec![&finish] } else { open };
         let mut messages = Vec::with_capacity(parts.len());
         for part in parts {
             let subject = job.part_subject(part);
@@ -203,12 +220,16 @@ impl TranscodePlanner {
     }
 }
 
-/// True once the first job of a medium must have ended.
-const fn has_first_job_ended(status: media::MediaStatus) -> bool {
-    match status {
+/// True once the job of an encode must have ended: that one plays, or a newer one was begun.
+fn has_outlived(medium: &media::MediaRecord, encode: u32) -> bool {
+    let is_over = match medium.status {
         media::MediaStatus::Uploading | media::MediaStatus::Stored | media::MediaStatus::Playable => false,
-        media::MediaStatus::Ready | media::MediaStatus::Failed | media::MediaStatus::Rejected => true,
-    }
+        media::MediaStatus::Ready => {
+            encode == FIRST_ENCODE || medium.encode.as_ref().is_some_and(|current| current.number >= encode)
+        }
+        media::MediaStatus::Failed | media::MediaStatus::Rejected => true,
+    };
+    is_over || medium.attempt.encode > encode
 }
 
 fn build_job_record(wanted: &EncodeRequest, plan: job::EncodePlan) -> job::JobRecord {

@@ -4,10 +4,10 @@ use schemas::{
     document,
     ids::{JobId, MediaId},
     index_query::{
-        ITEMS_MAX, JobIndexItem, JobIndexPage, JobIndexQuery, MediaIndexItem, MediaIndexPage,
-        MediaIndexQuery, PublicMediaIndexQuery,
+        ITEMS_MAX, JobCounts, JobCountsQuery, JobIndexItem, JobIndexPage, JobIndexQuery, MediaIndexItem,
+        MediaIndexPage, MediaIndexQuery, PublicMediaIndexQuery,
     },
-    media,
+    job, media,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -75,6 +75,30 @@ impl IndexProjection {
                 self.job_item(JobId::from_bytes(position.id()))
             })?;
         Ok(JobIndexPage { items, next, revision })
+    }
+
+    /// How many jobs stand where. Reads the key of each of them; blocks.
+    ///
+    /// # Errors
+    /// [`IndexError::Database`] or [`IndexError::Damaged`].
+    pub fn count_jobs(&self, question: &JobCountsQuery) -> Result<JobCounts, IndexError> {
+        let revision = self.read_cursor(IndexBucket::Jobs)?;
+        let count = |status| -> Result<u64, IndexError> {
+            let name = order::job_list_id(question.owner.as_deref(), None, Some(status));
+            let mut count = 0;
+            for key in self.order.scan_prefix(name).keys() {
+                key?;
+                count += 1;
+            }
+            Ok(count)
+        };
+        Ok(JobCounts {
+            active: count(job::JobStatus::Active)?,
+            succeeded: count(job::JobStatus::Succeeded)?,
+            failed: count(job::JobStatus::Failed)?,
+            cancelled: count(job::JobStatus::Cancelled)?,
+            revision,
+        })
     }
 
     /// Reads one list backwards from `cursor`. An item that vanished between order and row is left out.
@@ -179,7 +203,8 @@ impl IndexProjection {
             duration_ms: job.duration_ms,
             parts_total: job.parts_total,
             parts_done: counts.done,
-            parts_claimed: counts.claimed,
+            // Nobody works on what has ended.
+            parts_claimed: if job.ended_at_ms.is_some() { 0 } else { counts.claimed },
             parts_failed: counts.failed,
             cpu_ms: counts.cpu_ms,
             code: job.code,

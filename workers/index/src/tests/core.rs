@@ -5,7 +5,7 @@ use schemas::{
     document::MediaDocumentRecord,
     envelope::RecordEnvelope,
     gate::{GateRule, MediaGate},
-    index_query::{JobIndexQuery, MediaIndexPage, MediaIndexQuery, PublicMediaIndexQuery},
+    index_query::{JobCountsQuery, JobIndexQuery, MediaIndexPage, MediaIndexQuery, PublicMediaIndexQuery},
     job::{JobPartStatus, JobStatus},
     media::{MediaStatus, Rational, VideoTrack},
 };
@@ -313,6 +313,19 @@ fn jobs_are_listed_by_every_combination_of_filters() {
     check(None, None, Some(JobStatus::Active), &[4, 3, 2]);
     check(None, Some(3), Some(JobStatus::Failed), &[]);
     check(Some("ben"), Some(1), None, &[]);
+    let counted = |owner: Option<&str>| {
+        let question = JobCountsQuery { owner: owner.map(str::to_owned), min_revision: None };
+        let counts = projection.count_jobs(&question).unwrap();
+        (counts.active, counts.succeeded, counts.failed, counts.cancelled, counts.revision)
+    };
+    assert_eq!(counted(None), (3, 1, 0, 0, 4));
+    assert_eq!(counted(Some("ann")), (2, 1, 0, 0, 4));
+    assert_eq!(counted(Some("zoe")), (0, 0, 0, 0, 4));
+    // One that ends changes sides.
+    let ended = job(2, 1, "ann", JobStatus::Cancelled);
+    let change = IndexChange::Job(ended.job_id, Some(Box::new(ended.into())));
+    projection.apply_entries(IndexBucket::Jobs, &[IndexEntry { sequence: 5, change }]).unwrap();
+    assert_eq!(counted(Some("ann")), (1, 1, 0, 1, 5));
 }
 
 #[test]

@@ -344,10 +344,36 @@ async fn a_part_that_was_given_up_halfway_still_ends_its_job() {
     })
     .await
     .unwrap();
+    // Its result was not published.
+    bus.change_record::<records::MediaRecord>(&clip.media_id.to_string(), |medium| {
+        let medium = medium?.clone();
+        Some((records::MediaRecord { status: MediaStatus::Playable, ..medium }, Outbox::new()))
+    })
+    .await
+    .unwrap();
     queue_finish(&site, clip).await;
     let job = site.wait_job(clip.job_id, job::JobStatus::Failed, LIMIT).await;
     assert_eq!(job.code.as_deref(), Some("conformance_failed"));
     worker.stop().await;
     let asset: records::MediaRecord = site.asset(clip.media_id).await;
-    assert_eq!(asset.status, MediaStatus::Ready, "what plays goes on playing");
+    assert_eq!((asset.status, asset.code.as_deref()), (MediaStatus::Failed, Some("conformance_failed")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_published_result_makes_its_job_a_success_whatever_a_late_worker_meets() {
+    let site = Site::start().await;
+    let clip = site.upload(Clip { seconds: 4, ..Clip::default() }).await;
+    let worker = site.worker(config()).await;
+    site.wait_status(clip.media_id, MediaStatus::Ready, LIMIT).await;
+    reopen_finish(&site, clip).await;
+    let bus = site.broker.bus(Role::Transcode).await;
+    bus.change_record::<JobPartRecord>(&subjects::part_key(clip.job_id, job::FINISH), |part| {
+        Some((JobPartRecord { status: JobPartStatus::Failed, ..part?.clone() }, Outbox::new()))
+    })
+    .await
+    .unwrap();
+    queue_finish(&site, clip).await;
+    site.wait_job(clip.job_id, job::JobStatus::Succeeded, LIMIT).await;
+    worker.stop().await;
+    assert_eq!(site.asset(clip.media_id).await.status, MediaStatus::Ready, "what plays goes on playing");
 }
