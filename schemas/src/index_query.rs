@@ -210,7 +210,9 @@ pub struct JobCountsQuery {
 
 /// Jobs by where they stand: those that are active, and those that ended and are kept.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[schemars(rename = "JobCounts")]
+#[schemars(rename = "JobCounts", example = serde_json::json!({
+    "active": 2, "succeeded": 940, "failed": 3, "cancelled": 1, "revision": 5_120,
+}))]
 pub struct JobCounts {
     /// Jobs whose parts wait or run.
     pub active: u64,

@@ -20,7 +20,7 @@ use super::KeeperConfig;
 /// Most cancelled jobs whose objects one comparison removes.
 pub const CLEARED_MAX: usize = 100;
 
-/// How long after its end a cancelled job is cleared once more, in milliseconds: a worker that could not hear of it may have gone on.
+/// How long after its end a cancelled job is cleared once more, in milliseconds: a worker without a connection may have gone on.
 const LATE_OBJECTS_MS: u64 = 10 * 60_000;
 
 /// How long ago a holder must have shown itself last to count as stopped, in milliseconds.
@@ -119,7 +119,8 @@ async fn queue_missing_parts(
     // With every part done only the finish can be missing; the worker of the last part may be at it.
     let missing = if open.is_empty() { vec![job::FINISH] } else { open };
     let is_missing = |part: &&str| {
-        !seen.parked.contains(&key(part)) && !(*part == job::FINISH && seen.held.contains(&key(part)))
+        let is_being_finished = *part == job::FINISH && seen.held.contains(&key(part));
+        !is_being_finished && !seen.parked.contains(&key(part))
     };
     let mut count = 0;
     for part in missing.into_iter().filter(is_missing) {

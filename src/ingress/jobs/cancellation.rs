@@ -1,6 +1,6 @@
-//! Cancelling a job: its record says so by compare-and-set, its workers hear of it and stop, and its medium says why nothing plays.
+//! Cancelling a job: its record says so by compare-and-set, its workers stop, and its medium says why nothing plays.
 //!
-//! The record decides; the hint to the workers and what becomes of the medium are repeated by whoever finds them missing: workers
+//! The record decides; the hint to the workers and what becomes of the medium are repeated where they are missing: workers
 //! read the record each `renew_interval_ms`, and the keeper looks at cancelled jobs before it removes what they had stored.
 
 use nats::{Bus, BusError, Outbox};
@@ -47,7 +47,7 @@ pub async fn cancel_job(
         JobCanceller::Removal => None,
     };
     // The broker's clock, as everywhere in the record.
-    let now_ms = bus.broker_now_ms(&subjects::kv_stream_name(JobRecord::BUCKET)).await?;
+    let now_ms = Box::pin(bus.broker_now_ms(&subjects::kv_stream_name(JobRecord::BUCKET))).await?;
     let change = |found: Option<&JobRecord>| {
         let (record, event) = found?.with_cancellation(cancelled_by, now_ms, schemas::ENDED_KEPT_MS)?;
         Some((record, Outbox::new().with_event(&event)))
@@ -81,5 +81,5 @@ pub async fn fail_cancelled_medium(bus: &Bus, job: &JobRecord) -> Result<(), Bus
         )?;
         Some((record, Outbox::new()))
     };
-    bus.change_record::<media::MediaRecord>(&job.media_id.to_string(), failed).await.map(drop)
+    Box::pin(bus.change_record::<media::MediaRecord>(&job.media_id.to_string(), failed)).await.map(drop)
 }

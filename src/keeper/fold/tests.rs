@@ -195,7 +195,7 @@ async fn what_a_cancelled_job_stored_goes_once_its_workers_have_stopped() {
     site.store.head(other).await.unwrap();
     assert!(site.job(&ended).await.cleared_at_ms.is_some());
     assert_eq!(pass().await, DriftReport::default(), "once");
-    // A worker that could not hear of it stored more: it is looked at once more, ten minutes after the end.
+    // A worker without a connection stored more: it is looked at once more, ten minutes after the end.
     site.store.put(&mine, "late bytes").await.unwrap();
     let now_ms = nats::now_ms();
     let (end_ms, cleared_ms) = (now_ms - 11 * 60_000, now_ms - 10 * 60_000 - 30_000);

@@ -36,7 +36,7 @@ pub(crate) async fn complete_job(
             let found = found?;
             let is_newer = found.encode.as_ref().is_none_or(|e| e.number <= encode.number);
             let is_done = found.status == MediaStatus::Ready && found.encode.as_ref() == Some(encode);
-            // One that failed meanwhile failed with this job: whoever changes the medium first decides how both end.
+            // One that failed meanwhile failed with this job: the first change of the medium decides how both end.
             let has_failed = matches!(found.status, MediaStatus::Failed | MediaStatus::Rejected);
             if !is_newer || is_done || has_failed || found.attempt.encode > encode.number {
                 return None;
@@ -223,7 +223,7 @@ mod tests {
                 }
             };
             let other = async {
-                if number % 3 > 0 {
+                if !number.is_multiple_of(3) {
                     return cancel(&person, &job, number / 4).await;
                 }
                 // A second worker that took the finish over, and failed at it.

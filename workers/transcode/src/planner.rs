@@ -247,7 +247,7 @@ fn build_job_record(wanted: &EncodeRequest, plan: job::EncodePlan) -> job::JobRe
         plan,
         code: None,
         detail: None,
-        // As the broker tells it, which all who measure how long it takes have in common.
+        // By the broker's clock, which all who measure how long it takes have in common.
         created_at_ms: nats::estimated_broker_now_ms(),
         ended_at_ms: None,
         kept_until_ms: None,
