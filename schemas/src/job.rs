@@ -28,6 +28,9 @@ pub const PART_FAILED: &str = "part_failed";
 /// Code of a medium whose job was ended by a person.
 pub const JOB_CANCELLED: &str = "job_cancelled";
 
+/// Code of a job whose result came when a newer encode of its medium had begun.
+pub const JOB_SUPERSEDED: &str = "job_superseded";
+
 /// Code of a try whose worker vanished.
 pub const WORKER_LOST: &str = "worker_lost";
 

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::KeeperConfig;
 
 /// Most cancelled jobs whose objects one comparison removes.
-pub const CLEARED_MAX: usize = 100;
+pub const CLEARED_MAX: u64 = 100;
 
 /// How long after its end a cancelled job is cleared once more, in milliseconds: a worker without a connection may have gone on.
 const LATE_OBJECTS_MS: u64 = 10 * 60_000;
@@ -90,17 +90,22 @@ async fn clear_cancelled_jobs(
         seen.held.iter().any(|key| key.starts_with(&prefix))
     };
     let mut count = 0;
-    for record in seen.cancelled.iter().filter(|job| !is_held(job)).take(CLEARED_MAX) {
+    for record in seen.cancelled.iter().filter(|job| !is_held(job)) {
+        if count >= CLEARED_MAX {
+            break;
+        }
         match clear_cancelled_job(bus, store, record, now_ms).await {
             Ok(()) => count += 1,
             Err(ClearError::Bus(error @ BusError::Unavailable(_))) => return Err(error),
             Err(ClearError::Bus(error)) => {
                 tracing::warn!(%error, job.id = %record.job_id, "a cancelled job is cleared in a later pass");
             }
-            // It is away for the others, too.
             Err(ClearError::Store(error)) => {
-                tracing::warn!(%error, "what cancelled jobs have stored stays for now");
-                break;
+                tracing::warn!(%error, job.id = %record.job_id, "what a cancelled job has stored stays for now");
+                // It is away for the others, too.
+                if error.is_outage() {
+                    break;
+                }
             }
         }
     }

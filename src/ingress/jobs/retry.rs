@@ -8,7 +8,7 @@ use nats::{Bus, Outbox, VersionedRecord};
 use packaging::plan;
 use schemas::{
     ids::{JobId, MediaId},
-    job,
+    job::{JobRecord, JobStatus},
     media::{self, MediaAttempt, MediaReopened, MediaStatus, ReopenStep},
 };
 use store::Store;
@@ -76,9 +76,13 @@ pub async fn begin_next_encode(
 ) -> Result<NextEncode, NextEncodeError> {
     let held = load_reopenable(bus, media_id).await?;
     let record = &held.record;
-    // One that was begun and never planned, since its event was given up, is no obstacle.
-    if record.attempt.encode > ended && is_planned(bus, media_id, record.attempt.encode).await? {
-        return Ok(NextEncode::Superseded("a newer encode was begun"));
+    match find_job(bus, media_id, record.attempt.encode.max(ended)).await?.map(|job| job.status) {
+        Some(JobStatus::Active) => return Ok(NextEncode::Superseded("it is being encoded")),
+        Some(_) if record.attempt.encode > ended => {
+            return Ok(NextEncode::Superseded("a newer encode was begun"));
+        }
+        // One that was begun and never planned, since its event was given up, is no obstacle.
+        Some(_) | None => {}
     }
     match record.status {
         MediaStatus::Failed => {}
@@ -130,17 +134,17 @@ pub async fn check_source(store: &Store, media_id: MediaId, key: &str) -> Result
 async fn next_encode_number(bus: &Bus, record: &media::MediaRecord) -> Result<u32, NextEncodeError> {
     let known = record.attempt.encode.max(record.encode.as_ref().map_or(0, |encode| encode.number)).max(1);
     for number in known.saturating_add(1)..=ENCODES_MAX {
-        if !is_planned(bus, record.media_id, number).await? {
+        if find_job(bus, record.media_id, number).await?.is_none() {
             return Ok(number);
         }
     }
     Err(NextEncodeError::TooManyEncodes(record.media_id))
 }
 
-/// True when there is a job of that encode.
-async fn is_planned(bus: &Bus, media_id: MediaId, encode: u32) -> Result<bool, nats::BusError> {
+/// The job of an encode, if it was planned.
+async fn find_job(bus: &Bus, media_id: MediaId, encode: u32) -> Result<Option<JobRecord>, nats::BusError> {
     let key = plan::derive_job_id(media_id, encode).to_string();
-    Ok(bus.load_record::<job::JobRecord>(&key).await?.is_some())
+    Ok(bus.load_record::<JobRecord>(&key).await?.map(|held| held.record))
 }
 
 /// Gives a medium its next attempt, which begins with `step`; answers its number.

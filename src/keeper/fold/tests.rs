@@ -228,7 +228,8 @@ async fn what_plays_is_not_removed_with_a_job_that_was_cancelled() {
         ..media::MediaRecord::new(ended.media_id, ended.owner.clone(), media::MediaStatus::Ready, 1)
     };
     site.put(medium).await;
-    drift::repair_drift(&site.keeper, &site.store, 0).await.unwrap();
+    let report = drift::repair_drift(&site.keeper, &site.store, 0).await.unwrap();
+    assert_eq!(report.cleared_count, 1, "it is looked at");
     site.store.head(&key).await.unwrap();
 }
 

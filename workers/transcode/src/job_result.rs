@@ -60,7 +60,8 @@ pub(crate) async fn complete_job(
         return Ok(false);
     }
     if medium.is_some_and(|medium| medium.attempt.encode > encode.number) {
-        tracing::info!(job.id = key, "a newer encode was begun before its result was published");
+        let detail = "a newer encode of the medium was begun";
+        end_failed_job(bus, job, job::JOB_SUPERSEDED, detail, ended_kept_ms).await?;
         return Ok(false);
     }
     end_succeeded_job(bus, job, cpu_ms, ended_kept_ms).await?;
@@ -193,11 +194,15 @@ mod tests {
         }
     }
 
-    /// Cancels as the ingress does, after a moment that differs.
-    async fn cancel(bus: &Bus, job: &JobRecord, yields: u8) {
-        for _ in 0..yields {
-            tokio::task::yield_now().await;
+    /// Lets an end that takes six requests get as far as `requests` of its own.
+    async fn wait_requests(bus: &Bus, job: &JobRecord, requests: u8) {
+        for _ in 0..requests {
+            bus.load_record::<JobRecord>(&job.job_id.to_string()).await.unwrap();
         }
+    }
+
+    /// Cancels as the ingress does.
+    async fn cancel(bus: &Bus, job: &JobRecord) {
         bus.change_record::<JobRecord>(&job.job_id.to_string(), |found| {
             let (record, event) = found?.with_cancellation(Some("olga"), nats::now_ms(), 1_000_000)?;
             Some((record, Outbox::new().with_event(&event)))
@@ -223,8 +228,9 @@ mod tests {
                 }
             };
             let other = async {
+                wait_requests(&person, &job, number % 13).await;
                 if !number.is_multiple_of(3) {
-                    return cancel(&person, &job, number / 4).await;
+                    return cancel(&person, &job).await;
                 }
                 // A second worker that took the finish over, and failed at it.
                 fail_job(&person, &job, "store_lost", "it was lost", 1_000_000).await.unwrap();
@@ -235,9 +241,9 @@ mod tests {
                 person.load_record::<MediaRecord>(&media_id.to_string()).await.unwrap().unwrap().record;
             let is_ready = medium.status == MediaStatus::Ready;
             assert_eq!(is_ready, job.status == JobStatus::Succeeded, "{job:?} {medium:?}");
-            (job_id, job.status)
+            (number, job_id, job.status)
         };
-        let ended: Vec<(JobId, JobStatus)> =
+        let ended: Vec<(u8, JobId, JobStatus)> =
             futures::stream::iter(1..=RACES).map(race).buffer_unordered(8).collect().await;
         let filter = vec![subjects::entity_event_filter("job")];
         let config = reader::ReaderConfig::new(subjects::EVENTS, filter, ReaderStart::Sequence(1));
@@ -247,7 +253,9 @@ mod tests {
             let (_, verb, id) = subjects::parse_event_subject(&event.subject).unwrap();
             published.push((id.to_owned(), verb.to_owned()));
         }
-        for (job_id, status) in ended {
+        let is_found = |wanted| ended.iter().any(|(number, _, status)| number % 2 == 0 && *status == wanted);
+        assert!(is_found(JobStatus::Succeeded) && is_found(JobStatus::Failed), "neither always comes first");
+        for (_, job_id, status) in ended {
             let verbs: Vec<&str> = published
                 .iter()
                 .filter(|(id, _)| *id == job_id.to_string())

@@ -184,7 +184,12 @@ impl PartProcessor {
         };
         // Room before the claim: a claim counts a try, and waiting for room is none.
         let workers_lost = held.record.lost.map_or(0, |lost| lost.workers);
-        *room = self.acquire_permit(workers_lost >= config.lost_workers_max, delivery).await;
+        let is_alone = workers_lost >= config.lost_workers_max;
+        if is_alone && !delivery.subject.ends_with(part) {
+            // A finish in the place of a part, whose room is held meanwhile: it would wait for itself.
+            return Ok(ClaimOutcome::Held(ROOM_DELAY));
+        }
+        *room = self.acquire_permit(is_alone, delivery).await;
         if room.is_none() {
             return Ok(ClaimOutcome::Held(ROOM_DELAY));
         }

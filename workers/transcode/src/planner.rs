@@ -6,7 +6,7 @@ use nats::{MessageDelivery, Outbox, PipelineStage, StageFault, StageOutcome, Ver
 use packaging::plan;
 use schemas::{
     BusEvent as _,
-    ids::MediaId,
+    ids::{JobId, MediaId},
     job::{self, JobPartRecord, JobPartStatus, JobPartTask, JobQueued},
     keys, media,
     subjects::{self, JobPriority},
@@ -86,8 +86,7 @@ impl PipelineStage for TranscodePlanner {
         fault: &StageFault,
     ) -> Result<(), StageFault> {
         if let PlannerEvent::Wanted(wanted) = seen {
-            let (bus, detail) = (&self.context.bus, fault.describe());
-            job_result::fail_medium(bus, wanted.media_id, None, fault.code, &detail).await?;
+            self.fail_plan(wanted, fault).await?;
         }
         Ok(())
     }
@@ -98,6 +97,10 @@ impl TranscodePlanner {
         if self.context.bus.load_record::<media::MediaRecord>(&wanted.media_id.to_string()).await?.is_none() {
             tracing::info!(media.id = %wanted.media_id, "removed meanwhile, nothing to plan");
             return Ok(());
+        }
+        if let Some(job) = self.find_job(wanted.media_id, wanted.encode).await? {
+            // Only what a crash may have left undone between its record and its parts.
+            return self.queue_job(&job).await;
         }
         let config = &self.context.config;
         let profile = config
@@ -111,12 +114,42 @@ impl TranscodePlanner {
         };
         let plan = plan::plan_encode(&input)?;
         match self.store_job(build_job_record(wanted, plan)).await? {
-            // Also for a job that was there: a crash may have come between its record and its parts.
+            Some(job) => self.queue_job(&job).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn queue_job(&self, job: &job::JobRecord) -> Result<(), TranscodeError> {
+        if job.status != job::JobStatus::Active {
+            return Ok(());
+        }
+        let made = self.keep_made_parts(job).await?;
+        self.queue_parts(job, &made).await
+    }
+
+    async fn find_job(
+        &self,
+        media_id: MediaId,
+        encode: u32,
+    ) -> Result<Option<job::JobRecord>, TranscodeError> {
+        let key = plan::derive_job_id(media_id, encode).to_string();
+        Ok(self.context.bus.load_record::<job::JobRecord>(&key).await?.map(|held| held.record))
+    }
+
+    /// Ends what can't be planned, with the job if there is one.
+    async fn fail_plan(&self, wanted: &EncodeRequest, fault: &StageFault) -> Result<(), TranscodeError> {
+        let (bus, detail) = (&self.context.bus, fault.describe());
+        match self.find_job(wanted.media_id, wanted.encode).await? {
             Some(job) if job.status == job::JobStatus::Active => {
-                let made = self.keep_made_parts(&job).await?;
-                self.queue_parts(&job, &made).await
+                let kept_ms = self.context.config.ended_kept_ms;
+                job_result::fail_job(bus, &job, fault.code, &detail, kept_ms).await
             }
-            Some(_) | None => Ok(()),
+            // An old event that came again.
+            Some(_) => Ok(()),
+            None => {
+                let encode = Some(wanted.encode);
+                job_result::fail_medium(bus, wanted.media_id, encode, fault.code, &detail).await.map(drop)
+            }
         }
     }
 
@@ -129,7 +162,7 @@ impl TranscodePlanner {
         }
         // An old event that comes again must not make again what its medium outlived.
         let medium = bus.load_record::<media::MediaRecord>(&job.media_id.to_string()).await?;
-        if medium.is_some_and(|held| has_outlived(&held.record, job.encode)) {
+        if medium.is_none_or(|held| has_outlived(&held.record, job.encode)) {
             return Ok(None);
         }
         let job = self.continue_ended_job(job).await?;
@@ -162,20 +195,31 @@ impl TranscodePlanner {
         let Some(number) = job.encode.checked_sub(1).filter(|number| *number >= FIRST_ENCODE) else {
             return Ok(None);
         };
-        let before = plan::derive_job_id(job.media_id, number).to_string();
-        let found = self.context.bus.load_record::<job::JobRecord>(&before).await?.map(|held| held.record);
+        let found = self.find_job(job.media_id, number).await?;
         Ok(found.filter(|job| matches!(job.status, job::JobStatus::Failed | job::JobStatus::Cancelled)))
     }
 
-    /// Lets a job go on in the folder of the one before it, if that failed and was to make the same.
+    /// Lets a job go on in the folder of the one before it, if that was to make the same and failed at a part: where all parts were
+    /// made, the fault is in what is stored, or in the check.
     async fn continue_ended_job(&self, mut job: job::JobRecord) -> Result<job::JobRecord, TranscodeError> {
         let Some(before) = self.load_ended_job(&job).await? else { return Ok(job) };
         job.retry_of = Some(before.job_id);
         // What a cancelled job has stored is removed.
         if before.status == job::JobStatus::Failed && before.plan == job.plan {
-            job.prefix = before.prefix;
+            for name in &job.parts {
+                if !self.is_part_made(before.job_id, name).await? {
+                    job.prefix = before.prefix;
+                    break;
+                }
+            }
         }
         Ok(job)
+    }
+
+    async fn is_part_made(&self, job_id: JobId, name: &str) -> Result<bool, TranscodeError> {
+        let key = subjects::part_key(job_id, name);
+        let found = self.context.bus.load_record::<JobPartRecord>(&key).await?;
+        Ok(found.is_some_and(|held| held.record.status == JobPartStatus::Done))
     }
 
     /// Gives a job the parts that the one before it had made in the same folder; answers their names. Behind the record of the job:
@@ -192,8 +236,13 @@ impl TranscodePlanner {
             let Some(part) = found.filter(|held| held.record.status == JobPartStatus::Done) else { continue };
             let mut kept = VersionedRecord::new(JobPartRecord { job_id: job.job_id, ..part.record });
             match bus.commit_record(&mut kept, Outbox::new()).await {
-                // Also where a repeat finds what it has written.
-                Ok(()) | Err(nats::BusError::Conflict { .. }) => _ = made.insert(name.clone()),
+                Ok(()) => _ = made.insert(name.clone()),
+                // What a repeat has written, or a worker that makes it anew.
+                Err(nats::BusError::Conflict { .. }) => {
+                    if self.is_part_made(job.job_id, name).await? {
+                        made.insert(name.clone());
+                    }
+                }
                 Err(error) => return Err(error.into()),
             }
         }
@@ -255,5 +304,48 @@ fn build_job_record(wanted: &EncodeRequest, plan: job::EncodePlan) -> job::JobRe
         publishing_at_ms: None,
         retry_of: None,
         cleared_at_ms: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_old_event_makes_nothing_that_its_medium_outlived() {
+        use super::media::MediaStatus::{Failed, Playable, Ready, Rejected, Stored};
+        let plays = |number| {
+            let job_id = plan::derive_job_id(MediaId::from_bytes([2; 16]), number);
+            media::MediaEncode {
+                number,
+                job_id,
+                prefix: "p".into(),
+                duration_ms: 1,
+                renditions: Vec::new(),
+                subtitles: Vec::new(),
+                has_poster: false,
+                has_storyboard: false,
+                warnings: Vec::new(),
+            }
+        };
+        // Status, encode that plays, encode that was begun last, encode of the event, whether its job must have ended.
+        let cases = [
+            (Stored, None, 0, 1, false),
+            (Stored, Some(1), 2, 2, false),
+            (Stored, Some(1), 2, 1, true),
+            (Playable, Some(2), 2, 2, false),
+            (Playable, Some(2), 2, 1, true),
+            (Ready, Some(1), 0, 1, true),
+            (Ready, Some(2), 2, 2, true),
+            (Ready, Some(1), 2, 2, false),
+            (Failed, None, 0, 1, true),
+            (Rejected, None, 0, 1, true),
+        ];
+        for (status, played, begun, encode, wanted) in cases {
+            let mut medium = media::MediaRecord::new(MediaId::from_bytes([2; 16]), "olga".into(), status, 1);
+            medium.encode = played.map(plays);
+            medium.attempt.encode = begun;
+            assert_eq!(has_outlived(&medium, encode), wanted, "{status:?} {played:?} {begun} {encode}");
+        }
     }
 }

@@ -8,6 +8,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use nats::{Outbox, Role, VersionedRecord};
 use schemas::{
+    ids::JobId,
     job::{self, JobPartRecord, JobPartStatus},
     media::{self as records, MediaStatus},
     subjects,
@@ -211,51 +212,52 @@ async fn the_first_of_a_batch_is_ready_when_its_own_parts_are_made() {
     site.assert_queue_empty().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_retry_makes_only_what_failed() {
-    let site = Site::start().await;
-    let clip = site.upload(Clip { seconds: 16, ..Clip::default() }).await;
-    let worker = site.worker(config()).await;
-    let asset = site.wait_status(clip.media_id, MediaStatus::Ready, LIMIT).await;
-    let first = site.wait_job(clip.job_id, job::JobStatus::Succeeded, LIMIT).await;
-    let (before, mut objects) = (site.parts(clip.job_id).await, site.objects(&first.prefix).await);
-    // As if one part had been given up.
+/// As if the job of a clip had failed, at a part or at its finish, and its medium were encoded again; answers the new job.
+async fn encode_again(site: &Site, clip: site::Uploaded, failed: Option<&str>) -> JobId {
     let bus = site.broker.bus(Role::Transcode).await;
-    let failed = "v0001";
-    bus.change_record::<JobPartRecord>(&subjects::part_key(clip.job_id, failed), |part| {
-        Some((
-            JobPartRecord { status: JobPartStatus::Failed, tracks: Vec::new(), ..part?.clone() },
-            Outbox::new(),
-        ))
-    })
-    .await
-    .unwrap();
+    if let Some(part) = failed {
+        bus.change_record::<JobPartRecord>(&subjects::part_key(clip.job_id, part), |part| {
+            let part = part?.clone();
+            Some((JobPartRecord { status: JobPartStatus::Failed, tracks: Vec::new(), ..part }, Outbox::new()))
+        })
+        .await
+        .unwrap();
+    }
     bus.change_record::<job::JobRecord>(&clip.job_id.to_string(), |job| {
         Some((job::JobRecord { status: job::JobStatus::Failed, ..job?.clone() }, Outbox::new()))
     })
     .await
     .unwrap();
-    let step = records::ReopenStep::Encode {
-        encode: 2,
-        source: asset.source.clone().unwrap(),
-        technical: Box::new(asset.technical.clone().unwrap()),
-    };
-    let (media_id, owner) = (clip.media_id, asset.owner.clone());
-    let reopened = records::MediaReopened { media_id, owner, attempt: 1, step };
+    let media_id = clip.media_id;
     bus.change_record::<records::MediaRecord>(&media_id.to_string(), |medium| {
         let mut medium = medium?.clone();
         medium.status = MediaStatus::Stored;
         medium.attempt = records::MediaAttempt { number: 1, faults: 0, encode: 2 };
+        let (source, technical) = (medium.source.clone()?, Box::new(medium.technical.clone()?));
+        let step = records::ReopenStep::Encode { encode: 2, source, technical };
+        let owner = medium.owner.clone();
+        let reopened = records::MediaReopened { media_id, owner, attempt: 1, step };
         Some((medium, Outbox::new().with_event(&reopened)))
     })
     .await
     .unwrap();
-    let second = packaging::plan::derive_job_id(media_id, 2);
-    let asset = site.wait_status(media_id, MediaStatus::Ready, LIMIT).await;
+    packaging::plan::derive_job_id(media_id, 2)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_makes_only_what_failed() {
+    let site = Site::start().await;
+    let clip = site.upload(Clip { seconds: 16, ..Clip::default() }).await;
+    let worker = site.worker(config()).await;
+    site.wait_status(clip.media_id, MediaStatus::Ready, LIMIT).await;
+    let first = site.wait_job(clip.job_id, job::JobStatus::Succeeded, LIMIT).await;
+    let (before, mut objects) = (site.parts(clip.job_id).await, site.objects(&first.prefix).await);
+    let failed = "v0001";
+    let second = encode_again(&site, clip, Some(failed)).await;
     let job = site.wait_job(second, job::JobStatus::Succeeded, LIMIT).await;
     worker.stop().await;
     assert_eq!((job.retry_of, &job.prefix), (Some(clip.job_id), &first.prefix));
-    assert_eq!(asset.encode.map(|encode| encode.number), Some(2));
+    assert_eq!(site.asset(clip.media_id).await.encode.map(|encode| encode.number), Some(2));
     for part in site.parts(second).await {
         let old = before.iter().find(|old| old.part == part.part).unwrap();
         let is_kept = part.last_seen_ms == old.last_seen_ms;
@@ -271,6 +273,25 @@ async fn a_retry_makes_only_what_failed() {
     for (kind, count) in [("job.queued", 2), ("job.started", 2), ("job.succeeded", 2)] {
         assert_eq!(kinds.iter().filter(|found| *found == kind).count(), count, "{kind}: {kinds:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_of_what_failed_its_check_makes_all_anew() {
+    let site = Site::start().await;
+    let clip = site.upload(Clip { seconds: 4, ..Clip::default() }).await;
+    let worker = site.worker(config()).await;
+    site.wait_status(clip.media_id, MediaStatus::Ready, LIMIT).await;
+    let first = site.wait_job(clip.job_id, job::JobStatus::Succeeded, LIMIT).await;
+    // A segment of another rung under this name: no check of it succeeds.
+    let other = site.object(&first.prefix, "v90/2.m4s").await;
+    site.store.put(&format!("{}/v180/2.m4s", first.prefix), other).await.unwrap();
+    let second = encode_again(&site, clip, None).await;
+    let job = site.wait_job(second, job::JobStatus::Succeeded, LIMIT).await;
+    worker.stop().await;
+    assert_eq!(job.retry_of, Some(clip.job_id));
+    assert_ne!(job.prefix, first.prefix);
+    let encode = site.asset(clip.media_id).await.encode.unwrap();
+    assert_eq!((encode.number, encode.prefix), (2, job.prefix));
 }
 
 #[tokio::test(flavor = "multi_thread")]
