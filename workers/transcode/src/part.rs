@@ -332,8 +332,10 @@ impl PartProcessor {
         // the queue would wait for the parts of everybody else.
         match self.finish_now(job, delivery).await {
             Ok(StageOutcome::Done) => return Ok(()),
-            // Somebody else finishes it, or nobody can now: what is left waits in the queue.
-            Ok(StageOutcome::Later { .. } | StageOutcome::Lost) => {}
+            // Another worker is at it, whose own message brings the finish back if it vanishes; a repeat may be that message.
+            Ok(_) if delivery.delivered == 1 && self.is_finish_held(job).await? => return Ok(()),
+            // Nobody can now: what is left waits in the queue.
+            Ok(_) => {}
             Err(error) => {
                 tracing::info!(job.id = %job.job_id, error = error.describe(), "the finish is queued");
             }
@@ -343,6 +345,12 @@ impl PartProcessor {
             return Ok(());
         }
         self.queue_finish(job).await
+    }
+
+    async fn is_finish_held(&self, job: &job::JobRecord) -> Result<bool, TranscodeError> {
+        let key = subjects::part_key(job.job_id, plan::FINISH);
+        let found = self.context.bus.load_record::<JobPartRecord>(&key).await?.map(|held| held.record);
+        Ok(found.is_some_and(|part| part.status == JobPartStatus::Done || part.last_seen_ms > 0))
     }
 
     /// Finishes a job whose parts are over, in the place of its last part.

@@ -536,6 +536,8 @@ async fn a_title_is_not_made_again_once_its_job_is_kept_no_more() {
     site.wait_status(clip.media_id, MediaStatus::Ready, LIMIT).await;
     let job = site.wait_job(clip.job_id, job::JobStatus::Succeeded, LIMIT).await;
     assert!(job.kept_until_ms > job.ended_at_ms, "the write that ends a job says how long it is kept");
+    // Of two parts that end together one queues the finish that the other is at: its message goes before the worker does.
+    site.wait_queue_empty(LIMIT).await;
     worker.stop().await;
     // Its time is over, and every event comes again.
     let admin = site.broker.bus(Role::Admin).await;
