@@ -382,13 +382,13 @@ impl MediaRecord {
         }
     }
 
-    /// The record once what was being made of it has come to nothing. `encode` names the encode; `None` before there was one. `None`
-    /// where something else plays or is being made, and where nothing was to come.
-    pub fn with_failure(&self, encode: Option<u32>, code: &str, detail: &str, now_ms: u64) -> Option<Self> {
+    /// The record once what was being made of it has come to nothing: the encode of that number. `None` where something else plays
+    /// or is being made, and where nothing was to come.
+    pub fn with_failure(&self, encode: u32, code: &str, detail: &str, now_ms: u64) -> Option<Self> {
         // What a stored medium names is what came to nothing before.
         let is_current = self.status == MediaStatus::Stored
-            || self.encode.as_ref().is_none_or(|current| Some(current.number) == encode);
-        let is_newest = encode.is_none_or(|failed| self.attempt.encode <= failed);
+            || self.encode.as_ref().is_none_or(|current| current.number == encode);
+        let is_newest = self.attempt.encode <= encode;
         if !matches!(self.status, MediaStatus::Stored | MediaStatus::Playable) || !is_current || !is_newest {
             return None;
         }

@@ -158,11 +158,9 @@ async fn clear_cancelled_job(
     record: &job::JobRecord,
     now_ms: u64,
 ) -> Result<(), ClearError> {
-    fail_cancelled_medium(bus, record).await?;
-    let medium = bus.load_record::<media::MediaRecord>(&record.media_id.to_string()).await?;
-    let is_played = medium.is_some_and(|held| {
-        let plays = matches!(held.record.status, media::MediaStatus::Playable | media::MediaStatus::Ready);
-        plays && held.record.encode.is_some_and(|encode| encode.prefix == record.prefix)
+    let is_played = fail_cancelled_medium(bus, record).await?.is_some_and(|medium| {
+        let plays = matches!(medium.status, media::MediaStatus::Playable | media::MediaStatus::Ready);
+        plays && medium.encode.is_some_and(|encode| encode.prefix == record.prefix)
     });
     if !is_played {
         store.remove_folder(&record.prefix).await.map_err(ClearError::Store)?;

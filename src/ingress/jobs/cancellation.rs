@@ -66,20 +66,21 @@ pub async fn cancel_job(
     }
 }
 
-/// Says in the record of the medium that its job was cancelled, unless something plays or is being made. Repeating it is harmless.
+/// Says in the record of the medium that its job was cancelled, unless something plays or is being made; answers how the
+/// medium is then, `None` once it was removed. Repeating it is harmless.
 ///
 /// # Errors
 /// [`BusError::Unavailable`] when the broker does not answer.
-pub async fn fail_cancelled_medium(bus: &Bus, job: &JobRecord) -> Result<(), BusError> {
+pub async fn fail_cancelled_medium(
+    bus: &Bus,
+    job: &JobRecord,
+) -> Result<Option<media::MediaRecord>, BusError> {
     let failed = |found: Option<&media::MediaRecord>| {
         let detail = "what was being made of it was cancelled";
-        let record = found?.with_failure(
-            Some(job.encode),
-            job::JOB_CANCELLED,
-            detail,
-            nats::estimated_broker_now_ms(),
-        )?;
+        let record =
+            found?.with_failure(job.encode, job::JOB_CANCELLED, detail, nats::estimated_broker_now_ms())?;
         Some((record, Outbox::new()))
     };
-    Box::pin(bus.change_record::<media::MediaRecord>(&job.media_id.to_string(), failed)).await.map(drop)
+    let held = Box::pin(bus.change_record::<media::MediaRecord>(&job.media_id.to_string(), failed)).await?;
+    Ok(held.map(|held| held.record))
 }

@@ -19,7 +19,7 @@ use schemas::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{TranscodeConfig, error::TranscodeError};
+use crate::{TranscodeConfig, encode::is_job_inactive, error::TranscodeError};
 
 /// Most tries of letting go; our own renewals may be ahead of what is known of the record.
 const RELEASE_ATTEMPTS_MAX: u32 = 3;
@@ -217,7 +217,7 @@ impl PartClaim {
             Err(nats::BusError::Conflict { .. }) => return Ok(ClaimOutcome::Held(Duration::from_secs(1))),
             Err(error) => return Err(error.into()),
         }
-        if is_new && !is_job_active(bus, job).await? {
+        if is_new && is_job_inactive(bus, job).await? {
             // Made too late: the parts of an ended job are folded and gone. What a crash leaves here the keeper removes.
             let removed = bus
                 .purge_revision(
@@ -351,11 +351,6 @@ impl PartClaim {
         }
         Ok(false)
     }
-}
-
-async fn is_job_active(bus: &Bus, job: &job::JobRecord) -> Result<bool, TranscodeError> {
-    let found = bus.load_record::<job::JobRecord>(&job.job_id.to_string()).await?;
-    Ok(found.is_some_and(|held| held.record.status == job::JobStatus::Active))
 }
 
 /// `started` with the first try of the part in front of the queue, `retried` with every later try of any part.

@@ -9,8 +9,8 @@ use schemas::{
 
 use crate::error::TranscodeError;
 
-/// Publishes a finished encode: the medium is ready, then the job has succeeded. Repeating it is harmless. False,
-/// and nothing has happened, when the job has ended meanwhile.
+/// Publishes a finished encode: the medium is ready, then the job has succeeded. Repeating it is harmless. False
+/// when the job had ended, or ends without this result, since its medium failed or a newer encode was begun.
 pub(crate) async fn complete_job(
     bus: &Bus,
     job: &job::JobRecord,
@@ -101,7 +101,7 @@ pub(crate) async fn fail_job(
     ended_kept_ms: u64,
 ) -> Result<(), TranscodeError> {
     // The medium first, as in `complete_job`: an ended job is never looked at again.
-    let medium = fail_medium(bus, job.media_id, Some(job.encode), code, detail).await?;
+    let medium = fail_medium(bus, job.media_id, job.encode, code, detail).await?;
     if medium.is_some_and(|medium| plays_result(&medium, job)) {
         // Another worker published the result before: what this one met is no failure of the job.
         return end_succeeded_job(bus, job, 0, ended_kept_ms).await;
@@ -142,12 +142,11 @@ async fn end_failed_job(
     Ok(())
 }
 
-/// Marks a medium that nothing plays of as failed; answers how it is then. `encode` names the one that failed; `None` before there
-/// was one.
+/// Marks a medium that nothing plays of as failed; answers how it is then. `encode` is the number of the one that failed.
 pub(crate) async fn fail_medium(
     bus: &Bus,
     media_id: MediaId,
-    encode: Option<u32>,
+    encode: u32,
     code: &str,
     detail: &str,
 ) -> Result<Option<media::MediaRecord>, TranscodeError> {

@@ -94,13 +94,18 @@ impl PipelineStage for TranscodePlanner {
 
 impl TranscodePlanner {
     async fn plan_job(&self, wanted: &EncodeRequest) -> Result<(), TranscodeError> {
-        if self.context.bus.load_record::<media::MediaRecord>(&wanted.media_id.to_string()).await?.is_none() {
-            tracing::info!(media.id = %wanted.media_id, "removed meanwhile, nothing to plan");
+        let key = wanted.media_id.to_string();
+        let Some(medium) = self.context.bus.load_record::<media::MediaRecord>(&key).await? else {
+            tracing::info!(media.id = key, "removed meanwhile, nothing to plan");
             return Ok(());
-        }
+        };
         if let Some(job) = self.find_job(wanted.media_id, wanted.encode).await? {
             // Only what a crash may have left undone between its record and its parts.
             return self.queue_job(&job).await;
+        }
+        // An old event that comes again must not make again what its medium outlived.
+        if has_outlived(&medium.record, wanted.encode) {
+            return Ok(());
         }
         let config = &self.context.config;
         let profile = config
@@ -113,10 +118,8 @@ impl TranscodePlanner {
             profile,
         };
         let plan = plan::plan_encode(&input)?;
-        match self.store_job(build_job_record(wanted, plan)).await? {
-            Some(job) => self.queue_job(&job).await,
-            None => Ok(()),
-        }
+        let job = self.store_job(build_job_record(wanted, plan)).await?;
+        self.queue_job(&job).await
     }
 
     async fn queue_job(&self, job: &job::JobRecord) -> Result<(), TranscodeError> {
@@ -147,24 +150,15 @@ impl TranscodePlanner {
             // An old event that came again.
             Some(_) => Ok(()),
             None => {
-                let encode = Some(wanted.encode);
-                job_result::fail_medium(bus, wanted.media_id, encode, fault.code, &detail).await.map(drop)
+                let (media_id, encode) = (wanted.media_id, wanted.encode);
+                job_result::fail_medium(bus, media_id, encode, fault.code, &detail).await.map(drop)
             }
         }
     }
 
-    /// Stores the job, unless it is there already; then that one counts. `None`: it ended so long ago that it is not kept any more.
-    async fn store_job(&self, job: job::JobRecord) -> Result<Option<job::JobRecord>, TranscodeError> {
-        let bus = &self.context.bus;
-        let key = job.job_id.to_string();
-        if let Some(held) = bus.load_record::<job::JobRecord>(&key).await? {
-            return Ok(Some(held.record));
-        }
-        // An old event that comes again must not make again what its medium outlived.
-        let medium = bus.load_record::<media::MediaRecord>(&job.media_id.to_string()).await?;
-        if medium.is_none_or(|held| has_outlived(&held.record, job.encode)) {
-            return Ok(None);
-        }
+    /// Stores the job, unless another planner did; then that one counts.
+    async fn store_job(&self, job: job::JobRecord) -> Result<job::JobRecord, TranscodeError> {
+        let (media_id, encode) = (job.media_id, job.encode);
         let job = self.continue_ended_job(job).await?;
         let queued = JobQueued {
             job_id: job.job_id,
@@ -175,16 +169,15 @@ impl TranscodePlanner {
             total_ms: job.parts.iter().map(|part| plan::part_duration_ms(&job.plan, part)).sum(),
         };
         let mut held = VersionedRecord::new(job);
-        match bus.commit_record(&mut held, Outbox::new().with_event(&queued)).await {
+        match self.context.bus.commit_record(&mut held, Outbox::new().with_event(&queued)).await {
             Ok(()) => {
-                tracing::info!(media.id = %held.record.media_id, job.id = key, parts = held.record.parts.len(), "planned");
-                Ok(Some(held.record))
+                let job = held.record;
+                tracing::info!(media.id = %media_id, job.id = %job.job_id, parts = job.parts.len(), "planned");
+                Ok(job)
             }
             Err(nats::BusError::Conflict { .. }) => {
-                let found = bus.load_record::<job::JobRecord>(&key).await?;
-                found
-                    .map(|held| Some(held.record))
-                    .ok_or_else(|| TranscodeError::Unknown(format!("job {key}")))
+                let found = self.find_job(media_id, encode).await?;
+                found.ok_or_else(|| TranscodeError::Unknown(format!("job {}", held.record.job_id)))
             }
             Err(error) => Err(error.into()),
         }
