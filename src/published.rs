@@ -336,6 +336,7 @@ fn describe_parameter(name: &str) -> &'static str {
         "priority" => "p0, p1 or p2; p0 is served first.",
         "kind" => "Kind of job, such as transcode.",
         "partition" => "Part of VIEWS in which a medium is, from 0.",
+        "worker" => "Random name of a worker process, lower-case hexadecimal.",
         "bucket" => "Name of a bucket.",
         "key" => "Key inside the bucket.",
         "prefix_sha256" | "owner_sha256" => "A SHA-256 in lower-case hexadecimal.",
@@ -477,6 +478,7 @@ fn message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
         "kv.grants" | "kv.grants.slot" | "kv.limits.uploads" | "kv.sessions" | "kv.sessions.wallet" => {
             (vec!["ingress", "keeper"], vec!["ingress", "keeper"])
         }
+        "kv.workers" => (vec!["transcode"], vec![]),
         "kv.grants.cursor" | "kv.limits.views" => (vec!["keeper"], vec!["keeper"]),
         "view.opened" => (vec!["ingress", "keeper"], vec!["keeper"]),
         "kv.envelope" => (vec!["index", "ingress", "keeper", "transcode", "upload"], vec!["keeper"]),

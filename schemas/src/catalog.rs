@@ -4,7 +4,7 @@ use schemars::{Schema, schema_for};
 
 use crate::{
     BusEvent, KvRecord, access, audit, document, envelope, gate, idempotency, index_query, job, limit, media,
-    session, store, upload, view,
+    session, store, upload, view, worker,
 };
 
 /// One kind of message.
@@ -131,6 +131,7 @@ pub fn record_entries() -> Vec<CatalogEntry> {
         record_entry::<limit::IngressReplicas>("limits.replicas", limit::IngressReplicas::KEY),
         record_entry::<limit::RateLimitEventCounter>("limits.reported", limit::RateLimitEventCounter::KEY),
         record_entry::<idempotency::IdempotencyRecord>("idempotency", "{digest}"),
+        record_entry::<worker::WorkerRecord>("workers", &crate::subjects::worker_key("{kind}", "{worker}")),
     ]
 }
 

@@ -16,7 +16,7 @@ use crate::{
     media::{self, Rational},
     session, store,
     subjects::{self, JobPriority},
-    upload, view,
+    upload, view, worker,
 };
 
 /// What every kind of message can do.
@@ -829,6 +829,19 @@ fn visit_limits(visitor: &mut impl ExampleVisitor) {
         expires_at_ms: MADE_AT_MS + 86_400_000,
     };
     visitor.visit("kv.idempotency", record);
+    let held = worker::HeldPart { job_id: JOB, part: owned_text("v0001"), since_ms: MADE_AT_MS + 61_000 };
+    let running = worker::WorkerRecord {
+        worker: owned_text("019ab00102037a018073616d706c652d"),
+        queue: owned_text(job::TRANSCODE),
+        slots: 2,
+        held: vec![held],
+        state: worker::WorkerState::Running,
+        version: owned_text("1.0.0"),
+        host: owned_text("encoder-3"),
+        started_at_ms: MADE_AT_MS,
+        speed: Some(2_450),
+    };
+    visitor.visit("kv.workers", running);
 }
 
 fn media_page() -> index_query::MediaIndexPage {

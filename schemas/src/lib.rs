@@ -28,6 +28,7 @@ pub mod subjects;
 pub mod upload;
 pub mod value;
 pub mod view;
+pub mod worker;
 
 use schemars::JsonSchema;
 use serde::{Serialize, de::DeserializeOwned};
@@ -82,7 +83,8 @@ pub struct EventContext {
     pub job_id: Option<ids::JobId>,
 }
 
-/// A record of one KV bucket, changed only by compare-and-set.
+/// A record of one KV bucket, changed only by compare-and-set; those of live workers ([`worker::WorkerRecord`]) alone are put by their
+/// one writer.
 pub trait KvRecord: Serialize + DeserializeOwned + JsonSchema + Clone + Send + Sync + 'static {
     /// Bucket name.
     const BUCKET: &'static str;

@@ -143,6 +143,16 @@ pub fn part_key(job_id: JobId, part: &str) -> String {
     format!("{job_id}.{part}")
 }
 
+/// Key of a live worker's record in the bucket `workers`.
+pub fn worker_key(queue: &str, worker: &str) -> String {
+    format!("{queue}.{worker}")
+}
+
+/// Filter for the records of all live workers of one queue; heartbeats of the role that has the queue's name fit it, too.
+pub fn worker_filter(queue: &str) -> String {
+    kv_subject(crate::worker::BUCKET, &worker_key(queue, "*"))
+}
+
 /// Filter for the events of one medium is by header; this is its subject filter where the entity is the medium itself.
 pub fn media_event_filter(media_id: MediaId) -> String {
     format!("evt.media.*.{media_id}")

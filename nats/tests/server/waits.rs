@@ -149,3 +149,34 @@ async fn prove(broker: &TestBroker, role: Role) {
     assert!(stream.cached_info().state.messages >= 1);
     assert_eq!(bus.health().problems(), []);
 }
+
+#[tokio::test]
+async fn a_live_record_is_put_over_what_is_there_and_ends_by_itself() {
+    let broker = TestBroker::start().await;
+    let bus = broker.bus(Role::Transcode).await;
+    let mut live = schemas::worker::WorkerRecord {
+        worker: "ab01".into(),
+        queue: "transcode".into(),
+        slots: 1,
+        held: Vec::new(),
+        state: schemas::worker::WorkerState::Running,
+        version: "1.0.0".into(),
+        host: String::new(),
+        started_at_ms: 1,
+        speed: None,
+    };
+    bus.put_live_record(&live, Duration::from_secs(60)).await.unwrap();
+    live.slots = 2;
+    bus.put_live_record(&live, Duration::from_secs(1)).await.unwrap();
+    let admin = broker.bus(Role::Admin).await;
+    let read =
+        async || admin.read_value("workers", "transcode.ab01").await.unwrap().and_then(|raw| raw.value);
+    let (envelope, stored) =
+        nats::decode_record::<schemas::worker::WorkerRecord>("ab01", &read().await.unwrap()).unwrap();
+    assert_eq!((stored, envelope.unsent), (live, vec![]));
+    let begun = Instant::now();
+    while read().await.is_some() {
+        assert!(begun.elapsed() < Duration::from_secs(10));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

@@ -4,7 +4,7 @@
 //!   `ctl.job.<job_id>` (cancel).
 //! - Emits: `evt.job.{queued,started,retried,succeeded,failed,dead,parked}`, `evt.media.{playable,ready,delayed}`,
 //!   `progress.<job_id>.<part>`.
-//! - Stores: records of jobs and parts, status and encode of the medium; init and media segments, playlists, manifest,
+//! - Stores: records of jobs and parts, status and encode of the medium, what this worker holds; init and media segments, playlists, manifest,
 //!   poster and `report.json` below the encode's folder.
 //! - Limits: [`TranscodeConfig`] and [`packaging::EncodeProfile`]; at most [`schemas::job::PARTS_MAX`] parts a job; those of the
 //!   media child.
@@ -37,6 +37,7 @@ mod subtitles;
 #[cfg(test)]
 mod tests;
 mod tracks;
+mod worker_status;
 
 use std::sync::Arc;
 
@@ -49,6 +50,7 @@ pub use config::{DEFAULT_PROFILE, TranscodeConfig};
 pub use error::TranscodeError;
 pub use profile_check::{ProfileFault, check_profile};
 pub use schemas::job::TRANSCODE as KIND;
+use worker_status::WorkerStatus;
 
 /// Durable of the planner on EVENTS.
 pub const PLAN_DURABLE: &str = "transcode-plan";
@@ -62,6 +64,8 @@ pub(crate) struct TranscodeContext {
     pub(crate) config: TranscodeConfig,
     /// Random name of this process.
     pub(crate) worker: String,
+    /// What it says of itself.
+    pub(crate) status: WorkerStatus,
 }
 
 /// Runs planner and parts until `shutdown` fires, then lets running parts finish within the grace time.
@@ -80,8 +84,9 @@ pub async fn run_transcode(
         });
     }
     let worker = data_encoding::HEXLOWER.encode(&nats::new_id_bytes());
-    let context =
-        Arc::new(TranscodeContext { bus: bus.clone(), store, driver: driver.into(), config, worker });
+    let status = WorkerStatus::new(&worker, config.parts.slots);
+    let driver = driver.into();
+    let context = Arc::new(TranscodeContext { bus: bus.clone(), store, driver, config, worker, status });
     let plans = consume::StageQueue {
         stream: subjects::EVENTS.to_owned(),
         durables: vec![PLAN_DURABLE.to_owned()],
@@ -102,7 +107,13 @@ pub async fn run_transcode(
     let maker = Arc::new(part::PartProcessor::new(Arc::clone(&context)));
     let planning =
         consume::run_stage(bus.clone(), plans, planner, context.config.planner.clone(), shutdown.clone());
-    let making = consume::run_stage(bus, parts, maker, context.config.parts.clone(), shutdown);
-    tokio::try_join!(planning, making)?;
-    Ok(())
+    let making =
+        consume::run_stage(bus.clone(), parts, maker, context.config.parts.clone(), shutdown.clone());
+    // A hint alone: work neither waits for it nor ends with it.
+    let ended = tokio::select! {
+        ended = async { tokio::try_join!(planning, making) } => ended,
+        never = context.status.publish_changes(&bus, &shutdown) => match never {},
+    };
+    context.status.withdraw(&bus).await;
+    ended.map(drop)
 }

@@ -11,6 +11,7 @@ use nats::{FailureClass, MessageDelivery, Outbox, PipelineStage, StageFault, Sta
 use packaging::plan::{self, PartWork};
 use parking_lot::Mutex;
 use schemas::{
+    ids::JobId,
     job::{self, JobPartDead, JobPartRecord, JobPartStatus, JobPartTask},
     subjects,
 };
@@ -90,7 +91,7 @@ impl PipelineStage for PartProcessor {
             }
             Err(error) => return self.handle_error(error, None).await,
         };
-        let _active = self.register_claim(&delivery.subject, &claim);
+        let _active = self.register_claim(&delivery.subject, &claim, job.job_id, &task.part);
         let run = PartRun {
             context: &self.context,
             job: &job,
@@ -148,6 +149,7 @@ struct ActiveClaimGuard<'a> {
 impl Drop for ActiveClaimGuard<'_> {
     fn drop(&mut self) {
         self.parts.active.lock().remove(self.subject);
+        self.parts.context.status.release_part(self.subject);
     }
 }
 
@@ -220,9 +222,16 @@ impl PartProcessor {
         }
     }
 
-    fn register_claim<'a>(&'a self, subject: &'a str, claim: &Arc<PartClaim>) -> ActiveClaimGuard<'a> {
-        let mut active = self.active.lock();
-        active.insert(subject.to_owned(), Arc::clone(claim));
+    /// A finish in the place of a part takes the part's place in the list, too.
+    fn register_claim<'a>(
+        &'a self,
+        subject: &'a str,
+        claim: &Arc<PartClaim>,
+        job_id: JobId,
+        part: &str,
+    ) -> ActiveClaimGuard<'a> {
+        self.active.lock().insert(subject.to_owned(), Arc::clone(claim));
+        self.context.status.hold_part(subject, job_id, part);
         ActiveClaimGuard { parts: self, subject }
     }
 
@@ -231,6 +240,7 @@ impl PartProcessor {
         if run.work == PartWork::Finish {
             return Box::pin(self.finish_job(run)).await.map(Some);
         }
+        let began = Instant::now();
         match Box::pin(run.make_part()).await? {
             PartRunOutcome::JobOver => {
                 run.claim.release_ended().await?;
@@ -245,14 +255,10 @@ impl PartProcessor {
                 if !is_ours {
                     return Ok(Some(StageOutcome::Lost));
                 }
+                let output_ms = plan::part_duration_ms(&run.job.plan, run.part);
+                self.context.status.record_made(began, output_ms);
                 outage::clear_delay(&self.context.bus, run.job.media_id).await;
-                encode::publish_part_progress(
-                    &self.context.bus,
-                    run.job,
-                    run.part,
-                    plan::part_duration_ms(&run.job.plan, run.part),
-                )
-                .await;
+                encode::publish_part_progress(&self.context.bus, run.job, run.part, output_ms).await;
                 Ok(None)
             }
         }
@@ -367,7 +373,7 @@ impl PartProcessor {
                 return Ok(StageOutcome::Lost);
             }
         };
-        let _active = self.register_claim(&delivery.subject, &claim);
+        let _active = self.register_claim(&delivery.subject, &claim, job.job_id, plan::FINISH);
         let run = PartRun {
             context: &self.context,
             job,

@@ -1,6 +1,7 @@
 //! The stage against a real broker, a local store, the real media child and real FFmpeg files.
 #![expect(clippy::unwrap_used, reason = "what a test can't set up fails it at once")]
 
+mod live_record;
 mod outages;
 mod site;
 
