@@ -454,6 +454,7 @@ fn message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
         "media.playable" | "media.ready" | "job.dead" | "job.failed" | "job.parked" | "job.queued"
         | "job.retried" | "job.started" | "job.succeeded" => (vec!["transcode"], vec!["index"]),
         "job.cancelled" => (vec!["ingress", "keeper"], vec!["index"]),
+        "job.paused" | "job.resumed" => (vec!["ingress"], vec!["index"]),
         "media.delayed" => (vec!["transcode", "upload"], vec!["index"]),
         "media.reopened" => (vec!["admin", "ingress"], vec!["index", "transcode", "upload"]),
         "media.removed" | "view.summed" => (vec!["keeper"], vec![]),
@@ -482,7 +483,9 @@ fn message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
         "kv.grants.cursor" | "kv.limits.views" => (vec!["keeper"], vec!["keeper"]),
         "view.opened" => (vec!["ingress", "keeper"], vec!["keeper"]),
         "kv.envelope" => (vec!["index", "ingress", "keeper", "transcode", "upload"], vec!["keeper"]),
-        "job.task" => (vec!["keeper", "transcode"], vec!["transcode"]),
+        "job.task" => (vec!["keeper"], vec!["transcode"]),
+        "ask.position" => (vec!["ingress"], vec!["keeper"]),
+        "ask.position.answer" => (vec!["keeper"], vec!["ingress"]),
         "job.progress" => (vec!["transcode"], vec!["ingress"]),
         "audit.record" => (vec!["audit"], vec!["ingress"]),
         "ask.jobs.answer" | "ask.job_counts.answer" | "ask.media.answer" | "ask.public_media.answer" => {

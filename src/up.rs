@@ -91,6 +91,7 @@ pub async fn run_all_roles(
         shutdown: shutdown.clone(),
         metrics: registry::MetricsRegistry::default(),
         chains: evm::ChainCounters::default(),
+        dispatched: dispatch::DispatchMetrics::default(),
         health,
     };
     if broker.is_some() {

@@ -263,8 +263,9 @@ async fn compare_clocks(bus: &Bus, stream: &str) {
     }
 }
 
-/// In which order the priorities are looked at in this turn.
-fn priority_order(turn: u64, priorities: usize) -> Vec<usize> {
+/// In which order the priorities are looked at in this turn: of 16 turns 14 begin with the first, one with the second, one with the
+/// last, so that none starves.
+pub fn priority_order(turn: u64, priorities: usize) -> Vec<usize> {
     let first = match (turn % 16, turn % 8) {
         (15, _) => priorities.saturating_sub(1),
         (_, 7) => 1.min(priorities.saturating_sub(1)),

@@ -4,7 +4,6 @@
 //! acknowledged before its effects are durable. No publish is unconfirmed, except core messages that are hints.
 
 mod backoff;
-mod batch;
 mod client;
 mod clock;
 pub mod consume;
@@ -25,6 +24,7 @@ mod role;
 pub mod server;
 mod stage;
 mod state;
+mod stream_subjects;
 mod stream_usage;
 mod tasks;
 #[cfg(feature = "testing")]
@@ -32,7 +32,6 @@ pub mod testing;
 pub mod topology;
 
 pub use backoff::ATTEMPTS_MAX;
-pub use batch::{BatchOutcome, MESSAGES_MAX};
 pub use client::{Bus, BusConfig, ConnectionState, check_server_url};
 pub use clock::{OFFSET_MS_MAX, clock_offset_ms, estimated_broker_now_ms};
 pub use error::{BrokerObstacle, BusError};

@@ -3,8 +3,8 @@
 use schemars::{Schema, schema_for};
 
 use crate::{
-    BusEvent, KvRecord, access, audit, document, envelope, gate, idempotency, index_query, job, limit, media,
-    session, store, upload, view, worker,
+    BusEvent, KvRecord, access, audit, dispatch_query, document, envelope, gate, idempotency, index_query,
+    job, limit, media, session, store, upload, view, worker,
 };
 
 /// One kind of message.
@@ -73,6 +73,8 @@ pub fn event_entries() -> Vec<CatalogEntry> {
         event_entry::<job::JobSucceeded>(),
         event_entry::<job::JobFailed>(),
         event_entry::<job::JobCancelled>(),
+        event_entry::<job::JobPaused>(),
+        event_entry::<job::JobResumed>(),
         event_entry::<job::JobPartDead>(),
         event_entry::<job::JobParked>(),
         event_entry::<access::AdminKeyCreated>(),
@@ -194,6 +196,13 @@ pub fn other_entries() -> Vec<CatalogEntry> {
         reply_entry::<index_query::IndexReply<index_query::MediaIndexPage>>(index_query::PUBLIC_MEDIA),
         request_entry::<index_query::JobIndexQuery>(index_query::JOBS),
         reply_entry::<index_query::IndexReply<index_query::JobIndexPage>>(index_query::JOBS),
+        CatalogEntry {
+            name: "ask.position".into(),
+            address: crate::subjects::dispatch_request_subject(dispatch_query::POSITION),
+            stream: String::new(),
+            schema: schema_for!(dispatch_query::DispatchPositionQuery),
+        },
+        reply_entry::<dispatch_query::DispatchPosition>(dispatch_query::POSITION),
     ]
 }
 

@@ -10,7 +10,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_bytes::ByteBuf;
 
 use crate::{
-    BusEvent, access, audit, document, envelope, gate, idempotency,
+    BusEvent, access, audit, dispatch_query, document, envelope, gate, idempotency,
     ids::{ChallengeId, JobId, KeyId, MediaId, PlaybackId, RequestId, SessionId, StoreId, UploadId},
     index_query, job, keys, limit,
     media::{self, Rational},
@@ -328,6 +328,20 @@ fn visit_job_events(visitor: &mut impl ExampleVisitor) {
         visitor,
         job::JobCancelled { job_id, media_id, owner: example_owner(), kind: kind(), cancelled_by },
     );
+    visit_event(
+        visitor,
+        job::JobPaused { job_id, media_id, owner: example_owner(), kind: kind(), paused_by: example_owner() },
+    );
+    visit_event(
+        visitor,
+        job::JobResumed {
+            job_id,
+            media_id,
+            owner: example_owner(),
+            kind: kind(),
+            resumed_by: example_owner(),
+        },
+    );
     let (part, code) = (owned_text("v0001"), owned_text("child_crashed"));
     visit_event(
         visitor,
@@ -477,7 +491,8 @@ fn encode_plan() -> job::EncodePlan {
     }
 }
 
-fn job_record() -> job::JobRecord {
+/// A job that succeeded.
+pub fn job_record() -> job::JobRecord {
     job::JobRecord {
         job_id: JOB,
         kind: owned_text("transcode"),
@@ -498,6 +513,8 @@ fn job_record() -> job::JobRecord {
         publishing_at_ms: None,
         retry_of: None,
         cleared_at_ms: None,
+        made: Vec::new(),
+        paused_at_ms: None,
     }
 }
 
@@ -917,6 +934,23 @@ fn audit_record() -> audit::AuditRecord {
     }
 }
 
+fn dispatch_position() -> dispatch_query::DispatchPosition {
+    dispatch_query::DispatchPosition {
+        is_waiting: true,
+        queued_parts: 0,
+        parked_parts: 0,
+        own_jobs_ahead: 3,
+        owners_waiting: 2,
+        jobs_waiting: 14,
+        queue_parts: 4,
+        queue_parts_max: 4,
+        workers: 1,
+        slots: 2,
+        parts_ahead: 31,
+        parts_per_minute: Some(12),
+    }
+}
+
 fn visit_others(visitor: &mut impl ExampleVisitor) {
     let unsent = envelope::UnsentEvent {
         subject: subjects::event_subject(&upload_created()),
@@ -973,6 +1007,8 @@ fn visit_others(visitor: &mut impl ExampleVisitor) {
     };
     visitor.visit("ask.jobs", jobs);
     visitor.visit("ask.jobs.answer", index_query::IndexReply::Page(job_page()));
+    visitor.visit("ask.position", dispatch_query::DispatchPositionQuery { job_id: JOB });
+    visitor.visit("ask.position.answer", dispatch_position());
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use crate::{
     subjects::{self, JobPriority},
 };
 
-/// Most parts a job may have: they are queued in one atomic batch, which holds 1,000 messages (NATS ADR-50).
+/// Most parts a job may have: their records are read together, when the job is finished and when people look at it.
 pub const PARTS_MAX: usize = 900;
 
 /// Kind of the jobs that make an encode.
@@ -273,6 +273,12 @@ pub struct JobRecord {
     /// Unix time in milliseconds at which what it had stored was removed, since it was cancelled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cleared_at_ms: Option<u64>,
+    /// Names of the parts that the job before it had made in the same folder: they are not queued.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub made: Vec<String>,
+    /// Unix time in milliseconds at which a person paused it: until it is resumed none of its parts is begun.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused_at_ms: Option<u64>,
 }
 
 impl JobRecord {
@@ -313,11 +319,49 @@ impl JobRecord {
         Some((record, event))
     }
 
-    /// Queue subject of one of its parts. The finish goes before all others: it is short, and all else of the job is done.
-    pub fn part_subject(&self, part: &str) -> String {
-        let priority = if part == FINISH { JobPriority::P0 } else { self.priority };
-        subjects::job_part_subject(&self.kind, priority, self.job_id, part)
+    /// True when its parts may be begun: it has not ended, and nobody paused it.
+    pub const fn is_to_be_run(&self) -> bool {
+        matches!(self.status, JobStatus::Active) && self.paused_at_ms.is_none()
     }
+
+    /// The record once it is paused by the account `paused_by`, with the event. `None` when it has ended or is paused already.
+    pub fn with_pause(&self, paused_by: &str, now_ms: u64) -> Option<(Self, JobPaused)> {
+        self.is_to_be_run().then(|| {
+            let event = JobPaused {
+                job_id: self.job_id,
+                media_id: self.media_id,
+                owner: self.owner.clone(),
+                kind: self.kind.clone(),
+                paused_by: paused_by.to_owned(),
+            };
+            (Self { paused_at_ms: Some(now_ms), ..self.clone() }, event)
+        })
+    }
+
+    /// The record once its parts may be begun again, with the event. `None` when it has ended or is not paused.
+    pub fn with_resumption(&self, resumed_by: &str) -> Option<(Self, JobResumed)> {
+        (self.status == JobStatus::Active && self.paused_at_ms.is_some()).then(|| {
+            let event = JobResumed {
+                job_id: self.job_id,
+                media_id: self.media_id,
+                owner: self.owner.clone(),
+                kind: self.kind.clone(),
+                resumed_by: resumed_by.to_owned(),
+            };
+            (Self { paused_at_ms: None, ..self.clone() }, event)
+        })
+    }
+
+    /// Queue subject of one of its parts.
+    pub fn part_subject(&self, part: &str) -> String {
+        part_subject(&self.kind, self.priority, self.job_id, part)
+    }
+}
+
+/// Queue subject of a part of a job. The finish goes before all others: it is short, and all else of the job is done.
+pub fn part_subject(kind: &str, priority: JobPriority, job_id: JobId, part: &str) -> String {
+    let priority = if part == FINISH { JobPriority::P0 } else { priority };
+    subjects::job_part_subject(kind, priority, job_id, part)
 }
 
 impl crate::KvRecord for JobRecord {
@@ -657,6 +701,22 @@ job_event!(
         /// The account of the person; absent where the medium was removed.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         cancelled_by: Option<String>,
+    }
+);
+job_event!(
+    /// `evt.job.paused`: none of its parts is begun until somebody resumes it.
+    #[schemars(rename = "Paused")]
+    JobPaused, "paused", false {
+        /// The account of the person.
+        paused_by: String,
+    }
+);
+job_event!(
+    /// `evt.job.resumed`: its parts are begun again.
+    #[schemars(rename = "Resumed")]
+    JobResumed, "resumed", false {
+        /// The account of the person.
+        resumed_by: String,
     }
 );
 job_event!(

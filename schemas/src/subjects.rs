@@ -107,6 +107,34 @@ pub fn job_cancel_subject(job_id: JobId) -> String {
     format!("ctl.job.{job_id}")
 }
 
+/// Core subject that asks the dispatcher to look at a job anew.
+pub fn dispatch_look_subject(job_id: JobId) -> String {
+    format!("ctl.dispatch.{job_id}")
+}
+
+/// Every request to look at a job anew.
+pub const CONTROL_DISPATCH: &str = "ctl.dispatch.*";
+
+/// The job that a request to look at it anew names.
+pub fn parse_dispatch_look(subject: &str) -> Option<JobId> {
+    subject.strip_prefix("ctl.dispatch.")?.parse().ok()
+}
+
+/// Question to the dispatcher.
+pub fn dispatch_request_subject(verb: &str) -> String {
+    format!("ask.dispatch.{verb}")
+}
+
+/// Job and part that a message of the work queue is about, by its subject; `None` when it is none.
+pub fn parse_job_part_subject(subject: &str) -> Option<(JobId, &str)> {
+    let mut tokens = subject.strip_prefix("job.")?.split('.').skip(2);
+    let (job_id, part) = (tokens.next()?.parse().ok()?, tokens.next()?);
+    tokens.next().is_none().then_some((job_id, part))
+}
+
+/// Every message of the work queue.
+pub const JOBS_ALL: &str = "job.>";
+
 /// Core subject that asks the holder of an upload to let go.
 pub fn upload_release_subject(upload_id: UploadId) -> String {
     format!("ctl.upload.{upload_id}")

@@ -55,6 +55,7 @@ fn admin_runtime(config: Settings) -> anyhow::Result<Runtime> {
         shutdown: CancellationToken::new(),
         metrics: registry::MetricsRegistry::default(),
         chains: evm::ChainCounters::default(),
+        dispatched: dispatch::DispatchMetrics::default(),
         health: nats::ProcessHealth::new(),
     })
 }

@@ -116,8 +116,21 @@ pub async fn run_jobs(command: JobsCommand, as_json: bool) -> anyhow::Result<()>
         }
         JobsCommand::Cancel { job_ids, client } => {
             let client = ApiClient::new(&client)?;
-            act_on_each(&job_ids, async |job_id| cancel_job(&client, job_id, as_json).await).await
+            let cancel =
+                async |job_id: &str| change_job(&client, job_id, "cancel", "Cancelled", as_json).await;
+            act_on_each(&job_ids, cancel).await
         }
+        JobsCommand::Pause { job_ids, client } => {
+            let client = ApiClient::new(&client)?;
+            let pause = async |job_id: &str| change_job(&client, job_id, "pause", "Paused", as_json).await;
+            act_on_each(&job_ids, pause).await
+        }
+        JobsCommand::Resume { job_ids, client } => {
+            let client = ApiClient::new(&client)?;
+            let resume = async |job_id: &str| change_job(&client, job_id, "resume", "Resumed", as_json).await;
+            act_on_each(&job_ids, resume).await
+        }
+        JobsCommand::Why { job_id, client } => explain_job(&ApiClient::new(&client)?, &job_id, as_json).await,
         JobsCommand::Retry { job_ids, client } => {
             let client = ApiClient::new(&client)?;
             act_on_each(&job_ids, async |job_id| retry_job(&client, job_id, as_json).await).await
@@ -147,12 +160,33 @@ async fn act_on_job(client: &ApiClient, job_id: &str, action: &str) -> anyhow::R
     Ok(client.send(client.build_request(Method::POST, url)).await?.json().await?)
 }
 
-async fn cancel_job(client: &ApiClient, job_id: &str, as_json: bool) -> anyhow::Result<()> {
-    let job = act_on_job(client, job_id, "cancel").await?;
+/// Changes a job by an action that answers with the job; `done` says so to people.
+async fn change_job(
+    client: &ApiClient,
+    job_id: &str,
+    action: &str,
+    done: &str,
+    as_json: bool,
+) -> anyhow::Result<()> {
+    let job = act_on_job(client, job_id, action).await?;
     if as_json {
         return Ok(output::print_json(&json!({ "job_id": job_id, "state": job["state"] }))?);
     }
-    output::print_message(format!("Cancelled: {}", output::sanitize_text(job_id)));
+    output::print_message(format!("{done}: {}", output::sanitize_text(job_id)));
+    Ok(())
+}
+
+/// Prints why a job does not run: the sentence, and when it will.
+async fn explain_job(client: &ApiClient, job_id: &str, as_json: bool) -> anyhow::Result<()> {
+    let why = client.get_json(&format!("v1/jobs/{job_id}/why"), &[]).await?;
+    if as_json {
+        return Ok(output::print_json(&why)?);
+    }
+    output::print_line(output::sanitize_text(why["sentence"].as_str().unwrap_or_default()))?;
+    if let Some(start_in_ms) = why["start_in_ms"].as_u64() {
+        let seconds = start_in_ms.div_ceil(1_000);
+        output::print_line(format!("By the rate of the last ten minutes it goes on in about {seconds} s."))?;
+    }
     Ok(())
 }
 

@@ -116,7 +116,7 @@ token changes hands; the chain is anvil, found by ANVIL, in .tools/bin above thi
     #[command(after_help = "Example:
   streamgate worker transcode --nats-url nats://broker:4222 --store-url s3://media")]
     Worker(WorkerArgs),
-    /// Run the singletons: unsent events, expired uploads, drift; two give failover
+    /// Run the singletons: order of the queue, unsent events, expired uploads; two give failover
     #[command(after_help = "Example:
   streamgate keeper --nats-url nats://broker:4222 --store-url s3://media")]
     Keeper(ServerArgs),

@@ -199,8 +199,8 @@ impl LetterRedriver<'_> {
         if !was_parked {
             return Ok(RedriveOutcome::Superseded("its job goes on"));
         }
-        let subject = job.part_subject(&task.part);
-        self.bus.publish_once(subjects::JOBS, &subject, task).await?;
+        // Only a hint: the keeper looks at such jobs by itself, too.
+        self.bus.publish_core(subjects::dispatch_look_subject(job.job_id), Vec::new()).await?;
         self.bus
             .change_record::<media::MediaRecord>(&job.media_id.to_string(), |found| {
                 Some((found?.with_work_resumed(nats::now_ms())?, Outbox::new()))

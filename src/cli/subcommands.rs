@@ -105,6 +105,36 @@ pub enum JobsCommand {
         #[command(flatten)]
         client: ClientArgs,
     },
+    /// Say why a job does not run, and when it will
+    #[command(after_help = "Example:
+  streamgate jobs why 068p...                  one sentence; --json has its place among those that wait")]
+    Why {
+        /// Its id
+        job_id: String,
+        /// The server.
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// Pause jobs: none of their parts is begun until they are resumed
+    #[command(after_help = "Example:
+  streamgate jobs pause 068p... 068q...        parts that workers are at are made to their end")]
+    Pause {
+        /// Their ids
+        #[arg(required = true, value_name = "JOB_ID")]
+        job_ids: Vec<String>,
+        /// The server.
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// Let paused jobs go on, each in its old place
+    Resume {
+        /// Their ids
+        #[arg(required = true, value_name = "JOB_ID")]
+        job_ids: Vec<String>,
+        /// The server.
+        #[command(flatten)]
+        client: ClientArgs,
+    },
     /// Try jobs again that failed or were cancelled; what a failed one had made is kept
     #[command(after_help = "Example:
   streamgate jobs retry 068p...                prints the id of the job that goes on")]

@@ -933,6 +933,8 @@ pub(crate) fn job_record(
         publishing_at_ms: None,
         retry_of: None,
         cleared_at_ms: None,
+        made: Vec::new(),
+        paused_at_ms: None,
     }
 }
 

@@ -143,6 +143,7 @@ GET /v1/events Principal(Events) Api
 GET /v1/jobs Principal(Worker) Worker
 GET /v1/jobs/counts Principal(Worker) Worker
 GET /v1/jobs/{job_id} Principal(Worker) Worker
+GET /v1/jobs/{job_id}/why Principal(Worker) Worker
 GET /v1/library Open Metadata
 GET /v1/media Principal(Metadata) Metadata
 GET /v1/media/{media_id} Principal(Metadata) Metadata
@@ -171,6 +172,8 @@ POST /v1/auth/verify Open Auth
 POST /v1/forms Body Upload
 POST /v1/forms/tokens Principal(Upload) Upload
 POST /v1/jobs/{job_id}/cancel Principal(Worker) Worker
+POST /v1/jobs/{job_id}/pause Principal(Worker) Worker
+POST /v1/jobs/{job_id}/resume Principal(Worker) Worker
 POST /v1/jobs/{job_id}/retry Principal(Worker) Worker
 POST /v1/media Principal(Upload) Upload
 POST /v1/media/{media_id}/playback Optional(Streaming) Streaming
@@ -457,7 +460,10 @@ impl Story {
         let job = job_record(media_id, "admin", 1, JobStatus::Active);
         self.admin.commit_record(&mut VersionedRecord::new(job.clone()), Outbox::new()).await.unwrap();
         let path = format!("/v1/jobs/{}", job.job_id);
-        self.does("post /v1/jobs/{job_id}/cancel", &format!("{path}/cancel"), key, "", 200).await;
+        for action in ["pause", "resume", "cancel"] {
+            let operation = format!("post /v1/jobs/{{job_id}}/{action}");
+            self.does(&operation, &format!("{path}/{action}"), key, "", 200).await;
+        }
         let source =
             MediaSource { key: schemas::keys::source_key(media_id), size_bytes: 5, sha256: "0".repeat(64) };
         let verified = |found: Option<&MediaRecord>| {

@@ -7,14 +7,15 @@
 //! - `fold`: puts what the parts of ended jobs came to into the jobs' own records, and removes the parts.
 //! - `views`: sums the openings of public media by medium and hour.
 //! - `memory`: makes memory streams anew that a restart of the broker forgot.
-//! - `drift`: compares job records with the queue and the store, and repairs both directions.
+//! - `dispatch`: lets parts of jobs into the queue, in fair order over owners.
+//! - `clear`: removes what cancelled jobs had stored.
 //!
 //! What is due is judged by the broker's clock, by which the records were stored: a keeper on a host whose clock is ahead
 //! expires, purges and sums nothing early.
 //!
 //! Limits: [`KeeperConfig`] names periods and ages.
 
-pub mod drift;
+pub mod clear;
 pub mod expiry;
 pub mod fold;
 pub mod memory_streams;
@@ -23,6 +24,7 @@ pub mod purge;
 pub mod views;
 pub mod watcher;
 
+use dispatch::{DispatchConfig, DispatchMetrics};
 use nats::Bus;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -38,8 +40,10 @@ use gate::grant::PlaybackGrants;
 pub struct KeeperConfig {
     /// Age from which unsent events are published by the sweeper, in milliseconds.
     pub unsent_age_ms: u64,
-    /// How often queue and state are compared, in milliseconds.
-    pub drift_period_ms: u64,
+    /// Which part of which job goes into the queue next.
+    pub dispatch: DispatchConfig,
+    /// How often cancelled jobs are looked for whose objects are still there, in milliseconds.
+    pub clear_period_ms: u64,
     /// How often expired uploads are looked for, in milliseconds.
     pub expiry_period_ms: u64,
     /// Removed media.
@@ -64,7 +68,8 @@ impl Default for KeeperConfig {
     fn default() -> Self {
         Self {
             unsent_age_ms: 5_000,
-            drift_period_ms: 60_000,
+            dispatch: DispatchConfig::default(),
+            clear_period_ms: 60_000,
             expiry_period_ms: 60_000,
             purge: purge::PurgeConfig::default(),
             fold_age_ms: 24 * 3_600_000,
@@ -77,7 +82,7 @@ impl Default for KeeperConfig {
     }
 }
 
-/// Runs the singletons until `shutdown`.
+/// Runs the singletons until `shutdown`; what goes into the queue is counted in `dispatched`.
 ///
 /// # Errors
 /// When a task panicked.
@@ -85,6 +90,7 @@ pub async fn run_keeper(
     bus: Bus,
     store: Store,
     grants: PlaybackGrants,
+    dispatched: DispatchMetrics,
     config: KeeperConfig,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
@@ -132,12 +138,13 @@ pub async fn run_keeper(
             .run_with_lease("memory", stop, |held| memory_streams::run_stream_restore(leased.clone(), held))
             .await;
     });
+    let (leased, objects, settings, stop) = (bus.clone(), store, config.clone(), shutdown.clone());
     tasks.spawn(async move {
-        bus.run_with_lease("drift", shutdown, |held| {
-            drift::run_drift_repair(bus.clone(), store.clone(), config.clone(), held)
-        })
-        .await;
+        let clear = |held| clear::run_clearing(leased.clone(), objects.clone(), settings.clone(), held);
+        leased.run_with_lease("clear", stop, clear).await;
     });
+    // Takes its lease itself: a standby follows the jobs, too.
+    tasks.spawn(dispatch::run_dispatcher(bus, config.dispatch, dispatched, shutdown));
     while let Some(ended) = tasks.join_next().await {
         ended?;
     }

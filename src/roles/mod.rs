@@ -103,6 +103,8 @@ pub struct Runtime {
     pub metrics: registry::MetricsRegistry,
     /// What came of asking chains, which more than one role does.
     pub chains: evm::ChainCounters,
+    /// What the keeper lets into the queue.
+    pub dispatched: dispatch::DispatchMetrics,
     /// What this process knows of its ability to work.
     pub health: ProcessHealth,
 }
@@ -167,6 +169,7 @@ impl Runtime {
             shutdown,
             metrics: registry::MetricsRegistry::default(),
             chains: evm::ChainCounters::default(),
+            dispatched: dispatch::DispatchMetrics::default(),
             health: ProcessHealth::new(),
         })
     }
@@ -271,6 +274,9 @@ fn start_process_tasks(site: &Runtime, kinds: &[ProcessRole], tasks: &mut JoinSe
     site.metrics.register(telemetry::ClockMetrics);
     if kinds.iter().any(|kind| matches!(kind, ProcessRole::Ingress | ProcessRole::Keeper)) {
         site.metrics.register(site.chains.clone());
+    }
+    if kinds.contains(&ProcessRole::Keeper) {
+        site.metrics.register(site.dispatched.clone());
     }
     if let Some(listen) = site.config.admin_listen {
         let (health, metrics) = (site.health.clone(), site.metrics.clone());
@@ -380,8 +386,9 @@ async fn run_worker_role(
             let store = site.open_store(&bus).await?;
             let grants = config.open_counted_grants(&bus, site.chains.clone())?;
             let publishing = site.chains.run(&bus, &shutdown);
+            let (dispatched, settings) = (site.dispatched.clone(), config.keeper.clone());
             let keeping =
-                keeper::run_keeper(bus.clone(), store, grants, config.keeper.clone(), shutdown.clone());
+                keeper::run_keeper(bus.clone(), store, grants, dispatched, settings, shutdown.clone());
             tokio::join!(keeping, publishing).0
         }
     }

@@ -14,6 +14,7 @@ fn site(folder: &Path, url: String, seeds: RoleSeeds) -> Runtime {
         shutdown: CancellationToken::new(),
         metrics: registry::MetricsRegistry::default(),
         chains: evm::ChainCounters::default(),
+        dispatched: dispatch::DispatchMetrics::default(),
         health: ProcessHealth::new(),
     }
 }

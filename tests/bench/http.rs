@@ -108,6 +108,8 @@ impl Site {
                 publishing_at_ms: None,
                 retry_of: None,
                 cleared_at_ms: None,
+                made: Vec::new(),
+                paused_at_ms: None,
             };
             self.admin.commit_record(&mut VersionedRecord::new(job), Outbox::new()).await.unwrap();
             for part in parts.iter().map(String::as_str).chain([job::FINISH]) {

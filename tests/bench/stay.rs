@@ -108,6 +108,8 @@ async fn upload(bus: &Bus, kept_ms: u64) {
         publishing_at_ms: None,
         retry_of: None,
         cleared_at_ms: None,
+        made: Vec::new(),
+        paused_at_ms: None,
     };
     for name in job.parts.iter().map(String::as_str).chain([job::FINISH]) {
         put(bus, part(&job, name)).await;

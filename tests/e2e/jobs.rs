@@ -39,7 +39,7 @@ async fn becomes(cluster: &Cluster, path: &str, member: &str, wanted: &str) -> V
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_running_job_is_cancelled_and_tried_again() {
-    let mut cluster = Cluster::start_with(Options::default(), "\n[keeper]\ndrift_period = \"200ms\"\n").await;
+    let mut cluster = Cluster::start_with(Options::default(), "\n[keeper]\nclear_period = \"200ms\"\n").await;
     let media_id = cluster.upload(sample(60, "1280x720", "30"), "film.mp4").await;
     let running = poll(WAIT_MAX, async || (children(&cluster) > 0).then_some(()));
     running.await.expect("it is being made");

@@ -53,8 +53,6 @@ struct StreamSpec {
     #[serde(default)]
     allow_rollup: bool,
     #[serde(default)]
-    allow_atomic_publish: bool,
-    #[serde(default)]
     allow_message_schedules: bool,
     #[serde(default)]
     allow_message_ttl: bool,
@@ -184,7 +182,6 @@ impl StreamSpec {
             deny_delete: self.deny_delete,
             deny_purge: self.deny_purge,
             allow_rollup: self.allow_rollup,
-            allow_atomic_publish: self.allow_atomic_publish,
             allow_message_schedules: self.allow_message_schedules,
             allow_message_ttl: self.allow_message_ttl,
             num_replicas: settings.replicas,

@@ -58,10 +58,11 @@ const CASES: &[Case] = &[
             "evt.gate.denied.R",
             "evt.limit.exceeded.R",
             "evt.job.cancelled.J",
-            "job.transcode.p0.J.finish",
             "ctl.job.J",
             "ctl.upload.U",
             "ask.index.list",
+            "ask.dispatch.position",
+            "ctl.dispatch.J",
             "log.ingress",
             "view.3.opened.M",
             "$JS.API.STREAM.INFO.VIEWS",
@@ -95,6 +96,7 @@ const CASES: &[Case] = &[
         ],
         may_not: &[
             "$KV.workers.keeper.X",
+            "job.transcode.p0.J.finish",
             "evt.alert.fired.A",
             "audit.media.changed",
             "dead.upload.EVENTS-1",
@@ -177,7 +179,6 @@ const CASES: &[Case] = &[
             "evt.media.playable.M",
             "evt.media.ready.M",
             "evt.job.succeeded.J",
-            "job.transcode.p1.J.v0",
             "progress.J.v0",
             "dead.transcode.JOBS-1",
             "dead.transcode-plan.EVENTS-1",
@@ -196,6 +197,7 @@ const CASES: &[Case] = &[
             "evt.upload.received.U",
             "evt.media.removed.M",
             "audit.job.started",
+            "job.transcode.p1.J.v0",
             "job.thumb.p0.J.x",
             "ctl.job.J",
             "dead.upload.EVENTS-1",
@@ -355,6 +357,7 @@ const CASES: &[Case] = &[
             "$JS.API.STREAM.MSG.GET.JOBS",
             "$JS.API.STREAM.MSG.GET.EVENTS",
             "$JS.API.CONSUMER.CREATE.KV_jobs",
+            "$JS.API.CONSUMER.CREATE.KV_workers",
             "$JS.API.CONSUMER.INFO.JOBS.transcode-p0",
         ],
         may_not: &[
@@ -370,8 +373,8 @@ const CASES: &[Case] = &[
             "$JS.API.CONSUMER.MSG.NEXT.EVENTS.index",
             "$JS.ACK.JOBS.transcode-p0.1.1.1.1.0",
         ],
-        may_receive: &["_INBOX_keeper.>"],
-        may_not_receive: &[">", "evt.>", "$KV.>", "_INBOX_ingress.>"],
+        may_receive: &["_INBOX_keeper.>", "ctl.dispatch.*", "ask.dispatch.*"],
+        may_not_receive: &[">", "evt.>", "ctl.>", "ask.index.>", "$KV.>", "_INBOX_ingress.>"],
     },
 ];
 
@@ -540,7 +543,7 @@ async fn a_stage_works_through_its_durable_with_its_own_rights() {
     let broker = TestBroker::start().await;
     publish(&broker.bus(Role::Ingress).await, "evt.upload.received.U").await;
     publish(&broker.bus(Role::Upload).await, "evt.media.stored.M").await;
-    publish(&broker.bus(Role::Transcode).await, "job.transcode.p0.J.v0").await;
+    publish(&broker.bus(Role::Keeper).await, "job.transcode.p0.J.v0").await;
     let durables = [
         (Role::Upload, "EVENTS", "upload"),
         (Role::Transcode, "EVENTS", "transcode-plan"),

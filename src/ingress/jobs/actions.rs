@@ -135,7 +135,11 @@ pub(super) async fn retry_job(
 }
 
 /// The job, if `who` may change it.
-async fn load_changeable_job(app: &AppState, id: &str, who: &Principal) -> Result<JobRecord, Problem> {
+pub(super) async fn load_changeable_job(
+    app: &AppState,
+    id: &str,
+    who: &Principal,
+) -> Result<JobRecord, Problem> {
     let job_id: JobId = id.parse().map_err(|_| no_such_job())?;
     let job = app.bus.load_record::<JobRecord>(&job_id.to_string()).await?.ok_or_else(no_such_job)?.record;
     if !who.may_see(&job.owner) {

@@ -41,7 +41,9 @@ use web::{
 
 mod actions;
 pub mod cancellation;
+mod pausing;
 pub mod retry;
+mod why;
 
 /// Part records that one request reads at the same time.
 pub const READS_MAX: usize = 16;
@@ -54,11 +56,23 @@ pub fn router() -> OperationRouter<AppState> {
         .with(&READ_JOB, read_job)
         .with(&actions::CANCEL_JOB, actions::cancel_job)
         .with(&actions::RETRY_JOB, actions::retry_job)
+        .with(&pausing::PAUSE_JOB, pausing::pause_job)
+        .with(&pausing::RESUME_JOB, pausing::resume_job)
+        .with(&why::EXPLAIN_JOB, why::explain_job)
 }
 
 /// Their descriptions.
 #[derive(utoipa::OpenApi)]
-#[openapi(paths(list_jobs, count_jobs, read_job, actions::cancel_job, actions::retry_job))]
+#[openapi(paths(
+    list_jobs,
+    count_jobs,
+    read_job,
+    actions::cancel_job,
+    actions::retry_job,
+    pausing::pause_job,
+    pausing::resume_job,
+    why::explain_job
+))]
 pub(super) struct JobsApiDoc;
 
 impl openapi::OperationGroup for JobsApiDoc {
@@ -71,6 +85,7 @@ impl openapi::OperationGroup for JobsApiDoc {
         schemas.add_response::<JobCounts>();
         schemas.add_response::<JobDocument<'_>>();
         schemas.add_response::<actions::JobRetriedDocument>();
+        schemas.add_response::<why::JobWhyDocument>();
     }
 }
 
@@ -310,6 +325,7 @@ struct JobDocument<'a> {
     /// Where it stands.
     status: job::JobStatus,
     /// The same in more words; others may come.
+    #[schemars(schema_with = "open_state_schema")]
     state: JobState,
     /// The job that came to nothing and of which this one keeps what was made; absent where there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -318,6 +334,9 @@ struct JobDocument<'a> {
     code: Option<&'a str>,
     /// The same for people.
     detail: Option<&'a str>,
+    /// Unix time in milliseconds at which a person paused it; absent while it is not. Parts that were under way are made to their end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    paused_at_ms: Option<u64>,
     /// What it waits for while something is away; absent while it goes on.
     #[serde(skip_serializing_if = "Option::is_none")]
     waiting: Option<MediaWaitReason>,
@@ -335,6 +354,12 @@ struct JobDocument<'a> {
     ended_at_ms: Option<u64>,
 }
 
+/// A state, or any other one: a generated client must not refuse what it does not know.
+fn open_state_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    let known = generator.subschema_for::<JobState>();
+    schemars::json_schema!({ "anyOf": [known, { "type": "string" }] })
+}
+
 /// Where a job stands, as its parts say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -344,6 +369,8 @@ enum JobState {
     Queued,
     /// A worker holds a part of it, or parts of it are made.
     Running,
+    /// A person paused it: no part of it is begun, and nobody works on it any more.
+    Paused,
     /// Nobody works on it, since a try of a part failed: it is tried again.
     Retrying,
     /// Done and checked.
@@ -370,6 +397,7 @@ impl JobState {
             job::JobStatus::Cancelled if claimed.any(is_held) => Self::Cancelling,
             job::JobStatus::Cancelled => Self::Cancelled,
             job::JobStatus::Active if claimed.clone().any(is_held) => Self::Running,
+            job::JobStatus::Active if job.paused_at_ms.is_some() => Self::Paused,
             job::JobStatus::Active if claimed.any(|part| part.code.is_some()) => Self::Retrying,
             job::JobStatus::Active if found().next().is_some() => Self::Running,
             job::JobStatus::Active => Self::Queued,
@@ -457,6 +485,7 @@ fn build_job_document<'a>(
         retry_of: job.retry_of,
         code: job.code.as_deref(),
         detail: job.detail.as_deref(),
+        paused_at_ms: job.paused_at_ms.filter(|_| job.status == job::JobStatus::Active),
         waiting: None,
         encode: job.encode,
         plan: &job.plan,

@@ -86,6 +86,43 @@ impl Encoded {
 }
 
 #[tokio::test]
+async fn a_paused_job_says_so_until_it_is_resumed() {
+    let site = Encoded::start(JobStatus::Active, MediaStatus::Stored).await;
+    let mut events = site.admin.subscribe_core(subjects::job_event_filter(site.job.job_id)).await.unwrap();
+    let why = async || -> Value {
+        let path = format!("/v1/jobs/{}/why", site.job.job_id);
+        serde_json::from_str(&site.site.ask("GET", &path, &site.authorization, "").await.body).unwrap()
+    };
+    assert_eq!(why().await["reason"], "no_keeper", "nothing lets it into the queue here");
+    let paused = site.post("pause").await;
+    assert_eq!(paused.status, 200, "{paused:?}");
+    let document = site.document().await;
+    assert_eq!((&document["status"], &document["state"]), (&"active".into(), &"paused".into()));
+    assert!(document["paused_at_ms"].as_u64().is_some_and(|at_ms| at_ms > 0), "{document}");
+    assert_eq!(why().await["sentence"], "It is paused until somebody resumes it.");
+    let message = events.next().await.unwrap();
+    let event: job::JobPaused = nats::decode_message(&message.subject, &message.payload).unwrap();
+    assert_eq!(event.paused_by, "admin");
+    // Once more changes nothing.
+    assert_eq!(site.post("pause").await.status, 200);
+    assert_eq!(site.document().await, document);
+    assert_eq!(site.post("resume").await.status, 200);
+    assert_eq!(site.post("resume").await.status, 200);
+    assert_eq!(site.document().await["state"], "queued");
+    let message = events.next().await.unwrap();
+    assert!(message.subject.starts_with("evt.job.resumed."), "one event of each: {}", message.subject);
+    // One that is paused can be cancelled, and then neither paused nor resumed.
+    assert_eq!(site.post("pause").await.status, 200);
+    assert_eq!(site.post("cancel").await.status, 200);
+    assert_eq!(site.document().await["state"], "cancelled");
+    assert_eq!(site.document().await.get("paused_at_ms"), None);
+    for action in ["pause", "resume"] {
+        assert_eq!(site.refused(action).await, (409, "job_ended".into()));
+    }
+    assert_eq!(why().await["sentence"], "It was cancelled.");
+}
+
+#[tokio::test]
 async fn a_cancelled_job_says_who_ended_it_and_its_medium_why_nothing_plays() {
     let site = Encoded::start(JobStatus::Active, MediaStatus::Stored).await;
     let mut hints = site.admin.subscribe_core(subjects::job_cancel_subject(site.job.job_id)).await.unwrap();

@@ -12,7 +12,7 @@ use serde_bytes::ByteBuf;
 use store::Store;
 
 use super::*;
-use crate::keeper::drift::{self, DriftReport};
+use crate::keeper::clear;
 
 const DAY_MS: u64 = 24 * 3_600_000;
 
@@ -52,6 +52,8 @@ fn job() -> job::JobRecord {
         publishing_at_ms: None,
         retry_of: None,
         cleared_at_ms: None,
+        made: Vec::new(),
+        paused_at_ms: None,
     }
 }
 
@@ -170,9 +172,6 @@ async fn what_parts_came_to_outlives_them() {
             .is_some()
     );
     assert_eq!(site.pass(2 * DAY_MS).await, FoldReport::default(), "once");
-    // Neither does the comparison of queue and state take the missing parts for work.
-    let repaired = drift::repair_drift(&site.keeper, &site.store, 0).await.unwrap();
-    assert_eq!(repaired.queued_count, 2, "those of the active job");
 }
 
 #[tokio::test]
@@ -185,25 +184,25 @@ async fn what_a_cancelled_job_stored_goes_once_its_workers_have_stopped() {
     for key in [mine.as_str(), other] {
         site.store.put(key, "bytes").await.unwrap();
     }
-    let pass = async || drift::repair_drift(&site.keeper, &site.store, 0).await.unwrap();
+    let pass = async || clear::clear_cancelled_jobs(&site.keeper, &site.store).await.unwrap();
     // Its holder was seen a moment ago, and may store one segment more.
-    assert_eq!(pass().await, DriftReport::default());
+    assert_eq!(pass().await, 0);
     site.store.head(&mine).await.unwrap();
     site.put(JobPartRecord { last_seen_ms: 0, ..parts[0].clone() }).await;
-    assert_eq!(pass().await, DriftReport { queued_count: 0, cleared_count: 1 });
+    assert_eq!(pass().await, 1);
     assert!(matches!(site.store.head(&mine).await, Err(store::StoreError::NotFound { .. })));
     site.store.head(other).await.unwrap();
     assert!(site.job(&ended).await.cleared_at_ms.is_some());
-    assert_eq!(pass().await, DriftReport::default(), "once");
+    assert_eq!(pass().await, 0, "once");
     // A worker without a connection stored more: it is looked at once more, ten minutes after the end.
     site.store.put(&mine, "late bytes").await.unwrap();
     let now_ms = nats::now_ms();
     let (end_ms, cleared_ms) = (now_ms - 11 * 60_000, now_ms - 10 * 60_000 - 30_000);
     let old = job::JobRecord { ended_at_ms: Some(end_ms), cleared_at_ms: Some(cleared_ms), ..ended.clone() };
     site.put(old).await;
-    assert_eq!(pass().await, DriftReport { queued_count: 0, cleared_count: 1 });
+    assert_eq!(pass().await, 1);
     assert!(matches!(site.store.head(&mine).await, Err(store::StoreError::NotFound { .. })));
-    assert_eq!(pass().await, DriftReport::default(), "and not again");
+    assert_eq!(pass().await, 0, "and not again");
 }
 
 #[tokio::test]
@@ -228,26 +227,9 @@ async fn what_plays_is_not_removed_with_a_job_that_was_cancelled() {
         ..media::MediaRecord::new(ended.media_id, ended.owner.clone(), media::MediaStatus::Ready, 1)
     };
     site.put(medium).await;
-    let report = drift::repair_drift(&site.keeper, &site.store, 0).await.unwrap();
-    assert_eq!(report.cleared_count, 1, "it is looked at");
+    let cleared_count = clear::clear_cancelled_jobs(&site.keeper, &site.store).await.unwrap();
+    assert_eq!(cleared_count, 1, "it is looked at");
     site.store.head(&key).await.unwrap();
-}
-
-#[tokio::test]
-async fn a_finish_that_a_worker_is_at_is_not_queued_and_a_lost_one_is() {
-    let site = Site::start().await;
-    let active = job();
-    site.put(active.clone()).await;
-    for name in &active.parts {
-        site.put(part(&active, name, JobPartStatus::Done)).await;
-    }
-    let finish = part(&active, job::FINISH, JobPartStatus::Claimed);
-    site.put(finish.clone()).await;
-    let pass = async || drift::repair_drift(&site.keeper, &site.store, 0).await.unwrap().queued_count;
-    assert_eq!(pass().await, 0, "a worker holds it");
-    site.put(JobPartRecord { last_seen_ms: 0, ..finish }).await;
-    assert_eq!(pass().await, 1, "nobody does");
-    assert_eq!(pass().await, 0, "its message waits");
 }
 
 #[tokio::test]

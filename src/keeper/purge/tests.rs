@@ -173,6 +173,8 @@ fn job_record(status: job::JobStatus) -> job::JobRecord {
         publishing_at_ms: None,
         retry_of: None,
         cleared_at_ms: None,
+        made: Vec::new(),
+        paused_at_ms: None,
     }
 }
 

@@ -8,7 +8,7 @@
 use data_encoding::HEXLOWER;
 use schemas::{
     ids::{JobId, MediaId},
-    job::{AudioPlan, EncodePlan, FrameRange, PARTS_MAX, PosterPlan, SubtitlePlan, VideoPlan},
+    job::{AudioPlan, EncodePlan, FrameRange, LadderRung, PARTS_MAX, PosterPlan, SubtitlePlan, VideoPlan},
     media::{AudioTrack, MediaSource, Rational, SubtitleTrack, TechnicalMetadata, VideoTrack},
 };
 use sha2::{Digest, Sha256};
@@ -199,6 +199,23 @@ pub fn part_duration_ms(plan: &EncodePlan, part: &str) -> u64 {
         // Text takes no time worth counting.
         Some(PartWork::Subtitles(_) | PartWork::Finish) | None => 0,
     }
+}
+
+/// Declared cost of a part, from 1: millions of pixels that are encoded, by which owners share the workers. A second of sound
+/// counts as one, since an AAC encoder takes about as long for it as x264 for a million pixels at the presets used here.
+pub fn part_cost(plan: &EncodePlan, part: &str) -> u64 {
+    let cost = match find_part_work(plan, part) {
+        Some(PartWork::Video { video, range }) => {
+            let pixels = |rung: &LadderRung| {
+                let frames = range.frame_count.div_ceil(u64::from(rung.frame_step.max(1)));
+                u64::from(rung.width).saturating_mul(u64::from(rung.height)).saturating_mul(frames)
+            };
+            video.rungs.iter().map(pixels).fold(0, u64::saturating_add) / 1_000_000
+        }
+        Some(PartWork::Audio(audio)) => audio.duration_samples / u64::from(audio.sample_rate_hz.max(1)),
+        Some(PartWork::Subtitles(_) | PartWork::Finish) | None => 0,
+    };
+    cost.max(1)
 }
 
 /// How long the whole presentation is, as so many units of a part of a second: frames of the picture, else samples of the sound.

@@ -459,6 +459,8 @@ pub(crate) mod tests {
             publishing_at_ms: None,
             retry_of: None,
             cleared_at_ms: None,
+            made: Vec::new(),
+            paused_at_ms: None,
         }
     }
 

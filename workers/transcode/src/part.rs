@@ -70,7 +70,8 @@ impl PipelineStage for PartProcessor {
             }
             Err(error) => return self.handle_error(TranscodeError::from(error), None).await,
         };
-        if job.status != job::JobStatus::Active {
+        // A paused one: the dispatcher lets its parts in again once it is resumed.
+        if !job.is_to_be_run() {
             return Ok(StageOutcome::Done);
         }
         let Some(work) = plan::find_part_work(&job.plan, &task.part) else {
@@ -334,29 +335,21 @@ impl PartProcessor {
         if part == plan::FINISH || !self.are_parts_over(job).await? {
             return Ok(());
         }
-        // At once, and before the message of the last part is acknowledged, which brings it back if this process ends: a finish in
-        // the queue would wait for the parts of everybody else.
-        match self.finish_now(job, delivery).await {
-            Ok(StageOutcome::Done) => return Ok(()),
-            // Another worker is at it, whose own message brings the finish back if it vanishes; a repeat may be that message.
-            Ok(_) if delivery.delivered == 1 && self.is_finish_held(job).await? => return Ok(()),
-            // Nobody can now: what is left waits in the queue.
-            Ok(_) => {}
-            Err(error) => {
-                tracing::info!(job.id = %job.job_id, error = error.describe(), "the finish is queued");
-            }
-        }
-        // A process that has to stop may have just ended the job.
-        if encode::is_job_inactive(&self.context.bus, job).await? {
+        // A job that was paused meanwhile is not finished before it is resumed.
+        let found = self.context.bus.load_record::<job::JobRecord>(&job.job_id.to_string()).await?;
+        if !found.is_some_and(|held| held.record.is_to_be_run()) {
             return Ok(());
         }
-        self.queue_finish(job).await
-    }
-
-    async fn is_finish_held(&self, job: &job::JobRecord) -> Result<bool, TranscodeError> {
-        let key = subjects::part_key(job.job_id, plan::FINISH);
-        let found = self.context.bus.load_record::<JobPartRecord>(&key).await?.map(|held| held.record);
-        Ok(found.is_some_and(|part| part.status == JobPartStatus::Done || part.last_seen_ms > 0))
+        // At once, and before the message of the last part is acknowledged, which brings it back if this process ends: a finish in
+        // the queue would wait for the parts of everybody else. Whatever else hinders it, the dispatcher lets it in.
+        match self.finish_now(job, delivery).await {
+            // Another worker is at it, whose own message brings the finish back if it vanishes.
+            Ok(_) => {}
+            Err(error) => {
+                tracing::info!(job.id = %job.job_id, error = error.describe(), "the finish is left to the queue");
+            }
+        }
+        Ok(())
     }
 
     /// Finishes a job whose parts are over, in the place of its last part.
@@ -404,12 +397,6 @@ impl PartProcessor {
             }
         }
         Ok(true)
-    }
-
-    async fn queue_finish(&self, job: &job::JobRecord) -> Result<(), TranscodeError> {
-        let task = JobPartTask { job_id: job.job_id, part: plan::FINISH.to_owned() };
-        self.context.bus.publish_once(subjects::JOBS, &job.part_subject(plan::FINISH), &task).await?;
-        Ok(())
     }
 
     /// After an error: an outage is waited out, everything else counts as a try. The claim is let go either way.

@@ -1,13 +1,13 @@
-//! The planner: from `evt.media.stored`, or `evt.media.reopened`, to a job record and its parts in the queue.
+//! The planner: from `evt.media.stored`, or `evt.media.reopened`, to a job record, whose parts the dispatcher lets into the queue.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
 use nats::{MessageDelivery, Outbox, PipelineStage, StageFault, StageOutcome, VersionedRecord};
 use packaging::plan;
 use schemas::{
     BusEvent as _,
     ids::{JobId, MediaId},
-    job::{self, JobPartRecord, JobPartStatus, JobPartTask, JobQueued},
+    job::{self, JobPartRecord, JobPartStatus, JobQueued},
     keys, media,
     subjects::{self, JobPriority},
 };
@@ -100,8 +100,8 @@ impl TranscodePlanner {
             return Ok(());
         };
         if let Some(job) = self.find_job(wanted.media_id, wanted.encode).await? {
-            // Only what a crash may have left undone between its record and its parts.
-            return self.queue_job(&job).await;
+            // Only what a crash may have left undone between its record and those of its parts.
+            return self.keep_made_parts(&job).await;
         }
         // An old event that comes again must not make again what its medium outlived.
         if has_outlived(&medium.record, wanted.encode) {
@@ -119,15 +119,7 @@ impl TranscodePlanner {
         };
         let plan = plan::plan_encode(&input)?;
         let job = self.store_job(build_job_record(wanted, plan)).await?;
-        self.queue_job(&job).await
-    }
-
-    async fn queue_job(&self, job: &job::JobRecord) -> Result<(), TranscodeError> {
-        if job.status != job::JobStatus::Active {
-            return Ok(());
-        }
-        let made = self.keep_made_parts(job).await?;
-        self.queue_parts(job, &made).await
+        self.keep_made_parts(&job).await
     }
 
     async fn find_job(
@@ -199,11 +191,14 @@ impl TranscodePlanner {
         job.retry_of = Some(before.job_id);
         // What a cancelled job has stored is removed.
         if before.status == job::JobStatus::Failed && before.plan == job.plan {
+            let mut made = Vec::new();
             for name in &job.parts {
-                if !self.is_part_made(before.job_id, name).await? {
-                    job.prefix = before.prefix;
-                    break;
+                if self.is_part_made(before.job_id, name).await? {
+                    made.push(name.clone());
                 }
+            }
+            if made.len() < job.parts.len() {
+                (job.prefix, job.made) = (before.prefix, made);
             }
         }
         Ok(job)
@@ -215,49 +210,26 @@ impl TranscodePlanner {
         Ok(found.is_some_and(|held| held.record.status == JobPartStatus::Done))
     }
 
-    /// Gives a job the parts that the one before it had made in the same folder; answers their names. Behind the record of the job:
-    /// parts without a job are removed.
-    async fn keep_made_parts(&self, job: &job::JobRecord) -> Result<BTreeSet<String>, TranscodeError> {
+    /// Gives a job the parts that the one before it had made in the same folder. Behind the record of the job: parts without a job
+    /// are removed.
+    async fn keep_made_parts(&self, job: &job::JobRecord) -> Result<(), TranscodeError> {
         let bus = &self.context.bus;
-        let mut made = BTreeSet::new();
-        let Some(before) = self.load_ended_job(job).await?.filter(|before| before.prefix == job.prefix)
-        else {
-            return Ok(made);
+        let Some(before) = job.retry_of.filter(|_| job.status == job::JobStatus::Active) else {
+            return Ok(());
         };
-        for name in &job.parts {
-            let found = bus.load_record::<JobPartRecord>(&subjects::part_key(before.job_id, name)).await?;
+        for name in &job.made {
+            let found = bus.load_record::<JobPartRecord>(&subjects::part_key(before, name)).await?;
             let Some(part) = found.filter(|held| held.record.status == JobPartStatus::Done) else { continue };
             let mut kept = VersionedRecord::new(JobPartRecord { job_id: job.job_id, ..part.record });
             match bus.commit_record(&mut kept, Outbox::new()).await {
-                Ok(()) => _ = made.insert(name.clone()),
-                // What a repeat has written, or a worker that makes it anew.
-                Err(nats::BusError::Conflict { .. }) => {
-                    if self.is_part_made(job.job_id, name).await? {
-                        made.insert(name.clone());
-                    }
-                }
+                // A conflict is what a repeat finds.
+                Ok(()) | Err(nats::BusError::Conflict { .. }) => {}
                 Err(error) => return Err(error.into()),
             }
         }
-        if made.iter().any(|name| playable::is_first_part(&job.plan, name)) {
+        if job.made.iter().any(|name| playable::is_first_part(&job.plan, name)) {
             playable::mark_playable(bus, job).await?;
         }
-        Ok(made)
-    }
-
-    /// Queues every part but the `made` ones, at once or none. Parts that are there already are a repeat and fine.
-    async fn queue_parts(&self, job: &job::JobRecord, made: &BTreeSet<String>) -> Result<(), TranscodeError> {
-        let finish = plan::FINISH.to_owned();
-        let open: Vec<&String> = job.parts.iter().filter(|part| !made.contains(*part)).collect();
-        let parts = if open.is_empty() { vec![&finish] } else { open };
-        let mut messages = Vec::with_capacity(parts.len());
-        for part in parts {
-            let subject = job.part_subject(part);
-            let payload =
-                nats::encode_message(&subject, &JobPartTask { job_id: job.job_id, part: part.clone() })?;
-            messages.push((subject, payload));
-        }
-        self.context.bus.publish_batch(subjects::JOBS, messages).await?;
         Ok(())
     }
 }
@@ -297,6 +269,8 @@ fn build_job_record(wanted: &EncodeRequest, plan: job::EncodePlan) -> job::JobRe
         publishing_at_ms: None,
         retry_of: None,
         cleared_at_ms: None,
+        made: Vec::new(),
+        paused_at_ms: None,
     }
 }
 

@@ -60,6 +60,9 @@ impl SchemaDirection {
     }
 }
 
+/// What the description of an enumeration says that later versions may add to.
+const OPEN_ENUMERATION: &str = "others may come";
+
 /// A comparison of two schemas, each of its own document.
 pub(super) struct SchemaComparison<'a> {
     old: &'a Value,
@@ -178,7 +181,15 @@ fn list_alternatives(document: &Value, schema: &Value, depth: usize) -> Vec<Sche
             .flat_map(|shape| members.iter().filter_map(|other| merge_shapes(shape, other)))
             .collect();
     }
+    if is_open_enumeration(own) {
+        all.push(with_keyword(&SchemaShape::new(), "type", "string".into()));
+    }
     all
+}
+
+/// True for an enumeration whose description says that it grows: readers have to take other values.
+fn is_open_enumeration(schema: &SchemaShape) -> bool {
+    schema.get("description").and_then(Value::as_str).is_some_and(|text| text.contains(OPEN_ENUMERATION))
 }
 
 /// One shape for each type and each value.

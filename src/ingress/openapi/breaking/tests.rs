@@ -98,6 +98,8 @@ fn a_status_may_go_from_answers_and_come_to_questions_only() {
     breaks(&format!("{statuses}/2"), Value::Null, asked);
     let read = "GET /v1/jobs/{job_id} 200.status: \"paused\" is new to readers";
     breaks(&format!("{statuses}/-"), json!("paused"), read);
+    // What says that others may come is open.
+    breaks_nobody("/components/schemas/JobState/enum/-", json!("hibernating"));
     // Only in questions, and then only in answers.
     breaks_nobody(&parameter("status", "/schema"), json!({ "type": "string" }));
     breaks_nobody("/components/schemas/JobPartStatus/enum/0", Value::Null);

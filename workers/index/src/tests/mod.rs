@@ -137,6 +137,8 @@ pub(crate) fn job(number: u8, medium: u8, owner: &str, status: job::JobStatus) -
         publishing_at_ms: None,
         retry_of: None,
         cleared_at_ms: None,
+        made: Vec::new(),
+        paused_at_ms: None,
     }
 }
 

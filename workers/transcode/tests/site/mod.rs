@@ -25,7 +25,7 @@ use sha2::{Digest, Sha256};
 use store::Store;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 /// What a test clip looks like.
 #[derive(Debug, Clone, Copy)]
@@ -55,6 +55,7 @@ pub(crate) struct Site {
     pub(crate) broker: TestBroker,
     pub(crate) store: Store,
     folder: TempDir,
+    _dispatching: AbortOnDropHandle<()>,
 }
 
 /// A worker in this process.
@@ -232,10 +233,20 @@ impl Site {
     }
 
     async fn with(config: store::StoreConfig, folder: TempDir) -> Self {
+        let broker = TestBroker::start().await;
+        // As the keeper does: only what it lets in is in the queue.
+        let bus = broker.bus(Role::Keeper).await;
+        let dispatching = dispatch::run_dispatcher(
+            bus,
+            dispatch::DispatchConfig::default(),
+            dispatch::DispatchMetrics::default(),
+            CancellationToken::new(),
+        );
         Self {
-            broker: TestBroker::start().await,
+            broker,
             store: store::testing::open_test_store(config).unwrap(),
             folder,
+            _dispatching: AbortOnDropHandle::new(tokio::spawn(dispatching)),
         }
     }
 
@@ -326,6 +337,8 @@ impl Site {
             publishing_at_ms: None,
             retry_of: None,
             cleared_at_ms: None,
+            made: Vec::new(),
+            paused_at_ms: None,
         };
         let bus = self.broker.bus(Role::Transcode).await;
         bus.commit_record(&mut VersionedRecord::new(record), Outbox::new()).await.unwrap();

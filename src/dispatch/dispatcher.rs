@@ -1,0 +1,313 @@
+//! One term of the dispatcher: looks at the queue, finds out what became of the parts that left it, and lets the next ones in.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use nats::{Bus, BusError, PublishOutcome};
+use parking_lot::Mutex;
+use schemas::{
+    fault::error_chain,
+    ids::JobId,
+    job::{self, JobPartTask},
+    subjects,
+};
+use tokio::{sync::Notify, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    DispatchConfig, DispatchMetrics,
+    open_job::{OpenJob, PendingPart},
+    queue::{FairQueue, WaitingJob},
+    records::{self, PartFate},
+    state::DispatchState,
+    worker_table::queue_parts_max,
+};
+
+/// How soon a full queue is looked at again while something waits.
+pub const FULL_PERIOD: Duration = Duration::from_millis(50);
+
+/// How soon the queue is looked at again otherwise, unless a new job comes first.
+pub const QUIET_PERIOD: Duration = Duration::from_millis(500);
+
+/// How soon it is tried again when the broker does not answer.
+const FAULT_PERIOD: Duration = Duration::from_secs(1);
+
+/// What a turn led to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum TurnOutcome {
+    /// A part was let in.
+    LetIn,
+    /// The job in front has nothing to let in now.
+    Skipped,
+    /// Nothing waits.
+    NothingWaits,
+}
+
+/// Shared by the followers and the term.
+#[derive(Debug, Clone)]
+pub(crate) struct Dispatcher {
+    bus: Bus,
+    config: DispatchConfig,
+    metrics: DispatchMetrics,
+    state: Arc<Mutex<DispatchState>>,
+    changed: Arc<Notify>,
+}
+
+impl Dispatcher {
+    pub(crate) fn new(bus: Bus, config: DispatchConfig, metrics: DispatchMetrics) -> Self {
+        let state = DispatchState::new(FairQueue::new(config.owner_weights.clone()));
+        Self { bus, config, metrics, state: Arc::new(Mutex::new(state)), changed: Arc::default() }
+    }
+
+    pub(crate) const fn bus(&self) -> &Bus {
+        &self.bus
+    }
+
+    /// Nothing is known of the jobs yet.
+    pub(crate) fn begin_following(&self) {
+        let mut state = self.state.lock();
+        state.queue = FairQueue::new(self.config.owner_weights.clone());
+        state.open.clear();
+        state.is_followed = false;
+    }
+
+    /// Every job that there was is known.
+    pub(crate) fn note_followed(&self) {
+        self.state.lock().is_followed = true;
+        self.changed.notify_one();
+    }
+
+    pub(crate) fn let_wait(&self, job: WaitingJob) {
+        if self.state.lock().let_wait(job) {
+            self.changed.notify_one();
+        }
+    }
+
+    pub(crate) fn forget_job(&self, job_id: JobId) {
+        self.state.lock().forget_job(job_id);
+    }
+
+    pub(crate) fn note_worker(&self, key: &str, slots: u32) {
+        if self.state.lock().workers.record(key, slots, Instant::now()) {
+            self.changed.notify_one();
+        }
+    }
+
+    pub(crate) fn forget_worker(&self, key: &str) {
+        self.state.lock().workers.remove(key);
+    }
+
+    pub(crate) fn position(&self, job_id: JobId) -> schemas::dispatch_query::DispatchPosition {
+        self.state.lock().position(job_id, Instant::now())
+    }
+
+    /// Looks at a job as if it came new: somebody changed what its parts may do.
+    ///
+    /// # Errors
+    /// [`BusError::Unavailable`] when the broker does not answer.
+    pub(crate) async fn look_anew(&self, job_id: JobId) -> Result<(), BusError> {
+        let job = records::load_runnable_job(&self.bus, job_id).await?;
+        let mut state = self.state.lock();
+        state.forget_job(job_id);
+        if let Some(job) = job {
+            state.let_wait(WaitingJob::of(&job, job.priority));
+            self.changed.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Lets parts in until `held` fires.
+    pub(crate) async fn run_term(&self, held: CancellationToken) {
+        tracing::debug!("parts are let in by this process");
+        self.metrics.record_term(true);
+        // What an earlier term knew of the queue is old: all is opened anew.
+        for job_id in self.open_jobs() {
+            if let Err(error) = self.look_anew(job_id).await {
+                tracing::debug!(error = error_chain(&error), job.id = %job_id, "looked at later");
+            }
+        }
+        let answering = crate::answer::answer_questions(self, &held);
+        let letting = async {
+            while !held.is_cancelled() {
+                let pause = self.run_turns(&held).await.unwrap_or_else(|error| {
+                    tracing::warn!(error = error_chain(&error), "no parts can be let in for now");
+                    FAULT_PERIOD
+                });
+                tokio::select! {
+                    () = held.cancelled() => return,
+                    () = self.changed.notified() => {}
+                    () = tokio::time::sleep(pause) => {}
+                }
+            }
+        };
+        tokio::join!(answering, letting);
+        self.metrics.record_term(false);
+    }
+
+    fn open_jobs(&self) -> Vec<JobId> {
+        self.state.lock().open.keys().copied().collect()
+    }
+
+    /// Answers how soon the queue is to be looked at again.
+    async fn run_turns(&self, held: &CancellationToken) -> Result<Duration, BusError> {
+        if !self.state.lock().is_followed {
+            return Ok(QUIET_PERIOD);
+        }
+        let mut listing = self.bus.stream_subjects(subjects::JOBS, subjects::JOBS_ALL).await?;
+        self.settle_gone_parts(&listing).await?;
+        self.look_at_idle_jobs().await?;
+        self.state.lock().queue.promote_aged(nats::estimated_broker_now_ms(), self.config.ageing_ms);
+        while !held.is_cancelled() && listing.len() < self.note_listing(&listing) {
+            if self.take_turn(&mut listing).await? == TurnOutcome::NothingWaits {
+                break;
+            }
+        }
+        Ok(if self.state.lock().queue.is_empty() { QUIET_PERIOD } else { FULL_PERIOD })
+    }
+
+    /// Notes how full the queue is; answers how many parts it takes.
+    fn note_listing(&self, listing: &BTreeSet<String>) -> usize {
+        let mut state = self.state.lock();
+        state.queue_parts = listing.len();
+        let (workers, slots) = state.workers.count(Instant::now());
+        self.metrics.record_look(state.queue.len(), listing.len(), workers, slots);
+        queue_parts_max(slots)
+    }
+
+    /// Lets the next part in.
+    async fn take_turn(&self, listing: &mut BTreeSet<String>) -> Result<TurnOutcome, BusError> {
+        let Some(job_id) = self.state.lock().queue.next() else { return Ok(TurnOutcome::NothingWaits) };
+        let Some((subject, part)) = self.front_part(job_id).await? else { return Ok(TurnOutcome::Skipped) };
+        // A finish whose record is over, of a job that is not, is let in: its worker ends the job.
+        let fate = if listing.contains(&subject) || part.name == job::FINISH {
+            PartFate::Open
+        } else {
+            records::load_fate(&self.bus, job_id, &part.name).await?
+        };
+        let is_new = fate == PartFate::Open && !listing.contains(&subject);
+        if is_new {
+            let task = JobPartTask { job_id, part: part.name.clone() };
+            match self.bus.publish_once(subjects::JOBS, &subject, &task).await? {
+                PublishOutcome::Stored(_) => {
+                    tracing::debug!(job.id = %job_id, part = part.name, cost = part.cost, "let in");
+                }
+                // Another dispatcher was first, or it came between two looks.
+                PublishOutcome::Known => {}
+            }
+            listing.insert(subject);
+        }
+        let mut state = self.state.lock();
+        if is_new {
+            self.metrics.count_let_in();
+            state.let_in.record(Instant::now());
+            state.queue.charge(job_id, part.cost);
+        }
+        let Some(open) = state.open.get_mut(&job_id) else { return Ok(TurnOutcome::Skipped) };
+        if open.pending.front() == Some(&part) {
+            open.pending.pop_front();
+        }
+        match fate {
+            PartFate::Open => _ = open.queued.insert(part.name),
+            PartFate::Parked => _ = open.parked.insert(part.name),
+            PartFate::Over => {}
+        }
+        if open.pending.is_empty() {
+            open.check_at = Instant::now();
+            state.queue.remove(job_id);
+        }
+        Ok(if is_new { TurnOutcome::LetIn } else { TurnOutcome::Skipped })
+    }
+
+    /// The next part of a job with its subject; opens the job if that was not done. `None` when there is none.
+    async fn front_part(&self, job_id: JobId) -> Result<Option<(String, PendingPart)>, BusError> {
+        let is_open = self.state.lock().open.contains_key(&job_id);
+        if !is_open {
+            let job = records::load_runnable_job(&self.bus, job_id).await?;
+            let mut state = self.state.lock();
+            match job {
+                // It may have ended since it was read.
+                Some(job) if state.queue.contains(job_id) => state.open_job(job_id, OpenJob::new(&job)),
+                Some(_) => {}
+                None => state.forget_job(job_id),
+            }
+        }
+        let mut state = self.state.lock();
+        let front = state.open.get(&job_id).and_then(|open| {
+            let part = open.pending.front()?.clone();
+            Some((open.part_subject(job_id, &part.name), part))
+        });
+        if front.is_none() {
+            state.queue.remove(job_id);
+        }
+        Ok(front)
+    }
+
+    /// Finds out what became of the parts that left the queue.
+    async fn settle_gone_parts(&self, listing: &BTreeSet<String>) -> Result<(), BusError> {
+        let gone = self.state.lock().gone_parts(listing);
+        for (job_id, part) in gone {
+            let fate = records::load_fate(&self.bus, job_id, &part).await?;
+            // A part that is to be made and left the queue was dropped by a worker that found its job over or paused, or got lost.
+            let job = if fate == PartFate::Open {
+                records::load_runnable_job(&self.bus, job_id).await?
+            } else {
+                None
+            };
+            let mut state = self.state.lock();
+            let Some(open) = state.open.get_mut(&job_id) else { continue };
+            open.queued.remove(&part);
+            open.check_at = Instant::now();
+            if fate == PartFate::Over && part == job::FINISH {
+                // Its end is on its way here.
+                open.check_at += records::FINISH_PERIOD;
+            }
+            match (fate, job) {
+                (PartFate::Over, _) => {}
+                (PartFate::Parked, _) => _ = open.parked.insert(part),
+                // A worker may be at it in the place of the last part: looked at next.
+                (PartFate::Open, Some(_)) if part == job::FINISH => {}
+                (PartFate::Open, Some(job)) => {
+                    tracing::info!(job.id = %job_id, part, "it left the queue without an end, and is let in again");
+                    state.put_back(&job, part);
+                }
+                (PartFate::Open, None) => state.forget_job(job_id),
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends what has ended, and lets a lost finish in.
+    async fn look_at_idle_jobs(&self) -> Result<(), BusError> {
+        let idle = self.state.lock().idle_jobs(Instant::now());
+        for job_id in idle {
+            let Some(job) = records::load_runnable_job(&self.bus, job_id).await? else {
+                self.state.lock().forget_job(job_id);
+                continue;
+            };
+            let parked =
+                self.state.lock().open.get(&job_id).map(|open| open.parked.clone()).unwrap_or_default();
+            let mut resumed = Vec::new();
+            for part in &parked {
+                if records::load_fate(&self.bus, job_id, part).await? != PartFate::Parked {
+                    resumed.push(part.clone());
+                }
+            }
+            let pause = if !parked.is_empty() {
+                records::PARKED_PERIOD
+            } else if let Some(pause) = records::find_finish_pause(&self.bus, job_id).await? {
+                pause
+            } else {
+                resumed.push(job::FINISH.to_owned());
+                records::PARKED_PERIOD
+            };
+            let mut state = self.state.lock();
+            if let Some(open) = state.open.get_mut(&job_id) {
+                open.check_at = Instant::now() + pause;
+                open.parked.retain(|part| !resumed.contains(part));
+            }
+            for part in resumed {
+                state.put_back(&job, part);
+            }
+        }
+        Ok(())
+    }
+}

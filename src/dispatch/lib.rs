@@ -1,0 +1,65 @@
+//! The dispatcher: lets parts of jobs into the work queue, a few for each slot of the workers, in fair order over owners. It runs in
+//! the keeper, under a lease, and nothing else publishes `job.>`.
+//!
+//! - Follows: job records in `KV_jobs` (a standby, too, so that it takes over at once), live workers in `KV_workers`.
+//! - Publishes: `job.<kind>.<priority>.<job_id>.<part>`.
+//! - Answers: `ask.dispatch.position`; looks anew at the job that `ctl.dispatch.<job_id>` names.
+//!
+//! What is let in is read from the queue itself, and what became of a part from its record: a dispatcher that is killed, frozen or
+//! doubled loses nothing. Two of them fill the queue at most twice over, for the time of one lease; a part that comes twice is
+//! claimed once. A part that left the queue without an end is let in again, and so is the finish of a job whose parts are over.
+//!
+//! Limits: with `S` slots the queue holds at most `2 * S` parts ([`QUEUED_PARTS_PER_SLOT`]), at least [`QUEUED_PARTS_MIN`]; the first
+//! part of an owner that comes new starts after at most `2 * S + N - 1` parts of its priority, where `N` owners wait. Looking at the
+//! queue is spaced by [`FULL_PERIOD`] while it is full, by [`QUIET_PERIOD`] otherwise. [`DispatchConfig`] names the rest.
+
+mod answer;
+mod config;
+mod dispatcher;
+mod follow;
+mod metrics;
+mod open_job;
+mod queue;
+mod rate;
+mod records;
+mod state;
+mod worker_table;
+mod workers;
+
+#[cfg(test)]
+mod tests;
+
+use nats::Bus;
+use tokio_util::sync::CancellationToken;
+
+pub use config::DispatchConfig;
+pub use dispatcher::{FULL_PERIOD, QUIET_PERIOD};
+pub use metrics::DispatchMetrics;
+pub use queue::{FairQueue, JOBS_AHEAD_COUNTED_MAX, QueuePosition, WaitingJob};
+
+pub use worker_table::{QUEUED_PARTS_MIN, QUEUED_PARTS_PER_SLOT};
+
+use dispatcher::Dispatcher;
+
+/// Name of the lease.
+pub const LEASE: &str = "dispatch";
+
+/// Follows the jobs, and lets parts in whenever this process holds the lease, until `shutdown`.
+pub async fn run_dispatcher(
+    bus: Bus,
+    config: DispatchConfig,
+    metrics: DispatchMetrics,
+    shutdown: CancellationToken,
+) {
+    let dispatcher = Dispatcher::new(bus.clone(), config, metrics);
+    let leading = bus.run_with_lease(LEASE, shutdown.clone(), |held| {
+        let dispatcher = dispatcher.clone();
+        async move { dispatcher.run_term(held).await }
+    });
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        () = follow::follow_jobs(&dispatcher) => {}
+        () = workers::follow_workers(&dispatcher) => {}
+        () = leading => {}
+    }
+}

@@ -1,0 +1,75 @@
+//! What the records of jobs and parts say about letting them in.
+
+use std::time::Duration;
+
+use nats::{Bus, BusError, VersionedRecord};
+use schemas::{
+    KvRecord as _,
+    fault::error_chain,
+    ids::JobId,
+    job::{self, JobPartRecord, JobPartStatus, JobRecord},
+    subjects,
+};
+
+/// How soon a job is looked at again whose finish a worker holds, or has just ended.
+pub(crate) const FINISH_PERIOD: Duration = Duration::from_secs(2);
+
+/// How soon a job is looked at again that waits for a person.
+pub(crate) const PARKED_PERIOD: Duration = Duration::from_secs(60);
+
+/// How long ago the holder of a finish must have shown itself last to count as gone, in milliseconds.
+const HOLDER_SEEN_MS: u64 = 60_000;
+
+/// What became of a part, by its record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PartFate {
+    /// It is done or given up.
+    Over,
+    /// Somebody has to resume it.
+    Parked,
+    /// It is to be made.
+    Open,
+}
+
+/// The job, if its parts are to be run.
+pub(crate) async fn load_runnable_job(bus: &Bus, job_id: JobId) -> Result<Option<JobRecord>, BusError> {
+    match bus.load_record::<JobRecord>(&job_id.to_string()).await {
+        Ok(held) => Ok(held.map(|held| held.record).filter(JobRecord::is_to_be_run)),
+        Err(error @ BusError::Undecodable { .. }) => {
+            // One record that can't be read must not stop all others.
+            tracing::error!(error = error_chain(&error), job.id = %job_id, "this job is left out");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// What became of a part.
+pub(crate) async fn load_fate(bus: &Bus, job_id: JobId, part: &str) -> Result<PartFate, BusError> {
+    Ok(match load_part(bus, job_id, part).await?.map(|held| held.record) {
+        Some(part) if part.status != JobPartStatus::Claimed => PartFate::Over,
+        Some(part) if part.is_parked() => PartFate::Parked,
+        _ => PartFate::Open,
+    })
+}
+
+/// How soon a job whose parts are over is to be looked at again; `None` when nobody is at its finish.
+pub(crate) async fn find_finish_pause(bus: &Bus, job_id: JobId) -> Result<Option<Duration>, BusError> {
+    let Some(held) = load_part(bus, job_id, job::FINISH).await? else { return Ok(None) };
+    if held.record.is_parked() {
+        return Ok(Some(PARKED_PERIOD));
+    }
+    // By the time of the broker: what a holder says of itself is of its own clock.
+    let now_ms = bus.broker_now_ms(&subjects::kv_stream_name(JobPartRecord::BUCKET)).await?;
+    let is_held = held.record.status == JobPartStatus::Claimed && held.record.last_seen_ms > 0;
+    let was_seen = held.stored_at_ms().saturating_add(HOLDER_SEEN_MS) > now_ms;
+    Ok((is_held && was_seen).then_some(FINISH_PERIOD))
+}
+
+async fn load_part(
+    bus: &Bus,
+    job_id: JobId,
+    part: &str,
+) -> Result<Option<VersionedRecord<JobPartRecord>>, BusError> {
+    bus.load_record::<JobPartRecord>(&subjects::part_key(job_id, part)).await
+}

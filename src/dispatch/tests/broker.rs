@@ -1,0 +1,418 @@
+//! With a real broker: workers that only note what they were given stand for those that encode.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use nats::{
+    Bus, MessageDelivery, Outbox, PipelineStage, Role, StageFault, StageOutcome, VersionedRecord,
+    consume::{ConsumeConfig, StageQueue},
+    testing::TestBroker,
+};
+use parking_lot::Mutex;
+use schemas::{
+    dispatch_query::{self, DispatchPosition, DispatchPositionQuery},
+    examples,
+    ids::{JobId, MediaId},
+    job::{self, JobPartRecord, JobPartStatus, JobPartTask, JobRecord, JobStatus},
+    subjects::{self, JobPriority},
+};
+use tokio::{sync::watch, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+use crate::{DispatchConfig, DispatchMetrics, QUEUED_PARTS_MIN, run_dispatcher};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Notes parts in the order in which they were begun, and says in their records that they are done.
+struct NotingWorker {
+    bus: Bus,
+    begun: Arc<Mutex<Vec<(JobId, String)>>>,
+    /// Most messages that the queue held when a part was begun.
+    queue_max: Arc<AtomicUsize>,
+    /// Parts are begun while it is true.
+    gate: watch::Receiver<bool>,
+}
+
+impl PipelineStage for NotingWorker {
+    const NAME: &'static str = "transcode";
+    type Message = JobPartTask;
+
+    async fn handle(&self, task: &JobPartTask, _: &MessageDelivery) -> Result<StageOutcome, StageFault> {
+        self.gate.clone().wait_for(|is_open| *is_open).await.unwrap();
+        let job = self.bus.load_record::<JobRecord>(&task.job_id.to_string()).await?;
+        if !job.is_some_and(|job| job.record.is_to_be_run()) {
+            return Ok(StageOutcome::Done);
+        }
+        let queued = self.bus.stream_subjects(subjects::JOBS, subjects::JOBS_ALL).await?.len();
+        self.queue_max.fetch_max(queued, Ordering::Relaxed);
+        self.begun.lock().push((task.job_id, task.part.clone()));
+        finish_part(&self.bus, task.job_id, &task.part).await;
+        if task.part == job::FINISH {
+            end_job(&self.bus, task.job_id, JobStatus::Succeeded).await;
+        }
+        Ok(StageOutcome::Done)
+    }
+}
+
+/// A broker with dispatchers and noting workers.
+struct Site {
+    broker: TestBroker,
+    admin: Bus,
+    begun: Arc<Mutex<Vec<(JobId, String)>>>,
+    queue_max: Arc<AtomicUsize>,
+    gate: watch::Sender<bool>,
+    metrics: DispatchMetrics,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+impl Site {
+    async fn start() -> Self {
+        let broker = TestBroker::start().await;
+        let admin = broker.bus(Role::Admin).await;
+        Self {
+            broker,
+            admin,
+            begun: Arc::default(),
+            queue_max: Arc::default(),
+            gate: watch::Sender::new(true),
+            metrics: DispatchMetrics::default(),
+            tasks: Vec::new(),
+        }
+    }
+
+    async fn dispatcher(&self) -> JoinHandle<()> {
+        let bus = self.broker.bus(Role::Keeper).await;
+        let metrics = self.metrics.clone();
+        tokio::spawn(run_dispatcher(bus, DispatchConfig::default(), metrics, CancellationToken::new()))
+    }
+
+    /// A worker with so many slots; the bus of the admin, which may read how full the queue is.
+    fn worker(&mut self, slots: usize) {
+        let durables = JobPriority::ALL.iter().map(|p| format!("transcode-{}", p.subject_token())).collect();
+        let queue = StageQueue {
+            stream: subjects::JOBS.into(),
+            durables,
+            wake: vec![subjects::job_filter(job::TRANSCODE)],
+        };
+        let stage = Arc::new(NotingWorker {
+            bus: self.admin.clone(),
+            begun: Arc::clone(&self.begun),
+            queue_max: Arc::clone(&self.queue_max),
+            gate: self.gate.subscribe(),
+        });
+        let config = ConsumeConfig { slots, poll_ms: 200, ..ConsumeConfig::default() };
+        let (bus, stop) = (self.admin.clone(), CancellationToken::new());
+        self.tasks.push(tokio::spawn(async move {
+            nats::consume::run_stage(bus, queue, stage, config, stop).await.unwrap();
+        }));
+    }
+
+    async fn wait(&self, what: &str, mut holds: impl AsyncFnMut() -> bool) {
+        let waited = tokio::time::timeout(LIMIT, async {
+            while !holds().await {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        assert!(waited.await.is_ok(), "never came: {what}; begun: {:?}", self.begun.lock().len());
+    }
+
+    async fn wait_begun(&self, count: usize) {
+        self.wait(&format!("{count} parts"), async || self.begun.lock().len() >= count).await;
+    }
+
+    async fn queued(&self) -> BTreeSet<String> {
+        self.admin.stream_subjects(subjects::JOBS, subjects::JOBS_ALL).await.unwrap()
+    }
+
+    async fn position(&self, job_id: JobId) -> Result<DispatchPosition, nats::BusError> {
+        let ingress = self.broker.bus(Role::Ingress).await;
+        let subject = subjects::dispatch_request_subject(dispatch_query::POSITION);
+        ingress.request(subject, &DispatchPositionQuery { job_id }, Duration::from_secs(2)).await
+    }
+
+    /// The numbers of the jobs whose parts were begun, in order.
+    fn order(&self) -> Vec<u32> {
+        self.begun.lock().iter().map(|(job_id, _)| number_of(*job_id)).collect()
+    }
+}
+
+fn job_id(number: u32) -> JobId {
+    let mut bytes = [7; 16];
+    bytes[..4].copy_from_slice(&number.to_be_bytes());
+    JobId::from_bytes(bytes)
+}
+
+fn number_of(job_id: JobId) -> u32 {
+    u32::from_be_bytes(job_id.as_bytes()[..4].try_into().unwrap())
+}
+
+/// A job of so many parts, created in the order of its number.
+fn record(number: u32, owner: &str, priority: JobPriority, parts: usize) -> JobRecord {
+    JobRecord {
+        job_id: job_id(number),
+        media_id: MediaId::from_bytes([8; 16]),
+        owner: owner.into(),
+        priority,
+        status: JobStatus::Active,
+        parts: (0..parts).map(|part| format!("v{part:04}")).collect(),
+        created_at_ms: 1_000_000 + u64::from(number),
+        ended_at_ms: None,
+        kept_until_ms: None,
+        ..examples::job_record()
+    }
+}
+
+async fn store(bus: &Bus, record: JobRecord) {
+    bus.commit_record(&mut VersionedRecord::new(record), Outbox::new()).await.unwrap();
+}
+
+async fn finish_part(bus: &Bus, job_id: JobId, part: &str) {
+    change_part(bus, job_id, part, |part| part.status = JobPartStatus::Done).await;
+}
+
+async fn change_part(
+    bus: &Bus,
+    job_id: JobId,
+    part: &str,
+    change: impl Fn(&mut JobPartRecord) + Send + Sync,
+) {
+    bus.change_record::<JobPartRecord>(&subjects::part_key(job_id, part), |found| {
+        let mut record = found.cloned().unwrap_or_else(|| JobPartRecord::new(job_id, part));
+        change(&mut record);
+        Some((record, Outbox::new()))
+    })
+    .await
+    .unwrap();
+}
+
+async fn change_job(bus: &Bus, job_id: JobId, change: impl Fn(&JobRecord) -> JobRecord + Send + Sync) {
+    bus.change_record::<JobRecord>(&job_id.to_string(), |found| Some((change(found?), Outbox::new())))
+        .await
+        .unwrap();
+}
+
+async fn end_job(bus: &Bus, job_id: JobId, status: JobStatus) {
+    change_job(bus, job_id, |job| JobRecord { status, ended_at_ms: Some(1), ..job.clone() }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_one_owner_keeps_no_other_waiting_and_loses_nothing() {
+    let mut site = Site::start().await;
+    site.gate.send_replace(false);
+    for number in 0..60 {
+        store(&site.admin, record(number, "flood", JobPriority::P1, 3)).await;
+    }
+    let _dispatcher = site.dispatcher().await;
+    site.worker(1);
+    site.wait("a full queue", async || site.queued().await.len() == QUEUED_PARTS_MIN).await;
+    // Behind the flood: another owner, then a third, then something urgent.
+    store(&site.admin, record(100, "olga", JobPriority::P1, 3)).await;
+    store(&site.admin, record(200, "otto", JobPriority::P1, 3)).await;
+    store(&site.admin, record(300, "flood", JobPriority::P0, 1)).await;
+    let is_known = async |number| site.position(job_id(number)).await.is_ok_and(|place| place.is_waiting);
+    site.wait("waiting jobs", async || is_known(100).await && is_known(200).await && is_known(300).await)
+        .await;
+    site.gate.send_replace(true);
+    // Each job has its parts and a finish.
+    site.wait_begun(60 * 4 + 2 * 4 + 2).await;
+    let order = site.order();
+    let first = |number| order.iter().position(|found| *found == number).unwrap();
+    // The queue is full of the flood's parts, and the urgent one goes first.
+    assert!(first(300) <= QUEUED_PARTS_MIN, "{order:?}");
+    // With S slots and N owners: 2 S + N - 1, beside the urgent part with its finish and one in sixteen of each other priority.
+    for number in [100, 200] {
+        assert!(first(number) < QUEUED_PARTS_MIN + 3 - 1 + 4, "{number}: {order:?}");
+    }
+    let mut begun = BTreeMap::new();
+    for part in site.begun.lock().iter() {
+        *begun.entry(part.clone()).or_insert(0) += 1;
+    }
+    assert!(begun.values().all(|count| *count == 1), "every part once: {begun:?}");
+    assert!(site.queue_max.load(Ordering::Relaxed) <= QUEUED_PARTS_MIN, "{:?}", site.queue_max);
+    site.wait("an empty queue", async || site.queued().await.is_empty()).await;
+    let text = nats::metrics::render_collector(site.metrics.clone());
+    for line in ["streamgate_dispatch_leading 1", "streamgate_dispatch_parts_total 250"] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_jobs_of_an_owner_end_one_after_another() {
+    let mut site = Site::start().await;
+    for number in 0..5 {
+        store(&site.admin, record(number, "olga", JobPriority::P1, 4)).await;
+    }
+    let _dispatcher = site.dispatcher().await;
+    site.worker(1);
+    site.wait_begun(5 * 5).await;
+    let order = site.order();
+    // The finish of the first is begun before the parts of the third.
+    let finish =
+        site.begun.lock().iter().position(|(id, part)| *id == job_id(0) && part == job::FINISH).unwrap();
+    let third = order.iter().position(|number| *number == 2).unwrap();
+    assert!(finish < third, "{order:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dispatchers_that_are_killed_or_doubled_lose_nothing() {
+    let mut site = Site::start().await;
+    for number in 0..40 {
+        store(&site.admin, record(number, if number % 2 == 0 { "olga" } else { "otto" }, JobPriority::P1, 3))
+            .await;
+    }
+    site.worker(2);
+    let mut running = site.dispatcher().await;
+    for killed_at in [10, 40, 80] {
+        site.wait_begun(killed_at).await;
+        // The next one has to wait until the lease of the killed one is over.
+        running.abort();
+        running = site.dispatcher().await;
+    }
+    // One that knows nothing of the lease stands for one that was frozen and goes on.
+    let bus = site.broker.bus(Role::Keeper).await;
+    let double =
+        crate::dispatcher::Dispatcher::new(bus, DispatchConfig::default(), DispatchMetrics::default());
+    let (following, letting) = (double.clone(), double.clone());
+    site.tasks.push(tokio::spawn(async move { crate::follow::follow_jobs(&following).await }));
+    site.tasks.push(tokio::spawn(async move { letting.run_term(CancellationToken::new()).await }));
+    site.wait_begun(40 * 4).await;
+    site.wait("ended jobs and an empty queue", async || {
+        let mut ended = 0;
+        for number in 0..40 {
+            let job =
+                site.admin.load_record::<JobRecord>(&job_id(number).to_string()).await.unwrap().unwrap();
+            ended += u32::from(job.record.status == JobStatus::Succeeded);
+        }
+        ended == 40 && site.queued().await.is_empty()
+    })
+    .await;
+    let begun: BTreeSet<(JobId, String)> = site.begun.lock().iter().cloned().collect();
+    assert_eq!(begun.len(), 40 * 4, "every part was begun");
+    running.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_left_the_queue_without_an_end_is_let_in_again() {
+    let site = Site::start().await;
+    let _dispatcher = site.dispatcher().await;
+    store(&site.admin, record(1, "olga", JobPriority::P1, 1)).await;
+    let part = subjects::job_part_subject(job::TRANSCODE, JobPriority::P1, job_id(1), "v0000");
+    site.wait("the part", async || site.queued().await.contains(&part)).await;
+    // The queue is emptied by hand.
+    let jobs = site.admin.context().get_stream(subjects::JOBS).await.unwrap();
+    let last = async || jobs.get_info().await.unwrap().state.last_sequence;
+    let before = last().await;
+    jobs.purge().await.unwrap();
+    site.wait("the part once more", async || last().await > before && site.queued().await.contains(&part))
+        .await;
+    // It is done, and the worker that was to finish the job is gone.
+    finish_part(&site.admin, job_id(1), "v0000").await;
+    jobs.purge().await.unwrap();
+    let finish = subjects::job_part_subject(job::TRANSCODE, JobPriority::P0, job_id(1), job::FINISH);
+    site.wait("the finish, before all others", async || {
+        site.queued().await == BTreeSet::from([finish.clone()])
+    })
+    .await;
+    // A worker is at it: it is left alone for as long as that worker shows itself.
+    change_part(&site.admin, job_id(1), job::FINISH, |part| part.last_seen_ms = nats::now_ms()).await;
+    let before = last().await;
+    jobs.purge().await.unwrap();
+    // Behind what the dispatcher does at once; a job that comes later is let in, and the finish is not.
+    store(&site.admin, record(3, "olga", JobPriority::P1, 1)).await;
+    site.wait("a later job", async || last().await > before && !site.queued().await.is_empty()).await;
+    assert!(!site.queued().await.contains(&finish), "{:?}", site.queued().await);
+    end_job(&site.admin, job_id(3), JobStatus::Cancelled).await;
+    change_part(&site.admin, job_id(1), job::FINISH, |part| part.last_seen_ms = 0).await;
+    site.wait("the finish, since nobody is at it", async || site.queued().await.contains(&finish)).await;
+    // Of an ended job nothing comes again.
+    end_job(&site.admin, job_id(1), JobStatus::Succeeded).await;
+    jobs.purge().await.unwrap();
+    store(&site.admin, record(2, "olga", JobPriority::P1, 1)).await;
+    site.wait("the next job", async || !site.queued().await.is_empty()).await;
+    assert_eq!(site.queued().await.len(), 1, "{:?}", site.queued().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_job_is_let_in_once_it_is_resumed() {
+    let mut site = Site::start().await;
+    site.gate.send_replace(false);
+    store(&site.admin, record(1, "olga", JobPriority::P1, 6)).await;
+    let _dispatcher = site.dispatcher().await;
+    site.worker(1);
+    site.wait("a full queue", async || site.queued().await.len() == QUEUED_PARTS_MIN).await;
+    change_job(&site.admin, job_id(1), |job| job.with_pause("olga", 5).unwrap().0).await;
+    site.gate.send_replace(true);
+    site.wait("an empty queue", async || site.queued().await.is_empty()).await;
+    store(&site.admin, record(2, "olga", JobPriority::P1, 1)).await;
+    site.wait_begun(2).await;
+    assert!(site.order().iter().all(|number| *number == 2), "{:?}", site.order());
+    let place = site.position(job_id(1)).await.unwrap();
+    assert!(!place.is_waiting && place.queued_parts == 0, "{place:?}");
+    change_job(&site.admin, job_id(1), |job| job.with_resumption("olga").unwrap().0).await;
+    site.wait_begun(2 + 7).await;
+    let begun: BTreeSet<(JobId, String)> = site.begun.lock().iter().cloned().collect();
+    assert_eq!(begun.len(), 2 + 7, "every part once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_that_was_put_aside_is_let_in_once_somebody_resumes_it() {
+    let site = Site::start().await;
+    let _dispatcher = site.dispatcher().await;
+    let park = |is_parked: bool| {
+        move |part: &mut JobPartRecord| {
+            let lost = job::LostWorkers { workers: 3, first_at_ms: 1, last_at_ms: 2, parked_at_ms: Some(2) };
+            part.lost = is_parked.then_some(lost);
+        }
+    };
+    change_part(&site.admin, job_id(1), "v0000", park(true)).await;
+    let made = JobRecord { made: vec!["v0002".into()], ..record(1, "olga", JobPriority::P1, 3) };
+    store(&site.admin, made).await;
+    let subject = |part: &str| subjects::job_part_subject(job::TRANSCODE, JobPriority::P1, job_id(1), part);
+    // The one that is put aside stays away, and so does what an earlier job has made.
+    site.wait("the other part", async || site.queued().await == BTreeSet::from([subject("v0001")])).await;
+    assert_eq!(site.position(job_id(1)).await.unwrap().parked_parts, 1);
+    change_part(&site.admin, job_id(1), "v0000", park(false)).await;
+    let look = subjects::dispatch_look_subject(job_id(1));
+    site.broker.bus(Role::Ingress).await.publish_core(look, Vec::new()).await.unwrap();
+    site.wait("both parts", async || {
+        site.queued().await == BTreeSet::from([subject("v0000"), subject("v0001")])
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_that_takes_nothing_is_waited_for() {
+    let mut site = Site::start().await;
+    let jobs = site.admin.context().get_stream(subjects::JOBS).await.unwrap();
+    let config = jobs.cached_info().config.clone();
+    let full = async_nats::jetstream::stream::Config { max_bytes: 1, ..config.clone() };
+    site.admin.context().update_stream(&full).await.unwrap();
+    let _dispatcher = site.dispatcher().await;
+    store(&site.admin, record(1, "olga", JobPriority::P1, 2)).await;
+    site.wait("a job that waits", async || {
+        site.position(job_id(1)).await.is_ok_and(|place| place.is_waiting)
+    })
+    .await;
+    site.admin.context().update_stream(&config).await.unwrap();
+    site.worker(1);
+    site.wait_begun(3).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_keeper_nobody_answers() {
+    let site = Site::start().await;
+    let error = site.position(job_id(1)).await.unwrap_err();
+    assert_eq!(error.code(), "broker_unavailable", "{error}");
+}

@@ -1,0 +1,60 @@
+//! The slots there are, and how many parts the queue takes for them.
+//!
+//! Limits: a worker that was not seen for [`SEEN_MAX`] is gone; [`WORKERS_MAX`] are counted.
+
+use std::{collections::HashMap, time::Duration};
+
+use schemas::worker::RECORD_TTL_MS;
+use tokio::time::Instant;
+
+/// Parts that the queue takes for each slot of the workers: one that runs, and one that waits for its end.
+pub const QUEUED_PARTS_PER_SLOT: usize = 2;
+
+/// Parts that the queue takes when no worker says how many slots it has.
+pub const QUEUED_PARTS_MIN: usize = 2;
+
+/// How long a worker counts after it was seen: as long as its record does, and a moment until the broker has removed that.
+pub(crate) const SEEN_MAX: Duration = Duration::from_millis(RECORD_TTL_MS + 2_000);
+
+/// Workers that are kept at once; beyond them the rest are not counted.
+const WORKERS_MAX: usize = 10_000;
+
+/// Live workers by key.
+#[derive(Debug, Default)]
+pub(crate) struct WorkerTable {
+    workers: HashMap<String, SeenWorker>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct SeenWorker {
+    slots: u32,
+    seen: Instant,
+}
+
+impl WorkerTable {
+    /// Notes a worker; answers whether there are more slots now.
+    pub(crate) fn record(&mut self, key: &str, slots: u32, now: Instant) -> bool {
+        self.workers.retain(|_, worker| now.duration_since(worker.seen) <= SEEN_MAX);
+        if self.workers.len() >= WORKERS_MAX && !self.workers.contains_key(key) {
+            return false;
+        }
+        let before = self.workers.insert(key.to_owned(), SeenWorker { slots, seen: now });
+        before.is_none_or(|before| before.slots < slots)
+    }
+
+    pub(crate) fn remove(&mut self, key: &str) {
+        self.workers.remove(key);
+    }
+
+    /// Live workers and their slots.
+    pub(crate) fn count(&self, now: Instant) -> (u32, u32) {
+        let live = self.workers.values().filter(|worker| now.duration_since(worker.seen) <= SEEN_MAX);
+        live.fold((0, 0), |(workers, slots), worker| (workers + 1, slots.saturating_add(worker.slots)))
+    }
+}
+
+/// Parts that the queue takes with so many slots.
+pub(crate) const fn queue_parts_max(slots: u32) -> usize {
+    let parts = QUEUED_PARTS_PER_SLOT.saturating_mul(slots as usize);
+    if parts < QUEUED_PARTS_MIN { QUEUED_PARTS_MIN } else { parts }
+}

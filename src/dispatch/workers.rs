@@ -1,0 +1,36 @@
+//! Follows what live workers say of themselves in the bucket `workers`.
+
+use nats::{ReaderStart, reader::ReaderConfig};
+use schemas::{
+    KvRecord, job, subjects,
+    worker::{WorkerRecord, WorkerState},
+};
+
+use crate::dispatcher::Dispatcher;
+
+/// Follows the workers, for as long as it is waited for.
+pub(crate) async fn follow_workers(dispatcher: &Dispatcher) {
+    let bucket = WorkerRecord::BUCKET;
+    let prefix = subjects::kv_subject(bucket, "");
+    let filter = subjects::kv_subject(bucket, &format!("{}.*", job::TRANSCODE));
+    loop {
+        let settings = ReaderConfig::new(
+            subjects::kv_stream_name(bucket),
+            vec![filter.clone()],
+            ReaderStart::LastPerSubject,
+        );
+        let mut reader = dispatcher.bus().follow_stream("dispatch-workers", settings);
+        while let Ok(entry) = reader.next().await {
+            let key = entry.subject.strip_prefix(&prefix).unwrap_or_default();
+            match nats::decode_message::<WorkerRecord>(key, &entry.payload) {
+                Ok(worker) => {
+                    let slots = if worker.state == WorkerState::Running { worker.slots } else { 0 };
+                    dispatcher.note_worker(key, slots);
+                }
+                // An empty one proves that a process can write, and says nothing of slots; a marker says that a worker stopped.
+                Err(_) => dispatcher.forget_worker(key),
+            }
+        }
+        // Another bucket of the same name: what was known of the old one says nothing.
+    }
+}

@@ -1,0 +1,378 @@
+//! Why a job does not run, or what it does: found out from its record, its medium and the dispatcher, and said in one sentence.
+//!
+//! Limits: the dispatcher is waited for at most [`ANSWER_MAX`].
+
+use std::time::Duration;
+
+use axum::{
+    Json,
+    extract::{Path, State},
+};
+use schemars::JsonSchema;
+use schemas::{
+    access::ApiKeyScope,
+    dispatch_query::{self, DispatchPosition, DispatchPositionQuery},
+    ids::JobId,
+    job::{JobPartStatus, JobPartSummary, JobRecord, JobStatus},
+    media::MediaWaitReason,
+    subjects,
+};
+use serde::Serialize;
+use serde_json::json;
+
+use super::{JobState, load_part_summaries, load_waiting_reason, no_such_job};
+use crate::AppState;
+use auth::Principal;
+use web::{
+    error::Problem,
+    limit::RateLimitGroup,
+    operation::{Operation, OperationAccess},
+};
+
+/// Longest wait for the dispatcher.
+pub(super) const ANSWER_MAX: Duration = Duration::from_secs(2);
+
+/// Why a job does not run, or that it does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(rename = "JobWhyReason")]
+pub(super) enum JobWhyReason {
+    /// It has ended.
+    Ended,
+    /// A person paused it.
+    Paused,
+    /// Something it needs is away; `outage_code` says what.
+    Outage,
+    /// Workers are at it.
+    Running,
+    /// No keeper answers: nothing is let into the queue.
+    NoKeeper,
+    /// No worker shows itself.
+    NoWorker,
+    /// Its parts lie in the queue, and every slot is taken.
+    Slots,
+    /// Jobs of its owner go first.
+    OwnJobs,
+    /// Other owners have their turns.
+    OwnerShare,
+    /// Parts of it lost one worker after another, and wait for somebody who resumes them.
+    Parked,
+    /// Nothing is known that hinders it: it goes on within a minute.
+    Settling,
+}
+
+/// Why a job does not run.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "JobWhy", example = json!({
+    "job_id": "06db008a0lt0303jc5mn0r355k", "reason": "own_jobs", "sentence": "3 of its owner's jobs go first, and 2 owners take turns.",
+    "own_jobs_ahead": 3, "owners_waiting": 2, "queue_parts": 4, "queue_parts_max": 4, "workers": 1, "slots": 2, "parts_ahead": 31,
+    "parts_per_minute": 12, "start_in_ms": 155_000,
+}))]
+pub(super) struct JobWhyDocument {
+    /// The job.
+    job_id: JobId,
+    /// What hinders it most.
+    reason: JobWhyReason,
+    /// The same for people.
+    sentence: String,
+    /// What is away, while something is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    outage_code: Option<String>,
+    /// Where it stands among those that wait; absent where no keeper answers.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    place: Option<JobPlaceDocument>,
+}
+
+/// Where a job stands among those that wait.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "JobPlace")]
+struct JobPlaceDocument {
+    /// Jobs of its owner and priority that go first; at most 10,000 are counted.
+    own_jobs_ahead: u32,
+    /// Owners that take turns at its priority.
+    owners_waiting: u32,
+    /// Parts of all jobs that lie in the queue or are worked on.
+    queue_parts: u32,
+    /// Parts that the queue takes: two for each slot.
+    queue_parts_max: u32,
+    /// Workers that showed themselves lately.
+    workers: u32,
+    /// Parts that they run at once.
+    slots: u32,
+    /// Parts that are estimated to be let in before its next one.
+    parts_ahead: u64,
+    /// Parts that were let in a minute, lately; absent before there were some.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parts_per_minute: Option<u32>,
+    /// Milliseconds until its next part is let in, by that rate; absent where nothing of it waits for a turn.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    start_in_ms: Option<u64>,
+}
+
+pub(super) static EXPLAIN_JOB: Operation = Operation::read(
+    "/v1/jobs/{job_id}/why",
+    OperationAccess::Principal(ApiKeyScope::Worker),
+    Some(RateLimitGroup::Worker),
+);
+
+/// Say why a job does not run
+///
+/// One reason, the one that hinders it most, as a code and as a sentence; with its place among those that wait and when it starts, by
+/// the rate of the last ten minutes.
+#[utoipa::path(
+    get,
+    path = EXPLAIN_JOB.path,
+    tag = "worker",
+    operation_id = "explain_job",
+    params(("job_id", Path)),
+    responses((status = 200, description = "Why", body = ref("#/components/schemas/JobWhy"))),
+)]
+pub(super) async fn explain_job(
+    State(app): State<AppState>,
+    Path(id): Path<String>,
+    who: Principal,
+) -> Result<Json<JobWhyDocument>, Problem> {
+    let job_id: JobId = id.parse().map_err(|_| no_such_job())?;
+    let job = app.bus.load_record::<JobRecord>(&job_id.to_string()).await?.ok_or_else(no_such_job)?.record;
+    if !who.may_see(&job.owner) {
+        return Err(no_such_job());
+    }
+    let known = KnownOfJob {
+        waiting: load_waiting_reason(&app.bus, &job).await?,
+        held_parts: if job.status == JobStatus::Active { count_held_parts(&app, &job).await? } else { 0 },
+        position: if job.is_to_be_run() { ask_position(&app, job_id).await } else { None },
+        job,
+    };
+    Ok(Json(known.explain()))
+}
+
+/// Where the dispatcher sees a job; `None` when none answers, or when it answers what this version can't read.
+async fn ask_position(app: &AppState, job_id: JobId) -> Option<DispatchPosition> {
+    let subject = subjects::dispatch_request_subject(dispatch_query::POSITION);
+    match app.bus.request(subject, &DispatchPositionQuery { job_id }, ANSWER_MAX).await {
+        Ok(position) => Some(position),
+        Err(error) => {
+            tracing::debug!(%error, "no dispatcher answers");
+            None
+        }
+    }
+}
+
+async fn count_held_parts(app: &AppState, job: &JobRecord) -> Result<usize, Problem> {
+    let now_ms = app.bus.broker_now_ms(&subjects::kv_stream_name("jobs")).await?;
+    let names: Vec<String> = job.parts.iter().cloned().chain([schemas::job::FINISH.to_owned()]).collect();
+    let parts = load_part_summaries(&app.bus, job.job_id, &names).await?;
+    let is_held = |part: &&JobPartSummary| {
+        part.status == JobPartStatus::Claimed
+            && part.last_seen_ms.saturating_add(JobState::HOLDER_SEEN_MS) > now_ms
+    };
+    Ok(parts.iter().filter(is_held).count())
+}
+
+/// All that a reason is found from.
+struct KnownOfJob {
+    job: JobRecord,
+    waiting: Option<MediaWaitReason>,
+    /// Parts whose holder showed itself lately.
+    held_parts: usize,
+    position: Option<DispatchPosition>,
+}
+
+impl KnownOfJob {
+    fn explain(self) -> JobWhyDocument {
+        let reason = self.reason();
+        let sentence = self.sentence(reason);
+        let place = self.position.map(|position| {
+            let rate = position.parts_per_minute.filter(|_| position.is_waiting);
+            let start_in_ms =
+                |rate: u32| position.parts_ahead.saturating_mul(60_000) / u64::from(rate.max(1));
+            JobPlaceDocument {
+                own_jobs_ahead: position.own_jobs_ahead,
+                owners_waiting: position.owners_waiting,
+                queue_parts: position.queue_parts,
+                queue_parts_max: position.queue_parts_max,
+                workers: position.workers,
+                slots: position.slots,
+                parts_ahead: position.parts_ahead,
+                parts_per_minute: position.parts_per_minute,
+                start_in_ms: rate.map(start_in_ms),
+            }
+        });
+        let outage_code = self.waiting.map(|waiting| waiting.code);
+        JobWhyDocument { job_id: self.job.job_id, reason, sentence, outage_code, place }
+    }
+
+    fn reason(&self) -> JobWhyReason {
+        if self.job.status != JobStatus::Active {
+            return JobWhyReason::Ended;
+        }
+        if self.job.paused_at_ms.is_some() {
+            return JobWhyReason::Paused;
+        }
+        if self.waiting.is_some() {
+            return JobWhyReason::Outage;
+        }
+        if self.held_parts > 0 {
+            return JobWhyReason::Running;
+        }
+        let Some(position) = &self.position else { return JobWhyReason::NoKeeper };
+        match position {
+            _ if position.workers == 0 => JobWhyReason::NoWorker,
+            _ if position.queued_parts > 0 => JobWhyReason::Slots,
+            _ if position.is_waiting && position.own_jobs_ahead > 0 => JobWhyReason::OwnJobs,
+            _ if position.is_waiting => JobWhyReason::OwnerShare,
+            _ if position.parked_parts > 0 => JobWhyReason::Parked,
+            _ => JobWhyReason::Settling,
+        }
+    }
+
+    fn sentence(&self, reason: JobWhyReason) -> String {
+        let none = DispatchPosition::default();
+        let place = self.position.as_ref().unwrap_or(&none);
+        match reason {
+            JobWhyReason::Ended => match (self.job.status, &self.job.detail) {
+                (JobStatus::Failed, Some(detail)) => format!("It failed: {detail}."),
+                (JobStatus::Failed, None) => "It failed.".into(),
+                (JobStatus::Cancelled, _) => "It was cancelled.".into(),
+                (JobStatus::Succeeded | JobStatus::Active, _) => "It succeeded.".into(),
+            },
+            JobWhyReason::Paused if self.held_parts > 0 => {
+                format!("It is paused; {} under way are made to their end.", parts(self.held_parts))
+            }
+            JobWhyReason::Paused => "It is paused until somebody resumes it.".into(),
+            JobWhyReason::Outage => {
+                let code = self.waiting.as_ref().map_or("", |waiting| waiting.code.as_str());
+                format!("Something it needs is away ({code}); it goes on by itself.")
+            }
+            JobWhyReason::Running => format!("It runs: workers are at {} of it.", parts(self.held_parts)),
+            JobWhyReason::NoKeeper => {
+                "No keeper answers, and only a keeper lets parts into the queue: start `streamgate keeper`."
+                    .into()
+            }
+            JobWhyReason::NoWorker => {
+                "No worker of its queue shows itself: start `streamgate worker transcode`.".into()
+            }
+            JobWhyReason::Slots => {
+                format!(
+                    "{} of it lie in the queue; all {} slots are taken.",
+                    parts(place.queued_parts as usize),
+                    place.slots
+                )
+            }
+            JobWhyReason::OwnJobs if place.owners_waiting > 1 => format!(
+                "{} of its owner go first, and {} owners take turns.",
+                jobs(place.own_jobs_ahead),
+                place.owners_waiting
+            ),
+            JobWhyReason::OwnJobs => format!("{} of its owner go first.", jobs(place.own_jobs_ahead)),
+            JobWhyReason::OwnerShare => format!(
+                "The queue holds {} of {} parts, and it is one of {} owners that take turns: at most {} parts go first.",
+                place.queue_parts, place.queue_parts_max, place.owners_waiting, place.parts_ahead
+            ),
+            JobWhyReason::Parked => format!(
+                "{} of it lost one worker after another and wait for somebody who resumes them: `streamgate dead redrive`.",
+                parts(place.parked_parts as usize)
+            ),
+            JobWhyReason::Settling => "Nothing hinders it: it goes on within a minute.".into(),
+        }
+    }
+}
+
+fn parts(count: usize) -> String {
+    if count == 1 { "1 part".into() } else { format!("{count} parts") }
+}
+
+fn jobs(count: u32) -> String {
+    if count == 1 { "1 job".into() } else { format!("{count} jobs") }
+}
+
+#[cfg(test)]
+mod tests {
+    use schemas::examples;
+
+    use super::*;
+
+    fn known(change: impl FnOnce(&mut KnownOfJob, &mut DispatchPosition)) -> KnownOfJob {
+        let job = JobRecord { status: JobStatus::Active, ..examples::job_record() };
+        let mut known = KnownOfJob { job, waiting: None, held_parts: 0, position: None };
+        let mut position = DispatchPosition { workers: 1, slots: 2, ..DispatchPosition::default() };
+        change(&mut known, &mut position);
+        KnownOfJob { position: Some(position), ..known }
+    }
+
+    #[test]
+    fn the_reason_is_what_hinders_most() {
+        let cases: [(KnownOfJob, JobWhyReason, &str); 9] = [
+            (
+                known(|known, _| known.job.status = JobStatus::Cancelled),
+                JobWhyReason::Ended,
+                "It was cancelled.",
+            ),
+            (
+                known(|known, place| {
+                    known.job.paused_at_ms = Some(1);
+                    (known.held_parts, place.workers) = (2, 0);
+                }),
+                JobWhyReason::Paused,
+                "It is paused; 2 parts under way are made to their end.",
+            ),
+            (
+                known(|known, _| {
+                    known.waiting = Some(MediaWaitReason { code: "store_full".into(), since_ms: 1 });
+                    known.held_parts = 1;
+                }),
+                JobWhyReason::Outage,
+                "Something it needs is away (store_full); it goes on by itself.",
+            ),
+            (
+                known(|known, _| known.held_parts = 1),
+                JobWhyReason::Running,
+                "It runs: workers are at 1 part of it.",
+            ),
+            (
+                known(|_, place| (place.workers, place.queued_parts) = (0, 2)),
+                JobWhyReason::NoWorker,
+                "No worker of its queue shows itself: start `streamgate worker transcode`.",
+            ),
+            (
+                known(|_, place| (place.is_waiting, place.queued_parts) = (true, 2)),
+                JobWhyReason::Slots,
+                "2 parts of it lie in the queue; all 2 slots are taken.",
+            ),
+            (
+                known(|_, place| {
+                    (place.is_waiting, place.own_jobs_ahead, place.owners_waiting) = (true, 3, 2);
+                }),
+                JobWhyReason::OwnJobs,
+                "3 jobs of its owner go first, and 2 owners take turns.",
+            ),
+            (
+                known(|_, place| {
+                    (place.is_waiting, place.owners_waiting, place.parts_ahead) = (true, 3, 2);
+                    (place.queue_parts, place.queue_parts_max) = (4, 4);
+                }),
+                JobWhyReason::OwnerShare,
+                "The queue holds 4 of 4 parts, and it is one of 3 owners that take turns: at most 2 parts go first.",
+            ),
+            (known(|_, _| {}), JobWhyReason::Settling, "Nothing hinders it: it goes on within a minute."),
+        ];
+        for (known, reason, sentence) in cases {
+            let document = known.explain();
+            assert_eq!((document.reason, document.sentence.as_str()), (reason, sentence));
+        }
+        let silent = KnownOfJob { position: None, ..known(|_, _| {}) };
+        assert_eq!(silent.explain().reason, JobWhyReason::NoKeeper);
+    }
+
+    #[test]
+    fn the_start_follows_from_the_rate() {
+        let waits = |rate| {
+            known(|_, place| {
+                (place.is_waiting, place.own_jobs_ahead, place.parts_ahead) = (true, 3, 24);
+                place.parts_per_minute = rate;
+            })
+        };
+        assert_eq!(waits(Some(12)).explain().place.unwrap().start_in_ms, Some(120_000));
+        assert_eq!(waits(None).explain().place.unwrap().start_in_ms, None);
+    }
+}
