@@ -846,19 +846,7 @@ fn visit_limits(visitor: &mut impl ExampleVisitor) {
         expires_at_ms: MADE_AT_MS + 86_400_000,
     };
     visitor.visit("kv.idempotency", record);
-    let held = worker::HeldPart { job_id: JOB, part: owned_text("v0001"), since_ms: MADE_AT_MS + 61_000 };
-    let running = worker::WorkerRecord {
-        worker: owned_text("019ab00102037a018073616d706c652d"),
-        queue: owned_text(job::TRANSCODE),
-        slots: 2,
-        held: vec![held],
-        state: worker::WorkerState::Running,
-        version: owned_text("1.0.0"),
-        host: owned_text("encoder-3"),
-        started_at_ms: MADE_AT_MS,
-        speed: Some(2_450),
-    };
-    visitor.visit("kv.workers", running);
+    visitor.visit("kv.workers", worker_record());
 }
 
 fn media_page() -> index_query::MediaIndexPage {
@@ -948,6 +936,22 @@ fn dispatch_position() -> dispatch_query::DispatchPosition {
         slots: 2,
         parts_ahead: 31,
         parts_per_minute: Some(12),
+    }
+}
+
+/// A worker that holds a part.
+pub fn worker_record() -> worker::WorkerRecord {
+    let held = worker::HeldPart { job_id: JOB, part: owned_text("v0001"), since_ms: MADE_AT_MS + 61_000 };
+    worker::WorkerRecord {
+        worker: owned_text("019ab00102037a018073616d706c652d"),
+        queue: owned_text(job::TRANSCODE),
+        slots: 2,
+        held: vec![held],
+        state: worker::WorkerState::Running,
+        version: owned_text("1.0.0"),
+        host: owned_text("encoder-3"),
+        started_at_ms: MADE_AT_MS,
+        speed: Some(2_450),
     }
 }
 

@@ -22,8 +22,8 @@ pub(crate) async fn follow_workers(dispatcher: &Dispatcher) {
         let mut reader = dispatcher.bus().follow_stream("dispatch-workers", settings);
         while let Ok(entry) = reader.next().await {
             let key = entry.subject.strip_prefix(&prefix).unwrap_or_default();
-            match nats::decode_message::<WorkerRecord>(key, &entry.payload) {
-                Ok(worker) => {
+            match nats::decode_record::<WorkerRecord>(key, &entry.payload) {
+                Ok((_, worker)) => {
                     let slots = if worker.state == WorkerState::Running { worker.slots } else { 0 };
                     dispatcher.note_worker(key, slots);
                 }

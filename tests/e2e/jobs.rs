@@ -78,3 +78,43 @@ async fn a_running_job_is_cancelled_and_tried_again() {
         assert_eq!(found, count, "{kind}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_job_waits_and_says_why_it_does_not_run() {
+    let mut cluster = Cluster::start(Options::default()).await;
+    let media_id = cluster.upload(sample(60, "1280x720", "30"), "film.mp4").await;
+    let running = poll(WAIT_MAX, async || (children(&cluster) > 0).then_some(()));
+    running.await.expect("it is being made");
+    let job_id = job_of(&cluster, &media_id).await;
+    let path = format!("/v1/jobs/{job_id}");
+    assert_eq!(act(&cluster, "why", &job_id).1["reason"], "running");
+    let (went_well, said) = act(&cluster, "pause", &job_id);
+    assert!(went_well, "{said}");
+    // What is under way is made to its end, and nothing new is begun.
+    becomes(&cluster, &path, "state", "paused").await;
+    let quiet = poll(WAIT_MAX, async || (children(&cluster) == 0).then_some(()));
+    quiet.await.expect("no child is left");
+    let (_, why) = act(&cluster, "why", &job_id);
+    assert_eq!(why["sentence"], "It is paused until somebody resumes it.");
+    // Another medium goes by.
+    let other = cluster.upload(sample(2, "320x180", "30"), "short.mp4").await;
+    becomes(&cluster, &format!("/v1/media/{other}"), "status", "ready").await;
+    let paused = cluster.get(&path).await;
+    assert_eq!((&paused["state"], &paused["status"]), (&"paused".into(), &"active".into()), "{paused}");
+    assert_ne!(paused["progress"]["percent"], 100, "{paused}");
+
+    // Without a keeper nothing is let in, and the answer says so.
+    cluster.kill("keeper");
+    let (went_well, said) = act(&cluster, "resume", &job_id);
+    assert!(went_well, "{said}");
+    let why = becomes(&cluster, &format!("{path}/why"), "reason", "no_keeper").await;
+    assert!(why["sentence"].as_str().unwrap().contains("streamgate keeper"), "{why}");
+    cluster.restart("keeper");
+    becomes(&cluster, &format!("/v1/media/{media_id}"), "status", "ready").await;
+    assert_eq!(act(&cluster, "why", &job_id).1["sentence"], "It succeeded.");
+    let events = cluster.all_events().await;
+    for (kind, count) in [("job.paused", 1), ("job.resumed", 1), ("job.succeeded", 2), ("job.failed", 0)] {
+        let found = events.iter().filter(|event| event.kind == kind).count();
+        assert_eq!(found, count, "{kind}");
+    }
+}

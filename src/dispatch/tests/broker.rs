@@ -21,11 +21,12 @@ use schemas::{
     ids::{JobId, MediaId},
     job::{self, JobPartRecord, JobPartStatus, JobPartTask, JobRecord, JobStatus},
     subjects::{self, JobPriority},
+    worker::WorkerState,
 };
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use crate::{DispatchConfig, DispatchMetrics, QUEUED_PARTS_MIN, run_dispatcher};
+use crate::{DispatchConfig, DispatchMetrics, QUEUED_PARTS_MIN, QUEUED_PARTS_PER_SLOT, run_dispatcher};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -415,4 +416,30 @@ async fn without_a_keeper_nobody_answers() {
     let site = Site::start().await;
     let error = site.position(job_id(1)).await.unwrap_err();
     assert_eq!(error.code(), "broker_unavailable", "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_queue_takes_two_parts_for_each_slot_of_the_workers_that_live() {
+    let site = Site::start().await;
+    let _dispatcher = site.dispatcher().await;
+    let (slots, job) = (5, record(1, "olga", JobPriority::P1, 40));
+    store(&site.admin, job).await;
+    site.wait("a few parts", async || site.queued().await.len() == QUEUED_PARTS_MIN).await;
+    assert_eq!(site.position(job_id(1)).await.unwrap().workers, 0);
+    let worker =
+        schemas::worker::WorkerRecord { slots, state: WorkerState::Running, ..examples::worker_record() };
+    let ttl = Duration::from_secs(60);
+    site.admin.put_live_record(&worker, ttl).await.unwrap();
+    let full = QUEUED_PARTS_PER_SLOT * slots as usize;
+    site.wait("as many as it works through", async || site.queued().await.len() == full).await;
+    let place = site.position(job_id(1)).await.unwrap();
+    assert_eq!((place.workers, place.slots, place.queue_parts_max as usize), (1, slots, full));
+    // One that takes nothing new counts no slots.
+    let paused = schemas::worker::WorkerRecord { state: WorkerState::Paused, ..worker };
+    site.admin.put_live_record(&paused, ttl).await.unwrap();
+    site.wait("no slots", async || site.position(job_id(1)).await.unwrap().slots == 0).await;
+    let jobs = site.admin.context().get_stream(subjects::JOBS).await.unwrap();
+    jobs.purge().await.unwrap();
+    site.wait("a few parts again", async || !site.queued().await.is_empty()).await;
+    assert_eq!(site.queued().await.len(), QUEUED_PARTS_MIN);
 }
