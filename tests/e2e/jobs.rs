@@ -109,7 +109,7 @@ async fn a_paused_job_waits_and_says_why_it_does_not_run() {
     assert!(went_well, "{said}");
     let why = becomes(&cluster, &format!("{path}/why"), "reason", "no_keeper").await;
     assert!(why["sentence"].as_str().unwrap().contains("streamgate keeper"), "{why}");
-    cluster.restart("keeper");
+    cluster.spawn("keeper", &["keeper"]);
     becomes(&cluster, &format!("/v1/media/{media_id}"), "status", "ready").await;
     assert_eq!(act(&cluster, "why", &job_id).1["sentence"], "It succeeded.");
     let events = cluster.all_events().await;
