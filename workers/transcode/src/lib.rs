@@ -105,10 +105,21 @@ pub async fn run_transcode(
     };
     let planner = Arc::new(planner::TranscodePlanner { context: Arc::clone(&context) });
     let maker = Arc::new(part::PartProcessor::new(Arc::clone(&context)));
-    let planning =
-        consume::run_stage(bus.clone(), plans, planner, context.config.planner.clone(), shutdown.clone());
-    let making =
-        consume::run_stage(bus.clone(), parts, maker, context.config.parts.clone(), shutdown.clone());
+    // On the heap: their futures are larger than that of a role may be.
+    let planning = Box::pin(consume::run_stage(
+        bus.clone(),
+        plans,
+        planner,
+        context.config.planner.clone(),
+        shutdown.clone(),
+    ));
+    let making = Box::pin(consume::run_stage(
+        bus.clone(),
+        parts,
+        maker,
+        context.config.parts.clone(),
+        shutdown.clone(),
+    ));
     // A hint alone: work neither waits for it nor ends with it.
     let ended = tokio::select! {
         ended = async { tokio::try_join!(planning, making) } => ended,
