@@ -479,7 +479,6 @@ fn message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
         "kv.grants" | "kv.grants.slot" | "kv.limits.uploads" | "kv.sessions" | "kv.sessions.wallet" => {
             (vec!["ingress", "keeper"], vec!["ingress", "keeper"])
         }
-        "kv.workers" => (vec!["transcode"], vec![]),
         "kv.grants.cursor" | "kv.limits.views" => (vec!["keeper"], vec!["keeper"]),
         "view.opened" => (vec!["ingress", "keeper"], vec!["keeper"]),
         "kv.envelope" => (vec!["index", "ingress", "keeper", "transcode", "upload"], vec!["keeper"]),
@@ -487,6 +486,7 @@ fn message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
         "ask.position" => (vec!["ingress"], vec!["keeper"]),
         "ask.position.answer" => (vec!["keeper"], vec!["ingress"]),
         "job.progress" => (vec!["transcode"], vec!["ingress"]),
+        "kv.workers" => (vec!["transcode"], vec!["ingress", "keeper"]),
         "audit.record" => (vec!["audit"], vec!["ingress"]),
         "ask.jobs.answer" | "ask.job_counts.answer" | "ask.media.answer" | "ask.public_media.answer" => {
             (vec!["index"], vec!["ingress"])

@@ -39,6 +39,7 @@ pub mod topology;
 pub mod tus;
 pub mod upload;
 pub mod watch;
+pub mod workers;
 
 use std::path::PathBuf;
 
@@ -50,7 +51,7 @@ pub use failure::parse_command_line;
 pub use outcome::CommandOutcome;
 pub use subcommands::{
     AuditCommand, DeadCommand, JobsCommand, MediaCommand, NatsCommand, OwnerCommand, ReplayArgs,
-    SchemasCommand, StoreCommand,
+    SchemasCommand, StoreCommand, WorkersCommand,
 };
 
 use crate::roles::ProcessRole;
@@ -146,6 +147,9 @@ The end of a pipe is the end of its file: if what feeds it may fail, look at its
     /// List jobs, or show one
     #[command(subcommand)]
     Jobs(JobsCommand),
+    /// The workers that encode, for operators
+    #[command(subcommand)]
+    Workers(WorkersCommand),
     /// Replay the audit log, or verify its chain
     #[command(subcommand)]
     Audit(AuditCommand),

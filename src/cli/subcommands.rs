@@ -1,4 +1,4 @@
-//! What can be said behind `media`, `jobs`, `audit`, `dead`, `nats`, `owner`, `store` and `schemas`.
+//! What can be said behind `media`, `jobs`, `workers`, `audit`, `dead`, `nats`, `owner`, `store` and `schemas`.
 
 use std::path::PathBuf;
 
@@ -142,6 +142,24 @@ pub enum JobsCommand {
         /// Their ids
         #[arg(required = true, value_name = "JOB_ID")]
         job_ids: Vec<String>,
+        /// The server.
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+}
+
+/// What to do with workers.
+#[derive(Debug, Subcommand)]
+pub enum WorkersCommand {
+    /// List the workers that run, and what each holds
+    #[command(after_help = "Examples:
+  streamgate workers ls
+  streamgate workers ls --json                one line a worker: {\"worker\", \"slots\", \"held\", \"state\", \"speed\", ...}
+
+HELD is how many parts a worker holds, of how many at once; PARTS names them as job/part. SPEED is how much longer what it makes
+plays than making it took, over the last hour: at 2.0x an hour of output takes half an hour. A worker that did not show itself for
+ten seconds is not listed. For keys of operators and admins.")]
+    Ls {
         /// The server.
         #[command(flatten)]
         client: ClientArgs,

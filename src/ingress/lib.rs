@@ -24,6 +24,7 @@ pub mod sharing;
 pub mod sign_in;
 pub mod uploads;
 pub mod watch;
+pub mod workers;
 
 use std::{net::SocketAddr, ops::Deref, sync::Arc, time::Duration};
 
@@ -331,7 +332,7 @@ fn router_with_routes(app: AppState, more: OperationRouter<AppState>) -> Router 
     let answering = OperationRouter::default()
         .merge(media::router())
         .merge(uploads::form_token_router())
-        .merge(jobs::router())
+        .merge(jobs::router().merge(workers::router()))
         .merge(events::router())
         .merge(audit::router())
         .merge(metrics::router())

@@ -152,6 +152,7 @@ GET /v1/media/{media_id}/poster Optional(Metadata) Streaming
 GET /v1/oembed Open Streaming
 GET /v1/uploads/{upload_id} Principal(Upload) none
 GET /v1/uploads/{upload_id}/status Principal(Upload) Upload
+GET /v1/workers Principal(Worker) Worker
 GET /version Open Api
 GET /watch/assets/{file} Open Api
 GET /watch/{media_id} Open Api

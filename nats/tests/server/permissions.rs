@@ -90,6 +90,8 @@ const CASES: &[Case] = &[
             "$JS.API.CONSUMER.CREATE.EVENTS",
             "$JS.API.CONSUMER.CREATE.AUDIT",
             "$JS.API.CONSUMER.CREATE.PROGRESS",
+            "$JS.API.CONSUMER.CREATE.KV_workers",
+            "$JS.API.CONSUMER.MSG.NEXT.KV_workers.Abc123",
             "$JS.API.CONSUMER.MSG.NEXT.EVENTS.Abc123",
             "$JS.API.CONSUMER.DELETE.EVENTS.Abc123",
             "$JS.API.STREAM.INFO.EVENTS",

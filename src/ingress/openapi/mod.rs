@@ -26,7 +26,7 @@ use schemas::rejection::RejectionCode;
 use serde_json::{Map, Value, json};
 use utoipa::OpenApi;
 
-use super::{audit, events, jobs, library, media, metrics, play, probes, sharing, uploads, watch};
+use super::{audit, events, jobs, library, media, metrics, play, probes, sharing, uploads, watch, workers};
 pub(crate) use group::{OperationGroup, query_parameters};
 pub(crate) use schema::{SchemaCollector, id_schema, schema_parameters};
 use web::{
@@ -107,7 +107,8 @@ fn describe_groups(
     schemas: &mut SchemaCollector,
 ) -> (Vec<&'static Operation>, Option<utoipa::openapi::OpenApi>) {
     let mut operations = Vec::new();
-    let described = [
+    // On the heap: together they are larger than a stack frame should be.
+    let described = vec![
         describe_group::<DocsApiDoc>(&mut operations, schemas),
         describe_group::<uploads::UploadsApiDoc>(&mut operations, schemas),
         describe_group::<media::MediaApiDoc>(&mut operations, schemas),
@@ -118,6 +119,7 @@ fn describe_groups(
         describe_group::<library::LibraryApiDoc>(&mut operations, schemas),
         describe_group::<crate::sign_in::SignInApiDoc>(&mut operations, schemas),
         describe_group::<jobs::JobsApiDoc>(&mut operations, schemas),
+        describe_group::<workers::WorkersApiDoc>(&mut operations, schemas),
         describe_group::<events::EventsApiDoc>(&mut operations, schemas),
         describe_group::<audit::AuditApiDoc>(&mut operations, schemas),
         describe_group::<probes::ProbesApiDoc>(&mut operations, schemas),
