@@ -19,7 +19,6 @@ use crate::{
     queue::{FairQueue, WaitingJob},
     records::{self, PartFate},
     state::DispatchState,
-    worker_table::queue_parts_max,
 };
 
 /// How soon a full queue is looked at again while something waits.
@@ -86,8 +85,8 @@ impl Dispatcher {
         self.state.lock().forget_job(job_id);
     }
 
-    pub(crate) fn note_worker(&self, key: &str, slots: u32) {
-        if self.state.lock().workers.record(key, slots, Instant::now()) {
+    pub(crate) fn note_worker(&self, key: &str, slots: u32, held: u32) {
+        if self.state.lock().workers.record(key, slots, held, Instant::now()) {
             self.changed.notify_one();
         }
     }
@@ -168,9 +167,11 @@ impl Dispatcher {
     fn note_listing(&self, listing: &BTreeSet<String>) -> usize {
         let mut state = self.state.lock();
         state.queue_parts = listing.len();
-        let (workers, slots) = state.workers.count(Instant::now());
+        let now = Instant::now();
+        let (workers, slots) = state.workers.count(now);
         self.metrics.record_look(state.queue.len(), listing.len(), workers, slots);
-        queue_parts_max(slots)
+        let has_waiting = !state.queue.is_empty();
+        state.workers.queue_room(listing.len(), has_waiting, now)
     }
 
     /// Lets the next part in.
@@ -291,7 +292,14 @@ impl Dispatcher {
                     resumed.push(part.clone());
                 }
             }
-            let pause = if !parked.is_empty() {
+            let missing = records::find_missing_parts(&self.bus, &job).await?;
+            let age_ms = nats::estimated_broker_now_ms().saturating_sub(job.created_at_ms);
+            let pause = if !missing.is_empty() {
+                if age_ms > records::MADE_WAIT_MS {
+                    resumed.extend(missing);
+                }
+                records::FINISH_PERIOD
+            } else if !parked.is_empty() {
                 records::PARKED_PERIOD
             } else if let Some(pause) = records::find_finish_pause(&self.bus, job_id).await? {
                 pause

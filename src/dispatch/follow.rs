@@ -1,11 +1,14 @@
 //! The jobs there are: follows their records, not those of their parts, which have a longer key.
 
-use nats::{ReaderStart, reader::ReaderConfig};
+use nats::{
+    BusError, ReaderStart, StreamReader,
+    reader::{ReaderConfig, StreamEntry},
+};
 use schemars::JsonSchema;
 use schemas::{
     KvRecord,
     ids::JobId,
-    job::{JobRecord, JobStatus},
+    job::{self, JobRecord, JobStatus},
     subjects::{self, JobPriority},
 };
 use serde::{Deserialize, Serialize};
@@ -16,12 +19,20 @@ use crate::{dispatcher::Dispatcher, queue::WaitingJob};
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 struct JobHeader {
     job_id: JobId,
+    kind: String,
     owner: String,
     priority: JobPriority,
     status: JobStatus,
     created_at_ms: u64,
     #[serde(default)]
     paused_at_ms: Option<u64>,
+}
+
+impl JobHeader {
+    fn is_to_be_run(&self) -> bool {
+        // Parts of a kind that no worker takes would fill the queue for ever.
+        self.status == JobStatus::Active && self.paused_at_ms.is_none() && self.kind == job::TRANSCODE
+    }
 }
 
 impl KvRecord for JobHeader {
@@ -34,7 +45,6 @@ impl KvRecord for JobHeader {
 /// Follows the jobs, for as long as it is waited for.
 pub(crate) async fn follow_jobs(dispatcher: &Dispatcher) {
     let bucket = JobRecord::BUCKET;
-    let prefix = subjects::kv_subject(bucket, "");
     loop {
         let settings = ReaderConfig::new(
             subjects::kv_stream_name(bucket),
@@ -43,25 +53,32 @@ pub(crate) async fn follow_jobs(dispatcher: &Dispatcher) {
         );
         dispatcher.begin_following();
         let mut reader = dispatcher.bus().follow_stream("dispatch-jobs", settings);
-        if reader.wait_until_open().await.is_ok_and(|opened| opened.pending == 0) {
-            dispatcher.note_followed();
-        }
-        while let Ok(entry) = reader.next().await {
-            let key = entry.subject.strip_prefix(&prefix).unwrap_or_default();
-            apply_entry(dispatcher, key, &entry.payload);
-            if entry.pending == 0 {
-                dispatcher.note_followed();
-            }
+        if follow_entries(dispatcher, &mut reader).await.is_err() {
+            tracing::warn!("the jobs are read anew");
         }
         // Another bucket of the same name: its jobs are others.
     }
 }
 
-fn apply_entry(dispatcher: &Dispatcher, key: &str, payload: &[u8]) {
+/// Reads the jobs that there are, then what changes, until the bucket is another one.
+async fn follow_entries(dispatcher: &Dispatcher, reader: &mut StreamReader) -> Result<(), BusError> {
+    // Not counted down: a record that expires meanwhile never comes.
+    while let Some(entry) = reader.next_pending().await? {
+        apply_entry(dispatcher, &entry);
+    }
+    dispatcher.note_followed();
+    loop {
+        apply_entry(dispatcher, &reader.next().await?);
+    }
+}
+
+fn apply_entry(dispatcher: &Dispatcher, entry: &StreamEntry) {
+    let prefix = subjects::kv_subject(JobRecord::BUCKET, "");
+    let key = entry.subject.strip_prefix(&prefix).unwrap_or_default();
     let Ok(job_id) = key.parse::<JobId>() else { return };
-    let header = nats::decode_record::<JobHeader>(key, payload).map(|(_, header)| header);
+    let header = nats::decode_record::<JobHeader>(key, &entry.payload).map(|(_, header)| header);
     match header {
-        Ok(header) if header.status == JobStatus::Active && header.paused_at_ms.is_none() => {
+        Ok(header) if header.is_to_be_run() => {
             dispatcher.let_wait(WaitingJob {
                 job_id: header.job_id,
                 owner: header.owner.into(),
@@ -69,7 +86,7 @@ fn apply_entry(dispatcher: &Dispatcher, key: &str, payload: &[u8]) {
                 created_at_ms: header.created_at_ms,
             });
         }
-        // Ended, paused, removed, or of a newer version that this one can't read.
+        // Ended, paused, removed, of a kind that no queue takes, or of a newer version that this one can't read.
         _ => dispatcher.forget_job(job_id),
     }
 }

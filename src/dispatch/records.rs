@@ -17,6 +17,9 @@ pub(crate) const FINISH_PERIOD: Duration = Duration::from_secs(2);
 /// How soon a job is looked at again that waits for a person.
 pub(crate) const PARKED_PERIOD: Duration = Duration::from_secs(60);
 
+/// How long after a job its planner may write the records of what was made before, in milliseconds; then that is made anew.
+pub(crate) const MADE_WAIT_MS: u64 = 120_000;
+
 /// How long ago the holder of a finish must have shown itself last to count as gone, in milliseconds.
 const HOLDER_SEEN_MS: u64 = 60_000;
 
@@ -46,11 +49,30 @@ pub(crate) async fn load_runnable_job(bus: &Bus, job_id: JobId) -> Result<Option
 
 /// What became of a part.
 pub(crate) async fn load_fate(bus: &Bus, job_id: JobId, part: &str) -> Result<PartFate, BusError> {
-    Ok(match load_part(bus, job_id, part).await?.map(|held| held.record) {
+    let found = match load_part(bus, job_id, part).await {
+        Err(error @ BusError::Undecodable { .. }) => {
+            // Left to a person: one record that can't be read must not stop all others.
+            tracing::error!(error = error_chain(&error), job.id = %job_id, part, "this part is left out");
+            return Ok(PartFate::Parked);
+        }
+        found => found?,
+    };
+    Ok(match found.map(|held| held.record) {
         Some(part) if part.status != JobPartStatus::Claimed => PartFate::Over,
         Some(part) if part.is_parked() => PartFate::Parked,
         _ => PartFate::Open,
     })
+}
+
+/// Parts that the job before this one has made and of which there is no record yet: the planner writes them behind the job's own.
+pub(crate) async fn find_missing_parts(bus: &Bus, job: &JobRecord) -> Result<Vec<String>, BusError> {
+    let mut missing = Vec::new();
+    for part in &job.made {
+        if load_fate(bus, job.job_id, part).await? == PartFate::Open {
+            missing.push(part.clone());
+        }
+    }
+    Ok(missing)
 }
 
 /// How soon a job whose parts are over is to be looked at again; `None` when nobody is at its finish.

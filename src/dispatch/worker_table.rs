@@ -16,6 +16,13 @@ pub const QUEUED_PARTS_MIN: usize = 2;
 /// How long a worker counts after it was seen: as long as its record does, and a moment until the broker has removed that.
 pub(crate) const SEEN_MAX: Duration = Duration::from_millis(RECORD_TTL_MS + 2_000);
 
+/// How long slots have to stay free beside a full queue before parts in it are taken for delayed: longer than a worker takes to say
+/// what it holds.
+const STALLED_AFTER: Duration = Duration::from_secs(5);
+
+/// Most parts that are taken for delayed, for each slot.
+const DELAYED_PARTS_PER_SLOT_MAX: usize = 8;
+
 /// Workers that are kept at once; beyond them the rest are not counted.
 const WORKERS_MAX: usize = 10_000;
 
@@ -23,27 +30,53 @@ const WORKERS_MAX: usize = 10_000;
 #[derive(Debug, Default)]
 pub(crate) struct WorkerTable {
     workers: HashMap<String, SeenWorker>,
+    /// Parts in the queue that are taken for delayed.
+    delayed: usize,
+    /// Since when the queue is full while slots are free.
+    stalled_since: Option<Instant>,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct SeenWorker {
     slots: u32,
+    held: u32,
     seen: Instant,
 }
 
 impl WorkerTable {
     /// Notes a worker; answers whether there are more slots now.
-    pub(crate) fn record(&mut self, key: &str, slots: u32, now: Instant) -> bool {
+    pub(crate) fn record(&mut self, key: &str, slots: u32, held: u32, now: Instant) -> bool {
         self.workers.retain(|_, worker| now.duration_since(worker.seen) <= SEEN_MAX);
         if self.workers.len() >= WORKERS_MAX && !self.workers.contains_key(key) {
             return false;
         }
-        let before = self.workers.insert(key.to_owned(), SeenWorker { slots, seen: now });
+        let before = self.workers.insert(key.to_owned(), SeenWorker { slots, held, seen: now });
         before.is_none_or(|before| before.slots < slots)
     }
 
     pub(crate) fn remove(&mut self, key: &str) {
         self.workers.remove(key);
+    }
+
+    /// Parts that the queue takes when it holds `queued`. While it is full and something waits, slots that stay free say that parts
+    /// in it are delayed: they lost workers, or wait for workers of another version. As many more are let in as slots are free.
+    pub(crate) fn queue_room(&mut self, queued: usize, has_waiting: bool, now: Instant) -> usize {
+        let (_, slots) = self.count(now);
+        let room = queue_parts_max(slots);
+        if queued < room {
+            (self.delayed, self.stalled_since) = (0, None);
+            return room;
+        }
+        let live = self.workers.values().filter(|worker| now.duration_since(worker.seen) <= SEEN_MAX);
+        let free: usize = live.map(|worker| worker.slots.saturating_sub(worker.held) as usize).sum();
+        if free == 0 || !has_waiting || queued < room + self.delayed {
+            self.stalled_since = None;
+        } else if now.duration_since(*self.stalled_since.get_or_insert(now)) >= STALLED_AFTER {
+            let delayed_max = DELAYED_PARTS_PER_SLOT_MAX.saturating_mul(slots as usize);
+            self.delayed = (self.delayed + free).min(delayed_max);
+            self.stalled_since = None;
+        }
+        room + self.delayed
     }
 
     /// Live workers and their slots.

@@ -25,7 +25,8 @@ pub(crate) async fn follow_workers(dispatcher: &Dispatcher) {
             match nats::decode_record::<WorkerRecord>(key, &entry.payload) {
                 Ok((_, worker)) => {
                     let slots = if worker.state == WorkerState::Running { worker.slots } else { 0 };
-                    dispatcher.note_worker(key, slots);
+                    let held = u32::try_from(worker.held.len()).unwrap_or(u32::MAX);
+                    dispatcher.note_worker(key, slots, held);
                 }
                 // An empty one proves that a process can write, and says nothing of slots; a marker says that a worker stopped.
                 Err(_) => dispatcher.forget_worker(key),

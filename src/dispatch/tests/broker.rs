@@ -443,3 +443,32 @@ async fn the_queue_takes_two_parts_for_each_slot_of_the_workers_that_live() {
     site.wait("a few parts again", async || !site.queued().await.is_empty()).await;
     assert_eq!(site.queued().await.len(), QUEUED_PARTS_MIN);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parts_that_nobody_takes_do_not_keep_the_others_out() {
+    let site = Site::start().await;
+    let worker = schemas::worker::WorkerRecord {
+        slots: 1,
+        held: Vec::new(),
+        state: WorkerState::Running,
+        ..examples::worker_record()
+    };
+    site.admin.put_live_record(&worker, Duration::from_secs(60)).await.unwrap();
+    store(&site.admin, record(1, "delayed", JobPriority::P1, 40)).await;
+    let _dispatcher = site.dispatcher().await;
+    site.wait("a full queue", async || site.queued().await.len() == 2).await;
+    // Its slot is free, and says so again and again.
+    let showing = site.broker.bus(Role::Transcode).await;
+    let shown = tokio::spawn(async move {
+        loop {
+            showing.put_live_record(&worker, Duration::from_secs(60)).await.unwrap();
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    });
+    store(&site.admin, record(2, "olga", JobPriority::P1, 1)).await;
+    site.wait("the other part", async || {
+        site.queued().await.iter().any(|subject| subject.contains(&job_id(2).to_string()))
+    })
+    .await;
+    shown.abort();
+}
