@@ -483,15 +483,12 @@ fn message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
         "view.opened" => (vec!["ingress", "keeper"], vec!["keeper"]),
         "kv.envelope" => (vec!["index", "ingress", "keeper", "transcode", "upload"], vec!["keeper"]),
         "job.task" => (vec!["keeper"], vec!["transcode"]),
-        "ask.position" => (vec!["ingress"], vec!["keeper"]),
-        "ask.position.answer" => (vec!["keeper"], vec!["ingress"]),
         "job.progress" => (vec!["transcode"], vec!["ingress"]),
-        "kv.workers" => (vec!["transcode"], vec!["ingress", "keeper"]),
         "audit.record" => (vec!["audit"], vec!["ingress"]),
         "ask.jobs.answer" | "ask.job_counts.answer" | "ask.media.answer" | "ask.public_media.answer" => {
             (vec!["index"], vec!["ingress"])
         }
-        _ => return None,
+        other => worker_message_roles(other)?,
     };
     if is_event(name) {
         senders.push("keeper");
@@ -502,6 +499,19 @@ fn message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
         roles.dedup();
     }
     Some((senders, receivers))
+}
+
+/// The same of what workers say of themselves, and are asked to do.
+fn worker_message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
+    match name {
+        "admin.worker_changed" => Some((vec!["ingress"], vec![])),
+        "ask.worker" => Some((vec!["ingress"], vec!["transcode"])),
+        "ask.worker.answer" => Some((vec!["transcode"], vec!["ingress"])),
+        "kv.workers" => Some((vec!["transcode"], vec!["ingress", "keeper"])),
+        "ask.position" => Some((vec!["ingress"], vec!["keeper"])),
+        "ask.position.answer" => Some((vec!["keeper"], vec!["ingress"])),
+        _ => None,
+    }
 }
 
 fn is_event(name: &str) -> bool {

@@ -24,7 +24,11 @@ use parking_lot::Mutex;
 use schemars::JsonSchema;
 use schemas::fault::{FailureClass, error_chain};
 use serde::{Deserialize, Serialize};
-use tokio::{sync::Notify, task::JoinSet, time::Instant};
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinSet,
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -117,6 +121,7 @@ struct ConsumeLoop<S> {
     config: ConsumeConfig,
     ack_wait: Duration,
     wake: Arc<Notify>,
+    gate: watch::Receiver<bool>,
     /// By stream sequence, until the message is off the queue.
     tries: Mutex<HashMap<u64, FailureCounts>>,
     shutdown: CancellationToken,
@@ -132,6 +137,22 @@ pub async fn run_stage<S: PipelineStage>(
     queue: StageQueue,
     stage: Arc<S>,
     config: ConsumeConfig,
+    shutdown: CancellationToken,
+) -> Result<(), BusError> {
+    run_gated_stage(bus, queue, stage, config, watch::channel(true).1, shutdown).await
+}
+
+/// The same, pulling only while `gate` is true: what a slot holds when it becomes false goes on, and a message that is just being
+/// pulled still comes. A gate whose sender is gone stays as it is.
+///
+/// # Errors
+/// As [`run_stage`].
+pub async fn run_gated_stage<S: PipelineStage>(
+    bus: Bus,
+    queue: StageQueue,
+    stage: Arc<S>,
+    config: ConsumeConfig,
+    gate: watch::Receiver<bool>,
     shutdown: CancellationToken,
 ) -> Result<(), BusError> {
     let Some(ack_wait) = wait_for_durables(&bus, &queue, &shutdown).await? else { return Ok(()) };
@@ -153,6 +174,7 @@ pub async fn run_stage<S: PipelineStage>(
         config,
         ack_wait,
         wake: Arc::clone(&wake),
+        gate,
         tries: Mutex::default(),
         shutdown: shutdown.clone(),
         abort: abort.clone(),
@@ -281,7 +303,7 @@ impl<S: PipelineStage> ConsumeLoop<S> {
     async fn run_slot(self: Arc<Self>, slot: usize) {
         // Slots begin at different turns, so that they do not all look at the lower priority at once.
         let mut turn = slot as u64;
-        while !self.shutdown.is_cancelled() {
+        while self.wait_for_gate().await {
             // Registered before the pull: a wake-up between an empty answer and the wait would be lost.
             let woken = self.wake.notified();
             tokio::pin!(woken);
@@ -308,6 +330,22 @@ impl<S: PipelineStage> ConsumeLoop<S> {
                     }
                 }
             }
+        }
+    }
+
+    /// Waits until messages may be pulled; false once the process has to stop.
+    async fn wait_for_gate(&self) -> bool {
+        let mut gate = self.gate.clone();
+        let opened = async {
+            if gate.wait_for(|is_open| *is_open).await.is_err() {
+                // Closed, and nobody can open it any more.
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = self.shutdown.cancelled() => false,
+            () = opened => true,
         }
     }
 

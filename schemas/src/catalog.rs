@@ -78,6 +78,7 @@ pub fn event_entries() -> Vec<CatalogEntry> {
         event_entry::<job::JobPartDead>(),
         event_entry::<job::JobParked>(),
         event_entry::<access::AdminKeyCreated>(),
+        event_entry::<worker::AdminWorkerChanged>(),
         event_entry::<session::AuthChallenged>(),
         event_entry::<session::AuthRefused>(),
         event_entry::<session::AuthDenied>(),
@@ -203,6 +204,13 @@ pub fn other_entries() -> Vec<CatalogEntry> {
             schema: schema_for!(dispatch_query::DispatchPositionQuery),
         },
         reply_entry::<dispatch_query::DispatchPosition>(dispatch_query::POSITION),
+        CatalogEntry {
+            name: "ask.worker".into(),
+            address: crate::subjects::worker_command_subject("{worker}"),
+            stream: String::new(),
+            schema: schema_for!(worker::WorkerCommand),
+        },
+        reply_entry::<worker::WorkerCommandReply>("worker"),
     ]
 }
 

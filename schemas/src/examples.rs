@@ -38,6 +38,12 @@ pub fn visit_all(visitor: &mut impl ExampleVisitor) {
         visitor,
         access::AdminKeyCreated { key_id: KEY, owner: example_owner(), role: access::PrincipalRole::Owner },
     );
+    let changed = worker::AdminWorkerChanged {
+        worker: owned_text(WORKER),
+        state: worker::WorkerState::Paused,
+        changed_by: example_owner(),
+    };
+    visit_event(visitor, changed);
     visit_session_events(visitor);
     visit_gate_events(visitor);
     let summed =
@@ -65,6 +71,7 @@ const KEY: KeyId = KeyId::from_bytes(*b"\x01\x9a\xb0\x00\x01\x01\x7a\x01\x80samp
 const STORE: StoreId = StoreId::from_bytes(*b"\x01\x9a\xb0\x00\x01\x02\x7a\x01\x80sample-");
 /// 2025-11-23T12:26:54.467Z, when the ids above were made.
 const MADE_AT_MS: u64 = 0x019a_b001_0203;
+const WORKER: &str = "019ab00102037a018073616d706c652d";
 const OPTIONS_DIGEST: &str = "3fd1a7c2b94e5d60";
 
 fn example_owner() -> String {
@@ -943,7 +950,7 @@ fn dispatch_position() -> dispatch_query::DispatchPosition {
 pub fn worker_record() -> worker::WorkerRecord {
     let held = worker::HeldPart { job_id: JOB, part: owned_text("v0001"), since_ms: MADE_AT_MS + 61_000 };
     worker::WorkerRecord {
-        worker: owned_text("019ab00102037a018073616d706c652d"),
+        worker: owned_text(WORKER),
         queue: owned_text(job::TRANSCODE),
         slots: 2,
         held: vec![held],
@@ -1013,6 +1020,8 @@ fn visit_others(visitor: &mut impl ExampleVisitor) {
     visitor.visit("ask.jobs.answer", index_query::IndexReply::Page(job_page()));
     visitor.visit("ask.position", dispatch_query::DispatchPositionQuery { job_id: JOB });
     visitor.visit("ask.position.answer", dispatch_position());
+    visitor.visit("ask.worker", worker::WorkerCommand { action: worker::WorkerAction::Pause });
+    visitor.visit("ask.worker.answer", worker::WorkerCommandReply { state: worker::WorkerState::Paused });
 }
 
 #[cfg(test)]

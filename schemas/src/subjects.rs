@@ -125,15 +125,13 @@ pub fn dispatch_request_subject(verb: &str) -> String {
     format!("ask.dispatch.{verb}")
 }
 
-/// Job and part that a message of the work queue is about, by its subject; `None` when it is none.
-pub fn parse_job_part_subject(subject: &str) -> Option<(JobId, &str)> {
-    let mut tokens = subject.strip_prefix("job.")?.split('.').skip(2);
-    let (job_id, part) = (tokens.next()?.parse().ok()?, tokens.next()?);
-    tokens.next().is_none().then_some((job_id, part))
-}
-
 /// Every message of the work queue.
 pub const JOBS_ALL: &str = "job.>";
+
+/// Core subject that asks one worker to do something and to answer.
+pub fn worker_command_subject(worker: &str) -> String {
+    format!("ctl.worker.{worker}")
+}
 
 /// Core subject that asks the holder of an upload to let go.
 pub fn upload_release_subject(upload_id: UploadId) -> String {

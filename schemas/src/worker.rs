@@ -8,7 +8,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{ids::JobId, subjects};
+use crate::{BusEvent, EventContext, ids::JobId, subjects};
 
 /// Bucket of the records of live workers. Heartbeats are there, too: values without bytes below other names.
 pub const BUCKET: &str = "workers";
@@ -30,7 +30,7 @@ pub enum WorkerState {
     Running,
     /// It takes no new parts until it is resumed, and goes on with those that it holds.
     Paused,
-    /// It takes no new parts any more, and ends once those that it holds are over.
+    /// It takes no new work, because it stops or is to be stopped once what it holds is over.
     Draining,
     /// A state that only newer versions know.
     #[serde(other)]
@@ -81,9 +81,80 @@ impl crate::KvRecord for WorkerRecord {
     }
 }
 
+/// What a worker is asked to do; it may be asked again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WorkerAction {
+    /// Take no new parts, and go on with those that are held.
+    Pause,
+    /// Take parts again, also after `drain`.
+    Resume,
+    /// Take no new work: the worker can be stopped once it holds nothing.
+    Drain,
+    /// Something that only newer versions know; nothing is done.
+    #[serde(other)]
+    Unknown,
+}
+
+impl WorkerAction {
+    /// Where a worker stands that has done it; `None` for what is not known.
+    pub const fn wanted_state(self) -> Option<WorkerState> {
+        match self {
+            Self::Pause => Some(WorkerState::Paused),
+            Self::Resume => Some(WorkerState::Running),
+            Self::Drain => Some(WorkerState::Draining),
+            Self::Unknown => None,
+        }
+    }
+}
+
+/// A request to one worker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct WorkerCommand {
+    /// What to do.
+    pub action: WorkerAction,
+}
+
+/// What a worker answers: one that is being stopped, or does not know the action, stays where it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct WorkerCommandReply {
+    /// Where it stands now.
+    pub state: WorkerState,
+}
+
+/// `evt.admin.worker_changed`: somebody had a worker paused, resumed or drained; it has answered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct AdminWorkerChanged {
+    /// Name of the worker.
+    pub worker: String,
+    /// Where it stands now.
+    pub state: WorkerState,
+    /// The account of the person.
+    pub changed_by: String,
+}
+
+impl BusEvent for AdminWorkerChanged {
+    const ENTITY: &'static str = "admin";
+    const VERB: &'static str = "worker_changed";
+    const ONCE: bool = false;
+    fn entity_id(&self) -> String {
+        self.worker.clone()
+    }
+    fn event_context(&self) -> EventContext {
+        EventContext::default()
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::WorkerState;
+    use super::{WorkerAction, WorkerState};
+
+    #[test]
+    fn an_action_of_a_newer_version_is_read_and_wants_nothing() {
+        let packed = rmp_serde::to_vec_named("hibernate").unwrap();
+        let action = rmp_serde::from_slice::<WorkerAction>(&packed).unwrap();
+        assert_eq!((action, action.wanted_state()), (WorkerAction::Unknown, None));
+    }
 
     #[test]
     fn a_state_of_a_newer_version_is_read() {

@@ -51,7 +51,7 @@ pub use failure::parse_command_line;
 pub use outcome::CommandOutcome;
 pub use subcommands::{
     AuditCommand, DeadCommand, JobsCommand, MediaCommand, NatsCommand, OwnerCommand, ReplayArgs,
-    SchemasCommand, StoreCommand, WorkersCommand,
+    SchemasCommand, StoreCommand, WorkerNameArgs, WorkersCommand,
 };
 
 use crate::roles::ProcessRole;

@@ -164,6 +164,32 @@ ten seconds is not listed. For keys of operators and admins.")]
         #[command(flatten)]
         client: ClientArgs,
     },
+    /// Have a worker take no new parts; it goes on with those that it holds
+    #[command(after_help = "Example:
+  streamgate workers pause 019ab001...         until `workers resume`, or until it is started anew
+
+For keys of admins; who paused a worker is in the audit log.")]
+    Pause(WorkerNameArgs),
+    /// Have a worker that was paused or drained take parts again
+    Resume(WorkerNameArgs),
+    /// Have a worker take no new work, to stop it once it holds nothing
+    #[command(after_help = "Example:
+  streamgate workers drain 019ab001...
+  streamgate workers ls                        once HELD is 0, stop its process: nothing is done twice
+
+It does not end by itself, and takes parts again after `workers resume`.")]
+    Drain(WorkerNameArgs),
+}
+
+/// Which worker.
+#[derive(Debug, clap::Args)]
+pub struct WorkerNameArgs {
+    /// Its name, from `workers ls`
+    #[arg(value_name = "WORKER")]
+    pub worker: String,
+    /// The server.
+    #[command(flatten)]
+    pub client: ClientArgs,
 }
 
 /// What to do with the audit log.

@@ -1,9 +1,10 @@
 //! `workers`: the processes that encode, for operators.
 
+use reqwest::Method;
 use serde_json::Value;
 
 use super::{
-    WorkersCommand,
+    WorkerNameArgs, WorkersCommand,
     client::{ApiClient, ClientError},
     output, render,
 };
@@ -17,7 +18,22 @@ const HEADS: &[&str] = &["WORKER", "STATE", "HELD", "SPEED", "STARTED", "HOST", 
 pub async fn run_workers(command: WorkersCommand, as_json: bool) -> anyhow::Result<()> {
     match command {
         WorkersCommand::Ls { client } => list_workers(&ApiClient::new(&client)?, as_json).await,
+        WorkersCommand::Pause(args) => change_worker(&args, "pause", as_json).await,
+        WorkersCommand::Resume(args) => change_worker(&args, "resume", as_json).await,
+        WorkersCommand::Drain(args) => change_worker(&args, "drain", as_json).await,
     }
+}
+
+async fn change_worker(args: &WorkerNameArgs, action: &str, as_json: bool) -> anyhow::Result<()> {
+    let client = ApiClient::new(&args.client)?;
+    let url = client.build_url(&format!("v1/workers/{}/{action}", args.worker), &[]);
+    let changed: Value = client.send(client.build_request(Method::POST, url)).await?.json().await?;
+    if as_json {
+        return Ok(output::print_json(&changed)?);
+    }
+    let state = output::sanitize_text(changed["state"].as_str().unwrap_or_default());
+    output::print_message(format!("{}: {state}", output::sanitize_text(&args.worker)));
+    Ok(())
 }
 
 async fn list_workers(client: &ApiClient, as_json: bool) -> anyhow::Result<()> {

@@ -75,7 +75,7 @@ impl Dispatcher {
         self.changed.notify_one();
     }
 
-    pub(crate) fn let_wait(&self, job: WaitingJob) {
+    pub(crate) fn let_wait(&self, job: &WaitingJob) {
         if self.state.lock().let_wait(job) {
             self.changed.notify_one();
         }
@@ -108,7 +108,7 @@ impl Dispatcher {
         let mut state = self.state.lock();
         state.forget_job(job_id);
         if let Some(job) = job {
-            state.let_wait(WaitingJob::of(&job, job.priority));
+            state.let_wait(&WaitingJob::of(&job, job.priority));
             self.changed.notify_one();
         }
         Ok(())

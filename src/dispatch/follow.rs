@@ -79,7 +79,7 @@ fn apply_entry(dispatcher: &Dispatcher, entry: &StreamEntry) {
     let header = nats::decode_record::<JobHeader>(key, &entry.payload).map(|(_, header)| header);
     match header {
         Ok(header) if header.is_to_be_run() => {
-            dispatcher.let_wait(WaitingJob {
+            dispatcher.let_wait(&WaitingJob {
                 job_id: header.job_id,
                 owner: header.owner.into(),
                 priority: header.priority,

@@ -118,7 +118,7 @@ impl FairQueue {
     }
 
     /// Lets a job wait; one that waits already takes its new place.
-    pub fn insert(&mut self, job: WaitingJob) {
+    pub fn insert(&mut self, job: &WaitingJob) {
         let class = class_of(job.priority);
         if self.places.get(&job.job_id).is_some_and(|place| place.class == class) {
             return;

@@ -44,7 +44,7 @@ impl DispatchState {
     }
 
     /// A job as its record says: it waits, unless parts of it were let in already.
-    pub(crate) fn let_wait(&mut self, job: WaitingJob) -> bool {
+    pub(crate) fn let_wait(&mut self, job: &WaitingJob) -> bool {
         let is_new = !self.open.contains_key(&job.job_id);
         if is_new {
             self.queue.insert(job);
@@ -71,7 +71,7 @@ impl DispatchState {
         let cost = packaging::plan::part_cost(&job.plan, &part);
         let priority = if part == job::FINISH { JobPriority::P0 } else { job.priority };
         open.pending.push_front(PendingPart { name: part, cost });
-        self.queue.insert(WaitingJob::of(job, priority));
+        self.queue.insert(&WaitingJob::of(job, priority));
     }
 
     /// Parts that were queued and are not there any more, as `listing` shows the queue.

@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use super::{
     openapi,
     tests::{Answer, Site, asset, job_record, technical_metadata},
+    workers::tests::answer_as_worker,
 };
 use auth::{link::create_sign_in_link, testing::TestWallet};
 use web::operation::{Operation, OperationAccess};
@@ -180,6 +181,9 @@ POST /v1/media Principal(Upload) Upload
 POST /v1/media/{media_id}/playback Optional(Streaming) Streaming
 POST /v1/uploads Principal(Upload) Upload
 POST /v1/uploads/{upload_id} Principal(Upload) none
+POST /v1/workers/{worker}/drain Principal(Worker) Worker
+POST /v1/workers/{worker}/pause Principal(Worker) Worker
+POST /v1/workers/{worker}/resume Principal(Worker) Worker
 PUT /v1/files/{filename} Principal(Upload) Upload
 PUT /v1/media/{media_id}/gate Principal(Gate) Metadata
 ";
@@ -475,6 +479,15 @@ impl Story {
         self.does("post /v1/jobs/{job_id}/retry", &format!("{path}/retry"), key, "", 202).await;
     }
 
+    async fn workers(&mut self, key: &str) {
+        let bus = self.site.broker.bus(Role::Transcode).await;
+        answer_as_worker(bus, "a1", 3, None).await;
+        for action in ["pause", "resume", "drain"] {
+            let place = format!("post /v1/workers/{{worker}}/{action}");
+            self.does(&place, &format!("/v1/workers/a1/{action}"), key, "", 200).await;
+        }
+    }
+
     async fn sign_in(&mut self) {
         let json = "Content-Type: application/json\r\n";
         let read = |answer: &Answer| serde_json::from_str::<Value>(&answer.body).unwrap();
@@ -521,6 +534,7 @@ async fn every_change_publishes_the_events_it_names_and_no_other() {
     let key = format!("Authorization: Bearer {}\r\n", story.site.key);
     story.uploads(&key).await;
     story.media(&key).await;
+    story.workers(&key).await;
     story.sign_in().await;
     let all: BTreeSet<String> =
         mutating().map(|(place, _)| place).filter(|place| !QUESTIONS.contains(&place.as_str())).collect();

@@ -146,10 +146,10 @@ async fn read_job_bucket(bus: &Bus, bucket: &str, now_ms: u64) -> Result<JobBuck
             if is_held && entry.stored_at_ms.saturating_add(HOLDER_SEEN_MS) > now_ms {
                 seen.held.insert(key.to_owned());
             }
-        } else if let Ok((_, record)) = nats::decode_record::<job::JobRecord>(key, &entry.payload) {
-            if is_to_be_cleared(&record, now_ms) {
-                seen.cancelled.push(record);
-            }
+        } else if let Ok((_, record)) = nats::decode_record::<job::JobRecord>(key, &entry.payload)
+            && is_to_be_cleared(&record, now_ms)
+        {
+            seen.cancelled.push(record);
         }
     }
     Ok(seen)

@@ -276,6 +276,10 @@ kinds! {
         "Finish or end one of them.";
     UriRefused 401 "uri_refused" "The sign-in was refused"
         "Sign in at a site that this service names; the message's URI has to belong to it.";
+    WorkerRefused 409 "worker_refused" "The worker does not do that now"
+        "It is being stopped, or is of another version; `worker_state` says where it stands.";
+    WorkerSilent 503 "worker_silent" "The worker does not answer"
+        "Wait for `Retry-After` seconds and repeat; `GET /v1/workers` says whether it still shows itself.";
     WalletNeeded 401 "wallet_needed" "Sign in with a wallet to play this"
         "Sign in by `/v1/auth/challenge` and `/v1/auth/login`.";
 }

@@ -42,6 +42,23 @@ impl PipelineStage for Clumsy {
     }
 }
 
+/// Works until it may end.
+struct Held {
+    runs: AtomicU32,
+    may_end: Arc<tokio::sync::Notify>,
+}
+
+impl PipelineStage for Held {
+    const NAME: &'static str = "upload";
+    type Message = Any;
+
+    async fn handle(&self, _: &Any, _: &MessageDelivery) -> Result<StageOutcome, StageFault> {
+        self.runs.fetch_add(1, Ordering::Relaxed);
+        self.may_end.notified().await;
+        Ok(StageOutcome::Done)
+    }
+}
+
 fn uploads() -> StageQueue {
     StageQueue {
         stream: subjects::EVENTS.into(),
@@ -101,4 +118,49 @@ async fn a_pull_that_died_with_the_broker_is_repeated_when_it_is_back() {
         "{:?}; a pull alone would wait for 5 s",
         began.elapsed()
     );
+}
+
+#[tokio::test]
+async fn a_closed_gate_holds_the_slots_and_lets_what_is_held_go_on() {
+    let broker = TestBroker::start().await;
+    let (bus, admin) = (broker.bus(Role::Upload).await, broker.bus(Role::Admin).await);
+    let (gate, is_open) = tokio::sync::watch::channel(true);
+    let (shutdown, may_end) = (CancellationToken::new(), Arc::new(tokio::sync::Notify::new()));
+    let stage = Arc::new(Held { runs: AtomicU32::new(0), may_end: Arc::clone(&may_end) });
+    let config = ConsumeConfig { slots: 1, poll_ms: 10, ..ConsumeConfig::default() };
+    let work = Arc::clone(&stage);
+    let run = consume::run_gated_stage(bus.clone(), uploads(), work, config, is_open, shutdown.clone());
+    let publish = async |subject: &'static str| {
+        admin.context().publish(subject, "x".into()).await.unwrap().await.unwrap();
+    };
+    let waiting = async || {
+        let stream = admin.context().get_stream(subjects::EVENTS).await.unwrap();
+        let info = stream.consumer_info("upload").await.unwrap();
+        (info.num_pending, info.num_ack_pending)
+    };
+    let runs = || stage.runs.load(Ordering::Relaxed);
+    let story = async {
+        publish("evt.upload.received.A").await;
+        crate::until("the first is held", || async { runs() == 1 }).await;
+        gate.send_replace(false);
+        publish("evt.upload.received.B").await;
+        may_end.notify_one();
+        // What was held is acknowledged, and its slot takes nothing new, though it is woken.
+        crate::until("the first is done", || async { waiting().await == (1, 0) }).await;
+        let sent = bus.client().statistics().out_messages.load(Ordering::Relaxed);
+        publish("evt.upload.received.C").await;
+        crate::until("the wake-up came", || async { waiting().await == (2, 0) }).await;
+        assert_eq!((runs(), bus.client().statistics().out_messages.load(Ordering::Relaxed)), (1, sent));
+        gate.send_replace(true);
+        for count in [2, 3] {
+            crate::until("it goes on", || async { runs() == count }).await;
+            may_end.notify_one();
+        }
+        crate::until("all are done", || async { waiting().await == (0, 0) }).await;
+        // A closed gate keeps nobody from stopping.
+        gate.send_replace(false);
+        shutdown.cancel();
+    };
+    let ((), ended) = tokio::join!(story, tokio::time::timeout(crate::WAIT_MAX, run));
+    ended.expect("it stops").unwrap();
 }

@@ -37,7 +37,7 @@ fn filled(wanted: &[(&str, u64)], weights: &[(&str, u32)]) -> (FairQueue, HashMa
         for _ in 0..*count {
             number += 1;
             owners.insert(job_id(number), (*owner).to_owned());
-            queue.insert(waiting(number, owner, JobPriority::P1));
+            queue.insert(&waiting(number, owner, JobPriority::P1));
         }
     }
     (queue, owners)
@@ -54,14 +54,14 @@ proptest! {
         let weights = (0..owners).map(|i| (format!("o{i}"), weights[usize::try_from(i).unwrap()]));
         let mut queue = FairQueue::new(weights);
         for i in 0..owners {
-            queue.insert(waiting(i, &format!("o{i}"), JobPriority::P1));
+            queue.insert(&waiting(i, &format!("o{i}"), JobPriority::P1));
         }
         // Every one has one endless job.
         for cost in costs {
             let next = queue.next().unwrap();
             queue.charge(next, cost);
         }
-        queue.insert(waiting(1_000, "new", JobPriority::P1));
+        queue.insert(&waiting(1_000, "new", JobPriority::P1));
         let mut before = BTreeMap::new();
         while let Some(next) = queue.next().filter(|next| *next != job_id(1_000)) {
             *before.entry(next).or_insert(0) += 1;
@@ -79,7 +79,7 @@ proptest! {
             let priority = JobPriority::ALL[usize::try_from(number % 3).unwrap()];
             match step {
                 0 | 1 => {
-                    queue.insert(waiting(number, &format!("o{owner}"), priority));
+                    queue.insert(&waiting(number, &format!("o{owner}"), priority));
                     expected.insert(job_id(number));
                 }
                 2 => prop_assert_eq!(queue.remove(job_id(number)), expected.remove(&job_id(number))),
@@ -113,8 +113,8 @@ fn owners_share_by_cost_and_weight() {
 
     // Dear parts: an owner whose parts cost ten times as much gets a tenth as many turns.
     let mut queue = FairQueue::default();
-    queue.insert(waiting(1, "dear", JobPriority::P1));
-    queue.insert(waiting(2, "cheap", JobPriority::P1));
+    queue.insert(&waiting(1, "dear", JobPriority::P1));
+    queue.insert(&waiting(2, "cheap", JobPriority::P1));
     let mut turns = [0, 0];
     for _ in 0..110 {
         let next = queue.next().unwrap();
@@ -130,7 +130,7 @@ fn an_owner_that_brings_one_job_at_a_time_is_not_new_each_time() {
     let (mut queue, _) = filled(&[("flood", 200)], &[]);
     let mut turns = [0, 0];
     for number in 1_000..1_100 {
-        queue.insert(waiting(number, "dripping", JobPriority::P1));
+        queue.insert(&waiting(number, "dripping", JobPriority::P1));
         // Its turn comes once for each of the other's.
         for _ in 0..2 {
             let next = queue.next().unwrap();
@@ -147,7 +147,7 @@ fn an_owner_that_brings_one_job_at_a_time_is_not_new_each_time() {
 fn older_jobs_of_an_owner_go_first_and_all_parts_of_one_before_the_next() {
     let mut queue = FairQueue::default();
     for number in [3, 1, 2] {
-        queue.insert(waiting(number, "olga", JobPriority::P1));
+        queue.insert(&waiting(number, "olga", JobPriority::P1));
     }
     for number in [1, 2, 3] {
         for _ in 0..4 {
@@ -163,7 +163,7 @@ fn older_jobs_of_an_owner_go_first_and_all_parts_of_one_before_the_next() {
 fn the_first_priority_passes_and_the_last_one_does_not_starve() {
     let mut queue = FairQueue::default();
     for (number, priority) in [(1, JobPriority::P2), (2, JobPriority::P1), (3, JobPriority::P0)] {
-        queue.insert(waiting(number, "olga", priority));
+        queue.insert(&waiting(number, "olga", priority));
     }
     let mut turns = BTreeMap::new();
     for _ in 0..160 {
@@ -179,9 +179,9 @@ fn the_first_priority_passes_and_the_last_one_does_not_starve() {
 #[test]
 fn what_waited_for_long_counts_as_the_middle_priority() {
     let mut queue = FairQueue::default();
-    queue.insert(waiting(1, "bulk", JobPriority::P2));
-    queue.insert(waiting(2, "bulk", JobPriority::P2));
-    queue.insert(waiting(50, "olga", JobPriority::P1));
+    queue.insert(&waiting(1, "bulk", JobPriority::P2));
+    queue.insert(&waiting(2, "bulk", JobPriority::P2));
+    queue.insert(&waiting(50, "olga", JobPriority::P1));
     assert_eq!(queue.next(), Some(job_id(50)));
     queue.promote_aged(100, 100);
     assert_eq!(queue.position(job_id(1)).unwrap().owners, 1, "not yet");
@@ -191,7 +191,7 @@ fn what_waited_for_long_counts_as_the_middle_priority() {
     queue.charge(job_id(50), 1);
     assert_eq!(queue.next(), Some(job_id(1)));
     // Put in again, it keeps its place.
-    queue.insert(waiting(1, "bulk", JobPriority::P2));
+    queue.insert(&waiting(1, "bulk", JobPriority::P2));
     assert_eq!(queue.len(), 3);
 }
 

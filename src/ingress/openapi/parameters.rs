@@ -216,6 +216,9 @@ fn describe_path_parameter(name: &str) -> (&'static str, Value) {
     match name {
         "media_id" => ("The medium.", id),
         "job_id" => ("The job.", id),
+        "worker" => {
+            ("Name of the worker.", json!({ "type": "string", "pattern": crate::workers::NAME_PATTERN }))
+        }
         "upload_id" => ("The upload.", id),
         "filename" => ("Name of the file, as people see it.", json!({ "type": "string", "minLength": 1 })),
         "key_id" => ("The public half of the key.", id),

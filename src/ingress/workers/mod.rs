@@ -1,4 +1,4 @@
-//! The live workers, for operators: what each says of itself in the bucket `workers`.
+//! The live workers: what each says of itself in the bucket `workers`, for operators; and what it is asked to do, by admins.
 //!
 //! Limits: one answer lists at most [`WORKERS_MAX`] workers, and reading them takes at most [`READ_TIME_MAX`].
 
@@ -23,6 +23,11 @@ use web::{
     operation::{Operation, OperationAccess, OperationRouter},
 };
 
+mod actions;
+
+/// What the name of a worker matches.
+pub(crate) const NAME_PATTERN: &str = "^[0-9a-f]{1,64}$";
+
 /// Most workers that one answer lists.
 pub const WORKERS_MAX: usize = 1_000;
 
@@ -31,12 +36,16 @@ const READ_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// The routes.
 pub fn router() -> OperationRouter<AppState> {
-    OperationRouter::default().with(&LIST_WORKERS, list_workers)
+    OperationRouter::default()
+        .with(&LIST_WORKERS, list_workers)
+        .with(&actions::PAUSE_WORKER, actions::pause_worker)
+        .with(&actions::RESUME_WORKER, actions::resume_worker)
+        .with(&actions::DRAIN_WORKER, actions::drain_worker)
 }
 
 /// Their descriptions.
 #[derive(utoipa::OpenApi)]
-#[openapi(paths(list_workers))]
+#[openapi(paths(list_workers, actions::pause_worker, actions::resume_worker, actions::drain_worker))]
 pub(super) struct WorkersApiDoc;
 
 impl openapi::OperationGroup for WorkersApiDoc {
@@ -46,6 +55,7 @@ impl openapi::OperationGroup for WorkersApiDoc {
 
     fn add_schemas(schemas: &mut openapi::SchemaCollector) {
         schemas.add_response::<LiveWorkerList>();
+        schemas.add_response::<actions::WorkerChangedDocument>();
     }
 }
 
@@ -122,16 +132,34 @@ static LIST_WORKERS: Operation = Operation::read(
 async fn list_workers(State(app): State<AppState>, who: Principal) -> Result<Json<LiveWorkerList>, Problem> {
     who.require_operator("workers work for everybody")?;
     let now_ms = app.bus.broker_now_ms(&subjects::kv_stream_name(worker::BUCKET)).await?;
-    let reading = read_live_workers(&app.bus, now_ms, WORKERS_MAX);
+    let filter = subjects::worker_filter(job::TRANSCODE);
+    let reading = read_live_workers(&app.bus, filter, now_ms, WORKERS_MAX);
     let list = tokio::time::timeout(READ_TIME_MAX, reading).await;
     Ok(Json(list.map_err(|error| Problem::unavailable(&error))??))
 }
 
+/// Whether a worker of `queue` shows itself.
+async fn is_live(bus: &Bus, queue: &str, worker: &str) -> Result<bool, BusError> {
+    let now_ms = bus.broker_now_ms(&subjects::kv_stream_name(worker::BUCKET)).await?;
+    let subject = subjects::kv_subject(worker::BUCKET, &subjects::worker_key(queue, worker));
+    let reading = tokio::time::timeout(READ_TIME_MAX, read_live_workers(bus, subject, now_ms, 1)).await;
+    Ok(!reading.map_err(BusError::unavailable)??.items.is_empty())
+}
+
+fn is_worker_name(text: &str) -> bool {
+    (1..=64).contains(&text.len()) && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
 /// The workers whose records were stored within their time before `now_ms`, by the broker's clock.
-async fn read_live_workers(bus: &Bus, now_ms: u64, workers_max: usize) -> Result<LiveWorkerList, BusError> {
+async fn read_live_workers(
+    bus: &Bus,
+    filter: String,
+    now_ms: u64,
+    workers_max: usize,
+) -> Result<LiveWorkerList, BusError> {
     let settings = reader::ReaderConfig::new(
         subjects::kv_stream_name(worker::BUCKET),
-        vec![subjects::worker_filter(job::TRANSCODE)],
+        vec![filter],
         ReaderStart::LastPerSubject,
     );
     let mut entries = bus.open_reader(settings).await?;
@@ -158,4 +186,4 @@ async fn read_live_workers(bus: &Bus, now_ms: u64, workers_max: usize) -> Result
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -2,8 +2,13 @@
 
 use std::time::Duration;
 
+use futures::StreamExt;
 use nats::{Role, testing::TestBroker};
-use schemas::{access::PrincipalRole, ids::JobId};
+use schemas::{
+    access::PrincipalRole,
+    ids::JobId,
+    worker::{AdminWorkerChanged, WorkerCommand, WorkerCommandReply},
+};
 use serde_json::Value;
 
 use super::*;
@@ -21,6 +26,10 @@ fn running(worker: &str, host: &str) -> WorkerRecord {
         started_at_ms: 7,
         speed: None,
     }
+}
+
+fn all_of_them() -> String {
+    subjects::worker_filter(job::TRANSCODE)
 }
 
 async fn put(broker: &TestBroker, record: &WorkerRecord) {
@@ -86,10 +95,79 @@ async fn a_worker_that_did_not_show_itself_is_not_listed_and_a_list_has_an_end()
         put(&broker, &running(name, "east")).await;
     }
     let now_ms = bus.broker_now_ms("KV_workers").await.unwrap();
-    let all = read_live_workers(&bus, now_ms, 3).await.unwrap();
+    let all = read_live_workers(&bus, all_of_them(), now_ms, 3).await.unwrap();
     assert_eq!((all.items.len(), all.has_more), (3, false));
-    let some = read_live_workers(&bus, now_ms, 2).await.unwrap();
+    let some = read_live_workers(&bus, all_of_them(), now_ms, 2).await.unwrap();
     assert_eq!((some.items.len(), some.has_more), (2, true));
     let late_ms = now_ms + worker::RECORD_TTL_MS + 1;
-    assert_eq!(read_live_workers(&bus, late_ms, 3).await.unwrap().items, []);
+    assert_eq!(read_live_workers(&bus, all_of_them(), late_ms, 3).await.unwrap().items, []);
+}
+
+/// Has a worker `name` answer `count` commands, with `state` where that is said, else as it is asked.
+pub(crate) async fn answer_as_worker(bus: Bus, name: &str, count: usize, state: Option<WorkerState>) {
+    let mut commands = bus.subscribe_core(subjects::worker_command_subject(name)).await.unwrap();
+    bus.client().flush().await.unwrap();
+    tokio::spawn(async move {
+        for _ in 0..count {
+            let message = commands.next().await.unwrap();
+            let command: WorkerCommand = nats::decode_message(&message.subject, &message.payload).unwrap();
+            let state = state.or(command.action.wanted_state()).unwrap();
+            let answer = nats::encode_message("", &WorkerCommandReply { state }).unwrap();
+            bus.client().publish(message.reply.unwrap(), answer.into()).await.unwrap();
+            // The connection goes with the last answer.
+            bus.client().flush().await.unwrap();
+        }
+    });
+}
+
+#[tokio::test]
+async fn an_admin_pauses_resumes_and_drains_a_worker_and_that_is_an_event() {
+    let site = Site::start(|_| {}).await;
+    let admin = site.broker.bus(Role::Admin).await;
+    let key = auth::create_api_key(&admin, "otto", PrincipalRole::Admin).await.unwrap();
+    let key = format!("Authorization: Bearer {key}\r\n");
+    let filter = "evt.admin.worker_changed.*".to_owned();
+    let mut events = admin.subscribe_core(filter).await.unwrap();
+    answer_as_worker(site.broker.bus(Role::Transcode).await, "a1", 3, None).await;
+    for (action, wanted) in
+        [("pause", WorkerState::Paused), ("resume", WorkerState::Running), ("drain", WorkerState::Draining)]
+    {
+        let answer = site.ask("POST", &format!("/v1/workers/a1/{action}"), &key, "").await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let document: Value = serde_json::from_str(&answer.body).unwrap();
+        assert_eq!(document, json!({ "worker": "a1", "state": wanted }));
+        let message = events.next().await.unwrap();
+        let event: AdminWorkerChanged = nats::decode_message(&message.subject, &message.payload).unwrap();
+        assert_eq!((event.worker.as_str(), event.state, event.changed_by.as_str()), ("a1", wanted, "otto"));
+    }
+}
+
+#[tokio::test]
+async fn a_worker_that_is_not_there_says_nothing_or_refuses_is_a_problem_of_its_own() {
+    let site = Site::start(|_| {}).await;
+    let key = format!("Authorization: Bearer {}\r\n", site.key);
+    let admin = site.broker.bus(Role::Admin).await;
+    let owner = auth::create_api_key(&admin, "ann", PrincipalRole::Owner).await.unwrap();
+    let owner = format!("Authorization: Bearer {owner}\r\n");
+    let operator = auth::create_api_key(&admin, "olga", PrincipalRole::Operator).await.unwrap();
+    let operator = format!("Authorization: Bearer {operator}\r\n");
+    // It shows itself, and nobody listens.
+    put(&site.broker, &running("b2", "east")).await;
+    answer_as_worker(site.broker.bus(Role::Transcode).await, "c3", 1, Some(WorkerState::Draining)).await;
+    for (name, who, status, code) in [
+        ("a1", &key, 404, "not_found"),
+        ("*", &key, 404, "not_found"),
+        ("b2", &key, 503, "worker_silent"),
+        ("c3", &key, 409, "worker_refused"),
+        ("b2", &owner, 403, "operators_only"),
+        ("b2", &operator, 403, "read_only"),
+    ] {
+        let answer = site.ask("POST", &format!("/v1/workers/{name}/pause"), who, "").await;
+        let problem: Value = serde_json::from_str(&answer.body).unwrap();
+        assert_eq!((answer.status, problem["code"].as_str()), (status, Some(code)), "{name}: {answer:?}");
+        assert_eq!(answer.header("retry-after").is_some(), status == 503, "{answer:?}");
+        if status == 409 {
+            assert_eq!(problem["worker_state"], "draining");
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! The transcode stage: from a verified source to an adaptive stream.
 //!
 //! - Consumes: `evt.media.stored.*` and `evt.media.reopened.*` (planner), `job.transcode.>` (parts and finish), core
-//!   `ctl.job.<job_id>` (cancel).
+//!   `ctl.job.<job_id>` (cancel) and `ctl.worker.<worker>` (pause, resume, drain).
 //! - Emits: `evt.job.{queued,started,retried,succeeded,failed,dead,parked}`, `evt.media.{playable,ready,delayed}`,
 //!   `progress.<job_id>.<part>`.
 //! - Stores: records of jobs and parts, status and encode of the medium, what this worker holds; init and media segments, playlists, manifest,
@@ -18,6 +18,7 @@
 pub mod boxes;
 pub mod check;
 mod claim;
+mod command;
 mod config;
 mod description;
 mod encode;
@@ -106,24 +107,27 @@ pub async fn run_transcode(
     let planner = Arc::new(planner::TranscodePlanner { context: Arc::clone(&context) });
     let maker = Arc::new(part::PartProcessor::new(Arc::clone(&context)));
     // On the heap: their futures are larger than that of a role may be.
-    let planning = Box::pin(consume::run_stage(
+    let planning = Box::pin(consume::run_gated_stage(
         bus.clone(),
         plans,
         planner,
         context.config.planner.clone(),
+        context.status.watch_plans(),
         shutdown.clone(),
     ));
-    let making = Box::pin(consume::run_stage(
+    let making = Box::pin(consume::run_gated_stage(
         bus.clone(),
         parts,
         maker,
         context.config.parts.clone(),
+        context.status.watch_parts(),
         shutdown.clone(),
     ));
     // A hint alone: work neither waits for it nor ends with it.
     let ended = tokio::select! {
         ended = async { tokio::try_join!(planning, making) } => ended,
         never = context.status.publish_changes(&bus, &shutdown) => match never {},
+        never = command::answer_commands(&context) => match never {},
     };
     context.status.withdraw(&bus).await;
     ended.map(drop)

@@ -18,9 +18,9 @@ use schemas::{
     fault::error_chain,
     ids::JobId,
     subjects,
-    worker::{self, HeldPart, WorkerRecord, WorkerState},
+    worker::{self, HeldPart, WorkerAction, WorkerRecord, WorkerState},
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::KIND;
@@ -48,6 +48,8 @@ pub(crate) struct WorkerStatus {
     started: Instant,
     known: Mutex<KnownWork>,
     changed: Notify,
+    takes_parts: watch::Sender<bool>,
+    takes_plans: watch::Sender<bool>,
 }
 
 #[derive(Debug)]
@@ -56,6 +58,7 @@ struct KnownWork {
     held: HashMap<String, HeldPart>,
     made: VecDeque<MadePart>,
     state: WorkerState,
+    is_stopping: bool,
 }
 
 /// A part that was made.
@@ -68,7 +71,12 @@ struct MadePart {
 
 impl WorkerStatus {
     pub(crate) fn new(worker: &str, slots: usize) -> Self {
-        let work = KnownWork { held: HashMap::new(), made: VecDeque::new(), state: WorkerState::Running };
+        let work = KnownWork {
+            held: HashMap::new(),
+            made: VecDeque::new(),
+            state: WorkerState::Running,
+            is_stopping: false,
+        };
         Self {
             worker: worker.to_owned(),
             slots: u32::try_from(slots.max(1)).unwrap_or(u32::MAX),
@@ -76,7 +84,38 @@ impl WorkerStatus {
             started: Instant::now(),
             known: Mutex::new(work),
             changed: Notify::new(),
+            takes_parts: watch::channel(true).0,
+            takes_plans: watch::channel(true).0,
         }
+    }
+
+    /// Whether new parts are taken.
+    pub(crate) fn watch_parts(&self) -> watch::Receiver<bool> {
+        self.takes_parts.subscribe()
+    }
+
+    /// Whether new plans are made.
+    pub(crate) fn watch_plans(&self) -> watch::Receiver<bool> {
+        self.takes_plans.subscribe()
+    }
+
+    /// Does what it is asked to, unless the process stops; answers where this worker stands then.
+    pub(crate) fn apply_action(&self, action: WorkerAction) -> WorkerState {
+        let mut known = self.known.lock();
+        if let Some(wanted) = action.wanted_state().filter(|_| !known.is_stopping) {
+            known.state = wanted;
+        }
+        // Below the lock: of two that are asked for at once both gates follow the later.
+        self.takes_parts.send_replace(known.state == WorkerState::Running);
+        self.takes_plans.send_replace(known.state != WorkerState::Draining);
+        self.changed.notify_one();
+        known.state
+    }
+
+    /// The process stops: nobody changes that any more.
+    fn begin_stop(&self) {
+        let mut known = self.known.lock();
+        (known.state, known.is_stopping) = (WorkerState::Draining, true);
     }
 
     /// A part is held now, in the place of what was held for the same message.
@@ -112,8 +151,9 @@ impl WorkerStatus {
         let started_at_ms = nats::estimated_broker_now_ms().saturating_sub(age_ms);
         let ttl = Duration::from_millis(worker::RECORD_TTL_MS);
         loop {
-            if shutdown.is_cancelled() {
-                self.known.lock().state = WorkerState::Draining;
+            let is_stopping = shutdown.is_cancelled();
+            if is_stopping {
+                self.begin_stop();
             }
             let record = self.build_record(started_at_ms);
             if let Err(error) = bus.put_live_record(&record, ttl).await {
@@ -123,7 +163,7 @@ impl WorkerStatus {
             tokio::select! {
                 () = self.changed.notified() => {}
                 () = tokio::time::sleep(IDLE_PERIOD) => {}
-                () = shutdown.cancelled(), if record.state != WorkerState::Draining => {}
+                () = shutdown.cancelled(), if !is_stopping => {}
             }
         }
     }
@@ -198,6 +238,24 @@ mod tests {
         ] {
             assert_eq!(compute_speed(parts), wanted, "{what}");
         }
+    }
+
+    #[test]
+    fn a_worker_that_stops_takes_no_commands() {
+        let status = WorkerStatus::new("w", 1);
+        let (parts, plans) = (status.watch_parts(), status.watch_plans());
+        for (action, state, takes) in [
+            (WorkerAction::Pause, WorkerState::Paused, (false, true)),
+            (WorkerAction::Drain, WorkerState::Draining, (false, false)),
+            (WorkerAction::Unknown, WorkerState::Draining, (false, false)),
+            (WorkerAction::Resume, WorkerState::Running, (true, true)),
+        ] {
+            assert_eq!(status.apply_action(action), state, "{action:?}");
+            assert_eq!((*parts.borrow(), *plans.borrow()), takes, "{action:?}");
+        }
+        status.begin_stop();
+        assert_eq!(status.apply_action(WorkerAction::Resume), WorkerState::Draining);
+        assert_eq!((*parts.borrow(), *plans.borrow()), (false, false));
     }
 
     #[test]

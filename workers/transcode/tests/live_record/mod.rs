@@ -5,7 +5,7 @@ use std::time::Duration;
 use nats::{ReaderStart, Role, reader};
 use schemas::{
     subjects,
-    worker::{WorkerRecord, WorkerState},
+    worker::{WorkerAction, WorkerCommand, WorkerCommandReply, WorkerRecord, WorkerState},
 };
 
 use super::{
@@ -101,4 +101,56 @@ async fn a_worker_that_stops_says_so_while_it_holds_a_part() {
     site.hold_children(false);
     stopping.await.unwrap();
     assert_eq!(live_workers(&site).await, []);
+}
+
+/// Asks a worker as the ingress does; answers where it stands then.
+async fn ask(site: &Site, worker: &str, action: WorkerAction) -> WorkerState {
+    let bus = site.broker.bus(Role::Ingress).await;
+    let (subject, wait_max) = (subjects::worker_command_subject(worker), Duration::from_secs(2));
+    let reply: WorkerCommandReply = bus.request(subject, &WorkerCommand { action }, wait_max).await.unwrap();
+    reply.state
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_worker_takes_parts_only_once_it_is_resumed() {
+    let site = Site::start().await;
+    site.hold_children(true);
+    let worker = site.worker(config()).await;
+    site.wait(LIMIT, "worker", async || live_workers(&site).await.len() == 1).await;
+    let name = live_workers(&site).await.remove(0).worker;
+    let held = site.upload(Clip { seconds: 4, ..Clip::default() }).await;
+    site.wait(LIMIT, "parts", async || live_workers(&site).await[0].held.len() == 2).await;
+    assert_eq!(ask(&site, &name, WorkerAction::Pause).await, WorkerState::Paused);
+    site.wait(LIMIT, "pause", async || live_workers(&site).await[0].state == WorkerState::Paused).await;
+    // It goes on with what it holds, also to the end of the job, and plans what comes.
+    site.hold_children(false);
+    site.wait_job(held.job_id, schemas::job::JobStatus::Succeeded, LIMIT).await;
+    let later = site.upload(Clip { seconds: 2, ..Clip::default() }).await;
+    let is_planned =
+        async || site.event_kinds().await.iter().filter(|kind| *kind == "job.queued").count() == 2;
+    site.wait(LIMIT, "plan", is_planned).await;
+    // Time for many pulls of every slot.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(site.parts(later.job_id).await.is_empty(), "it takes none");
+    assert_eq!(ask(&site, &name, WorkerAction::Resume).await, WorkerState::Running);
+    site.wait_job(later.job_id, schemas::job::JobStatus::Succeeded, LIMIT).await;
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drained_worker_ends_up_with_nothing_and_leaves_the_rest_to_others() {
+    let site = Site::start().await;
+    let worker = site.worker(config()).await;
+    site.wait(LIMIT, "worker", async || live_workers(&site).await.len() == 1).await;
+    let name = live_workers(&site).await.remove(0).worker;
+    assert_eq!(ask(&site, &name, WorkerAction::Drain).await, WorkerState::Draining);
+    let other = site.worker(config()).await;
+    let clip = site.upload(Clip { seconds: 9, ..Clip::default() }).await;
+    site.wait_job(clip.job_id, schemas::job::JobStatus::Succeeded, LIMIT).await;
+    assert!(site.parts(clip.job_id).await.iter().all(|part| part.worker != name), "the other one made all");
+    let found = live_workers(&site).await;
+    let drained = found.iter().find(|shown| shown.worker == name).unwrap();
+    assert_eq!((drained.state, drained.held.len()), (WorkerState::Draining, 0));
+    worker.stop().await;
+    other.stop().await;
 }
