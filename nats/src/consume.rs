@@ -440,7 +440,8 @@ impl<S: PipelineStage> ConsumeLoop<S> {
         })
     }
 
-    /// Reports progress to the broker every third of the ack wait, after the stage confirmed its fence. Ends when that is lost.
+    /// Reports progress to the broker every third of the ack wait, or as often as the stage has to show itself, after the stage
+    /// confirmed its fence. Ends when that is lost.
     async fn send_progress(
         &self,
         raw: &jetstream::Message,
@@ -448,7 +449,7 @@ impl<S: PipelineStage> ConsumeLoop<S> {
         delivery: &MessageDelivery,
     ) {
         // A third: one report may be lost before the broker hands the message to another worker.
-        let mut ticks = tokio::time::interval(self.ack_wait / 3);
+        let mut ticks = tokio::time::interval((self.ack_wait / 3).min(S::RENEW_PERIOD_MAX));
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         // The first tick of an interval comes at once, and the delivery has just begun the ack wait.
         ticks.tick().await;

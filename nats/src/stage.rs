@@ -1,6 +1,6 @@
 //! What a stage is: a name, a message, and a `handle` that may be repeated.
 
-use std::{collections::BTreeMap, future::Future};
+use std::{collections::BTreeMap, future::Future, time::Duration};
 
 use schemas::fault::{FailureClass, error_chain};
 use serde::de::DeserializeOwned;
@@ -30,6 +30,8 @@ pub trait PipelineStage: Send + Sync + 'static {
     const NAME: &'static str;
     /// What it consumes.
     type Message: StageMessage;
+    /// Longest time between two calls of [`Self::renew_claim`]; shorter where a third of the ack wait is.
+    const RENEW_PERIOD_MAX: Duration = Duration::from_secs(10);
 
     /// Does the work. Its effects are durable when this returns; it may be called again for the same message at any time.
     fn handle(
