@@ -3,15 +3,14 @@
 //! A worker that vanishes says nothing about the work, a media child that crashes does: they are counted apart. A part
 //! that keeps losing workers is slowed, runs alone in its worker, and after a day is put aside for somebody to look at.
 //!
-//! Limits: a part is taken over only when its holder was not seen for `claim_fresh_ms` of the broker's time, and not within
-//! that time after our own connection came back, since then the holder could not be seen. `lost_workers_max`, `lost_delay_ms`
-//! and `lost_park_ms` say what becomes of a part that loses workers.
+//! Limits: a holder shows itself every [`RENEW_PERIOD_MAX`]. Its part is taken over only when it was not seen for `claim_fresh_ms` of
+//! the broker's time, and could have been: the broker answered the next worker all that time (`uptime.rs`). How often a message was
+//! delivered says nothing. `lost_workers_max`, `lost_delay_ms` and `lost_park_ms` say what becomes of a part that loses workers.
 
 use std::time::{Duration, Instant};
 
 use nats::{Bus, Outbox, VersionedRecord};
 use packaging::plan;
-use parking_lot::Mutex;
 use schemas::{
     KvRecord as _,
     job::{self, JobPartRecord, JobPartStatus, JobRetried, JobStarted, LostWorkers},
@@ -19,7 +18,19 @@ use schemas::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{TranscodeConfig, encode::is_job_inactive, error::TranscodeError};
+use crate::{TranscodeConfig, encode::is_job_inactive, error::TranscodeError, uptime::BrokerUptime};
+
+/// Longest time between two renewals of a claim, whatever its holder does meanwhile.
+pub(crate) const RENEW_PERIOD_MAX: Duration = Duration::from_secs(2);
+
+/// Shortest time for one try of a renewal; `claim_fresh_ms` may be set very low.
+const RENEW_TRY_MIN: Duration = Duration::from_millis(500);
+
+/// Most times that the time for one try is doubled, where the broker is slow rather than silent.
+const RENEW_DOUBLINGS_MAX: u32 = 3;
+
+/// How long a change of the claim is tried that must not be lost.
+const CHANGE_TIME_MAX: Duration = Duration::from_secs(30);
 
 /// Most tries of letting go; our own renewals may be ahead of what is known of the record.
 const RELEASE_ATTEMPTS_MAX: u32 = 3;
@@ -68,6 +79,8 @@ pub(crate) struct PartClaimSettings<'a> {
     pub(crate) attempts_max: u32,
     /// What becomes of parts that lose workers.
     pub(crate) config: &'a TranscodeConfig,
+    /// Whether holders could show themselves.
+    pub(crate) uptime: &'a BrokerUptime,
 }
 
 impl PartClaimSettings<'_> {
@@ -87,12 +100,21 @@ impl PartClaimSettings<'_> {
 /// A part that is ours until a compare-and-set fails.
 pub(crate) struct PartClaim {
     bus: Bus,
-    held: tokio::sync::Mutex<VersionedRecord<JobPartRecord>>,
+    held: tokio::sync::Mutex<HeldPart>,
     worker: String,
     attempt: u32,
     faults: u32,
     crashes: u32,
+    /// Time for one try of a renewal.
+    try_time: Duration,
     lost: CancellationToken,
+}
+
+/// The record of a part as its holder knows it.
+struct HeldPart {
+    versioned: VersionedRecord<JobPartRecord>,
+    /// Tries in a row that were not answered in time.
+    unanswered: u32,
 }
 
 impl PartClaim {
@@ -124,11 +146,13 @@ impl PartClaim {
         if is_released && pause_ms == 0 {
             return Ok(PartAvailability::Free(Box::new(held)));
         }
-        let now_ms = bus.broker_now_ms(&subjects::kv_stream_name(JobPartRecord::BUCKET)).await?;
+        let now_ms = rules.uptime.probe_broker(bus).await?;
         if !is_released {
             // Both times are the broker's: `last_seen_ms` was written by the clock of another host.
-            let seen = Duration::from_millis(now_ms.saturating_sub(held.stored_at_ms()));
-            return match rules.fresh.checked_sub(seen).filter(|rest| !rest.is_zero()) {
+            let unseen = Duration::from_millis(now_ms.saturating_sub(held.stored_at_ms()));
+            // While the broker was away nobody could show itself.
+            let missed = unseen.min(rules.uptime.unbroken_for());
+            return match rules.fresh.checked_sub(missed).filter(|rest| !rest.is_zero()) {
                 Some(rest) => Ok(PartAvailability::Taken(ClaimOutcome::Held(rest))),
                 None => {
                     Self::record_lost_worker(bus, job, &mut held, now_ms, rules).await.map(
@@ -234,11 +258,13 @@ impl PartClaim {
         }
         Ok(ClaimOutcome::Ours(Box::new(Self {
             bus: bus.clone(),
-            held: tokio::sync::Mutex::new(held),
+            held: tokio::sync::Mutex::new(HeldPart { versioned: held, unanswered: 0 }),
             worker: rules.worker.to_owned(),
             attempt,
             faults,
             crashes,
+            // Of three tries in the time two may be lost.
+            try_time: (rules.fresh / 3).clamp(RENEW_TRY_MIN, RENEW_PERIOD_MAX),
             lost: CancellationToken::new(),
         })))
     }
@@ -260,25 +286,59 @@ impl PartClaim {
 
     /// The record as last written.
     pub(crate) async fn current_record(&self) -> JobPartRecord {
-        self.held.lock().await.record.clone()
+        self.held.lock().await.versioned.record.clone()
     }
 
-    /// Shows that the holder lives, and writes what `change` changes. False when the part is lost; a broker that is away
-    /// is not a loss, the next renewal finds out.
+    /// Shows that the holder lives, and writes what `change` changes, in one try: who does so again and again need not wait for an
+    /// answer that was lost. False when the part is lost; a broker that is away is not a loss, the next renewal finds out.
     pub(crate) async fn renew(
         &self,
-        outbox: Outbox,
         change: impl FnOnce(&mut JobPartRecord),
     ) -> Result<bool, TranscodeError> {
-        if self.lost.is_cancelled() {
-            return Ok(false);
+        change(&mut self.held.lock().await.versioned.record);
+        self.try_renewal().await.unwrap_or_else(|| Err(TranscodeError::from(unanswered())))
+    }
+
+    /// The same for what must not be lost: tries for [`CHANGE_TIME_MAX`] when no answer comes.
+    pub(crate) async fn write_change(
+        &self,
+        change: impl FnOnce(&mut JobPartRecord),
+    ) -> Result<bool, TranscodeError> {
+        let begun = Instant::now();
+        change(&mut self.held.lock().await.versioned.record);
+        while begun.elapsed() < CHANGE_TIME_MAX {
+            if let Some(ended) = self.try_renewal().await {
+                return ended;
+            }
         }
+        Err(TranscodeError::from(unanswered()))
+    }
+
+    /// Writes what is known of the record. `None` when no answer came in time: it may be stored or not, which the next try finds out.
+    async fn try_renewal(&self) -> Option<Result<bool, TranscodeError>> {
         let mut held = self.held.lock().await;
-        change(&mut held.record);
-        held.record.last_seen_ms = nats::now_ms();
-        match self.bus.commit_record(&mut held, outbox).await {
+        if self.lost.is_cancelled() {
+            return Some(Ok(false));
+        }
+        let record = &mut held.versioned.record;
+        // It was let go meanwhile, and nobody is to think otherwise.
+        if record.last_seen_ms == 0 {
+            return Some(Ok(true));
+        }
+        record.last_seen_ms = nats::now_ms();
+        // The first lost answer costs one short try; a broker that is only slow gets the time it needs.
+        let doublings = held.unanswered.saturating_sub(1).min(RENEW_DOUBLINGS_MAX);
+        let tried =
+            tokio::time::timeout(self.try_time * (1 << doublings), self.write_renewal(&mut held.versioned));
+        let ended = tried.await.ok();
+        held.unanswered = if ended.is_some() { 0 } else { held.unanswered.saturating_add(1) };
+        ended
+    }
+
+    async fn write_renewal(&self, held: &mut VersionedRecord<JobPartRecord>) -> Result<bool, TranscodeError> {
+        match self.bus.commit_record(held, Outbox::new()).await {
             Ok(()) => Ok(true),
-            Err(nats::BusError::Conflict { .. }) => self.recover_conflict(&mut held).await,
+            Err(nats::BusError::Conflict { .. }) => self.recover_conflict(held).await,
             Err(error) => Err(error.into()),
         }
     }
@@ -294,7 +354,8 @@ impl PartClaim {
         Ok(found.filter(|found| {
             found.record.worker == self.worker
                 && found.record.attempt == self.attempt
-                && found.record.status == JobPartStatus::Claimed
+                // Done when that was stored and only its answer lost.
+                && (found.record.status == JobPartStatus::Claimed || found.record.status == wanted.status)
         }))
     }
 
@@ -333,15 +394,19 @@ impl PartClaim {
             return Ok(false);
         }
         let mut held = self.held.lock().await;
+        let held = &mut held.versioned;
         for _ in 0..RELEASE_ATTEMPTS_MAX {
             let record = &mut held.record;
-            record.code = Some(code.to_owned());
-            record.detail = Some(detail.to_owned());
-            record.last_seen_ms = 0;
-            record.crashes = self.crashes + u32::from(left == PartAttemptFailure::Crashed);
-            record.faults = self.faults + u32::from(left != PartAttemptFailure::Interrupted);
-            record.is_interrupted = left == PartAttemptFailure::Interrupted;
-            match self.bus.commit_record(&mut held, Outbox::new()).await {
+            // What is made stays so, also where that could not be written before.
+            if record.status == JobPartStatus::Claimed {
+                record.code = Some(code.to_owned());
+                record.detail = Some(detail.to_owned());
+                record.last_seen_ms = 0;
+                record.crashes = self.crashes + u32::from(left == PartAttemptFailure::Crashed);
+                record.faults = self.faults + u32::from(left != PartAttemptFailure::Interrupted);
+                record.is_interrupted = left == PartAttemptFailure::Interrupted;
+            }
+            match self.bus.commit_record(held, Outbox::new()).await {
                 Ok(()) => return Ok(true),
                 Err(nats::BusError::Conflict { .. }) => {}
                 Err(error) => return Err(error.into()),
@@ -381,25 +446,9 @@ fn build_attempt_events(job: &job::JobRecord, part: &JobPartRecord) -> Outbox {
     outbox
 }
 
-/// Remembers when our connection last came back: until holders had time to show themselves again, nobody is displaced.
-pub(crate) struct ReconnectGrace {
-    seen: Mutex<(u64, Option<Instant>)>,
-}
-
-impl ReconnectGrace {
-    pub(crate) fn new(bus: &Bus) -> Self {
-        Self { seen: Mutex::new((bus.watch_connection().borrow().epoch, None)) }
-    }
-
-    /// Time that is left of the grace after the newest reconnect.
-    pub(crate) fn remaining_grace(&self, bus: &Bus, fresh: Duration) -> Duration {
-        let epoch = bus.watch_connection().borrow().epoch;
-        let mut seen = self.seen.lock();
-        if seen.0 != epoch {
-            *seen = (epoch, Some(Instant::now()));
-        }
-        seen.1.and_then(|at| fresh.checked_sub(at.elapsed())).unwrap_or_default()
-    }
+/// A renewal that the broker did not answer in time.
+fn unanswered() -> nats::BusError {
+    nats::BusError::unavailable(std::io::Error::from(std::io::ErrorKind::TimedOut))
 }
 
 #[cfg(test)]
@@ -409,18 +458,25 @@ pub(crate) mod tests {
 
     use super::*;
 
-    async fn ask(bus: &Bus, job: &job::JobRecord, part: &str) -> ClaimOutcome {
+    pub(crate) const FRESH: Duration = Duration::from_secs(6);
+
+    pub(crate) async fn ask_as(
+        worker: &str,
+        uptime: &BrokerUptime,
+        bus: &Bus,
+        job: &job::JobRecord,
+        part: &str,
+    ) -> Result<ClaimOutcome, TranscodeError> {
         let config = crate::TranscodeConfig::default();
-        let rules = PartClaimSettings {
-            worker: "w",
-            fresh: Duration::from_secs(15),
-            attempts_max: 5,
-            config: &config,
-        };
-        match PartClaim::check_availability(bus, job, part, rules).await.unwrap() {
-            PartAvailability::Free(held) => PartClaim::take_part(bus, job, *held, rules).await.unwrap(),
-            PartAvailability::Taken(asked) => asked,
+        let rules = PartClaimSettings { worker, fresh: FRESH, attempts_max: 5, config: &config, uptime };
+        match PartClaim::check_availability(bus, job, part, rules).await? {
+            PartAvailability::Free(held) => PartClaim::take_part(bus, job, *held, rules).await,
+            PartAvailability::Taken(asked) => Ok(asked),
         }
+    }
+
+    pub(crate) async fn ask(bus: &Bus, job: &job::JobRecord, part: &str) -> ClaimOutcome {
+        ask_as("w", &BrokerUptime::default(), bus, job, part).await.unwrap()
     }
 
     pub(crate) fn job() -> job::JobRecord {

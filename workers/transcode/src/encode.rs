@@ -8,7 +8,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures::{FutureExt, Stream, StreamExt, future::FusedFuture, stream::FuturesOrdered};
 use media::{MediaTaskOutput, MediaTaskReport};
-use nats::{Bus, Outbox};
+use nats::Bus;
 use packaging::{
     plan::{self, PartWork},
     storyboard,
@@ -322,7 +322,7 @@ impl<'a> PartOutputCollector<'a> {
     async fn renew_claim(&mut self) -> Result<bool, TranscodeError> {
         let PartRun { context, job, part, claim, .. } = self.run;
         let tracks = self.tracks.stored_tracks();
-        let renewed = claim.renew(Outbox::new(), |record| record.tracks = tracks).await;
+        let renewed = claim.renew(|record| record.tracks = tracks).await;
         match renewed {
             Ok(true) => {}
             // The task that waits on the token ends the run; the tracks must not be taken for finished ones.

@@ -3,7 +3,6 @@
 //! Order of effects: poster, playlists and manifest, check, report, multivariant playlist, medium, job. A crash anywhere
 //! repeats it with the same bytes under the same keys.
 
-use nats::Outbox;
 use packaging::presentation::{Presentation, PresentationRendition};
 use schemas::{
     job::{self, JobPartRecord, JobPartStatus},
@@ -63,7 +62,7 @@ pub(crate) async fn finish_job(
         put_text(context, job, &path, text).await?;
     }
     // Fenced once more: measuring takes long, and another worker may have finished the job meanwhile.
-    if !claim.renew(Outbox::new(), |_| {}).await? {
+    if !claim.write_change(|_| {}).await? {
         return Ok(());
     }
     if encode::is_job_inactive(&context.bus, job).await? {
@@ -96,7 +95,7 @@ pub(crate) async fn finish_job(
     if !job_result::complete_job(&context.bus, job, &made, cpu_ms, context.config.ended_kept_ms).await? {
         return claim.release_ended().await;
     }
-    claim.renew(Outbox::new(), |part| part.status = JobPartStatus::Done).await?;
+    claim.write_change(|part| part.status = JobPartStatus::Done).await?;
     tracing::info!(media.id = %job.media_id, job.id = %job.job_id, "ready");
     Ok(())
 }

@@ -10,7 +10,8 @@
 //!   media child.
 //!
 //! A part is one range of the output frame grid in every rung, or one whole audio track. Its claim record is its fence:
-//! a worker that loses a compare-and-set stops, deletes nothing and does not acknowledge. Keys carry the digest of the options
+//! a worker that loses a compare-and-set stops, deletes nothing and does not acknowledge. A worker that is lost is missed after
+//! six seconds, unless the broker was away meanwhile. Keys carry the digest of the options
 //! and encoders have a fixed thread count, so a repeat writes the same bytes to the same keys. After two crashes of the
 //! media child a part runs with one decoder thread, which does not change the bytes; when the tries are used up, the job
 //! fails. Workers that vanish are counted apart and end no job.
@@ -36,8 +37,11 @@ mod source;
 mod spec;
 mod subtitles;
 #[cfg(test)]
+mod takeover_tests;
+#[cfg(test)]
 mod tests;
 mod tracks;
+mod uptime;
 mod worker_status;
 
 use std::sync::Arc;
@@ -118,17 +122,18 @@ pub async fn run_transcode(
     let making = Box::pin(consume::run_gated_stage(
         bus.clone(),
         parts,
-        maker,
+        Arc::clone(&maker),
         context.config.parts.clone(),
         context.status.watch_parts(),
         shutdown.clone(),
     ));
     // A hint alone: work neither waits for it nor ends with it.
     let ended = tokio::select! {
-        ended = async { tokio::try_join!(planning, making) } => ended,
+        ended = async { tokio::try_join!(planning, making) } => ended.map(drop),
+        () = maker.watch_broker() => Ok(()),
         never = context.status.publish_changes(&bus, &shutdown) => match never {},
         never = command::answer_commands(&context) => match never {},
     };
     context.status.withdraw(&bus).await;
-    ended.map(drop)
+    ended
 }

@@ -20,18 +20,18 @@ use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 
 use crate::{
     TranscodeContext,
-    claim::{
-        ClaimOutcome, PartAttemptFailure, PartAvailability, PartClaim, PartClaimSettings, ReconnectGrace,
-    },
+    claim::{self, ClaimOutcome, PartAttemptFailure, PartAvailability, PartClaim, PartClaimSettings},
     encode::{self, PartRun, PartRunOutcome},
     error::TranscodeError,
     finish, job_result, outage, playable,
+    uptime::BrokerUptime,
 };
 
 /// Makes parts.
 pub(crate) struct PartProcessor {
     context: Arc<TranscodeContext>,
-    reconnects: ReconnectGrace,
+    /// Whether those who hold parts could show themselves.
+    uptime: BrokerUptime,
     /// Claims of this process by queue subject, for the fence check before each progress ping.
     active: Mutex<HashMap<String, Arc<PartClaim>>>,
     /// Held by each running part, and alone by one that lost workers: it may take the process with it.
@@ -54,6 +54,8 @@ const OTHER_VERSION_DELAY: Duration = Duration::from_secs(10);
 
 impl PipelineStage for PartProcessor {
     const NAME: &'static str = "transcode";
+    // Not by the ack wait alone: the durables may have been made with a longer one.
+    const RENEW_PERIOD_MAX: Duration = claim::RENEW_PERIOD_MAX;
     type Message = JobPartTask;
 
     async fn handle(
@@ -114,7 +116,7 @@ impl PipelineStage for PartProcessor {
     async fn renew_claim(&self, _task: &JobPartTask, delivery: &MessageDelivery) -> bool {
         let claim = self.active.lock().get(&delivery.subject).cloned();
         let Some(claim) = claim else { return true };
-        match claim.renew(Outbox::new(), |_| {}).await {
+        match claim.renew(|_| {}).await {
             Ok(is_ours) => is_ours,
             Err(error) => {
                 tracing::warn!(
@@ -156,14 +158,18 @@ impl Drop for ActiveClaimGuard<'_> {
 
 impl PartProcessor {
     pub(crate) fn new(context: Arc<TranscodeContext>) -> Self {
-        let reconnects = ReconnectGrace::new(&context.bus);
         Self {
             context,
-            reconnects,
+            uptime: BrokerUptime::default(),
             active: Mutex::new(HashMap::new()),
             room: Arc::default(),
             started: Instant::now(),
         }
+    }
+
+    /// Asks the broker all the time whether it is there. Never ends.
+    pub(crate) async fn watch_broker(&self) {
+        self.uptime.watch_broker(&self.context.bus).await;
     }
 
     async fn claim_part(
@@ -174,13 +180,13 @@ impl PartProcessor {
         room: &mut Option<PartPermit>,
     ) -> Result<ClaimOutcome, TranscodeError> {
         let config = &self.context.config;
-        let fresh = Duration::from_millis(config.claim_fresh_ms);
-        let grace = self.reconnects.remaining_grace(&self.context.bus, fresh);
-        if delivery.delivered > 1 && !grace.is_zero() {
-            return Ok(ClaimOutcome::Held(grace));
-        }
-        let attempts_max = config.parts.attempts_max;
-        let rules = PartClaimSettings { worker: &self.context.worker, fresh, attempts_max, config };
+        let rules = PartClaimSettings {
+            worker: &self.context.worker,
+            fresh: Duration::from_millis(config.claim_fresh_ms),
+            attempts_max: config.parts.attempts_max,
+            config,
+            uptime: &self.uptime,
+        };
         let held = match PartClaim::check_availability(&self.context.bus, job, part, rules).await? {
             PartAvailability::Free(held) => *held,
             PartAvailability::Taken(asked) => return Ok(asked),
@@ -252,7 +258,7 @@ impl PartProcessor {
                 let is_ours =
                     // Recorded before the others are looked at: of two parts that end together, one at least sees
                     // both as done.
-                    run.claim.renew(Outbox::new(), |part| mark_part_done(part, &report, tracks)).await?;
+                    run.claim.write_change(|part| mark_part_done(part, &report, tracks)).await?;
                 if !is_ours {
                     return Ok(Some(StageOutcome::Lost));
                 }
