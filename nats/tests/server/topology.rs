@@ -10,6 +10,7 @@ use nats::{
     testing::TestBroker,
     topology::{self, DifferenceClass, ExpectedLoad, TopologySettings},
 };
+use schemas::subjects;
 
 /// What differs, in the words people read.
 async fn found(context: &Context, settings: &TopologySettings) -> Vec<String> {
@@ -113,8 +114,10 @@ async fn what_can_be_changed_is_changed_and_an_operators_own_stays() {
     config.subjects.push("letters.>".into());
     config.metadata.insert("cost-centre".into(), "12".into());
     context.update_stream(&config).await.unwrap();
-    let durable =
-        pull::Config { filter_subject: "evt.media.ready.*".into(), ..durable(context, "upload").await };
+    let durable = pull::Config {
+        filter_subject: "evt.media.ready.*".into(),
+        ..durable(context, subjects::EVENTS, "upload").await
+    };
     context.update_consumer_on_stream(durable, "EVENTS").await.unwrap();
     assert_eq!(
         found(context, &TopologySettings::default()).await,
@@ -130,8 +133,35 @@ async fn what_can_be_changed_is_changed_and_an_operators_own_stays() {
     assert_eq!(config.metadata.get("cost-centre").map(String::as_str), Some("12"));
 }
 
-async fn durable(context: &Context, name: &str) -> pull::Config {
-    let consumer = context.get_consumer_from_stream::<pull::Config, _, _>(name, "EVENTS").await.unwrap();
+/// An installation of before has the ack wait that all durables had.
+#[tokio::test]
+async fn the_ack_wait_of_an_older_installation_is_shortened() {
+    let (_broker, bus) = applied().await;
+    let context = bus.context();
+    let names = ["transcode-p0", "transcode-p1", "transcode-p2"];
+    for name in names {
+        let filter_subject = format!("job.transcode.{}.>", name.rsplit('-').next().unwrap());
+        let ack_wait = Duration::from_secs(30);
+        let older = pull::Config { ack_wait, filter_subject, ..durable(context, subjects::JOBS, name).await };
+        context.update_consumer_on_stream(older, subjects::JOBS).await.unwrap();
+    }
+    assert_eq!(
+        found(context, &TopologySettings::default()).await,
+        names.map(|name| format!("durable {name} of JOBS: ack_wait is 30s, should be 6s"))
+    );
+    topology::apply_topology(context, &TopologySettings::default()).await.unwrap();
+    for name in names {
+        assert_eq!(durable(context, subjects::JOBS, name).await.ack_wait, Duration::from_secs(6), "{name}");
+    }
+    let others =
+        [(subjects::EVENTS, "upload"), (subjects::EVENTS, "transcode-plan"), (subjects::EVENTS, "index")];
+    for (stream, name) in others {
+        assert_eq!(durable(context, stream, name).await.ack_wait, Duration::from_secs(30), "{name}");
+    }
+}
+
+async fn durable(context: &Context, stream: &str, name: &str) -> pull::Config {
+    let consumer = context.get_consumer_from_stream::<pull::Config, _, _>(name, stream).await.unwrap();
     let config = consumer.cached_info().config.clone();
     pull::Config {
         durable_name: config.durable_name,

@@ -23,7 +23,8 @@ pub struct TranscodeConfig {
     pub profiles: BTreeMap<String, EncodeProfile>,
     /// How often a running part stores what it has and reads whether its job still lives, in milliseconds.
     pub renew_interval_ms: u64,
-    /// How long ago the holder of a part may have been seen for the part not to be taken over, in milliseconds.
+    /// How long ago the holder of a part may have been seen for the part not to be taken over, in milliseconds. Holders show themselves
+    /// every two seconds at least, and while the broker was away nobody is missed.
     pub claim_fresh_ms: u64,
     /// Workers that may vanish while they hold a part before it is slowed and runs alone in its worker.
     pub lost_workers_max: u32,
@@ -64,7 +65,7 @@ impl Default for TranscodeConfig {
                 ("tiny".to_owned(), EncodeProfile::tiny_for_tests()),
             ]),
             renew_interval_ms: 2_000,
-            claim_fresh_ms: 15_000,
+            claim_fresh_ms: 6_000,
             lost_workers_max: 3,
             lost_delay_ms: 10_000,
             lost_delay_ms_max: 600_000,

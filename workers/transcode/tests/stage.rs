@@ -4,6 +4,7 @@
 mod live_record;
 mod outages;
 mod site;
+mod takeovers;
 
 use std::{collections::BTreeSet, time::Duration};
 

@@ -10,7 +10,7 @@ use std::{
 };
 
 use futures::{StreamExt, TryStreamExt};
-use nats::{Outbox, Role, VersionedRecord, testing::TestBroker};
+use nats::{Outbox, Role, VersionedRecord, testing::TestBroker, topology::TopologySettings};
 use schemas::{
     examples,
     ids::{JobId, MediaId, UploadId},
@@ -224,16 +224,22 @@ impl Site {
     pub(crate) async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let url = format!("file://{}", folder.path().join("store").display());
-        Self::with(store::StoreConfig::from_url(url), folder).await
+        Self::with(TestBroker::start().await, store::StoreConfig::from_url(url), folder).await
+    }
+
+    /// With a broker that is set up as `settings` say.
+    pub(crate) async fn start_with(settings: &TopologySettings) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("file://{}", folder.path().join("store").display());
+        Self::with(TestBroker::start_with(settings).await, store::StoreConfig::from_url(url), folder).await
     }
 
     /// With a store elsewhere.
     pub(crate) async fn start_at(config: store::StoreConfig) -> Self {
-        Self::with(config, tempfile::tempdir().unwrap()).await
+        Self::with(TestBroker::start().await, config, tempfile::tempdir().unwrap()).await
     }
 
-    async fn with(config: store::StoreConfig, folder: TempDir) -> Self {
-        let broker = TestBroker::start().await;
+    async fn with(broker: TestBroker, config: store::StoreConfig, folder: TempDir) -> Self {
         // As the keeper does: only what it lets in is in the queue.
         let bus = broker.bus(Role::Keeper).await;
         let dispatching = dispatch::run_dispatcher(
