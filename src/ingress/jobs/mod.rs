@@ -384,8 +384,8 @@ enum JobState {
 }
 
 impl JobState {
-    /// A holder that was not seen for as long as this has stopped, in milliseconds.
-    const HOLDER_SEEN_MS: u64 = 30_000;
+    /// A holder that was not seen for as long as this has stopped, in milliseconds: somewhat longer than until it is replaced.
+    const HOLDER_SEEN_MS: u64 = 10_000;
 
     fn of(job: &job::JobRecord, parts: &[(String, Option<JobPartSummary>)], now_ms: u64) -> Self {
         let found = || parts.iter().filter_map(|(_, part)| part.as_ref());
