@@ -292,20 +292,19 @@ impl Dispatcher {
                     resumed.push(part.clone());
                 }
             }
-            let missing = records::find_missing_parts(&self.bus, &job).await?;
-            let age_ms = nats::estimated_broker_now_ms().saturating_sub(job.created_at_ms);
-            let pause = if !missing.is_empty() {
-                if age_ms > records::MADE_WAIT_MS {
-                    resumed.extend(missing);
-                }
-                records::FINISH_PERIOD
-            } else if !parked.is_empty() {
+            let pause = if !parked.is_empty() {
                 records::PARKED_PERIOD
             } else if let Some(pause) = records::find_finish_pause(&self.bus, job_id).await? {
                 pause
             } else {
-                resumed.push(job::FINISH.to_owned());
-                records::PARKED_PERIOD
+                resumed = records::find_missing_parts(&self.bus, &job).await?;
+                let age_ms = nats::estimated_broker_now_ms().saturating_sub(job.created_at_ms);
+                if resumed.is_empty() {
+                    resumed.push(job::FINISH.to_owned());
+                } else if age_ms <= records::MADE_WAIT_MS {
+                    resumed.clear();
+                }
+                records::FINISH_PERIOD
             };
             let mut state = self.state.lock();
             if let Some(open) = state.open.get_mut(&job_id) {

@@ -52,12 +52,12 @@ pub async fn run_dispatcher(
     shutdown: CancellationToken,
 ) {
     let dispatcher = Dispatcher::new(bus.clone(), config, metrics);
-    let leading = bus.run_with_lease(LEASE, shutdown.clone(), |held| {
+    let leading = bus.run_with_lease(LEASE, shutdown, |held| {
         let dispatcher = dispatcher.clone();
         async move { dispatcher.run_term(held).await }
     });
+    // The lease ends with the shutdown, and is given back then.
     tokio::select! {
-        () = shutdown.cancelled() => {}
         () = follow::follow_jobs(&dispatcher) => {}
         () = workers::follow_workers(&dispatcher) => {}
         () = leading => {}

@@ -440,8 +440,7 @@ async fn the_queue_takes_two_parts_for_each_slot_of_the_workers_that_live() {
     site.wait("no slots", async || site.position(job_id(1)).await.unwrap().slots == 0).await;
     let jobs = site.admin.context().get_stream(subjects::JOBS).await.unwrap();
     jobs.purge().await.unwrap();
-    site.wait("a few parts again", async || !site.queued().await.is_empty()).await;
-    assert_eq!(site.queued().await.len(), QUEUED_PARTS_MIN);
+    site.wait("a few parts again", async || site.queued().await.len() == QUEUED_PARTS_MIN).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -471,4 +470,43 @@ async fn parts_that_nobody_takes_do_not_keep_the_others_out() {
     })
     .await;
     shown.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kept_parts_whose_records_never_come_are_made_anew_before_the_finish() {
+    let mut site = Site::start().await;
+    let _dispatcher = site.dispatcher().await;
+    site.worker(1);
+    // Long ago: its planner will not come back.
+    let made = JobRecord { made: vec!["v0001".into()], ..record(1, "olga", JobPriority::P1, 3) };
+    store(&site.admin, made).await;
+    site.wait_begun(4).await;
+    let parts: Vec<String> = site.begun.lock().iter().map(|(_, part)| part.clone()).collect();
+    assert_eq!(parts, ["v0000", "v0002", "v0001", job::FINISH]);
+    // Of a new one they are waited for.
+    let young = JobRecord {
+        made: vec!["v0001".into()],
+        created_at_ms: nats::now_ms(),
+        ..record(2, "olga", JobPriority::P1, 2)
+    };
+    store(&site.admin, young).await;
+    site.wait_begun(5).await;
+    finish_part(&site.admin, job_id(2), "v0001").await;
+    site.wait_begun(6).await;
+    let last = site.begun.lock()[4..].to_vec();
+    assert_eq!(last, [(job_id(2), "v0000".into()), (job_id(2), job::FINISH.into())]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dispatcher_that_stops_gives_its_lease_back() {
+    let site = Site::start().await;
+    let bus = site.broker.bus(Role::Keeper).await;
+    let stop = CancellationToken::new();
+    let stopped =
+        tokio::spawn(run_dispatcher(bus, DispatchConfig::default(), site.metrics.clone(), stop.clone()));
+    site.wait("an answer", async || site.position(job_id(1)).await.is_ok()).await;
+    stop.cancel();
+    stopped.await.unwrap();
+    let taken = site.broker.bus(Role::Keeper).await.acquire_lease(crate::LEASE, "next").await.unwrap();
+    assert!(taken.is_some(), "the next one need not wait");
 }

@@ -217,9 +217,12 @@ fn the_alert_rules_ask_for_what_is_exported() {
     metrics.record_poll(polled(10), 0, 1);
     let series = exported(&metrics);
     let mut names: BTreeSet<&str> = series.keys().map(|(name, _)| name.as_str()).collect();
-    // What every process reports of itself.
+    // What every process reports of itself, and keepers of the queue.
     let health = nats::metrics::render_collector(nats::ProcessHealth::new());
-    names.extend(health.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()));
+    let dispatched = nats::metrics::render_collector(dispatch::DispatchMetrics::default());
+    for reported in [&health, &dispatched] {
+        names.extend(reported.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()));
+    }
     let mut seen = 0;
     for expression in RULES.lines().filter_map(|line| line.trim().strip_prefix("expr: ")) {
         let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
