@@ -1,6 +1,6 @@
 //! The live workers: what each says of itself in the bucket `workers`, for operators; and what it is asked to do, by admins.
 //!
-//! Limits: one answer lists at most [`WORKERS_MAX`] workers, and reading them takes at most [`READ_TIME_MAX`].
+//! Limits: one answer lists at most [`WORKERS_MAX`] workers, and reading them takes at most `READ_TIME_MAX`.
 
 use std::time::Duration;
 
