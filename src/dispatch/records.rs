@@ -77,7 +77,12 @@ pub(crate) async fn find_missing_parts(bus: &Bus, job: &JobRecord) -> Result<Vec
 
 /// How soon a job whose parts are over is to be looked at again; `None` when nobody is at its finish.
 pub(crate) async fn find_finish_pause(bus: &Bus, job_id: JobId) -> Result<Option<Duration>, BusError> {
-    let Some(held) = load_part(bus, job_id, job::FINISH).await? else { return Ok(None) };
+    let found = match load_part(bus, job_id, job::FINISH).await {
+        // Left to a person, as in `load_fate`.
+        Err(BusError::Undecodable { .. }) => return Ok(Some(PARKED_PERIOD)),
+        found => found?,
+    };
+    let Some(held) = found else { return Ok(None) };
     if held.record.is_parked() {
         return Ok(Some(PARKED_PERIOD));
     }
