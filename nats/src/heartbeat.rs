@@ -13,7 +13,7 @@ use schemas::{KvRecord, envelope::RecordEnvelope, fault::error_chain, subjects, 
 use serde_bytes::ByteBuf;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Bus, BusError, HEARTBEAT_PERIOD, publish};
+use crate::{Bus, BusError, HEARTBEAT_PERIOD, publish, state};
 
 /// How long a heartbeat is kept.
 const AGE_MAX: Duration = Duration::from_secs(60);
@@ -79,14 +79,10 @@ impl Bus {
             changed_at_ms,
             expires_at_ms: Some(changed_at_ms.saturating_add(ttl_ms)),
         };
-        let payload = publish::encode_message(&key, &envelope)?;
-        let (size_bytes, size_bytes_max) = (payload.len(), schemas::RECORD_BYTES_MAX);
-        if size_bytes > size_bytes_max {
-            return Err(BusError::TooLarge { what: subject, size_bytes, size_bytes_max });
-        }
+        let payload = state::encode_envelope(R::BUCKET, &key, &envelope)?;
         // The broker refuses a time to live below one second.
         let ttl = ttl.max(Duration::from_secs(1));
-        let message = PublishMessage::build().payload(payload.into()).expected_stream(&stream).ttl(ttl);
+        let message = PublishMessage::build().payload(payload).expected_stream(&stream).ttl(ttl);
         match self.try_publish(&stream, &subject, &message).await {
             Ok(_) => Ok(()),
             Err(error) => Err(error.into_bus_error(&subject)),

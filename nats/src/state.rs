@@ -315,17 +315,10 @@ impl Bus {
         revision: u64,
         envelope: &RecordEnvelope,
     ) -> Result<u64, BusError> {
-        let payload = publish::encode_message(key, envelope)?;
-        if payload.len() > schemas::RECORD_BYTES_MAX {
-            return Err(BusError::TooLarge {
-                what: subjects::kv_subject(bucket, key),
-                size_bytes: payload.len(),
-                size_bytes_max: schemas::RECORD_BYTES_MAX,
-            });
-        }
+        let payload = encode_envelope(bucket, key, envelope)?;
         // Events that are not sent yet must not end with their record.
         let ttl = envelope.expires_at_ms.filter(|_| envelope.unsent.is_empty()).map(ttl_until);
-        self.put_value(bucket, key, revision, payload.into(), ttl).await
+        self.put_value(bucket, key, revision, payload, ttl).await
     }
 
     /// Compare-and-set of one KV value; `ttl` lets the broker remove it later. Returns the new revision.
@@ -386,6 +379,20 @@ impl Bus {
         }
         Err(BusError::Conflict { what: subjects::kv_subject(bucket, key) })
     }
+}
+
+/// The value of a record, if it is not too large for one.
+pub(crate) fn encode_envelope(bucket: &str, key: &str, envelope: &RecordEnvelope) -> Result<Bytes, BusError> {
+    let payload = publish::encode_message(key, envelope)?;
+    let (size_bytes, size_bytes_max) = (payload.len(), schemas::RECORD_BYTES_MAX);
+    if size_bytes > size_bytes_max {
+        return Err(BusError::TooLarge {
+            what: subjects::kv_subject(bucket, key),
+            size_bytes,
+            size_bytes_max,
+        });
+    }
+    Ok(payload.into())
 }
 
 /// Time until `expires_at_ms` in whole seconds, rounded up; at least the second that is the least the broker takes.
