@@ -14,7 +14,7 @@ pub const QUEUED_PARTS_PER_SLOT: usize = 2;
 pub const QUEUED_PARTS_MIN: usize = 2;
 
 /// How long a worker counts after it was seen: as long as its record does, and a moment until the broker has removed that.
-pub(crate) const SEEN_MAX: Duration = Duration::from_millis(RECORD_TTL_MS + 2_000);
+const SEEN_MAX: Duration = Duration::from_millis(RECORD_TTL_MS + 2_000);
 
 /// How long slots have to stay free beside a full queue before parts in it are taken for delayed: longer than a worker takes to say
 /// what it holds.
@@ -26,7 +26,7 @@ const DELAYED_PARTS_PER_SLOT_MAX: usize = 8;
 /// Workers that are kept at once; beyond them the rest are not counted.
 const WORKERS_MAX: usize = 10_000;
 
-/// Live workers by key.
+/// Live workers by the subject of their record.
 #[derive(Debug, Default)]
 pub(crate) struct WorkerTable {
     workers: HashMap<String, SeenWorker>,
@@ -43,10 +43,16 @@ struct SeenWorker {
     seen: Instant,
 }
 
+impl SeenWorker {
+    fn is_live(&self, now: Instant) -> bool {
+        now.duration_since(self.seen) <= SEEN_MAX
+    }
+}
+
 impl WorkerTable {
     /// Notes a worker; answers whether there are more slots now.
     pub(crate) fn record(&mut self, key: &str, slots: u32, held: u32, now: Instant) -> bool {
-        self.workers.retain(|_, worker| now.duration_since(worker.seen) <= SEEN_MAX);
+        self.workers.retain(|_, worker| worker.is_live(now));
         if self.workers.len() >= WORKERS_MAX && !self.workers.contains_key(key) {
             return false;
         }
@@ -67,8 +73,8 @@ impl WorkerTable {
             (self.delayed, self.stalled_since) = (0, None);
             return room;
         }
-        let live = self.workers.values().filter(|worker| now.duration_since(worker.seen) <= SEEN_MAX);
-        let free: usize = live.map(|worker| worker.slots.saturating_sub(worker.held) as usize).sum();
+        let free: usize =
+            self.live_workers(now).map(|worker| worker.slots.saturating_sub(worker.held) as usize).sum();
         if free == 0 || !has_waiting || queued < room + self.delayed {
             self.stalled_since = None;
         } else if now.duration_since(*self.stalled_since.get_or_insert(now)) >= STALLED_AFTER {
@@ -81,8 +87,12 @@ impl WorkerTable {
 
     /// Live workers and their slots.
     pub(crate) fn count(&self, now: Instant) -> (u32, u32) {
-        let live = self.workers.values().filter(|worker| now.duration_since(worker.seen) <= SEEN_MAX);
-        live.fold((0, 0), |(workers, slots), worker| (workers + 1, slots.saturating_add(worker.slots)))
+        self.live_workers(now)
+            .fold((0, 0), |(workers, slots), worker| (workers + 1, slots.saturating_add(worker.slots)))
+    }
+
+    fn live_workers(&self, now: Instant) -> impl Iterator<Item = &SeenWorker> {
+        self.workers.values().filter(move |worker| worker.is_live(now))
     }
 }
 

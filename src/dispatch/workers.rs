@@ -11,17 +11,15 @@ use crate::dispatcher::Dispatcher;
 /// Follows the workers, for as long as it is waited for.
 pub(crate) async fn follow_workers(dispatcher: &Dispatcher) {
     let bucket = WorkerRecord::BUCKET;
-    let prefix = subjects::kv_subject(bucket, "");
-    let filter = subjects::kv_subject(bucket, &format!("{}.*", job::TRANSCODE));
     loop {
         let settings = ReaderConfig::new(
             subjects::kv_stream_name(bucket),
-            vec![filter.clone()],
+            vec![subjects::worker_filter(job::TRANSCODE)],
             ReaderStart::LastPerSubject,
         );
         let mut reader = dispatcher.bus().follow_stream("dispatch-workers", settings);
         while let Ok(entry) = reader.next().await {
-            let key = entry.subject.strip_prefix(&prefix).unwrap_or_default();
+            let key = entry.subject.as_str();
             match nats::decode_record::<WorkerRecord>(key, &entry.payload) {
                 Ok((_, worker)) => {
                     let slots = if worker.state == WorkerState::Running { worker.slots } else { 0 };
