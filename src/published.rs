@@ -499,7 +499,7 @@ fn message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
     Some((senders, receivers))
 }
 
-/// The same of what workers say of themselves, and are asked to do.
+/// The same of what workers say of themselves and are asked to do, and of what the order of the queue is asked.
 fn worker_message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
     match name {
         "admin.worker_changed" => Some((vec!["ingress"], vec![])),

@@ -241,7 +241,7 @@ async fn load_job_document(
     if let Some(body) = app.documents.get(&cached_as) {
         return Ok(json_document::JsonDocument::from_json(body));
     }
-    let names: Vec<String> = job.parts.iter().cloned().chain([job::FINISH.to_owned()]).collect();
+    let names = list_part_names(job);
     let found = match &job.folded {
         Some(folded) => folded.clone(),
         None => load_part_summaries(&app.bus, job.job_id, &names).await?,
@@ -267,6 +267,11 @@ async fn load_job_document(
         app.documents.put(cached_as, document.body().clone());
     }
     Ok(document)
+}
+
+/// The parts of a job in queue order, the one that finishes it last.
+fn list_part_names(job: &job::JobRecord) -> Vec<String> {
+    job.parts.iter().cloned().chain([job::FINISH.to_owned()]).collect()
 }
 
 /// What the parts of a job came to so far.
@@ -387,10 +392,16 @@ impl JobState {
     /// A holder that was not seen for as long as this has stopped, in milliseconds: somewhat longer than until it is replaced.
     const HOLDER_SEEN_MS: u64 = 10_000;
 
+    /// Whether somebody works on a part; `now_ms` is the broker's time.
+    const fn is_part_held(part: &JobPartSummary, now_ms: u64) -> bool {
+        matches!(part.status, JobPartStatus::Claimed)
+            && part.last_seen_ms.saturating_add(Self::HOLDER_SEEN_MS) > now_ms
+    }
+
     fn of(job: &job::JobRecord, parts: &[(String, Option<JobPartSummary>)], now_ms: u64) -> Self {
         let found = || parts.iter().filter_map(|(_, part)| part.as_ref());
         let mut claimed = found().filter(|part| part.status == JobPartStatus::Claimed);
-        let is_held = |part: &JobPartSummary| part.last_seen_ms.saturating_add(Self::HOLDER_SEEN_MS) > now_ms;
+        let is_held = |part: &JobPartSummary| Self::is_part_held(part, now_ms);
         match job.status {
             job::JobStatus::Succeeded => Self::Succeeded,
             job::JobStatus::Failed => Self::Failed,

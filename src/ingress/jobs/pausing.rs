@@ -7,6 +7,7 @@ use axum::{
 };
 use nats::{Outbox, VersionedRecord};
 use schemas::{
+    KvRecord as _,
     access::ApiKeyScope,
     job::{JobRecord, JobStatus},
     subjects,
@@ -53,7 +54,7 @@ pub(super) async fn pause_job(
 ) -> Result<Response, Problem> {
     let job = actions::load_changeable_job(&app, &id, &who).await?;
     // The broker's clock, as everywhere in the record.
-    let now_ms = app.bus.broker_now_ms(&subjects::kv_stream_name("jobs")).await?;
+    let now_ms = app.bus.broker_now_ms(&subjects::kv_stream_name(JobRecord::BUCKET)).await?;
     let change = |found: Option<&JobRecord>| {
         let (record, event) = found?.with_pause(&who.owner, now_ms)?;
         Some((record, Outbox::new().with_event(&event)))

@@ -10,17 +10,18 @@ use axum::{
 };
 use schemars::JsonSchema;
 use schemas::{
+    KvRecord as _,
     access::ApiKeyScope,
     dispatch_query::{self, DispatchPosition, DispatchPositionQuery},
     ids::JobId,
-    job::{JobPartStatus, JobPartSummary, JobRecord, JobStatus},
+    job::{JobRecord, JobStatus},
     media::MediaWaitReason,
     subjects,
 };
 use serde::Serialize;
 use serde_json::json;
 
-use super::{JobState, load_part_summaries, load_waiting_reason, no_such_job};
+use super::{JobState, list_part_names, load_part_summaries, load_waiting_reason, no_such_job};
 use crate::AppState;
 use auth::Principal;
 use web::{
@@ -159,14 +160,9 @@ async fn ask_position(app: &AppState, job_id: JobId) -> Option<DispatchPosition>
 }
 
 async fn count_held_parts(app: &AppState, job: &JobRecord) -> Result<usize, Problem> {
-    let now_ms = app.bus.broker_now_ms(&subjects::kv_stream_name("jobs")).await?;
-    let names: Vec<String> = job.parts.iter().cloned().chain([schemas::job::FINISH.to_owned()]).collect();
-    let parts = load_part_summaries(&app.bus, job.job_id, &names).await?;
-    let is_held = |part: &&JobPartSummary| {
-        part.status == JobPartStatus::Claimed
-            && part.last_seen_ms.saturating_add(JobState::HOLDER_SEEN_MS) > now_ms
-    };
-    Ok(parts.iter().filter(is_held).count())
+    let now_ms = app.bus.broker_now_ms(&subjects::kv_stream_name(JobRecord::BUCKET)).await?;
+    let parts = load_part_summaries(&app.bus, job.job_id, &list_part_names(job)).await?;
+    Ok(parts.iter().filter(|part| JobState::is_part_held(part, now_ms)).count())
 }
 
 /// All that a reason is found from.
