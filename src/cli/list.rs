@@ -7,7 +7,7 @@ use reqwest::{
 use serde_json::{Value, json};
 
 use super::{
-    JobsCommand, MediaCommand, PageArgs,
+    JobIdsArgs, JobsCommand, MediaCommand, PageArgs,
     client::{ApiClient, ClientError},
     output, publish, render,
 };
@@ -114,24 +114,11 @@ pub async fn run_jobs(command: JobsCommand, as_json: bool) -> anyhow::Result<()>
         JobsCommand::Show { job_id, client } => {
             print_document(&ApiClient::new(&client)?, &format!("v1/jobs/{job_id}"), as_json).await
         }
-        JobsCommand::Cancel { job_ids, client } => {
-            let client = ApiClient::new(&client)?;
-            let cancel =
-                async |job_id: &str| change_job(&client, job_id, "cancel", "Cancelled", as_json).await;
-            act_on_each(&job_ids, cancel).await
-        }
-        JobsCommand::Pause { job_ids, client } => {
-            let client = ApiClient::new(&client)?;
-            let pause = async |job_id: &str| change_job(&client, job_id, "pause", "Paused", as_json).await;
-            act_on_each(&job_ids, pause).await
-        }
-        JobsCommand::Resume { job_ids, client } => {
-            let client = ApiClient::new(&client)?;
-            let resume = async |job_id: &str| change_job(&client, job_id, "resume", "Resumed", as_json).await;
-            act_on_each(&job_ids, resume).await
-        }
+        JobsCommand::Cancel(jobs) => change_jobs(&jobs, "cancel", "Cancelled", as_json).await,
+        JobsCommand::Pause(jobs) => change_jobs(&jobs, "pause", "Paused", as_json).await,
+        JobsCommand::Resume(jobs) => change_jobs(&jobs, "resume", "Resumed", as_json).await,
         JobsCommand::Why { job_id, client } => explain_job(&ApiClient::new(&client)?, &job_id, as_json).await,
-        JobsCommand::Retry { job_ids, client } => {
+        JobsCommand::Retry(JobIdsArgs { job_ids, client }) => {
             let client = ApiClient::new(&client)?;
             act_on_each(&job_ids, async |job_id| retry_job(&client, job_id, as_json).await).await
         }
@@ -160,20 +147,18 @@ async fn act_on_job(client: &ApiClient, job_id: &str, action: &str) -> anyhow::R
     Ok(client.send(client.build_request(Method::POST, url)).await?.json().await?)
 }
 
-/// Changes a job by an action that answers with the job; `done` says so to people.
-async fn change_job(
-    client: &ApiClient,
-    job_id: &str,
-    action: &str,
-    done: &str,
-    as_json: bool,
-) -> anyhow::Result<()> {
-    let job = act_on_job(client, job_id, action).await?;
-    if as_json {
-        return Ok(output::print_json(&json!({ "job_id": job_id, "state": job["state"] }))?);
-    }
-    output::print_message(format!("{done}: {}", output::sanitize_text(job_id)));
-    Ok(())
+/// Changes jobs by an action that answers with the job; `done` says so to people.
+async fn change_jobs(jobs: &JobIdsArgs, action: &str, done: &str, as_json: bool) -> anyhow::Result<()> {
+    let client = ApiClient::new(&jobs.client)?;
+    let change = async |job_id: &str| {
+        let job = act_on_job(&client, job_id, action).await?;
+        if as_json {
+            return Ok(output::print_json(&json!({ "job_id": job_id, "state": job["state"] }))?);
+        }
+        output::print_message(format!("{done}: {}", output::sanitize_text(job_id)));
+        Ok(())
+    };
+    act_on_each(&jobs.job_ids, change).await
 }
 
 /// Prints why a job does not run: the sentence, and when it will.

@@ -50,7 +50,7 @@ pub use dispatch::dispatch_command;
 pub use failure::parse_command_line;
 pub use outcome::CommandOutcome;
 pub use subcommands::{
-    AuditCommand, DeadCommand, JobsCommand, MediaCommand, NatsCommand, OwnerCommand, ReplayArgs,
+    AuditCommand, DeadCommand, JobIdsArgs, JobsCommand, MediaCommand, NatsCommand, OwnerCommand, ReplayArgs,
     SchemasCommand, StoreCommand, WorkerNameArgs, WorkersCommand,
 };
 

@@ -97,14 +97,7 @@ pub enum JobsCommand {
     /// Cancel jobs: their workers stop within seconds, and what they had stored is removed
     #[command(after_help = "Example:
   streamgate jobs cancel 068p... 068q...       one after the other; the others are cancelled also where one has ended")]
-    Cancel {
-        /// Their ids
-        #[arg(required = true, value_name = "JOB_ID")]
-        job_ids: Vec<String>,
-        /// The server.
-        #[command(flatten)]
-        client: ClientArgs,
-    },
+    Cancel(JobIdsArgs),
     /// Say why a job does not run, and when it will
     #[command(after_help = "Example:
   streamgate jobs why 068p...                  one sentence; --json has its place among those that wait")]
@@ -118,34 +111,24 @@ pub enum JobsCommand {
     /// Pause jobs: none of their parts is begun until they are resumed
     #[command(after_help = "Example:
   streamgate jobs pause 068p... 068q...        parts that workers are at are made to their end")]
-    Pause {
-        /// Their ids
-        #[arg(required = true, value_name = "JOB_ID")]
-        job_ids: Vec<String>,
-        /// The server.
-        #[command(flatten)]
-        client: ClientArgs,
-    },
+    Pause(JobIdsArgs),
     /// Let paused jobs go on, each in its old place
-    Resume {
-        /// Their ids
-        #[arg(required = true, value_name = "JOB_ID")]
-        job_ids: Vec<String>,
-        /// The server.
-        #[command(flatten)]
-        client: ClientArgs,
-    },
+    Resume(JobIdsArgs),
     /// Try jobs again that failed or were cancelled; what a failed one had made is kept
     #[command(after_help = "Example:
   streamgate jobs retry 068p...                prints the id of the job that goes on")]
-    Retry {
-        /// Their ids
-        #[arg(required = true, value_name = "JOB_ID")]
-        job_ids: Vec<String>,
-        /// The server.
-        #[command(flatten)]
-        client: ClientArgs,
-    },
+    Retry(JobIdsArgs),
+}
+
+/// Which jobs.
+#[derive(Debug, clap::Args)]
+pub struct JobIdsArgs {
+    /// Their ids
+    #[arg(required = true, value_name = "JOB_ID")]
+    pub job_ids: Vec<String>,
+    /// The server.
+    #[command(flatten)]
+    pub client: ClientArgs,
 }
 
 /// What to do with workers.
