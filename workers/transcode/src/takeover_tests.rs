@@ -28,11 +28,21 @@ struct Rivals {
     claim: Box<PartClaim>,
 }
 
+/// A new job, and its first part held.
+async fn claim_first_part(bus: &Bus) -> (job::JobRecord, Box<PartClaim>) {
+    let job = job();
+    bus.commit_record(&mut VersionedRecord::new(job.clone()), Outbox::new()).await.unwrap();
+    let ClaimOutcome::Ours(claim) = ask(bus, &job, "v0000").await else { panic!("the part is free") };
+    (job, claim)
+}
+
 impl Rivals {
+    async fn start_at(broker: &TestBroker) -> Self {
+        Self::start(broker.bus(Role::Transcode).await, broker.bus(Role::Transcode).await).await
+    }
+
     async fn start(bus: Bus, other: Bus) -> Self {
-        let job = job();
-        bus.commit_record(&mut VersionedRecord::new(job.clone()), Outbox::new()).await.unwrap();
-        let ClaimOutcome::Ours(claim) = ask(&bus, &job, "v0000").await else { panic!("the part is free") };
+        let (job, claim) = claim_first_part(&bus).await;
         Self { other, uptime: BrokerUptime::default(), job, claim }
     }
 
@@ -84,7 +94,7 @@ impl Rivals {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_wakes_takes_nothing_from_a_holder() {
     let broker = TestBroker::start().await;
-    let rivals = Rivals::start(broker.bus(Role::Transcode).await, broker.bus(Role::Transcode).await).await;
+    let rivals = Rivals::start_at(&broker).await;
     rivals
         .outlast(async || {
             broker.freeze();
@@ -98,7 +108,7 @@ async fn a_broker_that_wakes_takes_nothing_from_a_holder() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_comes_back_takes_nothing_from_a_holder() {
     let broker = TestBroker::start().await;
-    let rivals = Rivals::start(broker.bus(Role::Transcode).await, broker.bus(Role::Transcode).await).await;
+    let rivals = Rivals::start_at(&broker).await;
     rivals
         .outlast(async || {
             broker.freeze();
@@ -148,9 +158,7 @@ async fn a_change_whose_answer_was_lost_is_found_out_by_the_next_try() {
 async fn a_claim_that_was_let_go_is_not_shown_any_more() {
     let broker = TestBroker::start().await;
     let bus = broker.bus(Role::Transcode).await;
-    let job = job();
-    bus.commit_record(&mut VersionedRecord::new(job.clone()), Outbox::new()).await.unwrap();
-    let ClaimOutcome::Ours(claim) = ask(&bus, &job, "v0000").await else { panic!("the part is free") };
+    let (job, claim) = claim_first_part(&bus).await;
     assert!(claim.release("code", "detail", PartAttemptFailure::Interrupted).await.unwrap());
     assert!(claim.renew(|_| {}).await.unwrap());
     assert!(matches!(ask(&bus, &job, "v0000").await, ClaimOutcome::Ours(_)), "nobody holds it");
@@ -161,9 +169,7 @@ async fn a_claim_that_was_let_go_is_not_shown_any_more() {
 async fn a_part_that_is_made_stays_so_when_it_is_let_go() {
     let broker = TestBroker::start().await;
     let bus = broker.bus(Role::Transcode).await;
-    let job = job();
-    bus.commit_record(&mut VersionedRecord::new(job.clone()), Outbox::new()).await.unwrap();
-    let ClaimOutcome::Ours(claim) = ask(&bus, &job, "v0000").await else { panic!("the part is free") };
+    let (job, claim) = claim_first_part(&bus).await;
     assert!(claim.write_change(|part| part.status = JobPartStatus::Done).await.unwrap());
     assert!(claim.release("broker_unavailable", "away", PartAttemptFailure::Interrupted).await.unwrap());
     let key = subjects::part_key(job.job_id, "v0000");
