@@ -30,6 +30,15 @@ pub struct DispatchPosition {
     pub queued_parts: u32,
     /// Parts of it that somebody has to resume.
     pub parked_parts: u32,
+    /// Parts of it that are tried again later, since they lost workers.
+    #[serde(default)]
+    pub delayed_parts: u32,
+    /// Unix time in milliseconds at which the first of those is tried again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_at_ms: Option<u64>,
+    /// True when it waits for workers that make the bytes its other parts are made of.
+    #[serde(default)]
+    pub lacks_version: bool,
     /// Jobs of the same owner and priority that go first; at most 10,000 are counted.
     pub own_jobs_ahead: u32,
     /// Owners with something that waits at its priority, its own among them; 0 when nothing waits.

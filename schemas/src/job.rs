@@ -441,6 +441,9 @@ pub struct LostWorkers {
     /// Unix time in milliseconds at which the part was put aside until somebody resumes it; absent while it is tried.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parked_at_ms: Option<u64>,
+    /// Unix time in milliseconds, by the broker's time, before which it is not tried again; absent where it is tried at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_at_ms: Option<u64>,
 }
 
 /// One part in the bucket `jobs`, key `<job_id>.<part>`.
@@ -507,6 +510,11 @@ impl JobPartRecord {
             lost: None,
             is_interrupted: false,
         }
+    }
+
+    /// Unix time in milliseconds before which it is not tried again, while nobody holds it; `None` where it may be tried.
+    pub fn retry_at_ms(&self) -> Option<u64> {
+        self.lost.and_then(|lost| lost.retry_at_ms).filter(|_| self.last_seen_ms == 0)
     }
 
     /// True when it was put aside until somebody resumes it.

@@ -64,6 +64,13 @@ pub struct WorkerRecord {
     pub state: WorkerState,
     /// Its version, such as `1.0.0`.
     pub version: String,
+    /// Version of the encoder options with which it makes parts; empty from workers that do not say it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub options_version: String,
+    /// How long it leaves jobs of other such versions to others, in milliseconds after they were made and after it began; then it
+    /// ends them.
+    #[serde(default)]
+    pub other_version_wait_ms: u64,
     /// Name of its host, at most [`HOST_CHARS_MAX`] characters; empty when it is not known.
     pub host: String,
     /// Unix time in milliseconds at which it began, by the broker's time.

@@ -4,12 +4,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use nats::{Bus, BusError, PublishOutcome};
 use parking_lot::Mutex;
-use schemas::{
-    fault::error_chain,
-    ids::JobId,
-    job::{self, JobPartTask},
-    subjects,
-};
+use schemas::{fault::error_chain, ids::JobId, job::JobPartTask, subjects, worker::WorkerRecord};
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -19,6 +14,7 @@ use crate::{
     queue::{FairQueue, WaitingJob},
     records::{self, PartFate},
     state::DispatchState,
+    worker_table::SeenWorker,
 };
 
 /// How soon a full queue is looked at again while something waits.
@@ -47,7 +43,7 @@ pub(crate) struct Dispatcher {
     bus: Bus,
     config: DispatchConfig,
     metrics: DispatchMetrics,
-    state: Arc<Mutex<DispatchState>>,
+    pub(crate) state: Arc<Mutex<DispatchState>>,
     changed: Arc<Notify>,
 }
 
@@ -85,8 +81,8 @@ impl Dispatcher {
         self.state.lock().forget_job(job_id);
     }
 
-    pub(crate) fn note_worker(&self, key: &str, slots: u32, held: u32) {
-        if self.state.lock().workers.record(key, slots, held, Instant::now()) {
+    pub(crate) fn note_worker(&self, key: &str, worker: &WorkerRecord) {
+        if self.state.lock().workers.record(key, SeenWorker::new(worker, Instant::now())) {
             self.changed.notify_one();
         }
     }
@@ -99,17 +95,15 @@ impl Dispatcher {
         self.state.lock().position(job_id, Instant::now())
     }
 
-    /// Looks at a job as if it came new: somebody changed what its parts may do.
+    /// Looks at a job as if it came new: somebody changed what its parts may do, or it is not to be run, as far as is known.
     ///
     /// # Errors
     /// [`BusError::Unavailable`] when the broker does not answer.
     pub(crate) async fn look_anew(&self, job_id: JobId) -> Result<(), BusError> {
-        let job = records::load_runnable_job(&self.bus, job_id).await?;
-        let mut state = self.state.lock();
-        state.forget_job(job_id);
-        if let Some(job) = job {
-            state.let_wait(&WaitingJob::of(&job, job.priority));
-            self.changed.notify_one();
+        // Forgotten first, then read: who resumes it meanwhile is seen here, or by the follower afterwards.
+        self.state.lock().forget_job(job_id);
+        if let Some(job) = records::load_runnable_job(&self.bus, job_id).await? {
+            self.let_wait(&WaitingJob::of(&job));
         }
         Ok(())
     }
@@ -152,7 +146,7 @@ impl Dispatcher {
             return Ok(QUIET_PERIOD);
         }
         let mut listing = self.bus.stream_subjects(subjects::JOBS, subjects::JOBS_ALL).await?;
-        self.settle_gone_parts(&listing).await?;
+        self.settle_parts(&listing).await?;
         self.look_at_idle_jobs().await?;
         self.state.lock().queue.promote_aged(nats::estimated_broker_now_ms(), self.config.ageing_ms);
         while !held.is_cancelled() && listing.len() < self.note_listing(&listing) {
@@ -178,27 +172,18 @@ impl Dispatcher {
     async fn take_turn(&self, listing: &mut BTreeSet<String>) -> Result<TurnOutcome, BusError> {
         let Some(job_id) = self.state.lock().queue.next() else { return Ok(TurnOutcome::NothingWaits) };
         let Some((subject, part)) = self.front_part(job_id).await? else { return Ok(TurnOutcome::Skipped) };
-        // A finish whose record is over, of a job that is not, is let in: its worker ends the job.
-        let fate = if listing.contains(&subject) || part.name == job::FINISH {
+        let fate = if listing.contains(&subject) {
             PartFate::Open
         } else {
             records::load_fate(&self.bus, job_id, &part.name).await?
         };
         let is_new = fate == PartFate::Open && !listing.contains(&subject);
         if is_new {
-            let task = JobPartTask { job_id, part: part.name.clone() };
-            match self.bus.publish_once(subjects::JOBS, &subject, &task).await? {
-                PublishOutcome::Stored(_) => {
-                    tracing::debug!(job.id = %job_id, part = part.name, cost = part.cost, "let in");
-                }
-                // Another dispatcher was first, or it came between two looks.
-                PublishOutcome::Known => {}
-            }
+            self.publish_part(job_id, &subject, &part.name).await?;
             listing.insert(subject);
         }
         let mut state = self.state.lock();
         if is_new {
-            self.metrics.count_let_in();
             state.let_in.record(Instant::now());
             state.queue.charge(job_id, part.cost);
         }
@@ -206,11 +191,7 @@ impl Dispatcher {
         if open.pending.front() == Some(&part) {
             open.pending.pop_front();
         }
-        match fate {
-            PartFate::Open => _ = open.queued.insert(part.name),
-            PartFate::Parked => _ = open.parked.insert(part.name),
-            PartFate::Over => {}
-        }
+        open.note_fate(&part.name, fate, Instant::now(), nats::estimated_broker_now_ms());
         if open.pending.is_empty() {
             open.check_at = Instant::now();
             state.queue.remove(job_id);
@@ -218,20 +199,40 @@ impl Dispatcher {
         Ok(if is_new { TurnOutcome::LetIn } else { TurnOutcome::Skipped })
     }
 
+    /// Lets a part in. Another dispatcher may have been first, or it came between two looks.
+    pub(crate) async fn publish_part(
+        &self,
+        job_id: JobId,
+        subject: &str,
+        part: &str,
+    ) -> Result<(), BusError> {
+        let task = JobPartTask { job_id, part: part.to_owned() };
+        let outcome = self.bus.publish_once(subjects::JOBS, subject, &task).await?;
+        if matches!(outcome, PublishOutcome::Stored(_)) {
+            self.metrics.count_let_in();
+            tracing::debug!(job.id = %job_id, part, "let in");
+        }
+        Ok(())
+    }
+
     /// The next part of a job with its subject; opens the job if that was not done. `None` when there is none.
     async fn front_part(&self, job_id: JobId) -> Result<Option<(String, PendingPart)>, BusError> {
         let is_open = self.state.lock().open.contains_key(&job_id);
         if !is_open {
-            let job = records::load_runnable_job(&self.bus, job_id).await?;
+            let Some(job) = records::load_runnable_job(&self.bus, job_id).await? else {
+                self.look_anew(job_id).await?;
+                return Ok(None);
+            };
             let mut state = self.state.lock();
-            match job {
-                // It may have ended since it was read.
-                Some(job) if state.queue.contains(job_id) => state.open_job(job_id, OpenJob::new(&job)),
-                Some(_) => {}
-                None => state.forget_job(job_id),
+            // It may have ended since it was read.
+            if state.queue.contains(job_id) {
+                state.open_job(job_id, OpenJob::new(&job));
             }
         }
         let mut state = self.state.lock();
+        if state.hold_for_version(job_id, Instant::now(), nats::estimated_broker_now_ms()) {
+            return Ok(None);
+        }
         let front = state.open.get(&job_id).and_then(|open| {
             let part = open.pending.front()?.clone();
             Some((open.part_subject(job_id, &part.name), part))
@@ -240,81 +241,5 @@ impl Dispatcher {
             state.queue.remove(job_id);
         }
         Ok(front)
-    }
-
-    /// Finds out what became of the parts that left the queue.
-    async fn settle_gone_parts(&self, listing: &BTreeSet<String>) -> Result<(), BusError> {
-        let gone = self.state.lock().gone_parts(listing);
-        for (job_id, part) in gone {
-            let fate = records::load_fate(&self.bus, job_id, &part).await?;
-            // A part that is to be made and left the queue was dropped by a worker that found its job over or paused, or got lost.
-            let job = if fate == PartFate::Open {
-                records::load_runnable_job(&self.bus, job_id).await?
-            } else {
-                None
-            };
-            let mut state = self.state.lock();
-            let Some(open) = state.open.get_mut(&job_id) else { continue };
-            open.queued.remove(&part);
-            open.check_at = Instant::now();
-            if fate == PartFate::Over && part == job::FINISH {
-                // Its end is on its way here.
-                open.check_at += records::FINISH_PERIOD;
-            }
-            match (fate, job) {
-                (PartFate::Over, _) => {}
-                (PartFate::Parked, _) => _ = open.parked.insert(part),
-                // A worker may be at it in the place of the last part: looked at next.
-                (PartFate::Open, Some(_)) if part == job::FINISH => {}
-                (PartFate::Open, Some(job)) => {
-                    tracing::info!(job.id = %job_id, part, "it left the queue without an end, and is let in again");
-                    state.put_back(&job, part);
-                }
-                (PartFate::Open, None) => state.forget_job(job_id),
-            }
-        }
-        Ok(())
-    }
-
-    /// Ends what has ended, and lets a lost finish in.
-    async fn look_at_idle_jobs(&self) -> Result<(), BusError> {
-        let idle = self.state.lock().idle_jobs(Instant::now());
-        for job_id in idle {
-            let Some(job) = records::load_runnable_job(&self.bus, job_id).await? else {
-                self.state.lock().forget_job(job_id);
-                continue;
-            };
-            let parked =
-                self.state.lock().open.get(&job_id).map(|open| open.parked.clone()).unwrap_or_default();
-            let mut resumed = Vec::new();
-            for part in &parked {
-                if records::load_fate(&self.bus, job_id, part).await? != PartFate::Parked {
-                    resumed.push(part.clone());
-                }
-            }
-            let pause = if !parked.is_empty() {
-                records::PARKED_PERIOD
-            } else if let Some(pause) = records::find_finish_pause(&self.bus, job_id).await? {
-                pause
-            } else {
-                resumed = records::find_missing_parts(&self.bus, &job).await?;
-                let age_ms = nats::estimated_broker_now_ms().saturating_sub(job.created_at_ms);
-                if resumed.is_empty() {
-                    resumed.push(job::FINISH.to_owned());
-                } else if age_ms <= records::MADE_WAIT_MS {
-                    resumed.clear();
-                }
-                records::FINISH_PERIOD
-            };
-            let mut state = self.state.lock();
-            if let Some(open) = state.open.get_mut(&job_id) {
-                open.check_at = Instant::now() + pause;
-                open.parked.retain(|part| !resumed.contains(part));
-            }
-            for part in resumed {
-                state.put_back(&job, part);
-            }
-        }
-        Ok(())
     }
 }

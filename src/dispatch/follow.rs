@@ -76,9 +76,10 @@ fn apply_entry(dispatcher: &Dispatcher, entry: &StreamEntry) {
     let prefix = subjects::kv_subject(JobRecord::BUCKET, "");
     let key = entry.subject.strip_prefix(&prefix).unwrap_or_default();
     let Ok(job_id) = key.parse::<JobId>() else { return };
-    let header = nats::decode_record::<JobHeader>(key, &entry.payload).map(|(_, header)| header);
-    match header {
-        Ok(header) if header.is_to_be_run() => {
+    match nats::decode_record::<JobHeader>(key, &entry.payload) {
+        // What it says of itself is not published yet, and goes before what workers say of it: the write that clears it comes.
+        Ok((envelope, header)) if header.is_to_be_run() && !envelope.unsent.is_empty() => {}
+        Ok((_, header)) if header.is_to_be_run() => {
             dispatcher.let_wait(&WaitingJob {
                 job_id: header.job_id,
                 owner: header.owner.into(),

@@ -9,8 +9,13 @@
 //! doubled loses nothing. Two of them fill the queue at most twice over, for the time of one lease; a part that comes twice is
 //! claimed once. A part that left the queue without an end is let in again, and so is the finish of a job whose parts are over.
 //!
-//! Limits: with `S` slots the queue holds at most `2 * S` parts ([`QUEUED_PARTS_PER_SLOT`]), at least [`QUEUED_PARTS_MIN`]; the first
-//! part of an owner that comes new starts after at most `2 * S + N - 1` parts of its priority, where `N` owners wait. Looking at the
+//! What can't be made yet stays out of the queue: parts that lost workers until they are due, parts that somebody has to resume, and
+//! jobs whose version of the encoder options no live worker makes.
+//!
+//! Limits: with `S` slots the queue holds at most `2 * S` parts ([`QUEUED_PARTS_PER_SLOT`]), at least [`QUEUED_PARTS_MIN`], beside
+//! finishes and what workers hold that take no more; the first part of an owner that comes new starts after at most `2 * S + N - 1`
+//! parts of its priority, where `N` owners wait. While slots stay free beside a full queue, as in an outage, up to eight more for
+//! each slot are let in, and the bound grows by them. Looking at the
 //! queue is spaced by [`FULL_PERIOD`] while it is full, by [`QUIET_PERIOD`] otherwise. [`DispatchConfig`] names the rest.
 
 mod answer;
@@ -22,6 +27,7 @@ mod open_job;
 mod queue;
 mod rate;
 mod records;
+mod settle;
 mod state;
 mod worker_table;
 mod workers;

@@ -1,10 +1,21 @@
 //! A job whose parts are being let in: what is left of it, and what lies in the queue.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::Duration,
+};
 
 use packaging::plan;
-use schemas::{job, subjects::JobPriority};
+use schemas::{
+    job::{self, JobRecord},
+    subjects::JobPriority,
+};
 use tokio::time::Instant;
+
+use crate::records::PartFate;
+
+/// How soon a part is looked at again that waits for a person, unless somebody says that it goes on.
+const PARKED_PERIOD: Duration = Duration::from_secs(60);
 
 /// A part that was not let in yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,45 +25,84 @@ pub(crate) struct PendingPart {
     pub(crate) cost: u64,
 }
 
+/// A part that stays out of the queue for now.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct HeldBackPart {
+    /// When it is looked at again.
+    pub(crate) check_at: Instant,
+    /// Unix time in milliseconds at which it may be tried again; `None` when somebody has to resume it.
+    pub(crate) retry_at_ms: Option<u64>,
+}
+
 /// A job of which parts were let in, or are next.
 #[derive(Debug)]
 pub(crate) struct OpenJob {
     kind: String,
     priority: JobPriority,
+    created_at_ms: u64,
+    /// Version of the encoder options with which its parts are made.
+    options_version: String,
     /// Parts to let in, the next one in front.
     pub(crate) pending: VecDeque<PendingPart>,
     /// Parts that lie in the queue, or are worked on.
     pub(crate) queued: BTreeSet<String>,
-    /// Parts that somebody has to resume first.
-    pub(crate) parked: BTreeSet<String>,
-    /// When it is looked at again once nothing of it is pending or queued.
+    /// Parts that lost workers, and are tried later or resumed by somebody.
+    pub(crate) held_back: BTreeMap<String, HeldBackPart>,
+    /// When it is looked at again once nothing of it is pending, queued or held back.
     pub(crate) check_at: Instant,
 }
 
 impl OpenJob {
     /// What is left of `job`: all but what the job before it made.
-    pub(crate) fn new(record: &job::JobRecord) -> Self {
+    pub(crate) fn new(record: &JobRecord) -> Self {
         let made: BTreeSet<&String> = record.made.iter().collect();
         let pending = record.parts.iter().filter(|part| !made.contains(part));
         Self {
             kind: record.kind.clone(),
             priority: record.priority,
+            created_at_ms: record.created_at_ms,
+            options_version: record.plan.options_version.clone(),
             pending: pending
                 .map(|name| PendingPart { name: name.clone(), cost: plan::part_cost(&record.plan, name) })
                 .collect(),
             queued: BTreeSet::new(),
-            parked: BTreeSet::new(),
+            held_back: BTreeMap::new(),
             check_at: Instant::now(),
         }
     }
 
-    /// Queue subject of one of its parts.
-    pub(crate) fn part_subject(&self, record_id: schemas::ids::JobId, part: &str) -> String {
-        job::part_subject(&self.kind, self.priority, record_id, part)
+    pub(crate) fn options_version(&self) -> &str {
+        &self.options_version
     }
 
-    /// True when nothing of it is to be let in or lies in the queue.
+    pub(crate) const fn created_at_ms(&self) -> u64 {
+        self.created_at_ms
+    }
+
+    /// Queue subject of one of its parts.
+    pub(crate) fn part_subject(&self, job_id: schemas::ids::JobId, part: &str) -> String {
+        job::part_subject(&self.kind, self.priority, job_id, part)
+    }
+
+    /// Notes what becomes of a part that is not pending any more.
+    pub(crate) fn note_fate(&mut self, part: &str, fate: PartFate, now: Instant, now_ms: u64) {
+        self.held_back.remove(part);
+        let (pause, retry_at_ms) = match fate {
+            PartFate::Over => return,
+            PartFate::Open => {
+                self.queued.insert(part.to_owned());
+                return;
+            }
+            PartFate::Parked => (PARKED_PERIOD, None),
+            PartFate::Delayed { retry_at_ms } => {
+                (Duration::from_millis(retry_at_ms.saturating_sub(now_ms)), Some(retry_at_ms))
+            }
+        };
+        self.held_back.insert(part.to_owned(), HeldBackPart { check_at: now + pause, retry_at_ms });
+    }
+
+    /// True when nothing of it is to be let in, lies in the queue, or is tried later.
     pub(crate) fn is_idle(&self) -> bool {
-        self.pending.is_empty() && self.queued.is_empty()
+        self.pending.is_empty() && self.queued.is_empty() && self.held_back.is_empty()
     }
 }

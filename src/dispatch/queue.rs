@@ -40,12 +40,12 @@ pub struct WaitingJob {
 }
 
 impl WaitingJob {
-    /// A job that waits at `priority`, which is its own for all parts but the finish.
-    pub fn of(job: &JobRecord, priority: JobPriority) -> Self {
+    /// A job, as its record says.
+    pub fn of(job: &JobRecord) -> Self {
         Self {
             job_id: job.job_id,
             owner: job.owner.as_str().into(),
-            priority,
+            priority: job.priority,
             created_at_ms: job.created_at_ms,
         }
     }
@@ -71,7 +71,7 @@ pub struct FairQueue {
     turn: u64,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct JobPlace {
     owner: Arc<str>,
     created_at_ms: u64,
@@ -136,14 +136,15 @@ impl FairQueue {
         self.places.insert(job_id, JobPlace { owner, created_at_ms, class });
     }
 
-    /// Takes a job out; false when it did not wait.
-    pub fn remove(&mut self, job_id: JobId) -> bool {
-        let Some(place) = self.places.remove(&job_id) else { return false };
-        self.ageing.remove(&(place.created_at_ms, job_id));
-        if let Some(class) = self.classes.get_mut(usize::from(place.class)) {
-            class.remove(&place.owner, place.created_at_ms, job_id);
+    /// Takes a job out; answers how it waited, with the priority that it counted as. `None` when it did not wait.
+    pub fn remove(&mut self, job_id: JobId) -> Option<WaitingJob> {
+        let JobPlace { owner, created_at_ms, class } = self.places.remove(&job_id)?;
+        self.ageing.remove(&(created_at_ms, job_id));
+        if let Some(class) = self.classes.get_mut(usize::from(class)) {
+            class.remove(&owner, created_at_ms, job_id);
         }
-        true
+        let priority = JobPriority::ALL.get(usize::from(class)).copied().unwrap_or_default();
+        Some(WaitingJob { job_id, owner, priority, created_at_ms })
     }
 
     /// Moves jobs of the last priority that have waited for `ageing_ms` to the one before.
@@ -153,9 +154,8 @@ impl FairQueue {
                 return;
             }
             self.ageing.pop_first();
-            let Some(place) = self.places.get(&job_id).cloned() else { continue };
-            self.remove(job_id);
-            self.place(job_id, &place.owner, created_at_ms, class_of(JobPriority::P1));
+            let Some(job) = self.remove(job_id) else { continue };
+            self.place(job_id, &job.owner, created_at_ms, class_of(JobPriority::P1));
         }
     }
 

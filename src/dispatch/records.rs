@@ -14,14 +14,11 @@ use schemas::{
 /// How soon a job is looked at again whose finish a worker holds, or has just ended.
 pub(crate) const FINISH_PERIOD: Duration = Duration::from_secs(2);
 
-/// How soon a job is looked at again that waits for a person.
-pub(crate) const PARKED_PERIOD: Duration = Duration::from_secs(60);
-
 /// How long after a job its planner may write the records of what was made before, in milliseconds; then that is made anew.
 pub(crate) const MADE_WAIT_MS: u64 = 120_000;
 
-/// How long ago the holder of a finish must have shown itself last to count as gone, in milliseconds.
-const HOLDER_SEEN_MS: u64 = 60_000;
+/// How long ago the holder of a finish must have shown itself last to count as gone, in milliseconds: it does so every two seconds.
+const HOLDER_SEEN_MS: u64 = 10_000;
 
 /// What became of a part, by its record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +27,11 @@ pub(crate) enum PartFate {
     Over,
     /// Somebody has to resume it.
     Parked,
+    /// It lost workers, and is tried again later.
+    Delayed {
+        /// Unix time in milliseconds.
+        retry_at_ms: u64,
+    },
     /// It is to be made.
     Open,
 }
@@ -57,11 +59,18 @@ pub(crate) async fn load_fate(bus: &Bus, job_id: JobId, part: &str) -> Result<Pa
         }
         found => found?,
     };
-    Ok(match found.map(|held| held.record) {
-        Some(part) if part.status != JobPartStatus::Claimed => PartFate::Over,
-        Some(part) if part.is_parked() => PartFate::Parked,
+    Ok(found.map_or(PartFate::Open, |held| fate_of(&held.record)))
+}
+
+fn fate_of(part: &JobPartRecord) -> PartFate {
+    match part.retry_at_ms() {
+        _ if part.status != JobPartStatus::Claimed => PartFate::Over,
+        _ if part.is_parked() => PartFate::Parked,
+        Some(retry_at_ms) if retry_at_ms > nats::estimated_broker_now_ms() => {
+            PartFate::Delayed { retry_at_ms }
+        }
         _ => PartFate::Open,
-    })
+    }
 }
 
 /// Parts that the job before this one has made and of which there is no record yet: the planner writes them behind the job's own.
@@ -75,22 +84,34 @@ pub(crate) async fn find_missing_parts(bus: &Bus, job: &JobRecord) -> Result<Vec
     Ok(missing)
 }
 
-/// How soon a job whose parts are over is to be looked at again; `None` when nobody is at its finish.
-pub(crate) async fn find_finish_pause(bus: &Bus, job_id: JobId) -> Result<Option<Duration>, BusError> {
+/// Where the finish of a job stands whose parts are over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FinishState {
+    /// A worker is at it.
+    Held,
+    /// It is tried later, or resumed by somebody.
+    HeldBack(PartFate),
+    /// Nobody is at it. It may be over by its record: a worker ends the job, then.
+    Free,
+}
+
+/// Looks at the finish of a job whose parts are over.
+pub(crate) async fn load_finish_state(bus: &Bus, job_id: JobId) -> Result<FinishState, BusError> {
     let found = match load_part(bus, job_id, job::FINISH).await {
         // Left to a person, as in `load_fate`.
-        Err(BusError::Undecodable { .. }) => return Ok(Some(PARKED_PERIOD)),
+        Err(BusError::Undecodable { .. }) => return Ok(FinishState::HeldBack(PartFate::Parked)),
         found => found?,
     };
-    let Some(held) = found else { return Ok(None) };
-    if held.record.is_parked() {
-        return Ok(Some(PARKED_PERIOD));
+    let Some(held) = found else { return Ok(FinishState::Free) };
+    match fate_of(&held.record) {
+        fate @ (PartFate::Parked | PartFate::Delayed { .. }) => return Ok(FinishState::HeldBack(fate)),
+        PartFate::Over => return Ok(FinishState::Free),
+        PartFate::Open => {}
     }
     // By the time of the broker: what a holder says of itself is of its own clock.
     let now_ms = bus.broker_now_ms(&subjects::kv_stream_name(JobPartRecord::BUCKET)).await?;
-    let is_held = held.record.status == JobPartStatus::Claimed && held.record.last_seen_ms > 0;
     let was_seen = held.stored_at_ms().saturating_add(HOLDER_SEEN_MS) > now_ms;
-    Ok((is_held && was_seen).then_some(FINISH_PERIOD))
+    Ok(if held.record.last_seen_ms > 0 && was_seen { FinishState::Held } else { FinishState::Free })
 }
 
 async fn load_part(

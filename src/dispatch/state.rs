@@ -1,24 +1,31 @@
 //! What the dispatcher knows: the jobs that wait, those of which parts were let in, and the workers.
 
-use std::collections::{BTreeSet, HashMap};
-
-use schemas::{
-    dispatch_query::DispatchPosition,
-    ids::JobId,
-    job::{self, JobRecord},
-    subjects::JobPriority,
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
 };
+
+use schemas::{dispatch_query::DispatchPosition, ids::JobId, job::JobRecord};
 use tokio::time::Instant;
 
 use crate::{
     open_job::{OpenJob, PendingPart},
     queue::{FairQueue, WaitingJob},
     rate::RecentRate,
-    worker_table::{WorkerTable, queue_parts_max},
+    worker_table::WorkerTable,
 };
 
 /// Share of a new job in the mean number of parts of a job.
 const MEAN_SHARE: f64 = 0.1;
+
+/// How often it is looked whether workers came that make what jobs wait for.
+const VERSIONS_PERIOD: Duration = Duration::from_secs(1);
+
+/// Most jobs that are looked at in one turn since nothing of them lies in the queue; the others come next.
+const IDLE_JOBS_MAX: usize = 64;
+
+/// Most held back parts that are looked at in one turn.
+const HELD_BACK_PARTS_MAX: usize = 256;
 
 /// All that is known, in memory only.
 #[derive(Debug, Default)]
@@ -28,6 +35,9 @@ pub(crate) struct DispatchState {
     /// Jobs of which parts were let in or are next.
     pub(crate) open: HashMap<JobId, OpenJob>,
     pub(crate) workers: WorkerTable,
+    /// Jobs that no live worker can make, with the version of the encoder options that they need.
+    version_waits: HashMap<JobId, (WaitingJob, String)>,
+    versions_checked: Option<Instant>,
     /// When parts were let in.
     pub(crate) let_in: RecentRate,
     /// Parts in the queue when it was looked at last.
@@ -56,6 +66,36 @@ impl DispatchState {
     pub(crate) fn forget_job(&mut self, job_id: JobId) {
         self.queue.remove(job_id);
         self.open.remove(&job_id);
+        self.version_waits.remove(&job_id);
+    }
+
+    /// Takes a job out of its turn for as long as no live worker makes what its parts are made of; false when one does.
+    pub(crate) fn hold_for_version(&mut self, job_id: JobId, now: Instant, now_ms: u64) -> bool {
+        let Some(open) = self.open.get(&job_id) else { return false };
+        let version = open.options_version();
+        if !self.workers.lack_version(version, open.created_at_ms(), now, now_ms) {
+            return false;
+        }
+        if let Some(job) = self.queue.remove(job_id) {
+            self.version_waits.insert(job_id, (job, version.to_owned()));
+        }
+        self.open.remove(&job_id);
+        true
+    }
+
+    /// Lets jobs wait for a turn again whose version a live worker makes now, or gives up.
+    pub(crate) fn return_held_jobs(&mut self, now: Instant, now_ms: u64) {
+        if self.versions_checked.is_some_and(|checked| now.duration_since(checked) < VERSIONS_PERIOD) {
+            return;
+        }
+        self.versions_checked = Some(now);
+        let workers = &self.workers;
+        let is_taken = |_: &JobId, (job, version): &mut (WaitingJob, String)| {
+            !workers.lack_version(version, job.created_at_ms, now, now_ms)
+        };
+        for (_, (job, _)) in self.version_waits.extract_if(is_taken) {
+            self.queue.insert(&job);
+        }
     }
 
     /// A job that is next, with what is left of it.
@@ -69,25 +109,29 @@ impl DispatchState {
     pub(crate) fn put_back(&mut self, job: &JobRecord, part: String) {
         let Some(open) = self.open.get_mut(&job.job_id) else { return };
         let cost = packaging::plan::part_cost(&job.plan, &part);
-        let priority = if part == job::FINISH { JobPriority::P0 } else { job.priority };
         open.pending.push_front(PendingPart { name: part, cost });
-        self.queue.insert(&WaitingJob::of(job, priority));
+        self.queue.insert(&WaitingJob::of(job));
     }
 
-    /// Parts that were queued and are not there any more, as `listing` shows the queue.
-    pub(crate) fn gone_parts(&self, listing: &BTreeSet<String>) -> Vec<(JobId, String)> {
-        let mut gone = Vec::new();
+    /// Parts that were queued and are not there any more, as `listing` shows the queue, and held back ones that are due.
+    pub(crate) fn parts_to_settle(&self, listing: &BTreeSet<String>, now: Instant) -> Vec<(JobId, String)> {
+        let (mut gone, mut due) = (Vec::new(), Vec::new());
         for (job_id, job) in &self.open {
             let is_gone = |part: &&String| !listing.contains(&job.part_subject(*job_id, part));
             gone.extend(job.queued.iter().filter(is_gone).map(|part| (*job_id, part.clone())));
+            let held_back = job.held_back.iter().filter(|(_, held)| held.check_at <= now);
+            due.extend(held_back.map(|(part, _)| (*job_id, part.clone())));
         }
+        due.truncate(HELD_BACK_PARTS_MAX);
+        gone.append(&mut due);
         gone
     }
 
-    /// Jobs of which nothing is pending or queued, and that are to be looked at by now.
+    /// Jobs of which nothing is pending, queued or held back, and that are to be looked at by now.
     pub(crate) fn idle_jobs(&self, now: Instant) -> Vec<JobId> {
         let is_due = |job: &OpenJob| job.is_idle() && job.check_at <= now;
-        self.open.iter().filter(|(_, job)| is_due(job)).map(|(job_id, _)| *job_id).collect()
+        let due = self.open.iter().filter(|(_, job)| is_due(job)).map(|(job_id, _)| *job_id);
+        due.take(IDLE_JOBS_MAX).collect()
     }
 
     /// Where a job stands.
@@ -96,15 +140,21 @@ impl DispatchState {
         let (workers, slots) = self.workers.count(now);
         let place = self.queue.position(job_id);
         let open = self.open.get(&job_id);
+        let retries = open.into_iter().flat_map(|job| job.held_back.values().map(|held| held.retry_at_ms));
+        let retries: Vec<Option<u64>> = retries.collect();
+        let delayed: Vec<u64> = retries.iter().copied().flatten().collect();
         DispatchPosition {
             is_waiting: place.is_some(),
             queued_parts: open.map_or(0, |job| count(job.queued.len())),
-            parked_parts: open.map_or(0, |job| count(job.parked.len())),
+            parked_parts: count(retries.len() - delayed.len()),
+            delayed_parts: count(delayed.len()),
+            retry_at_ms: delayed.into_iter().min(),
+            lacks_version: self.version_waits.contains_key(&job_id),
             own_jobs_ahead: place.map_or(0, |place| count(place.own_jobs_ahead)),
             owners_waiting: place.map_or(0, |place| count(place.owners)),
             jobs_waiting: count(self.queue.len()),
             queue_parts: count(self.queue_parts),
-            queue_parts_max: count(queue_parts_max(slots)),
+            queue_parts_max: count(self.workers.parts_max(now)),
             workers,
             slots,
             parts_ahead: place.map_or(0, |place| self.parts_ahead(place.own_jobs_ahead, place.owners)),

@@ -1,10 +1,7 @@
 //! Follows what live workers say of themselves in the bucket `workers`.
 
 use nats::{ReaderStart, reader::ReaderConfig};
-use schemas::{
-    KvRecord, job, subjects,
-    worker::{WorkerRecord, WorkerState},
-};
+use schemas::{KvRecord, job, subjects, worker::WorkerRecord};
 
 use crate::dispatcher::Dispatcher;
 
@@ -21,11 +18,7 @@ pub(crate) async fn follow_workers(dispatcher: &Dispatcher) {
         while let Ok(entry) = reader.next().await {
             let key = entry.subject.as_str();
             match nats::decode_record::<WorkerRecord>(key, &entry.payload) {
-                Ok((_, worker)) => {
-                    let slots = if worker.state == WorkerState::Running { worker.slots } else { 0 };
-                    let held = u32::try_from(worker.held.len()).unwrap_or(u32::MAX);
-                    dispatcher.note_worker(key, slots, held);
-                }
+                Ok((_, worker)) => dispatcher.note_worker(key, &worker),
                 // An empty one proves that a process can write, and says nothing of slots; a marker says that a worker stopped.
                 Err(_) => dispatcher.forget_worker(key),
             }

@@ -161,6 +161,8 @@ async fn a_live_record_is_put_over_what_is_there_and_ends_by_itself() {
         held: Vec::new(),
         state: schemas::worker::WorkerState::Running,
         version: "1.0.0".into(),
+        options_version: "transcode/3".into(),
+        other_version_wait_ms: 600_000,
         host: String::new(),
         started_at_ms: 1,
         speed: None,

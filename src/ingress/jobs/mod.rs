@@ -330,7 +330,7 @@ struct JobDocument<'a> {
     /// Where it stands.
     status: job::JobStatus,
     /// The same in more words; others may come.
-    #[schemars(schema_with = "open_state_schema")]
+    #[schemars(schema_with = "open_schema::<JobState>")]
     state: JobState,
     /// The job that came to nothing and of which this one keeps what was made; absent where there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -360,8 +360,8 @@ struct JobDocument<'a> {
 }
 
 /// A state, or any other one: a generated client must not refuse what it does not know.
-fn open_state_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
-    let known = generator.subschema_for::<JobState>();
+fn open_schema<T: JsonSchema>(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    let known = generator.subschema_for::<T>();
     schemars::json_schema!({ "anyOf": [known, { "type": "string" }] })
 }
 

@@ -14,7 +14,7 @@ use schemas::{
     access::ApiKeyScope,
     dispatch_query::{self, DispatchPosition, DispatchPositionQuery},
     ids::JobId,
-    job::{JobRecord, JobStatus},
+    job::{self, JobRecord, JobStatus},
     media::MediaWaitReason,
     subjects,
 };
@@ -50,12 +50,16 @@ pub(super) enum JobWhyReason {
     NoKeeper,
     /// No worker shows itself.
     NoWorker,
+    /// Workers show themselves, and none makes the version of the bytes that the job is made of.
+    NoWorkerOfVersion,
     /// Its parts lie in the queue, and every slot is taken.
     Slots,
     /// Jobs of its owner go first.
     OwnJobs,
     /// Other owners have their turns.
     OwnerShare,
+    /// Parts of it lost workers, and are tried again later.
+    BackOff,
     /// Parts of it lost one worker after another, and wait for somebody who resumes them.
     Parked,
     /// Nothing is known that hinders it: it goes on within a minute.
@@ -72,7 +76,8 @@ pub(super) enum JobWhyReason {
 pub(super) struct JobWhyDocument {
     /// The job.
     job_id: JobId,
-    /// What hinders it most.
+    /// What hinders it most; others may come.
+    #[schemars(schema_with = "super::open_schema::<JobWhyReason>")]
     reason: JobWhyReason,
     /// The same for people.
     sentence: String,
@@ -102,6 +107,9 @@ struct JobPlaceDocument {
     slots: u32,
     /// Parts that are estimated to be let in before its next one.
     parts_ahead: u64,
+    /// Unix time in milliseconds at which the first of its parts is tried again that lost workers; absent where there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_at_ms: Option<u64>,
     /// Parts that were let in a minute, lately; absent before there were some.
     #[serde(skip_serializing_if = "Option::is_none")]
     parts_per_minute: Option<u32>,
@@ -190,6 +198,7 @@ impl KnownOfJob {
                 workers: position.workers,
                 slots: position.slots,
                 parts_ahead: position.parts_ahead,
+                retry_at_ms: position.retry_at_ms,
                 parts_per_minute: position.parts_per_minute,
                 start_in_ms: rate.map(start_in_ms),
             }
@@ -205,8 +214,13 @@ impl KnownOfJob {
         if self.job.paused_at_ms.is_some() {
             return JobWhyReason::Paused;
         }
-        if self.waiting.is_some() {
-            return JobWhyReason::Outage;
+        match &self.waiting {
+            // That does not end by itself.
+            Some(waiting) if waiting.code == job::WORKERS_LOST && self.held_parts == 0 => {
+                return JobWhyReason::Parked;
+            }
+            Some(waiting) if waiting.code != job::WORKERS_LOST => return JobWhyReason::Outage,
+            _ => {}
         }
         if self.held_parts > 0 {
             return JobWhyReason::Running;
@@ -214,10 +228,12 @@ impl KnownOfJob {
         let Some(position) = &self.position else { return JobWhyReason::NoKeeper };
         match position {
             _ if position.workers == 0 => JobWhyReason::NoWorker,
+            _ if position.lacks_version => JobWhyReason::NoWorkerOfVersion,
             _ if position.queued_parts > 0 => JobWhyReason::Slots,
             _ if position.is_waiting && position.own_jobs_ahead > 0 => JobWhyReason::OwnJobs,
             _ if position.is_waiting => JobWhyReason::OwnerShare,
             _ if position.parked_parts > 0 => JobWhyReason::Parked,
+            _ if position.delayed_parts > 0 => JobWhyReason::BackOff,
             _ => JobWhyReason::Settling,
         }
     }
@@ -250,11 +266,20 @@ impl KnownOfJob {
             }
             JobWhyReason::Slots => {
                 format!(
-                    "{} of it lie in the queue; all {} slots are taken.",
+                    "{} of it lie in the queue, and the next slot that is free takes one: there are {}.",
                     parts(place.queued_parts as usize),
                     place.slots
                 )
             }
+            JobWhyReason::NoWorkerOfVersion => format!(
+                "None of the workers ({}) makes the version that its other parts are made of: start one that does, or retry it once it failed.",
+                place.workers
+            ),
+            JobWhyReason::BackOff => format!(
+                "Lost workers: {} of it, the first of which is tried again in {} s.",
+                parts(place.delayed_parts as usize),
+                place.retry_at_ms.unwrap_or_default().saturating_sub(nats::estimated_broker_now_ms()).div_ceil(1_000)
+            ),
             JobWhyReason::OwnJobs if place.owners_waiting > 1 => format!(
                 "{} of its owner go first, and {} owners take turns.",
                 jobs(place.own_jobs_ahead),
@@ -262,13 +287,12 @@ impl KnownOfJob {
             ),
             JobWhyReason::OwnJobs => format!("{} of its owner go first.", jobs(place.own_jobs_ahead)),
             JobWhyReason::OwnerShare => format!(
-                "The queue holds {} of {} parts, and it is one of {} owners that take turns: at most {} parts go first.",
+                "The queue holds {} of {} parts, and it is one of {} owners that take turns: about {} parts go first.",
                 place.queue_parts, place.queue_parts_max, place.owners_waiting, place.parts_ahead
             ),
-            JobWhyReason::Parked => format!(
-                "{} of it lost one worker after another and wait for somebody who resumes them: `streamgate dead redrive`.",
-                parts(place.parked_parts as usize)
-            ),
+            JobWhyReason::Parked => {
+                "Parts of it lost one worker after another and wait for somebody who resumes them: `streamgate dead redrive`.".into()
+            }
             JobWhyReason::Settling => "Nothing hinders it: it goes on within a minute.".into(),
         }
     }
@@ -296,19 +320,16 @@ mod tests {
         KnownOfJob { position: Some(position), ..known }
     }
 
-    #[test]
-    fn the_reason_is_what_hinders_most() {
-        let cases: [(KnownOfJob, JobWhyReason, &str); 9] = [
+    /// What is known, and what follows from it.
+    fn cases() -> Vec<(KnownOfJob, JobWhyReason, &'static str)> {
+        vec![
             (
                 known(|known, _| known.job.status = JobStatus::Cancelled),
                 JobWhyReason::Ended,
                 "It was cancelled.",
             ),
             (
-                known(|known, place| {
-                    known.job.paused_at_ms = Some(1);
-                    (known.held_parts, place.workers) = (2, 0);
-                }),
+                known(|known, _| (known.job.paused_at_ms, known.held_parts) = (Some(1), 2)),
                 JobWhyReason::Paused,
                 "It is paused; 2 parts under way are made to their end.",
             ),
@@ -333,7 +354,7 @@ mod tests {
             (
                 known(|_, place| (place.is_waiting, place.queued_parts) = (true, 2)),
                 JobWhyReason::Slots,
-                "2 parts of it lie in the queue; all 2 slots are taken.",
+                "2 parts of it lie in the queue, and the next slot that is free takes one: there are 2.",
             ),
             (
                 known(|_, place| {
@@ -348,11 +369,32 @@ mod tests {
                     (place.queue_parts, place.queue_parts_max) = (4, 4);
                 }),
                 JobWhyReason::OwnerShare,
-                "The queue holds 4 of 4 parts, and it is one of 3 owners that take turns: at most 2 parts go first.",
+                "The queue holds 4 of 4 parts, and it is one of 3 owners that take turns: about 2 parts go first.",
+            ),
+            (
+                known(|known, _| {
+                    known.waiting = Some(MediaWaitReason { code: job::WORKERS_LOST.into(), since_ms: 1 });
+                }),
+                JobWhyReason::Parked,
+                "Parts of it lost one worker after another and wait for somebody who resumes them: `streamgate dead redrive`.",
+            ),
+            (
+                known(|_, place| (place.delayed_parts, place.retry_at_ms) = (1, Some(1))),
+                JobWhyReason::BackOff,
+                "Lost workers: 1 part of it, the first of which is tried again in 0 s.",
+            ),
+            (
+                known(|_, place| (place.lacks_version, place.is_waiting) = (true, true)),
+                JobWhyReason::NoWorkerOfVersion,
+                "None of the workers (1) makes the version that its other parts are made of: start one that does, or retry it once it failed.",
             ),
             (known(|_, _| {}), JobWhyReason::Settling, "Nothing hinders it: it goes on within a minute."),
-        ];
-        for (known, reason, sentence) in cases {
+        ]
+    }
+
+    #[test]
+    fn the_reason_is_what_hinders_most() {
+        for (known, reason, sentence) in cases() {
             let document = known.explain();
             assert_eq!((document.reason, document.sentence.as_str()), (reason, sentence));
         }

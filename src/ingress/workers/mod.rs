@@ -75,6 +75,8 @@ struct LiveWorkerDocument {
     state: WorkerState,
     /// Its version.
     version: String,
+    /// Version of the encoder options with which it makes parts: jobs of another one wait for other workers.
+    options_version: String,
     /// Name of its host; empty when it is not known.
     host: String,
     /// Unix time in milliseconds at which it began.
@@ -88,8 +90,32 @@ struct LiveWorkerDocument {
 
 impl LiveWorkerDocument {
     fn new(record: WorkerRecord, last_seen_ms: u64) -> Self {
-        let WorkerRecord { worker, queue, slots, held, state, version, host, started_at_ms, speed } = record;
-        Self { worker, queue, slots, held, state, version, host, started_at_ms, last_seen_ms, speed }
+        let WorkerRecord {
+            worker,
+            queue,
+            slots,
+            held,
+            state,
+            version,
+            options_version,
+            host,
+            started_at_ms,
+            speed,
+            other_version_wait_ms: _,
+        } = record;
+        Self {
+            worker,
+            queue,
+            slots,
+            held,
+            state,
+            version,
+            options_version,
+            host,
+            started_at_ms,
+            last_seen_ms,
+            speed,
+        }
     }
 }
 
@@ -97,7 +123,7 @@ impl LiveWorkerDocument {
 #[derive(Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[schemars(rename = "LiveWorkerList", example = json!({
     "items": [{
-        "worker": "019ab00102037a018073616d706c652d", "queue": "transcode", "slots": 2, "state": "running", "version": "0.1.0",
+        "worker": "019ab00102037a018073616d706c652d", "queue": "transcode", "slots": 2, "state": "running", "version": "0.1.0", "options_version": "transcode/3",
         "held": [{ "job_id": "06db008a0lt0303jc5mn0r355k", "part": "v0001", "since_ms": 1_763_900_814_467_u64 }],
         "host": "encoder-3", "started_at_ms": 1_763_900_000_000_u64, "last_seen_ms": 1_763_900_816_000_u64, "speed": 2_450,
     }],

@@ -22,6 +22,8 @@ fn running(worker: &str, host: &str) -> WorkerRecord {
         held: Vec::new(),
         state: WorkerState::Running,
         version: "0.1.0".into(),
+        options_version: "transcode/3".into(),
+        other_version_wait_ms: 600_000,
         host: host.into(),
         started_at_ms: 7,
         speed: None,
@@ -63,7 +65,7 @@ async fn operators_see_every_live_worker_and_what_it_holds() {
     assert_eq!(
         found["items"][0],
         json!({
-            "worker": "b2", "queue": "transcode", "slots": 2, "state": "running", "version": "0.1.0", "host": "east",
+            "worker": "b2", "queue": "transcode", "slots": 2, "state": "running", "version": "0.1.0", "options_version": "transcode/3", "host": "east",
             "held": [{ "job_id": job_id, "part": "v0001", "since_ms": 9 }],
             "started_at_ms": 7, "last_seen_ms": seen_ms, "speed": 2_450,
         })

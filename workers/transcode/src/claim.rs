@@ -45,6 +45,8 @@ pub(crate) enum ClaimOutcome {
     Over(Box<JobPartRecord>),
     /// Its job has ended meanwhile.
     JobOver,
+    /// It lost workers, and is tried again later: its record says when.
+    Delayed,
     /// It was put aside until somebody resumes it.
     Parked(LostWorkers),
 }
@@ -142,8 +144,8 @@ impl PartClaim {
             return Err(TranscodeError::Exhausted { attempts: held.record.faults, last });
         }
         let is_released = held.record.last_seen_ms == 0;
-        let pause_ms = held.record.lost.map_or(0, |lost| rules.pause_ms(lost.workers));
-        if is_released && pause_ms == 0 {
+        let retry_at_ms = held.record.retry_at_ms();
+        if is_released && retry_at_ms.is_none() {
             return Ok(PartAvailability::Free(Box::new(held)));
         }
         let now_ms = rules.uptime.probe_broker(bus).await?;
@@ -164,11 +166,10 @@ impl PartClaim {
                 }
             };
         }
-        let free_at_ms = held.record.lost.map_or(0, |lost| lost.last_at_ms.saturating_add(pause_ms));
-        match free_at_ms.saturating_sub(now_ms) {
-            0 => Ok(PartAvailability::Free(Box::new(held))),
-            rest_ms => Ok(PartAvailability::Taken(ClaimOutcome::Held(Duration::from_millis(rest_ms)))),
+        if retry_at_ms > Some(now_ms) {
+            return Ok(PartAvailability::Taken(ClaimOutcome::Delayed));
         }
+        Ok(PartAvailability::Free(Box::new(held)))
     }
 
     /// The holder vanished. `None` when the part can be taken at once, with what was changed in it.
@@ -185,10 +186,12 @@ impl PartClaim {
             first_at_ms: now_ms,
             last_at_ms: now_ms,
             parked_at_ms: None,
+            retry_at_ms: None,
         });
         let mut lost =
             LostWorkers { workers: before.workers.saturating_add(1), last_at_ms: now_ms, ..before };
-        let pause = Duration::from_millis(rules.pause_ms(lost.workers));
+        let pause_ms = Some(rules.pause_ms(lost.workers)).filter(|pause_ms| *pause_ms > 0);
+        lost.retry_at_ms = pause_ms.map(|pause_ms| now_ms.saturating_add(pause_ms));
         let mut outbox = Outbox::new();
         if rules.should_park(lost) {
             lost.parked_at_ms = Some(now_ms);
@@ -207,12 +210,12 @@ impl PartClaim {
         record.last_seen_ms = 0;
         record.code = Some(job::WORKER_LOST.to_owned());
         // Not written here: taking the part writes the loss together with the new claim.
-        if lost.parked_at_ms.is_none() && pause.is_zero() {
+        if lost.parked_at_ms.is_none() && lost.retry_at_ms.is_none() {
             return Ok(None);
         }
         match bus.commit_record(held, outbox).await {
             Ok(()) if lost.parked_at_ms.is_some() => Ok(Some(ClaimOutcome::Parked(lost))),
-            Ok(()) => Ok(Some(ClaimOutcome::Held(pause))),
+            Ok(()) => Ok(Some(ClaimOutcome::Delayed)),
             Err(nats::BusError::Conflict { .. }) => Ok(Some(ClaimOutcome::Held(Duration::from_secs(1)))),
             Err(error) => Err(error.into()),
         }

@@ -89,7 +89,7 @@ pub async fn run_transcode(
         });
     }
     let worker = data_encoding::HEXLOWER.encode(&nats::new_id_bytes());
-    let status = WorkerStatus::new(&worker, config.parts.slots);
+    let status = WorkerStatus::new(&worker, &config);
     let driver = driver.into();
     let context = Arc::new(TranscodeContext { bus: bus.clone(), store, driver, config, worker, status });
     let plans = consume::StageQueue {

@@ -87,7 +87,8 @@ impl PipelineStage for PartProcessor {
         let claim = match self.claim_part(&job, &task.part, delivery, &mut room).await {
             Ok(ClaimOutcome::Ours(claim)) => Arc::new(*claim),
             Ok(ClaimOutcome::Held(rest)) => return Ok(delay_with_jitter(rest)),
-            Ok(ClaimOutcome::JobOver) => return Ok(StageOutcome::Done),
+            // What is tried later leaves the queue until then: the dispatcher lets it in again.
+            Ok(ClaimOutcome::JobOver | ClaimOutcome::Delayed) => return Ok(StageOutcome::Done),
             Ok(ClaimOutcome::Over(part)) => return self.handle_ended_part(&job, &part, delivery).await,
             Ok(ClaimOutcome::Parked(lost)) => {
                 return Err(TranscodeError::Parked { workers: lost.workers }.into());
@@ -368,7 +369,10 @@ impl PartProcessor {
         let claim = match self.claim_part(job, plan::FINISH, delivery, &mut room).await? {
             ClaimOutcome::Ours(claim) => Arc::new(*claim),
             ClaimOutcome::JobOver => return Ok(StageOutcome::Done),
-            ClaimOutcome::Held(_) | ClaimOutcome::Over(_) | ClaimOutcome::Parked(_) => {
+            ClaimOutcome::Held(_)
+            | ClaimOutcome::Delayed
+            | ClaimOutcome::Over(_)
+            | ClaimOutcome::Parked(_) => {
                 return Ok(StageOutcome::Lost);
             }
         };

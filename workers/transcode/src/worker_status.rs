@@ -23,7 +23,7 @@ use schemas::{
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::KIND;
+use crate::{KIND, TranscodeConfig};
 
 /// Least time between two puts.
 const CHANGE_PERIOD: Duration = Duration::from_millis(200);
@@ -44,6 +44,7 @@ const HOST_FILE: &str = "/proc/sys/kernel/hostname";
 pub(crate) struct WorkerStatus {
     worker: String,
     slots: u32,
+    other_version_wait_ms: u64,
     host: String,
     started: Instant,
     known: Mutex<KnownWork>,
@@ -70,7 +71,7 @@ struct MadePart {
 }
 
 impl WorkerStatus {
-    pub(crate) fn new(worker: &str, slots: usize) -> Self {
+    pub(crate) fn new(worker: &str, config: &TranscodeConfig) -> Self {
         let work = KnownWork {
             held: HashMap::new(),
             made: VecDeque::new(),
@@ -79,7 +80,8 @@ impl WorkerStatus {
         };
         Self {
             worker: worker.to_owned(),
-            slots: u32::try_from(slots.max(1)).unwrap_or(u32::MAX),
+            slots: u32::try_from(config.parts.slots.max(1)).unwrap_or(u32::MAX),
+            other_version_wait_ms: config.other_version_wait_ms,
             host: std::fs::read_to_string(HOST_FILE).map(|text| cut_host_name(&text)).unwrap_or_default(),
             started: Instant::now(),
             known: Mutex::new(work),
@@ -190,6 +192,8 @@ impl WorkerStatus {
             held,
             state: known.state,
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            options_version: packaging::plan::OPTIONS_VERSION.to_owned(),
+            other_version_wait_ms: self.other_version_wait_ms,
             host: self.host.clone(),
             started_at_ms,
             speed: compute_speed(known.made.iter().copied().collect()),
@@ -242,7 +246,7 @@ mod tests {
 
     #[test]
     fn a_worker_that_stops_takes_no_commands() {
-        let status = WorkerStatus::new("w", 1);
+        let status = WorkerStatus::new("w", &TranscodeConfig::default());
         let (parts, plans) = (status.watch_parts(), status.watch_plans());
         for (action, state, takes) in [
             (WorkerAction::Pause, WorkerState::Paused, (false, true)),
@@ -266,7 +270,7 @@ mod tests {
 
     #[test]
     fn a_finish_in_the_place_of_a_part_takes_its_place_in_the_list() {
-        let status = WorkerStatus::new("w", 1);
+        let status = WorkerStatus::new("w", &TranscodeConfig::default());
         let job_id = JobId::from_bytes([1; 16]);
         let names =
             || -> Vec<String> { status.build_record(0).held.into_iter().map(|held| held.part).collect() };

@@ -253,7 +253,13 @@ async fn a_part_that_loses_workers_for_long_is_put_aside() {
     reopen_finish(&site, clip).await;
     let bus = site.broker.bus(Role::Transcode).await;
     bus.change_record::<JobPartRecord>(&subjects::part_key(clip.job_id, job::FINISH), |part| {
-        let lost = job::LostWorkers { workers: 1, first_at_ms: 1, last_at_ms: 1, parked_at_ms: None };
+        let lost = job::LostWorkers {
+            workers: 1,
+            first_at_ms: 1,
+            last_at_ms: 1,
+            parked_at_ms: None,
+            retry_at_ms: None,
+        };
         let part =
             JobPartRecord { last_seen_ms: 1, worker: "gone".into(), lost: Some(lost), ..part?.clone() };
         Some((part, Outbox::new()))
