@@ -16,6 +16,9 @@ pub const PARTS_MAX: usize = 900;
 /// Kind of the jobs that make an encode.
 pub const TRANSCODE: &str = "transcode";
 
+/// Durable on EVENTS of the stage that plans those jobs, and its name.
+pub const PLAN_TRANSCODE: &str = "transcode-plan";
+
 /// Name of the part that finishes a job, behind all those that [`JobRecord::parts`] names.
 pub const FINISH: &str = "finish";
 

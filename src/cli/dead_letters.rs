@@ -4,15 +4,12 @@
 
 use anyhow::Context;
 use data_encoding::BASE64;
+use ingress::dead_letters::redrive::{self, RedriveError, RedriveOutcome};
 use nats::{Bus, dead_letter::DeadLetter};
 use serde_json::{Value, json};
 use store::Store;
 
-use super::{
-    CommandOutcome, output,
-    redrive::{self, RedriveError, RedriveOutcome},
-    render,
-};
+use super::{CommandOutcome, output, render};
 
 /// Most letters that one command gives a second chance.
 pub const REDRIVE_COUNT_MAX: usize = 10_000;

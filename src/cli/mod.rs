@@ -25,7 +25,6 @@ pub mod play;
 pub mod progress;
 pub mod publish;
 pub mod published_schemas;
-pub mod redrive;
 pub mod refusal;
 pub mod render;
 pub mod resume;

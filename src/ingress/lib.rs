@@ -9,6 +9,7 @@
 pub mod audit;
 pub mod cache;
 pub mod capacity;
+pub mod dead_letters;
 pub mod events;
 pub mod gates;
 pub mod jobs;

@@ -54,11 +54,8 @@ use tokio_util::sync::CancellationToken;
 pub use config::{DEFAULT_PROFILE, TranscodeConfig};
 pub use error::TranscodeError;
 pub use profile_check::{ProfileFault, check_profile};
-pub use schemas::job::TRANSCODE as KIND;
+pub use schemas::job::{PLAN_TRANSCODE as PLAN_DURABLE, TRANSCODE as KIND};
 use worker_status::WorkerStatus;
-
-/// Durable of the planner on EVENTS.
-pub const PLAN_DURABLE: &str = "transcode-plan";
 
 /// What every part of the stage works with.
 #[derive(Debug)]

@@ -1,7 +1,6 @@
 //! A second chance for what was given up. Nothing is published a second time: a medium begins a new attempt, whose event its
 //! stages receive; a failed encode becomes a new job; a part that was put aside goes back to its queue.
 
-use ingress::jobs::retry::{self, NextEncode, NextEncodeError};
 use nats::{Bus, Outbox, dead_letter::DeadLetter};
 use schemas::{
     BusEvent as _,
@@ -12,6 +11,8 @@ use schemas::{
     upload::UploadReceived,
 };
 use store::Store;
+
+use crate::jobs::retry::{self, NextEncode, NextEncodeError};
 
 /// What became of a letter.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,7 +113,7 @@ pub async fn redrive_letter(
     if (entity, verb) == (media::MediaStored::ENTITY, media::MediaStored::VERB) {
         let stored: media::MediaStored = decode_letter(letter)?;
         return match letter.stage.as_str() {
-            transcode::PLAN_DURABLE => site.redrive_encode(stored.media_id, 1).await,
+            job::PLAN_TRANSCODE => site.redrive_encode(stored.media_id, 1).await,
             _ => site.redrive_description(stored.media_id).await,
         };
     }
