@@ -503,6 +503,7 @@ fn message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
 fn worker_message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
     match name {
         "admin.worker_changed" => Some((vec!["ingress"], vec![])),
+        "admin.letter_changed" => Some((vec!["ingress", "admin"], vec![])),
         "ask.worker" => Some((vec!["ingress"], vec!["transcode"])),
         "ask.worker.answer" => Some((vec!["transcode"], vec!["ingress"])),
         "kv.workers" => Some((vec!["transcode"], vec!["ingress", "keeper"])),

@@ -1,13 +1,15 @@
-//! Dead letters: storing, listing and reading them, and which had a second chance. Only the CLI reads them, as admin.
+//! Dead letters: storing, listing and reading them, and what people did about them. A letter itself never changes.
+//!
+//! Limits: a page looks at no more than [`SCANNED_LETTERS_MAX`] letters.
 
 use std::collections::HashMap;
 
 use async_nats::{
     HeaderMap,
-    jetstream::message::{PublishMessage, StreamMessage},
+    jetstream::{message::PublishMessage, stream::RawMessageErrorKind},
 };
 use bytes::Bytes;
-use schemas::{fault::error_chain, subjects};
+use schemas::subjects;
 
 use crate::{Bus, BusError, MessageDelivery, PublishOutcome, ReaderStart, StageFault, reader};
 
@@ -24,8 +26,70 @@ pub const REASON: &str = "sg-dead-reason";
 /// Header: tries before it was given up.
 pub const ATTEMPTS: &str = "sg-dead-attempts";
 
-/// In place of a stage: marks that say which letters had a second chance. A letter itself never changes.
-const REDRIVEN: &str = "redriven";
+/// Letters that one page looks at before it ends, also when few of them are wanted.
+pub const SCANNED_LETTERS_MAX: usize = 10_000;
+
+/// What people do about a letter. Marks say so, which lie in the stream of the letters with this in place of a stage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LetterMark {
+    /// It had a second chance.
+    Redriven,
+    /// Nothing is to be done about it.
+    Discarded,
+}
+
+impl LetterMark {
+    const ALL: [Self; 2] = [Self::Redriven, Self::Discarded];
+
+    const fn token(self) -> &'static str {
+        match self {
+            Self::Redriven => "redriven",
+            Self::Discarded => "discarded",
+        }
+    }
+
+    fn of_subject(subject: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|mark| mark.token() == stage_from_subject(subject))
+    }
+}
+
+/// What lies in the stream of dead letters, by its subject.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DeadSubject<'a> {
+    /// A letter of a stage.
+    Letter {
+        /// The stage.
+        stage: &'a str,
+    },
+    /// Something was done about a letter.
+    Mark {
+        /// The stage of that letter.
+        stage: &'a str,
+        /// Its sequence.
+        sequence: u64,
+    },
+}
+
+impl<'a> DeadSubject<'a> {
+    /// Reads a subject; a mark that names no letter is one of letter 0, which there is not.
+    pub fn parse(subject: &'a str) -> Self {
+        if LetterMark::of_subject(subject).is_none() {
+            return Self::Letter { stage: stage_from_subject(subject) };
+        }
+        let (stage, sequence) =
+            subject.splitn(3, '.').nth(2).and_then(|id| id.rsplit_once('-')).unwrap_or_default();
+        Self::Mark { stage, sequence: sequence.parse().unwrap_or(0) }
+    }
+}
+
+/// Some dead letters, oldest first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetterPage {
+    /// Those that are wanted.
+    pub letters: Vec<DeadLetter>,
+    /// Sequence behind which there may be more; `None` at the end.
+    pub next_after: Option<u64>,
+}
 
 /// One dead letter.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,8 +110,8 @@ pub struct DeadLetter {
     pub attempts: String,
     /// Unix time in milliseconds at which it was given up.
     pub buried_at_ms: u64,
-    /// Unix time in milliseconds at which it last had a second chance; `None` when it never had.
-    pub redriven_at_ms: Option<u64>,
+    /// What was done about it last, and the Unix time in milliseconds of that; `None` while it waits for somebody.
+    pub mark: Option<(LetterMark, u64)>,
     /// The payload as it was.
     pub payload: Vec<u8>,
 }
@@ -69,7 +133,7 @@ fn dead_letter_from_message(
         reason: text(REASON),
         attempts: text(ATTEMPTS),
         buried_at_ms,
-        redriven_at_ms: None,
+        mark: None,
         payload: payload.to_vec(),
     }
 }
@@ -125,28 +189,29 @@ impl Bus {
         .await
     }
 
-    /// The dead letters, oldest first, at most `count_max`.
+    /// The dead letters behind `after` that `wanted` takes, oldest first, at most `count_max`.
     ///
     /// # Errors
     /// [`BusError::Unavailable`] when the broker does not answer.
-    pub async fn dead_letters(&self, count_max: usize) -> Result<Vec<DeadLetter>, BusError> {
-        self.dead_letters_matching(count_max, |_| true).await
-    }
-
-    /// The dead letters that `wanted` takes, oldest first, at most `count_max`.
-    ///
-    /// # Errors
-    /// [`BusError::Unavailable`] when the broker does not answer.
-    pub async fn dead_letters_matching(
+    pub async fn dead_letters(
         &self,
+        after: u64,
         count_max: usize,
         wanted: impl Fn(&DeadLetter) -> bool,
-    ) -> Result<Vec<DeadLetter>, BusError> {
-        let marks = self.redrive_times().await?;
-        let mut reader = self.open_dead_letter_reader(subjects::DEAD_ALL.to_owned()).await?;
-        let mut letters = Vec::new();
-        while letters.len() < count_max {
-            let Some(entry) = reader.next_pending().await? else { break };
+    ) -> Result<DeadLetterPage, BusError> {
+        let marks = self.letter_marks().await?;
+        let start = ReaderStart::Sequence(after.saturating_add(1));
+        let mut reader = self.open_dead_letter_reader(vec![subjects::DEAD_ALL.to_owned()], start).await?;
+        let (mut letters, mut scanned, mut next_after) = (Vec::new(), 0, None);
+        while let Some(entry) = reader.next_pending().await? {
+            if letters.len() >= count_max || scanned >= SCANNED_LETTERS_MAX {
+                return Ok(DeadLetterPage { letters, next_after });
+            }
+            next_after = Some(entry.sequence);
+            if LetterMark::of_subject(&entry.subject).is_some() {
+                continue;
+            }
+            scanned += 1;
             let found = dead_letter_from_message(
                 entry.sequence,
                 &entry.subject,
@@ -154,64 +219,70 @@ impl Bus {
                 &entry.payload,
                 entry.stored_at_ms,
             );
-            let found = DeadLetter { redriven_at_ms: marks.get(&entry.sequence).copied(), ..found };
-            if found.stage != REDRIVEN && wanted(&found) {
+            let found = DeadLetter { mark: marks.get(&entry.sequence).copied(), ..found };
+            if wanted(&found) {
                 letters.push(found);
             }
         }
-        Ok(letters)
+        Ok(DeadLetterPage { letters, next_after: None })
     }
 
-    /// When letters were last sent again, by their sequences.
-    async fn redrive_times(&self) -> Result<HashMap<u64, u64>, BusError> {
-        let mut reader = self.open_dead_letter_reader(subjects::dead_letter_filter(REDRIVEN)).await?;
+    /// What was done about letters last, by their sequences.
+    async fn letter_marks(&self) -> Result<HashMap<u64, (LetterMark, u64)>, BusError> {
+        let filters = LetterMark::ALL.map(|mark| subjects::dead_letter_filter(mark.token())).to_vec();
+        let mut reader = self.open_dead_letter_reader(filters, ReaderStart::All).await?;
         let mut marks = HashMap::new();
         while let Some(entry) = reader.next_pending().await? {
-            let sequence = entry.headers.get_last(SEQUENCE).and_then(|value| value.as_str().parse().ok());
-            if let Some(sequence) = sequence {
-                marks.insert(sequence, entry.stored_at_ms);
+            if let (Some(mark), DeadSubject::Mark { sequence, .. }) =
+                (LetterMark::of_subject(&entry.subject), DeadSubject::parse(&entry.subject))
+            {
+                marks.insert(sequence, (mark, entry.stored_at_ms));
             }
         }
         Ok(marks)
     }
 
-    async fn open_dead_letter_reader(&self, filter: String) -> Result<reader::StreamReader, BusError> {
-        self.open_reader(reader::ReaderConfig::new(subjects::DEAD, vec![filter], ReaderStart::All)).await
+    async fn open_dead_letter_reader(
+        &self,
+        filters: Vec<String>,
+        start: ReaderStart,
+    ) -> Result<reader::StreamReader, BusError> {
+        self.open_reader(reader::ReaderConfig::new(subjects::DEAD, filters, start)).await
     }
 
-    async fn raw_dead_letter(&self, sequence: u64) -> Result<StreamMessage, BusError> {
-        let stream =
-            self.context().get_stream_no_info(subjects::DEAD).await.map_err(BusError::unavailable)?;
-        let refused = |reason| BusError::Refused { what: format!("dead letter {sequence}"), reason };
-        let raw = stream.get_raw_message(sequence).await.map_err(|e| refused(error_chain(&e)))?;
-        if stage_from_subject(&raw.subject) == REDRIVEN {
-            return Err(refused("it only says that another one had a second chance".into()));
-        }
-        Ok(raw)
-    }
-
-    /// One dead letter.
-    ///
-    /// # Errors
-    /// [`BusError::Refused`] when there is none with that sequence.
-    pub async fn dead_letter(&self, sequence: u64) -> Result<DeadLetter, BusError> {
-        let raw = self.raw_dead_letter(sequence).await?;
-        let at_ms = u64::try_from(raw.time.unix_timestamp_nanos() / 1_000_000).unwrap_or(0);
-        let found = dead_letter_from_message(raw.sequence, &raw.subject, &raw.headers, &raw.payload, at_ms);
-        Ok(DeadLetter { redriven_at_ms: self.redrive_times().await?.get(&sequence).copied(), ..found })
-    }
-
-    /// Remembers that a letter had its second chance now.
+    /// One dead letter; `None` when there is none with that sequence.
     ///
     /// # Errors
     /// [`BusError::Unavailable`] when the broker does not answer.
-    pub async fn record_redrive(&self, sequence: u64) -> Result<(), BusError> {
-        let mut mark = HeaderMap::new();
-        mark.insert(SEQUENCE, sequence.to_string().as_str());
-        let subject = subjects::dead_letter_subject(REDRIVEN, subjects::DEAD, sequence);
-        // The time makes it new: within the duplicate window a second redrive would be dropped as a repeat.
-        let id = format!("redriven.{sequence}.{}", crate::now_ms());
-        self.publish_raw(subjects::DEAD, &subject, &id, mark, Vec::new()).await?;
+    pub async fn dead_letter(&self, sequence: u64) -> Result<Option<DeadLetter>, BusError> {
+        // The broker takes 0 for no sequence at all.
+        if sequence == 0 {
+            return Ok(None);
+        }
+        let stream = self.stream_handle(subjects::DEAD).await?;
+        let raw = match stream.get_raw_message(sequence).await {
+            Ok(raw) => raw,
+            Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => return Ok(None),
+            Err(error) => return Err(BusError::unavailable(error)),
+        };
+        if LetterMark::of_subject(&raw.subject).is_some() {
+            return Ok(None);
+        }
+        let at_ms = u64::try_from(raw.time.unix_timestamp_nanos() / 1_000_000).unwrap_or(0);
+        let found = dead_letter_from_message(raw.sequence, &raw.subject, &raw.headers, &raw.payload, at_ms);
+        Ok(Some(DeadLetter { mark: self.letter_marks().await?.get(&sequence).copied(), ..found }))
+    }
+
+    /// Remembers what was done about a letter now.
+    ///
+    /// # Errors
+    /// [`BusError::Unavailable`] when the broker does not answer.
+    pub async fn mark_dead_letter(&self, letter: &DeadLetter, mark: LetterMark) -> Result<(), BusError> {
+        let DeadLetter { sequence, stage, .. } = letter;
+        let subject = subjects::dead_letter_subject(mark.token(), stage, *sequence);
+        // The time makes it new: within the duplicate window a second mark would be dropped as a repeat.
+        let id = format!("{}.{sequence}.{}", mark.token(), crate::now_ms());
+        self.publish_raw(subjects::DEAD, &subject, &id, HeaderMap::new(), Vec::new()).await?;
         Ok(())
     }
 }

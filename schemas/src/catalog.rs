@@ -3,8 +3,8 @@
 use schemars::{Schema, schema_for};
 
 use crate::{
-    BusEvent, KvRecord, access, audit, dispatch_query, document, envelope, gate, idempotency, index_query,
-    job, limit, media, session, store, upload, view, worker,
+    BusEvent, KvRecord, access, audit, dead_letter, dispatch_query, document, envelope, gate, idempotency,
+    index_query, job, limit, media, session, store, upload, view, worker,
 };
 
 /// One kind of message.
@@ -79,6 +79,7 @@ pub fn event_entries() -> Vec<CatalogEntry> {
         event_entry::<job::JobParked>(),
         event_entry::<access::AdminKeyCreated>(),
         event_entry::<worker::AdminWorkerChanged>(),
+        event_entry::<dead_letter::AdminLetterChanged>(),
         event_entry::<session::AuthChallenged>(),
         event_entry::<session::AuthRefused>(),
         event_entry::<session::AuthDenied>(),

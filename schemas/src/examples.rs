@@ -10,7 +10,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_bytes::ByteBuf;
 
 use crate::{
-    BusEvent, access, audit, dispatch_query, document, envelope, gate, idempotency,
+    BusEvent, access, audit, dead_letter, dispatch_query, document, envelope, gate, idempotency,
     ids::{ChallengeId, JobId, KeyId, MediaId, PlaybackId, RequestId, SessionId, StoreId, UploadId},
     index_query, job, keys, limit,
     media::{self, Rational},
@@ -41,6 +41,13 @@ pub fn visit_all(visitor: &mut impl ExampleVisitor) {
     let changed = worker::AdminWorkerChanged {
         worker: owned_text(WORKER),
         state: worker::WorkerState::Paused,
+        changed_by: example_owner(),
+    };
+    visit_event(visitor, changed);
+    let changed = dead_letter::AdminLetterChanged {
+        sequence: 17,
+        stage: owned_text(job::TRANSCODE),
+        action: dead_letter::LetterAction::Redriven,
         changed_by: example_owner(),
     };
     visit_event(visitor, changed);

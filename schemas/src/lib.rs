@@ -9,6 +9,7 @@
 pub mod access;
 pub mod audit;
 pub mod catalog;
+pub mod dead_letter;
 pub mod dispatch_query;
 pub mod document;
 pub mod envelope;

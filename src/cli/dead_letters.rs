@@ -3,10 +3,15 @@
 //! Limits: `--all` takes at most [`REDRIVE_COUNT_MAX`] at once; the command can be repeated.
 
 use anyhow::Context;
-use data_encoding::BASE64;
-use ingress::dead_letters::redrive::{self, RedriveError, RedriveOutcome};
-use nats::{Bus, dead_letter::DeadLetter};
-use serde_json::{Value, json};
+use ingress::dead_letters::{
+    DeadLetterDetail, DeadLetterDocument, RedrivenDocument,
+    redrive::{self, RedriveError, RedriveOutcome},
+};
+use nats::{
+    Bus,
+    dead_letter::{DeadLetter, LetterMark},
+};
+use serde_json::json;
 use store::Store;
 
 use super::{CommandOutcome, output, render};
@@ -14,51 +19,46 @@ use super::{CommandOutcome, output, render};
 /// Most letters that one command gives a second chance.
 pub const REDRIVE_COUNT_MAX: usize = 10_000;
 
+/// Who changes letters from the command line, where it has the rights of the broker and no account.
+const CHANGED_BY: &str = "broker admin";
+
 /// Lists letters, oldest first.
 ///
 /// # Errors
 /// When the broker does not answer.
 pub async fn list_letters(bus: &Bus, count_max: usize, as_json: bool) -> anyhow::Result<()> {
-    let letters = bus.dead_letters(count_max).await?;
+    let page = bus.dead_letters(0, count_max, |_| true).await?;
     if as_json {
-        letters.iter().try_for_each(|letter| output::print_json(&letter_summary(letter)))?;
-        return Ok(());
+        return Ok(page
+            .letters
+            .iter()
+            .try_for_each(|letter| output::print_json(&DeadLetterDocument::new(letter)))?);
     }
-    let rows: Vec<Vec<String>> = letters.iter().map(letter_row).collect();
+    let rows: Vec<Vec<String>> = page.letters.iter().map(letter_row).collect();
     output::print_line(render::format_table(
-        &["SEQUENCE", "STAGE", "GIVEN UP", "REDRIVEN", "CODE", "REASON"],
+        &["SEQUENCE", "STAGE", "GIVEN UP", "STATE", "CODE", "REASON"],
         &rows,
     ))?;
-    if letters.len() == count_max {
-        output::print_message("There may be more: --limit");
+    if page.next_after.is_some() {
+        output::print_message("There are more: --limit");
     }
     Ok(())
 }
 
 fn letter_row(letter: &DeadLetter) -> Vec<String> {
+    let state = match letter.mark {
+        None => "waiting".to_owned(),
+        Some((LetterMark::Redriven, at_ms)) => format!("redriven {}", render::format_time(at_ms)),
+        Some((LetterMark::Discarded, at_ms)) => format!("discarded {}", render::format_time(at_ms)),
+    };
     vec![
         letter.sequence.to_string(),
         letter.stage.clone(),
         render::format_time(letter.buried_at_ms),
-        letter.redriven_at_ms.map_or_else(|| "no".into(), render::format_time),
+        state,
         letter.code.clone(),
         letter.reason.clone(),
     ]
-}
-
-fn letter_summary(letter: &DeadLetter) -> Value {
-    json!({
-        "sequence": letter.sequence,
-        "stage": letter.stage,
-        "subject": letter.subject,
-        "stream": letter.stream,
-        "code": letter.code,
-        "reason": letter.reason,
-        "attempts": letter.attempts.parse::<u64>().ok(),
-        "buried_at_ms": letter.buried_at_ms,
-        "redriven_at_ms": letter.redriven_at_ms,
-        "payload_bytes": letter.payload.len(),
-    })
 }
 
 /// Shows one letter with its payload.
@@ -66,18 +66,41 @@ fn letter_summary(letter: &DeadLetter) -> Value {
 /// # Errors
 /// When there is no such letter or the broker does not answer.
 pub async fn show_letter(bus: &Bus, sequence: u64, as_json: bool) -> anyhow::Result<()> {
-    let letter = bus.dead_letter(sequence).await.context("`streamgate dead ls` lists what there is")?;
-    let mut document = letter_summary(&letter);
-    // What can't be read may be the very reason why it lies here.
-    match rmp_serde::from_slice::<Value>(&letter.payload) {
-        Ok(payload) => document["payload"] = payload,
-        Err(_) => document["payload_base64"] = json!(BASE64.encode(&letter.payload)),
-    }
+    let found = bus.dead_letter(sequence).await?;
+    let letter = found.with_context(|| unknown_letter(sequence))?;
+    let document = DeadLetterDetail::new(&letter);
     Ok(if as_json {
         output::print_json(&document)
     } else {
-        output::print_line(render::format_document(&document))
+        output::print_line(render::format_document(&serde_json::to_value(document)?))
     }?)
+}
+
+fn unknown_letter(sequence: u64) -> String {
+    format!("there is no dead letter {sequence}; `streamgate dead ls` lists what there is")
+}
+
+/// Discards letters: they are kept, and wait for nobody any more.
+///
+/// # Errors
+/// When the broker does not answer. A letter that is not there is reported, and the others go on all the same.
+pub async fn discard_letters(
+    bus: &Bus,
+    sequences: Vec<u64>,
+    as_json: bool,
+) -> anyhow::Result<CommandOutcome> {
+    let mut ended = CommandOutcome::Well;
+    for sequence in sequences {
+        if !redrive::discard_letter(bus, sequence, CHANGED_BY).await? {
+            ended = CommandOutcome::Badly;
+            output::print_message(format!("streamgate: {}", unknown_letter(sequence)));
+        } else if as_json {
+            output::print_json(&json!({ "sequence": sequence, "state": "discarded" }))?;
+        } else {
+            output::print_line(format!("{sequence}: discarded"))?;
+        }
+    }
+    Ok(ended)
 }
 
 /// Gives letters a second chance: those named, or all that never had one, of `stage` or of every one.
@@ -91,11 +114,11 @@ pub async fn redrive_letters(
     stage: Option<&str>,
     as_json: bool,
 ) -> anyhow::Result<CommandOutcome> {
-    let sequences = if named.is_empty() { find_not_redriven(bus, stage).await? } else { named };
+    let sequences = if named.is_empty() { find_waiting_letters(bus, stage).await? } else { named };
     let mut ended = CommandOutcome::Well;
     for sequence in &sequences {
-        match redrive_one(bus, store, *sequence).await {
-            Ok(done) => print_redrive(*sequence, &done, as_json)?,
+        match redrive::redrive_letter(bus, store, *sequence, CHANGED_BY).await {
+            Ok(done) => print_redrive(*sequence, done, as_json)?,
             Err(RedriveError::Bus(error)) if error.is_transient() => return Err(error.into()),
             Err(refusal) => {
                 ended = CommandOutcome::Badly;
@@ -116,28 +139,10 @@ pub async fn redrive_letters(
     Ok(ended)
 }
 
-async fn redrive_one(bus: &Bus, store: &Store, sequence: u64) -> Result<RedriveOutcome, RedriveError> {
-    let letter = bus.dead_letter(sequence).await?;
-    let done = redrive::redrive_letter(bus, store, &letter).await?;
-    bus.record_redrive(sequence).await?;
-    Ok(done)
-}
-
 /// Says what happened.
-fn print_redrive(sequence: u64, done: &RedriveOutcome, as_json: bool) -> anyhow::Result<()> {
+fn print_redrive(sequence: u64, done: RedriveOutcome, as_json: bool) -> anyhow::Result<()> {
     if as_json {
-        let document = match done {
-            RedriveOutcome::Reopened { media_id, attempt } => {
-                json!({ "sequence": sequence, "result": "reopened", "media_id": media_id, "attempt": attempt })
-            }
-            RedriveOutcome::Resumed { job_id, part } => {
-                json!({ "sequence": sequence, "result": "resumed", "job_id": job_id, "part": part })
-            }
-            RedriveOutcome::Superseded(why) => {
-                json!({ "sequence": sequence, "result": "superseded", "reason": why })
-            }
-        };
-        return Ok(output::print_json(&document)?);
+        return Ok(output::print_json(&RedrivenDocument::new(sequence, done))?);
     }
     Ok(output::print_line(match done {
         RedriveOutcome::Reopened { media_id, attempt } => {
@@ -146,14 +151,18 @@ fn print_redrive(sequence: u64, done: &RedriveOutcome, as_json: bool) -> anyhow:
         RedriveOutcome::Resumed { job_id, part } => {
             format!("{sequence}: part {part} of the job {job_id} is in its queue again")
         }
-        RedriveOutcome::Superseded(why) => format!("{sequence}: nothing to do, {why}"),
+        RedriveOutcome::Superseded { reason } => format!("{sequence}: nothing to do, {reason}"),
     })?)
 }
 
-async fn find_not_redriven(bus: &Bus, stage: Option<&str>) -> Result<Vec<u64>, nats::BusError> {
-    let wanted = |letter: &DeadLetter| {
-        letter.redriven_at_ms.is_none() && stage.is_none_or(|stage| stage == letter.stage)
-    };
-    let letters = bus.dead_letters_matching(REDRIVE_COUNT_MAX, wanted).await?;
-    Ok(letters.into_iter().map(|letter| letter.sequence).collect())
+async fn find_waiting_letters(bus: &Bus, stage: Option<&str>) -> Result<Vec<u64>, nats::BusError> {
+    let wanted =
+        |letter: &DeadLetter| letter.mark.is_none() && stage.is_none_or(|stage| stage == letter.stage);
+    let (mut sequences, mut after) = (Vec::new(), Some(0));
+    while let Some(behind) = after.filter(|_| sequences.len() < REDRIVE_COUNT_MAX) {
+        let page = bus.dead_letters(behind, REDRIVE_COUNT_MAX - sequences.len(), wanted).await?;
+        sequences.extend(page.letters.iter().map(|letter| letter.sequence));
+        after = page.next_after;
+    }
+    Ok(sequences)
 }

@@ -134,6 +134,10 @@ async fn execute_dead(global: &GlobalArgs, command: DeadCommand) -> anyhow::Resu
             let bus = broker::connect_admin(settings::load_settings(global, &server)?).await?;
             dead_letters::show_letter(&bus, sequence, as_json).await?;
         }
+        DeadCommand::Discard { sequences, server } => {
+            let bus = broker::connect_admin(settings::load_settings(global, &server)?).await?;
+            return dead_letters::discard_letters(&bus, sequences, as_json).await;
+        }
         DeadCommand::Redrive { sequences, all: _, stage, server } => {
             let config = settings::load_settings(global, &server)?;
             let settings = config.store_config()?;

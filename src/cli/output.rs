@@ -5,7 +5,7 @@ use std::{
     io::{self, IsTerminal, Write},
 };
 
-use serde_json::Value;
+use serde::Serialize;
 
 /// Prints a line of data.
 ///
@@ -21,8 +21,8 @@ pub fn print_line(text: impl Display) -> io::Result<()> {
 ///
 /// # Errors
 /// As [`print_line()`].
-pub fn print_json(value: &Value) -> io::Result<()> {
-    print_line(value)
+pub fn print_json(value: &impl Serialize) -> io::Result<()> {
+    print_line(serde_json::to_string(value).map_err(io::Error::other)?)
 }
 
 /// Prints a message on stderr, for the person who watches; it is lost when stderr is gone.

@@ -274,6 +274,19 @@ letter stays in the stream for the record.")]
         #[command(flatten)]
         server: ServerArgs,
     },
+    /// Say that nothing is to be done about some
+    #[command(after_help = "Examples:
+  streamgate dead discard 17 18
+
+They are kept and can be shown, but wait for nobody any more: no alert counts them, and `redrive --all` leaves them out.")]
+    Discard {
+        /// Their sequences, from `dead ls`
+        #[arg(required = true)]
+        sequences: Vec<u64>,
+        /// The broker.
+        #[command(flatten)]
+        server: ServerArgs,
+    },
 }
 
 /// What to do with the broker.

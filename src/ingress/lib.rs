@@ -333,7 +333,7 @@ fn router_with_routes(app: AppState, more: OperationRouter<AppState>) -> Router 
     let answering = OperationRouter::default()
         .merge(media::router())
         .merge(uploads::form_token_router())
-        .merge(jobs::router().merge(workers::router()))
+        .merge(jobs::router().merge(workers::router()).merge(dead_letters::router()))
         .merge(events::router())
         .merge(audit::router())
         .merge(metrics::router())

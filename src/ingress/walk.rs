@@ -16,6 +16,7 @@ use schemas::{
 use serde_json::{Value, json};
 
 use super::{
+    dead_letters::tests::store_part_letter,
     openapi,
     tests::{Answer, Site, asset, job_record, technical_metadata},
     workers::tests::answer_as_worker,
@@ -140,6 +141,8 @@ GET /readyz Open Api
 GET /v1/audit Principal(Audit) Monitor
 GET /v1/auth/keys Own Auth
 GET /v1/auth/me Own Auth
+GET /v1/dead-letters Principal(Worker) Worker
+GET /v1/dead-letters/{sequence} Principal(Worker) Worker
 GET /v1/events Principal(Events) Api
 GET /v1/jobs Principal(Worker) Worker
 GET /v1/jobs/counts Principal(Worker) Worker
@@ -171,6 +174,8 @@ POST /v1/auth/me/links Own Auth
 POST /v1/auth/nft UnlimitedPrincipal Auth
 POST /v1/auth/refresh Body Auth
 POST /v1/auth/verify Open Auth
+POST /v1/dead-letters/{sequence}/discard Principal(Worker) Worker
+POST /v1/dead-letters/{sequence}/redrive Principal(Worker) Worker
 POST /v1/forms Body Upload
 POST /v1/forms/tokens Principal(Upload) Upload
 POST /v1/jobs/{job_id}/cancel Principal(Worker) Worker
@@ -488,6 +493,16 @@ impl Story {
         }
     }
 
+    async fn dead_letters(&mut self, key: &str) {
+        let job = job_record(MediaId::from_bytes([5; 16]), "admin", 1, JobStatus::Succeeded);
+        self.admin.commit_record(&mut VersionedRecord::new(job.clone()), Outbox::new()).await.unwrap();
+        let sequence = store_part_letter(&self.admin, &job, "v0000").await;
+        for (action, status) in [("redrive", 200), ("discard", 204)] {
+            let place = format!("post /v1/dead-letters/{{sequence}}/{action}");
+            self.does(&place, &format!("/v1/dead-letters/{sequence}/{action}"), key, "", status).await;
+        }
+    }
+
     async fn sign_in(&mut self) {
         let json = "Content-Type: application/json\r\n";
         let read = |answer: &Answer| serde_json::from_str::<Value>(&answer.body).unwrap();
@@ -535,6 +550,7 @@ async fn every_change_publishes_the_events_it_names_and_no_other() {
     story.uploads(&key).await;
     story.media(&key).await;
     story.workers(&key).await;
+    story.dead_letters(&key).await;
     story.sign_in().await;
     let all: BTreeSet<String> =
         mutating().map(|(place, _)| place).filter(|place| !QUESTIONS.contains(&place.as_str())).collect();

@@ -132,6 +132,8 @@ kinds! {
         "`errors` says at which line and column it ends to be JSON.";
     LabelInvalid 400 "label_malformed" "This label can't be used"
         "Send plain text of one line, or no label.";
+    LetterUnreadable 409 "letter_unreadable" "The dead letter holds what its stage does not take"
+        "Read it, mend who sent it, and discard it: it would be given up again.";
     LinkUsed 401 "link_used" "This sign-in link was used, or its time is over"
         "Start `streamgate up` again, which prints another, or sign in with an API key: a link is good once, for ten minutes.";
     MediaFailed 409 "media_failed" "This file could not be prepared"

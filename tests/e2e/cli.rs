@@ -12,7 +12,10 @@ use std::{
 };
 
 use clap::CommandFactory;
-use nats::{Role, testing::TestBroker};
+use nats::{
+    Role,
+    testing::{TestBroker, store_dead_letter},
+};
 use parking_lot::Mutex;
 use schemas::{
     ids::{MediaId, UploadId},
@@ -277,23 +280,6 @@ async fn the_doctor_says_what_is_missing_and_how_to_get_it() {
     assert!(!dir.path().join("data").exists(), "it only looks");
 }
 
-/// Stores what a stage leaves behind when it gives `payload` up.
-async fn give_up(bus: &nats::Bus, stage: &str, source: (&str, &str), payload: Vec<u8>) -> u64 {
-    let (stream, subject) = source;
-    let headers = async_nats_headers(&[
-        (nats::dead_letter::SUBJECT, subject),
-        (nats::dead_letter::STREAM, stream),
-        (nats::dead_letter::CODE, "crashed"),
-        (nats::dead_letter::REASON, "the child \u{1b}[31mdied"),
-        (nats::dead_letter::ATTEMPTS, "5"),
-    ]);
-    let id = data_encoding::HEXLOWER.encode(&nats::new_id_bytes());
-    let stored =
-        bus.publish_raw(subjects::DEAD, &format!("dead.{stage}.{id}"), &id, headers, payload).await.unwrap();
-    let nats::PublishOutcome::Stored(sequence) = stored else { panic!("{stored:?}") };
-    sequence
-}
-
 /// A medium of each kind that is given up, as it lies in the records, and the letters that belong to them.
 struct GivenUp {
     media_id: MediaId,
@@ -322,7 +308,10 @@ async fn rejected(bus: &nats::Bus, root: &Path, has_source: bool) -> GivenUp {
     bus.commit_record(&mut nats::VersionedRecord::new(record), nats::Outbox::new()).await.unwrap();
     let subject = subjects::event_subject(&received);
     let payload = nats::encode_message("test", &received).unwrap();
-    GivenUp { media_id, letter: give_up(bus, "upload", (subjects::EVENTS, &subject), payload).await }
+    GivenUp {
+        media_id,
+        letter: store_dead_letter(bus, "upload", (subjects::EVENTS, &subject), payload).await,
+    }
 }
 
 fn media_record(media_id: MediaId, status: media::MediaStatus) -> media::MediaRecord {
@@ -340,7 +329,8 @@ async fn dead_letters_get_a_second_chance_once() {
     let root = folder.join("store");
     let (good, gone) = (rejected(&bus, &root, true).await, rejected(&bus, &root, false).await);
     let junk = nats::encode_message("test", &json!({ "number": 1 })).unwrap();
-    let unreadable = give_up(&bus, "transcode", (subjects::JOBS, "job.transcode.p1.x.v0000"), junk).await;
+    let unreadable =
+        store_dead_letter(&bus, "transcode", (subjects::JOBS, "job.transcode.p1.x.v0000"), junk).await;
     let dead = |args: &[&str]| {
         let args: Vec<String> = ["dead"].iter().chain(args).map(|arg| (*arg).to_owned()).collect();
         let folder = folder.clone();
@@ -378,16 +368,17 @@ async fn dead_letters_get_a_second_chance_once() {
     assert_eq!((again.status, &again.json()[0]["result"]), (0, &json!("superseded")), "{again:?}");
     let rest = dead(&["redrive", "--all", "--json"]).await;
     assert_eq!((rest.status, rest.json().len()), (1, 2), "what was refused still waits: {rest:?}");
+    let discarded = dead(&["discard", &unreadable.to_string(), "99", "--json"]).await;
+    assert_eq!((discarded.status, discarded.json().len()), (1, 1), "{discarded:?}");
+    assert!(discarded.err.contains("there is no dead letter 99"), "{discarded:?}");
+    let rest = dead(&["redrive", "--all", "--json"]).await;
+    assert_eq!((rest.status, rest.json().len()), (1, 1), "what was discarded waits for nobody: {rest:?}");
+    let states: Vec<Value> =
+        dead(&["ls", "--json"]).await.json().iter().map(|letter| letter["state"].clone()).collect();
+    assert_eq!(states, ["redriven", "waiting", "discarded"]);
     let stream = bus.context().get_stream(subjects::EVENTS).await.unwrap();
-    assert_eq!(stream.cached_info().state.messages, 1, "one new event, and nothing twice");
-}
-
-fn async_nats_headers(pairs: &[(&str, &str)]) -> async_nats::HeaderMap {
-    let mut headers = async_nats::HeaderMap::new();
-    for (name, value) in pairs {
-        headers.insert(*name, *value);
-    }
-    headers
+    // And one for each change of a letter.
+    assert_eq!(stream.cached_info().state.messages, 1 + 3, "one new attempt, and nothing twice");
 }
 
 #[tokio::test]

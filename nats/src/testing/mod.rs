@@ -2,6 +2,7 @@
 #![expect(clippy::expect_used, reason = "a test that has no broker fails at once")]
 
 mod cluster;
+mod dead_letters;
 mod disk;
 
 use std::{path::Path, time::Duration};
@@ -16,6 +17,7 @@ use crate::{
 };
 
 pub use cluster::{SERVERS, TestCluster};
+pub use dead_letters::store_dead_letter;
 pub use disk::SmallDisk;
 
 /// Ack wait of every durable: short, so that redelivery is soon.

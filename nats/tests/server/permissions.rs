@@ -47,6 +47,11 @@ const CASES: &[Case] = &[
     Case {
         role: Role::Ingress,
         may: &[
+            "$JS.API.STREAM.MSG.GET.DEAD",
+            "$JS.API.CONSUMER.CREATE.DEAD",
+            "$JS.API.CONSUMER.MSG.NEXT.DEAD.Abc123",
+            "dead.redriven.transcode-17",
+            "dead.discarded.transcode-17",
             "$KV.workers.ingress.X",
             "$JS.API.STREAM.MSG.GET.EVENTS",
             "evt.upload.received.U",
@@ -97,6 +102,7 @@ const CASES: &[Case] = &[
             "$JS.API.STREAM.INFO.EVENTS",
         ],
         may_not: &[
+            "dead.transcode.JOBS-17",
             "$KV.workers.keeper.X",
             "job.transcode.p0.J.finish",
             "evt.alert.fired.A",

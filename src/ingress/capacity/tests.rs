@@ -112,6 +112,7 @@ async fn all_that_creates_is_refused_without_room_and_nothing_else() {
             "POST /v1/auth/links",
             "POST /v1/auth/login",
             "POST /v1/auth/me/links",
+            "POST /v1/dead-letters/{sequence}/redrive",
             "POST /v1/forms",
             "POST /v1/forms/tokens",
             "POST /v1/jobs/{job_id}/retry",

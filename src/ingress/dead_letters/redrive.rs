@@ -1,9 +1,13 @@
 //! A second chance for what was given up. Nothing is published a second time: a medium begins a new attempt, whose event its
 //! stages receive; a failed encode becomes a new job; a part that was put aside goes back to its queue.
 
-use nats::{Bus, Outbox, dead_letter::DeadLetter};
+use nats::{
+    Bus, Outbox,
+    dead_letter::{DeadLetter, LetterMark},
+};
 use schemas::{
     BusEvent as _,
+    dead_letter::{AdminLetterChanged, LetterAction},
     ids::{JobId, MediaId},
     job::{self, JobPartRecord, JobPartTask},
     media::{self, MediaReopened, MediaStatus, ReopenStep},
@@ -31,8 +35,17 @@ pub enum RedriveOutcome {
         /// The part.
         part: String,
     },
-    /// Nothing was to be done; why.
-    Superseded(&'static str),
+    /// Nothing was to be done.
+    Superseded {
+        /// Why.
+        reason: &'static str,
+    },
+}
+
+impl RedriveOutcome {
+    const fn superseded(reason: &'static str) -> Self {
+        Self::Superseded { reason }
+    }
 }
 
 /// Why a letter can't have a second chance.
@@ -48,6 +61,9 @@ pub enum RedriveError {
     /// The letter holds what its stage does not take.
     #[error("the letter can't be read, and would be given up again")]
     Unreadable,
+    /// There is no letter with this sequence.
+    #[error("there is no dead letter {0}")]
+    UnknownLetter(u64),
     /// The job is not there any more.
     #[error("the job {0} is not there any more")]
     UnknownJob(JobId),
@@ -78,17 +94,56 @@ impl RedriveError {
             Self::Bus(error) => error.code(),
             Self::NextEncode(error) => error.code(),
             Self::Unreadable => "letter_unreadable",
-            Self::UnknownJob(_) => "not_found",
+            Self::UnknownLetter(_) | Self::UnknownJob(_) => "not_found",
             Self::Cancelled(_) => "job_cancelled",
         }
     }
 }
 
-/// Gives a letter its second chance.
+/// Gives a letter its second chance, and notes that `changed_by` did so.
 ///
 /// # Errors
-/// [`RedriveError`]; nothing has changed then.
+/// [`RedriveError`]; nothing has changed then, unless the broker went away behind it: it can be repeated.
 pub async fn redrive_letter(
+    bus: &Bus,
+    store: &Store,
+    sequence: u64,
+    changed_by: &str,
+) -> Result<RedriveOutcome, RedriveError> {
+    let letter = bus.dead_letter(sequence).await?.ok_or(RedriveError::UnknownLetter(sequence))?;
+    let outcome = begin_second_chance(bus, store, &letter).await?;
+    note_change(bus, &letter, LetterMark::Redriven, changed_by).await?;
+    Ok(outcome)
+}
+
+/// Notes that nothing is to be done about a letter; false when there is none.
+///
+/// # Errors
+/// [`nats::BusError::Unavailable`] when the broker does not answer.
+pub async fn discard_letter(bus: &Bus, sequence: u64, changed_by: &str) -> Result<bool, nats::BusError> {
+    let Some(letter) = bus.dead_letter(sequence).await? else { return Ok(false) };
+    note_change(bus, &letter, LetterMark::Discarded, changed_by).await?;
+    Ok(true)
+}
+
+async fn note_change(
+    bus: &Bus,
+    letter: &DeadLetter,
+    mark: LetterMark,
+    changed_by: &str,
+) -> Result<(), nats::BusError> {
+    bus.mark_dead_letter(letter, mark).await?;
+    let action = match mark {
+        LetterMark::Redriven => LetterAction::Redriven,
+        LetterMark::Discarded => LetterAction::Discarded,
+    };
+    let (sequence, stage) = (letter.sequence, letter.stage.clone());
+    tracing::info!(sequence, stage, ?action, by = changed_by, "a dead letter was dealt with");
+    let event = AdminLetterChanged { sequence, stage, action, changed_by: changed_by.to_owned() };
+    bus.publish_event(&event, "asked").await
+}
+
+async fn begin_second_chance(
     bus: &Bus,
     store: &Store,
     letter: &DeadLetter,
@@ -139,9 +194,9 @@ impl LetterRedriver<'_> {
         let held = retry::load_reopenable(self.bus, received.media_id).await?;
         match held.record.status {
             MediaStatus::Rejected => {}
-            MediaStatus::Uploading => return Ok(RedriveOutcome::Superseded("it is being verified")),
+            MediaStatus::Uploading => return Ok(RedriveOutcome::superseded("it is being verified")),
             MediaStatus::Stored | MediaStatus::Playable | MediaStatus::Ready | MediaStatus::Failed => {
-                return Ok(RedriveOutcome::Superseded("it was verified since"));
+                return Ok(RedriveOutcome::superseded("it was verified since"));
             }
         }
         if held.record.source_removed_at_ms.is_some() {
@@ -158,7 +213,7 @@ impl LetterRedriver<'_> {
     async fn redrive_encode(&self, media_id: MediaId, failed: u32) -> Result<RedriveOutcome, RedriveError> {
         match retry::begin_next_encode(self.bus, self.store, media_id, failed).await? {
             NextEncode::Begun { attempt, .. } => Ok(RedriveOutcome::Reopened { media_id, attempt }),
-            NextEncode::Superseded(why) => Ok(RedriveOutcome::Superseded(why)),
+            NextEncode::Superseded(why) => Ok(RedriveOutcome::superseded(why)),
         }
     }
 
@@ -178,7 +233,7 @@ impl LetterRedriver<'_> {
         match job.status {
             job::JobStatus::Failed => self.redrive_encode(job.media_id, job.encode).await,
             job::JobStatus::Cancelled => Err(RedriveError::Cancelled(job.job_id)),
-            job::JobStatus::Succeeded => Ok(RedriveOutcome::Superseded("its job succeeded since")),
+            job::JobStatus::Succeeded => Ok(RedriveOutcome::superseded("its job succeeded since")),
             job::JobStatus::Active => self.resume_part(&job, task).await,
         }
     }
@@ -198,7 +253,7 @@ impl LetterRedriver<'_> {
             })
             .await?;
         if !was_parked {
-            return Ok(RedriveOutcome::Superseded("its job goes on"));
+            return Ok(RedriveOutcome::superseded("its job goes on"));
         }
         // Only a hint: the keeper looks at such jobs by itself, too.
         self.bus.publish_core(subjects::dispatch_look_subject(job.job_id), Vec::new()).await?;

@@ -125,7 +125,7 @@ pub(super) async fn retry_job(
     let job_id = match begin_next_encode(&app.bus, &app.store, job.media_id, job.encode).await {
         Ok(NextEncode::Begun { job_id, .. }) => job_id,
         Ok(NextEncode::Superseded(why)) => return Err(nothing_to_retry(why)),
-        Err(error) => return Err(explain_failure(error)),
+        Err(error) => return Err(explain_encode_failure(error)),
     };
     tracing::info!(job.id = %job_id, retry_of = %job.job_id, by = who.owner, "tried again");
     let location = HeaderValue::try_from(format!("{}/v1/jobs/{job_id}", address.prefix()))
@@ -163,11 +163,12 @@ fn nothing_to_retry(why: &str) -> Problem {
     Problem::new(ProblemCode::JobGoesOn).with_detail(why)
 }
 
-fn explain_failure(error: NextEncodeError) -> Problem {
+/// Why no new encode of a medium can begin.
+pub(crate) fn explain_encode_failure(error: NextEncodeError) -> Problem {
     match error {
         NextEncodeError::Bus(error) => error.into(),
         NextEncodeError::Store(error) => Problem::unavailable(&error),
-        NextEncodeError::UnknownMedium(_) => no_such_job(),
+        NextEncodeError::UnknownMedium(_) => Problem::not_found("its medium is not there any more"),
         NextEncodeError::SourceGone(_) => Problem::new(ProblemCode::SourceGone),
         NextEncodeError::TooManyEncodes(_) => Problem::new(ProblemCode::EncodesTooMany),
     }

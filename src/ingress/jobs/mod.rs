@@ -40,6 +40,7 @@ use web::{
 };
 
 mod actions;
+pub(crate) use actions::explain_encode_failure;
 pub mod cancellation;
 mod pausing;
 pub mod retry;

@@ -219,6 +219,7 @@ fn describe_path_parameter(name: &str) -> (&'static str, Value) {
         "worker" => {
             ("Name of the worker.", json!({ "type": "string", "pattern": crate::workers::NAME_PATTERN }))
         }
+        "sequence" => ("Sequence of the dead letter.", json!({ "type": "integer", "minimum": 1 })),
         "upload_id" => ("The upload.", id),
         "filename" => ("Name of the file, as people see it.", json!({ "type": "string", "minLength": 1 })),
         "key_id" => ("The public half of the key.", id),

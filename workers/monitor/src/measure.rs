@@ -1,7 +1,8 @@
 //! The pure core: what a subject and a consumer's state amount to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use nats::dead_letter::DeadSubject;
 use schemas::subjects::{self, ADVISORY_PREFIX};
 
 /// The label value of everything a family does not count by name.
@@ -53,9 +54,28 @@ pub(crate) fn advisory_kind(subject: &str) -> String {
     if kind == "stream_modified" { "stream_updated".into() } else { kind }
 }
 
-/// Stage of a dead letter.
-pub(crate) fn dead_letter_stage(subject: &str) -> &str {
-    subject.split('.').nth(1).unwrap_or_default()
+/// Letters about which nobody did anything yet, by stage; `first_sequence` is that of the oldest there is.
+pub(crate) fn count_waiting_letters(
+    subjects: &[(String, usize)],
+    first_sequence: u64,
+) -> BTreeMap<String, u64> {
+    let mut waiting = BTreeMap::<String, u64>::new();
+    let mut settled = BTreeSet::new();
+    for (subject, count) in subjects {
+        match DeadSubject::parse(subject) {
+            DeadSubject::Letter { stage } => *waiting.entry(stage.to_owned()).or_default() += *count as u64,
+            // Of a letter that is gone, or about which something was done twice.
+            DeadSubject::Mark { sequence, .. } if sequence < first_sequence => {}
+            DeadSubject::Mark { stage, sequence } => _ = settled.insert((stage, sequence)),
+        }
+    }
+    for (stage, _) in settled {
+        if let Some(count) = waiting.get_mut(stage) {
+            *count = count.saturating_sub(1);
+        }
+    }
+    waiting.retain(|_, count| *count > 0);
+    waiting
 }
 
 /// At most `max` counts, [`OTHER`] among them, which holds what the rest amounts to; the first names in order are kept.

@@ -133,7 +133,7 @@ pub struct MonitorSnapshot {
     pub streams: Vec<StreamStats>,
     /// Durables by stream and name.
     pub durables: Vec<DurableStats>,
-    /// Dead letters by stage.
+    /// Dead letters about which nobody did anything yet, by stage.
     pub dead_letters: BTreeMap<String, u64>,
     /// Events that are not audited yet.
     pub audit_lag_events: u64,

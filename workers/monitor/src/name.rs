@@ -82,7 +82,7 @@ impl MetricName {
             Self::DurableRedeliveredMessages => "Unacknowledged messages that were delivered more than once",
             Self::DurableWaitingPulls => "Pull requests that wait for a message",
             Self::DurableOldestAgeSeconds => "Age of the oldest message that is not acknowledged, 0 for none",
-            Self::DeadLetterMessages => "Dead letters by stage",
+            Self::DeadLetterMessages => "Dead letters about which nobody did anything yet, by stage",
             Self::AuditLagEvents => "Events that are not audited yet",
             Self::AuditLagSeconds => "Age of the oldest event that is not audited yet, 0 for none",
             Self::BrokerUp => "1 when the last poll was answered",

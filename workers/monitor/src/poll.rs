@@ -210,7 +210,7 @@ impl BrokerPoller<'_> {
         Ok(measure::age_seconds(self.now_ms, oldest_ms))
     }
 
-    /// Dead letters by stage; asked for only when DEAD changed, because the answer names every subject.
+    /// Dead letters that wait for somebody, by stage; asked for only when DEAD changed, because the answer names every subject.
     async fn count_dead_letters(
         &self,
         infos: &[stream::Info],
@@ -229,12 +229,12 @@ impl BrokerPoller<'_> {
             self.bus.context().get_stream_no_info(subjects::DEAD).await.map_err(BusError::unavailable)?;
         let mut subjects =
             stream.info_with_subjects(subjects::DEAD_ALL).await.map_err(BusError::unavailable)?;
-        let mut stages = BTreeMap::<String, u64>::new();
-        while let Some(found) = subjects.next().await {
-            let (subject, count) = found.map_err(BusError::unavailable)?;
-            *stages.entry(measure::dead_letter_stage(&subject).to_owned()).or_default() += count as u64;
+        let mut found = Vec::new();
+        while let Some(subject) = subjects.next().await {
+            found.push(subject.map_err(BusError::unavailable)?);
         }
-        let letters = measure::limit_series(stages, self.config.dead_stages_max);
+        let waiting = measure::count_waiting_letters(&found, info.state.first_sequence);
+        let letters = measure::limit_series(waiting, self.config.dead_stages_max);
         *memory = Some((ends, letters.clone()));
         Ok(letters)
     }

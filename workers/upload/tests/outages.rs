@@ -157,7 +157,7 @@ impl Site {
         self.wait("verdict", async || self.record(received).await.status != MediaStatus::Uploading).await;
         let record = self.record(received).await;
         assert_eq!((record.status, record.waiting, record.attempt.faults), (MediaStatus::Stored, None, 0));
-        assert_eq!(self.bus.dead_letters(10).await.unwrap(), []);
+        assert_eq!(self.bus.dead_letters(0, 10, |_| true).await.unwrap().letters, []);
     }
 
     /// Dead letters so far.

@@ -296,7 +296,7 @@ impl Site {
 
     /// Dead letters so far.
     pub(crate) async fn dead_letters(&self) -> Vec<nats::dead_letter::DeadLetter> {
-        self.broker.bus(Role::Admin).await.dead_letters(100).await.unwrap()
+        self.broker.bus(Role::Admin).await.dead_letters(0, 100, |_| true).await.unwrap().letters
     }
 
     /// Puts a clip into the store and notifies the planner, as the upload stage does.
