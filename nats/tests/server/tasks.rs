@@ -164,3 +164,27 @@ async fn a_closed_gate_holds_the_slots_and_lets_what_is_held_go_on() {
     let ((), ended) = tokio::join!(story, tokio::time::timeout(crate::WAIT_MAX, run));
     ended.expect("it stops").unwrap();
 }
+
+#[tokio::test]
+async fn an_idle_slot_takes_each_message_without_waiting_for_its_next_poll() {
+    let broker = TestBroker::start().await;
+    let (bus, admin) = (broker.bus(Role::Upload).await, broker.bus(Role::Admin).await);
+    let (shutdown, may_end) = (CancellationToken::new(), Arc::new(tokio::sync::Notify::new()));
+    let stage = Arc::new(Held { runs: AtomicU32::new(0), may_end: Arc::clone(&may_end) });
+    // A message whose wake-up came too early would be taken after this test.
+    let poll_ms = u64::try_from(2 * crate::WAIT_MAX.as_millis()).unwrap();
+    let config = ConsumeConfig { slots: 1, poll_ms, ..ConsumeConfig::default() };
+    let run = consume::run_stage(bus, uploads(), Arc::clone(&stage), config, shutdown.clone());
+    let story = async {
+        for number in 1..=300 {
+            may_end.notify_one();
+            let publish = admin.context().publish("evt.upload.received.X", "x".into());
+            publish.await.unwrap().await.unwrap();
+            let taken = || async { stage.runs.load(Ordering::Relaxed) == number };
+            crate::until("the message is taken", taken).await;
+        }
+        shutdown.cancel();
+    };
+    let (ran, ()) = tokio::join!(run, story);
+    ran.unwrap();
+}
