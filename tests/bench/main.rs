@@ -12,6 +12,7 @@
 )]
 
 mod bus;
+mod dispatch;
 mod gate;
 mod http;
 mod ladder;
@@ -73,8 +74,9 @@ pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values[(values.len() - 1) / 2]
 }
 
-const USAGE: &str = "make bench [ARGS='ROW...']   rows: bus signin token limiter get cache start upload tus slow ladder title stay; without any, all.
-BENCH_TITLE_SECONDS (600), BENCH_UPLOAD_MIB (1024), BENCH_TUS_MIB (256), BENCH_SLOW (1000) and BENCH_STAY (100000) make a run smaller.";
+const USAGE: &str = "make bench [ARGS='ROW...']   rows: bus dispatch jobs signin token limiter get cache start upload tus slow ladder title stay; without any, all.
+BENCH_TITLE_SECONDS (600), BENCH_UPLOAD_MIB (1024), BENCH_TUS_MIB (256), BENCH_SLOW (1000), BENCH_STAY (100000)
+and BENCH_JOBS (1000000) make a run smaller.";
 
 #[tokio::main]
 async fn main() {
@@ -87,6 +89,15 @@ async fn main() {
     println!("| measured | ours | baseline | ratio | aim | |\n| --- | --- | --- | --- | --- | --- |");
     if is_wanted("bus") {
         println!("{}", bus::events_per_second().await.line());
+    }
+    if is_wanted("dispatch") {
+        println!("{}", dispatch::queued_to_begun().await.line());
+        println!("{}", dispatch::parts_per_second().await.line());
+    }
+    if is_wanted("jobs") {
+        for row in dispatch::waiting_jobs().await {
+            println!("{}", row.line());
+        }
     }
     if is_wanted("signin") {
         println!("{}", gate::sign_in().line());
