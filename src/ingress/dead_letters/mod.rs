@@ -69,7 +69,6 @@ impl openapi::OperationGroup for DeadLettersApiDoc {
 #[schemars(rename = "Wanted")]
 struct DeadLetterQuery {
     /// Only letters of this stage, such as `transcode`.
-    #[schemars(length(min = 1, max = 64))]
     stage: Option<String>,
     /// Only letters that stand there.
     state: Option<DeadLetterState>,
