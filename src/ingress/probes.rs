@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::json;
 
-use super::{AppState, openapi};
+use super::{AppState, jobs, openapi};
 use web::readiness;
 use web::{
     error::Problem,
@@ -39,6 +39,9 @@ struct ProbeDocument {
     /// Streams, buckets and disks for want of whose room nothing new is taken; what goes on does.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     full: Vec<String>,
+    /// Roles that nobody plays, so that what is taken waits: `keeper`, which lets encodes begin.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    missing: Vec<&'static str>,
 }
 
 /// What runs here.
@@ -71,13 +74,16 @@ static READ_LIVENESS: Operation = Operation::read("/livez", OperationAccess::Ope
     responses((status = 200, description = "It does", body = ref("#/components/schemas/Probe"))),
 )]
 async fn read_liveness() -> Json<ProbeDocument> {
-    Json(ProbeDocument { status: "live", full: Vec::new() })
+    Json(ProbeDocument { status: "live", full: Vec::new(), missing: Vec::new() })
 }
 
 static READ_READINESS: Operation =
     Operation::read("/readyz", OperationAccess::Open, Some(RateLimitGroup::Api)).with_any_query();
 
 /// Can it serve?
+///
+/// It can while others are away: `missing` names roles without which what is taken waits. Their answer is waited for at most 0.3
+/// seconds.
 #[utoipa::path(
     get,
     path = READ_READINESS.path,
@@ -87,7 +93,8 @@ static READ_READINESS: Operation =
 )]
 async fn read_readiness(State(app): State<AppState>) -> Result<Json<ProbeDocument>, Problem> {
     readiness::check_readiness(app.bus.health())?;
-    Ok(Json(ProbeDocument { status: "ready", full: app.capacity.full_limits() }))
+    let missing = if jobs::has_dispatcher(&app).await { Vec::new() } else { vec!["keeper"] };
+    Ok(Json(ProbeDocument { status: "ready", full: app.capacity.full_limits(), missing }))
 }
 
 static READ_VERSION: Operation =
@@ -103,4 +110,44 @@ static READ_VERSION: Operation =
 )]
 async fn read_version() -> Json<VersionDocument> {
     Json(VersionDocument { name: "streamgate", version: env!("CARGO_PKG_VERSION") })
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::StreamExt;
+    use nats::Role;
+    use schemas::{
+        dispatch_query::{self, DispatchPosition},
+        subjects,
+    };
+
+    use crate::tests::Site;
+
+    #[tokio::test]
+    async fn readiness_says_that_no_keeper_answers() {
+        let site = Site::start(|_| {}).await;
+        let probe = async || {
+            let answer = site.ask("GET", "/readyz", "", "").await;
+            assert_eq!(answer.status, 200, "{answer:?}");
+            answer.body
+        };
+        let missing = "{\"status\":\"ready\",\"missing\":[\"keeper\"]}";
+        assert_eq!(probe().await, missing);
+        let keeper = site.broker.bus(Role::Keeper).await;
+        let subject = subjects::dispatch_request_subject(dispatch_query::POSITION);
+        let mut questions = keeper.subscribe_core(subject.clone()).await.unwrap();
+        keeper.client().flush().await.unwrap();
+        // One that is there and says nothing is none.
+        assert_eq!(probe().await, missing);
+        let answering = async {
+            while let Some(question) = questions.next().await {
+                let answer = nats::encode_message(&subject, &DispatchPosition::default()).unwrap();
+                keeper.publish_core(question.reply.unwrap().to_string(), answer).await.unwrap();
+            }
+        };
+        tokio::select! {
+            () = answering => panic!("the subscription ended"),
+            found = probe() => assert_eq!(found, "{\"status\":\"ready\"}"),
+        }
+    }
 }

@@ -159,7 +159,7 @@ async fn a_full_bucket_is_named_and_what_was_begun_goes_on() {
     assert!(metrics.contains("streamgate_capacity_full{limit=\"EVENTS\"} 0"), "{metrics}");
     assert_eq!(
         site.ask("GET", "/readyz", "", "").await.body,
-        "{\"status\":\"ready\",\"full\":[\"KV_uploads\"]}",
+        "{\"status\":\"ready\",\"full\":[\"KV_uploads\"],\"missing\":[\"keeper\"]}",
         "a replica that takes nothing new answers all the same"
     );
     // Other things have room, and what is acknowledged goes on.

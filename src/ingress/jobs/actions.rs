@@ -78,9 +78,7 @@ pub(super) async fn cancel_job(
             tracing::info!(job.id = %job.job_id, by = who.owner, "cancelled");
             Ok(load_job_document(&app, &held).await?.to_response(&HeaderMap::new()))
         }
-        CancelOutcome::Ended(status) => Err(Problem::new(ProblemCode::JobEnded)
-            .with_detail(format!("it {}", how_it_ended(status)))
-            .with_member("job_status", json!(status))),
+        CancelOutcome::Ended(status) => Err(job_ended(status)),
         CancelOutcome::Publishing => Err(Problem::new(ProblemCode::JobPublishing)),
         CancelOutcome::Absent => Err(no_such_job()),
     }
@@ -151,12 +149,14 @@ pub(super) async fn load_changeable_job(
     Ok(job)
 }
 
-const fn how_it_ended(status: JobStatus) -> &'static str {
-    match status {
-        JobStatus::Failed => "failed",
-        JobStatus::Cancelled => "was cancelled",
-        JobStatus::Active | JobStatus::Succeeded => "succeeded",
-    }
+/// That a job ended before, and how.
+pub(super) fn job_ended(status: JobStatus) -> Problem {
+    let detail = match status {
+        JobStatus::Failed => "it failed",
+        JobStatus::Cancelled => "it was cancelled",
+        JobStatus::Active | JobStatus::Succeeded => "it succeeded",
+    };
+    Problem::new(ProblemCode::JobEnded).with_detail(detail).with_member("job_status", json!(status))
 }
 
 fn nothing_to_retry(why: &str) -> Problem {

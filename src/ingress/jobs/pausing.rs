@@ -12,7 +12,6 @@ use schemas::{
     job::{JobRecord, JobStatus},
     subjects,
 };
-use serde_json::json;
 
 use super::{actions, load_job_document, no_such_job};
 use crate::AppState;
@@ -21,7 +20,6 @@ use web::{
     error::Problem,
     limit::RateLimitGroup,
     operation::{Operation, OperationAccess},
-    problem_code::ProblemCode,
 };
 
 pub(super) static PAUSE_JOB: Operation = Operation::change(
@@ -106,7 +104,7 @@ async fn answer_with_job(
 ) -> Result<Response, Problem> {
     let held = held.ok_or_else(no_such_job)?;
     if held.record.status != JobStatus::Active {
-        return Err(Problem::new(ProblemCode::JobEnded).with_member("job_status", json!(held.record.status)));
+        return Err(actions::job_ended(held.record.status));
     }
     Ok(load_job_document(app, &held).await?.to_response(&HeaderMap::new()))
 }

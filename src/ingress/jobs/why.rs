@@ -33,6 +33,9 @@ use web::{
 /// Longest wait for the dispatcher.
 pub(super) const ANSWER_MAX: Duration = Duration::from_secs(2);
 
+/// Longest wait of a probe for it: probes have little time, and one that is late looks as if this process were gone.
+const PROBE_ANSWER_MAX: Duration = Duration::from_millis(300);
+
 /// Why a job does not run, or that it does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -149,16 +152,22 @@ pub(super) async fn explain_job(
     let known = KnownOfJob {
         waiting: load_waiting_reason(&app.bus, &job).await?,
         held_parts: if job.status == JobStatus::Active { count_held_parts(&app, &job).await? } else { 0 },
-        position: if job.is_to_be_run() { ask_position(&app, job_id).await } else { None },
+        position: if job.is_to_be_run() { ask_position(&app, job_id, ANSWER_MAX).await } else { None },
         job,
     };
     Ok(Json(known.explain()))
 }
 
+/// Whether somebody lets parts into the queue: without a keeper no encode begins.
+pub(crate) async fn has_dispatcher(app: &AppState) -> bool {
+    // It answers for any job, also for one that there is not.
+    ask_position(app, JobId::from_bytes([0; 16]), PROBE_ANSWER_MAX).await.is_some()
+}
+
 /// Where the dispatcher sees a job; `None` when none answers, or when it answers what this version can't read.
-async fn ask_position(app: &AppState, job_id: JobId) -> Option<DispatchPosition> {
+async fn ask_position(app: &AppState, job_id: JobId, answer_max: Duration) -> Option<DispatchPosition> {
     let subject = subjects::dispatch_request_subject(dispatch_query::POSITION);
-    match app.bus.request(subject, &DispatchPositionQuery { job_id }, ANSWER_MAX).await {
+    match app.bus.request(subject, &DispatchPositionQuery { job_id }, answer_max).await {
         Ok(position) => Some(position),
         Err(error) => {
             tracing::debug!(%error, "no dispatcher answers");
