@@ -81,6 +81,12 @@ pub fn progress_subject(job_id: JobId, part: &str) -> String {
 /// Filter for the progress of every part.
 pub const PROGRESS_ALL: &str = "progress.>";
 
+/// Whether `text` can stand for one word of a subject: not empty, without dots, wildcards, white space and control characters.
+pub fn is_subject_token(text: &str) -> bool {
+    let is_odd = |c: char| matches!(c, '.' | '*' | '>') || c.is_whitespace() || c.is_control();
+    !text.is_empty() && !text.contains(is_odd)
+}
+
 /// Dead letter of one message: `id` names the stream and sequence it came from.
 pub fn dead_letter_subject(stage: &str, stream: &str, sequence: u64) -> String {
     format!("dead.{stage}.{stream}-{sequence}")

@@ -4,7 +4,14 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use nats::{Bus, BusError, PublishOutcome};
 use parking_lot::Mutex;
-use schemas::{fault::error_chain, ids::JobId, job::JobPartTask, subjects, worker::WorkerRecord};
+use schemas::{
+    KvRecord as _,
+    fault::{FailureClass, error_chain},
+    ids::JobId,
+    job::{JobPartTask, JobRecord},
+    subjects,
+    worker::WorkerRecord,
+};
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -59,10 +66,12 @@ impl Dispatcher {
 
     /// Nothing is known of the jobs yet.
     pub(crate) fn begin_following(&self) {
-        let mut state = self.state.lock();
-        state.queue = FairQueue::new(self.config.owner_weights.clone());
-        state.open.clear();
-        state.is_followed = false;
+        self.state.lock().forget_jobs(FairQueue::new(self.config.owner_weights.clone()));
+    }
+
+    /// Unix time in milliseconds by the broker.
+    pub(crate) fn broker_now_ms(&self) -> u64 {
+        self.state.lock().broker_now_ms(Instant::now())
     }
 
     /// Every job that there was is known.
@@ -145,10 +154,12 @@ impl Dispatcher {
         if !self.state.lock().is_followed {
             return Ok(QUIET_PERIOD);
         }
+        let broker_now_ms = self.bus.broker_now_ms(&subjects::kv_stream_name(JobRecord::BUCKET)).await?;
+        self.state.lock().set_clock(Instant::now(), broker_now_ms);
         let mut listing = self.bus.stream_subjects(subjects::JOBS, subjects::JOBS_ALL).await?;
         self.settle_parts(&listing).await?;
         self.look_at_idle_jobs().await?;
-        self.state.lock().queue.promote_aged(nats::estimated_broker_now_ms(), self.config.ageing_ms);
+        self.state.lock().queue.promote_aged(broker_now_ms, self.config.ageing_ms);
         while !held.is_cancelled() && listing.len() < self.note_listing(&listing) {
             if self.take_turn(&mut listing).await? == TurnOutcome::NothingWaits {
                 break;
@@ -172,16 +183,29 @@ impl Dispatcher {
     async fn take_turn(&self, listing: &mut BTreeSet<String>) -> Result<TurnOutcome, BusError> {
         let Some(job_id) = self.state.lock().queue.next() else { return Ok(TurnOutcome::NothingWaits) };
         let Some((subject, part)) = self.front_part(job_id).await? else { return Ok(TurnOutcome::Skipped) };
-        let fate = if listing.contains(&subject) {
+        let mut fate = if !subjects::is_subject_token(&part.name) {
+            // It would break the connection.
+            tracing::error!(job.id = %job_id, part = part.name, "this part has no name, and is left out");
+            PartFate::Parked
+        } else if listing.contains(&subject) {
             PartFate::Open
         } else {
-            records::load_fate(&self.bus, job_id, &part.name).await?
+            records::load_fate(&self.bus, job_id, &part.name, self.broker_now_ms()).await?
         };
         let is_new = fate == PartFate::Open && !listing.contains(&subject);
         if is_new {
-            self.publish_part(job_id, &subject, &part.name).await?;
-            listing.insert(subject);
+            match self.publish_part(job_id, &subject, &part.name).await {
+                Ok(()) => _ = listing.insert(subject),
+                Err(error) if error.failure_class() == FailureClass::Outage => return Err(error),
+                Err(error) => {
+                    // Left to a person: one part that can't be let in must not stop all others.
+                    tracing::error!(error = error_chain(&error), job.id = %job_id, "this part is left out");
+                    fate = PartFate::Parked;
+                }
+            }
         }
+        let is_new = is_new && fate == PartFate::Open;
+        let now_ms = self.broker_now_ms();
         let mut state = self.state.lock();
         if is_new {
             state.let_in.record(Instant::now());
@@ -191,7 +215,7 @@ impl Dispatcher {
         if open.pending.front() == Some(&part) {
             open.pending.pop_front();
         }
-        open.note_fate(&part.name, fate, Instant::now(), nats::estimated_broker_now_ms());
+        open.note_fate(&part.name, fate, Instant::now(), now_ms);
         if open.pending.is_empty() {
             open.check_at = Instant::now();
             state.queue.remove(job_id);
@@ -217,7 +241,14 @@ impl Dispatcher {
 
     /// The next part of a job with its subject; opens the job if that was not done. `None` when there is none.
     async fn front_part(&self, job_id: JobId) -> Result<Option<(String, PendingPart)>, BusError> {
-        let is_open = self.state.lock().open.contains_key(&job_id);
+        let is_open = {
+            let mut state = self.state.lock();
+            // By what is known without reading: there may be many.
+            if state.hold_for_version(job_id, Instant::now()) {
+                return Ok(None);
+            }
+            state.open.contains_key(&job_id)
+        };
         if !is_open {
             let Some(job) = records::load_runnable_job(&self.bus, job_id).await? else {
                 self.look_anew(job_id).await?;
@@ -230,9 +261,6 @@ impl Dispatcher {
             }
         }
         let mut state = self.state.lock();
-        if state.hold_for_version(job_id, Instant::now(), nats::estimated_broker_now_ms()) {
-            return Ok(None);
-        }
         let front = state.open.get(&job_id).and_then(|open| {
             let part = open.pending.front()?.clone();
             Some((open.part_subject(job_id, &part.name), part))

@@ -26,6 +26,14 @@ struct JobHeader {
     created_at_ms: u64,
     #[serde(default)]
     paused_at_ms: Option<u64>,
+    plan: PlanHeader,
+}
+
+/// What waiting needs of a job's plan.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+struct PlanHeader {
+    #[serde(default)]
+    options_version: String,
 }
 
 impl JobHeader {
@@ -85,6 +93,7 @@ fn apply_entry(dispatcher: &Dispatcher, entry: &StreamEntry) {
                 owner: header.owner.into(),
                 priority: header.priority,
                 created_at_ms: header.created_at_ms,
+                options_version: header.plan.options_version.into(),
             });
         }
         // Ended, paused, removed, of a kind that no queue takes, or of a newer version that this one can't read.

@@ -29,6 +29,7 @@ mod rate;
 mod records;
 mod settle;
 mod state;
+mod version_waits;
 mod worker_table;
 mod workers;
 

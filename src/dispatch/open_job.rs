@@ -17,6 +17,9 @@ use crate::records::PartFate;
 /// How soon a part is looked at again that waits for a person, unless somebody says that it goes on.
 const PARKED_PERIOD: Duration = Duration::from_secs(60);
 
+/// How much later than it may be tried a part is let in, in milliseconds.
+const RETRY_MARGIN_MS: u64 = 50;
+
 /// A part that was not let in yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PendingPart {
@@ -39,9 +42,6 @@ pub(crate) struct HeldBackPart {
 pub(crate) struct OpenJob {
     kind: String,
     priority: JobPriority,
-    created_at_ms: u64,
-    /// Version of the encoder options with which its parts are made.
-    options_version: String,
     /// Parts to let in, the next one in front.
     pub(crate) pending: VecDeque<PendingPart>,
     /// Parts that lie in the queue, or are worked on.
@@ -60,8 +60,6 @@ impl OpenJob {
         Self {
             kind: record.kind.clone(),
             priority: record.priority,
-            created_at_ms: record.created_at_ms,
-            options_version: record.plan.options_version.clone(),
             pending: pending
                 .map(|name| PendingPart { name: name.clone(), cost: plan::part_cost(&record.plan, name) })
                 .collect(),
@@ -69,14 +67,6 @@ impl OpenJob {
             held_back: BTreeMap::new(),
             check_at: Instant::now(),
         }
-    }
-
-    pub(crate) fn options_version(&self) -> &str {
-        &self.options_version
-    }
-
-    pub(crate) const fn created_at_ms(&self) -> u64 {
-        self.created_at_ms
     }
 
     /// Queue subject of one of its parts.
@@ -95,7 +85,9 @@ impl OpenJob {
             }
             PartFate::Parked => (PARKED_PERIOD, None),
             PartFate::Delayed { retry_at_ms } => {
-                (Duration::from_millis(retry_at_ms.saturating_sub(now_ms)), Some(retry_at_ms))
+                // A little late: a worker that finds it too early has it come again.
+                let rest_ms = retry_at_ms.saturating_sub(now_ms).saturating_add(RETRY_MARGIN_MS);
+                (Duration::from_millis(rest_ms), Some(retry_at_ms))
             }
         };
         self.held_back.insert(part.to_owned(), HeldBackPart { check_at: now + pause, retry_at_ms });

@@ -37,6 +37,8 @@ pub struct WaitingJob {
     pub priority: JobPriority,
     /// Unix time in milliseconds; older jobs of an owner go first.
     pub created_at_ms: u64,
+    /// Version of the encoder options with which its parts are made; empty where it does not matter.
+    pub options_version: Arc<str>,
 }
 
 impl WaitingJob {
@@ -47,6 +49,7 @@ impl WaitingJob {
             owner: job.owner.as_str().into(),
             priority: job.priority,
             created_at_ms: job.created_at_ms,
+            options_version: job.plan.options_version.as_str().into(),
         }
     }
 }
@@ -69,12 +72,15 @@ pub struct FairQueue {
     ageing: BTreeSet<(u64, JobId)>,
     weights: HashMap<String, u32>,
     turn: u64,
+    /// Shared by jobs that come one after another: nearly all have the same.
+    last_version: Option<Arc<str>>,
 }
 
 #[derive(Debug)]
 struct JobPlace {
     owner: Arc<str>,
     created_at_ms: u64,
+    options_version: Arc<str>,
     class: u8,
 }
 
@@ -127,24 +133,34 @@ impl FairQueue {
         if job.priority == JobPriority::P2 {
             self.ageing.insert((job.created_at_ms, job.job_id));
         }
-        self.place(job.job_id, &job.owner, job.created_at_ms, class);
+        self.place(job, class);
     }
 
-    fn place(&mut self, job_id: JobId, owner: &Arc<str>, created_at_ms: u64, class: u8) {
+    fn place(&mut self, job: &WaitingJob, class: u8) {
+        let WaitingJob { job_id, created_at_ms, .. } = *job;
         let Some(waiting) = self.classes.get_mut(usize::from(class)) else { return };
-        let owner = waiting.insert(owner, created_at_ms, job_id);
-        self.places.insert(job_id, JobPlace { owner, created_at_ms, class });
+        let owner = waiting.insert(&job.owner, created_at_ms, job_id);
+        let options_version = match &self.last_version {
+            Some(last) if **last == *job.options_version => Arc::clone(last),
+            _ => Arc::clone(self.last_version.insert(Arc::clone(&job.options_version))),
+        };
+        self.places.insert(job_id, JobPlace { owner, created_at_ms, options_version, class });
+    }
+
+    /// Version of the encoder options of a waiting job, and when it was created.
+    pub(crate) fn version_of(&self, job_id: JobId) -> Option<(&str, u64)> {
+        self.places.get(&job_id).map(|place| (&*place.options_version, place.created_at_ms))
     }
 
     /// Takes a job out; answers how it waited, with the priority that it counted as. `None` when it did not wait.
     pub fn remove(&mut self, job_id: JobId) -> Option<WaitingJob> {
-        let JobPlace { owner, created_at_ms, class } = self.places.remove(&job_id)?;
+        let JobPlace { owner, created_at_ms, options_version, class } = self.places.remove(&job_id)?;
         self.ageing.remove(&(created_at_ms, job_id));
         if let Some(class) = self.classes.get_mut(usize::from(class)) {
             class.remove(&owner, created_at_ms, job_id);
         }
         let priority = JobPriority::ALL.get(usize::from(class)).copied().unwrap_or_default();
-        Some(WaitingJob { job_id, owner, priority, created_at_ms })
+        Some(WaitingJob { job_id, owner, priority, created_at_ms, options_version })
     }
 
     /// Moves jobs of the last priority that have waited for `ageing_ms` to the one before.
@@ -155,7 +171,7 @@ impl FairQueue {
             }
             self.ageing.pop_first();
             let Some(job) = self.remove(job_id) else { continue };
-            self.place(job_id, &job.owner, created_at_ms, class_of(JobPriority::P1));
+            self.place(&job, class_of(JobPriority::P1));
         }
     }
 

@@ -49,8 +49,13 @@ pub(crate) async fn load_runnable_job(bus: &Bus, job_id: JobId) -> Result<Option
     }
 }
 
-/// What became of a part.
-pub(crate) async fn load_fate(bus: &Bus, job_id: JobId, part: &str) -> Result<PartFate, BusError> {
+/// What became of a part, at `now_ms` of the broker's time.
+pub(crate) async fn load_fate(
+    bus: &Bus,
+    job_id: JobId,
+    part: &str,
+    now_ms: u64,
+) -> Result<PartFate, BusError> {
     let found = match load_part(bus, job_id, part).await {
         Err(error @ BusError::Undecodable { .. }) => {
             // Left to a person: one record that can't be read must not stop all others.
@@ -59,25 +64,27 @@ pub(crate) async fn load_fate(bus: &Bus, job_id: JobId, part: &str) -> Result<Pa
         }
         found => found?,
     };
-    Ok(found.map_or(PartFate::Open, |held| fate_of(&held.record)))
+    Ok(found.map_or(PartFate::Open, |held| fate_of(&held.record, now_ms)))
 }
 
-fn fate_of(part: &JobPartRecord) -> PartFate {
+fn fate_of(part: &JobPartRecord, now_ms: u64) -> PartFate {
     match part.retry_at_ms() {
         _ if part.status != JobPartStatus::Claimed => PartFate::Over,
         _ if part.is_parked() => PartFate::Parked,
-        Some(retry_at_ms) if retry_at_ms > nats::estimated_broker_now_ms() => {
-            PartFate::Delayed { retry_at_ms }
-        }
+        Some(retry_at_ms) if retry_at_ms > now_ms => PartFate::Delayed { retry_at_ms },
         _ => PartFate::Open,
     }
 }
 
-/// Parts that the job before this one has made and of which there is no record yet: the planner writes them behind the job's own.
-pub(crate) async fn find_missing_parts(bus: &Bus, job: &JobRecord) -> Result<Vec<String>, BusError> {
+/// Parts that the job before this one has made and that are not over: the planner writes their records behind the job's own.
+pub(crate) async fn find_missing_parts(
+    bus: &Bus,
+    job: &JobRecord,
+    now_ms: u64,
+) -> Result<Vec<String>, BusError> {
     let mut missing = Vec::new();
     for part in &job.made {
-        if load_fate(bus, job.job_id, part).await? == PartFate::Open {
+        if load_fate(bus, job.job_id, part, now_ms).await? != PartFate::Over {
             missing.push(part.clone());
         }
     }
@@ -103,13 +110,13 @@ pub(crate) async fn load_finish_state(bus: &Bus, job_id: JobId) -> Result<Finish
         found => found?,
     };
     let Some(held) = found else { return Ok(FinishState::Free) };
-    match fate_of(&held.record) {
+    // By the time of the broker: what a holder says of itself is of its own clock.
+    let now_ms = bus.broker_now_ms(&subjects::kv_stream_name(JobPartRecord::BUCKET)).await?;
+    match fate_of(&held.record, now_ms) {
         fate @ (PartFate::Parked | PartFate::Delayed { .. }) => return Ok(FinishState::HeldBack(fate)),
         PartFate::Over => return Ok(FinishState::Free),
         PartFate::Open => {}
     }
-    // By the time of the broker: what a holder says of itself is of its own clock.
-    let now_ms = bus.broker_now_ms(&subjects::kv_stream_name(JobPartRecord::BUCKET)).await?;
     let was_seen = held.stored_at_ms().saturating_add(HOLDER_SEEN_MS) > now_ms;
     Ok(if held.record.last_seen_ms > 0 && was_seen { FinishState::Held } else { FinishState::Free })
 }

@@ -19,7 +19,7 @@ impl Dispatcher {
     pub(crate) async fn settle_parts(&self, listing: &BTreeSet<String>) -> Result<(), BusError> {
         let parts = {
             let (mut state, now) = (self.state.lock(), Instant::now());
-            state.return_held_jobs(now, nats::estimated_broker_now_ms());
+            state.return_held_jobs(now);
             state.parts_to_settle(listing, now)
         };
         for (job_id, part) in parts {
@@ -29,7 +29,7 @@ impl Dispatcher {
     }
 
     async fn settle_part(&self, job_id: JobId, part: String) -> Result<(), BusError> {
-        let fate = records::load_fate(self.bus(), job_id, &part).await?;
+        let fate = records::load_fate(self.bus(), job_id, &part, self.broker_now_ms()).await?;
         let mut job = None;
         if fate == PartFate::Open {
             // A worker dropped it that found its job over or paused or the part not due, or it got lost.
@@ -38,6 +38,7 @@ impl Dispatcher {
                 return self.look_anew(job_id).await;
             }
         }
+        let now_ms = self.broker_now_ms();
         let mut state = self.state.lock();
         let Some(open) = state.open.get_mut(&job_id) else { return Ok(()) };
         open.queued.remove(&part);
@@ -55,7 +56,7 @@ impl Dispatcher {
                 tracing::info!(job.id = %job_id, part, "it is to be made, and waits for a turn again");
                 state.put_back(&job, part);
             }
-            (fate, _) => open.note_fate(&part, fate, Instant::now(), nats::estimated_broker_now_ms()),
+            (fate, _) => open.note_fate(&part, fate, Instant::now(), now_ms),
         }
         Ok(())
     }
@@ -78,7 +79,7 @@ impl Dispatcher {
             FinishState::Held => None,
             FinishState::HeldBack(fate) => Some(fate),
             FinishState::Free => {
-                missing = records::find_missing_parts(self.bus(), job).await?;
+                missing = records::find_missing_parts(self.bus(), job, self.broker_now_ms()).await?;
                 missing.is_empty().then_some(PartFate::Open)
             }
         };
@@ -86,7 +87,8 @@ impl Dispatcher {
             // Whatever the queue holds: it is short, and all else of the job is done.
             self.publish_part(job.job_id, &job.part_subject(job::FINISH), job::FINISH).await?;
         }
-        let age_ms = nats::estimated_broker_now_ms().saturating_sub(job.created_at_ms);
+        let now_ms = self.broker_now_ms();
+        let age_ms = now_ms.saturating_sub(job.created_at_ms);
         if age_ms <= records::MADE_WAIT_MS {
             missing.clear();
         }
@@ -94,7 +96,7 @@ impl Dispatcher {
         if let Some(open) = state.open.get_mut(&job.job_id) {
             open.check_at = Instant::now() + records::FINISH_PERIOD;
             if let Some(fate) = fate {
-                open.note_fate(job::FINISH, fate, Instant::now(), nats::estimated_broker_now_ms());
+                open.note_fate(job::FINISH, fate, Instant::now(), now_ms);
             }
         }
         for part in missing {

@@ -12,6 +12,7 @@ use crate::{
     open_job::{OpenJob, PendingPart},
     queue::{FairQueue, WaitingJob},
     rate::RecentRate,
+    version_waits::VersionWaits,
     worker_table::WorkerTable,
 };
 
@@ -35,8 +36,10 @@ pub(crate) struct DispatchState {
     /// Jobs of which parts were let in or are next.
     pub(crate) open: HashMap<JobId, OpenJob>,
     pub(crate) workers: WorkerTable,
-    /// Jobs that no live worker can make, with the version of the encoder options that they need.
-    version_waits: HashMap<JobId, (WaitingJob, String)>,
+    /// Jobs that no live worker can make.
+    version_waits: VersionWaits,
+    /// When the broker was asked for its time, and the answer.
+    clock: Option<(Instant, u64)>,
     versions_checked: Option<Instant>,
     /// When parts were let in.
     pub(crate) let_in: RecentRate,
@@ -66,36 +69,48 @@ impl DispatchState {
     pub(crate) fn forget_job(&mut self, job_id: JobId) {
         self.queue.remove(job_id);
         self.open.remove(&job_id);
-        self.version_waits.remove(&job_id);
+        self.version_waits.remove(job_id);
     }
 
     /// Takes a job out of its turn for as long as no live worker makes what its parts are made of; false when one does.
-    pub(crate) fn hold_for_version(&mut self, job_id: JobId, now: Instant, now_ms: u64) -> bool {
-        let Some(open) = self.open.get(&job_id) else { return false };
-        let version = open.options_version();
-        if !self.workers.lack_version(version, open.created_at_ms(), now, now_ms) {
+    pub(crate) fn hold_for_version(&mut self, job_id: JobId, now: Instant) -> bool {
+        let now_ms = self.broker_now_ms(now);
+        let Some((version, created_at_ms)) = self.queue.version_of(job_id) else { return false };
+        if version.is_empty() || !self.workers.lack_version(version, created_at_ms, now, now_ms) {
             return false;
         }
         if let Some(job) = self.queue.remove(job_id) {
-            self.version_waits.insert(job_id, (job, version.to_owned()));
+            self.version_waits.insert(job);
         }
         self.open.remove(&job_id);
         true
     }
 
     /// Lets jobs wait for a turn again whose version a live worker makes now, or gives up.
-    pub(crate) fn return_held_jobs(&mut self, now: Instant, now_ms: u64) {
+    pub(crate) fn return_held_jobs(&mut self, now: Instant) {
         if self.versions_checked.is_some_and(|checked| now.duration_since(checked) < VERSIONS_PERIOD) {
             return;
         }
         self.versions_checked = Some(now);
-        let workers = &self.workers;
-        let is_taken = |_: &JobId, (job, version): &mut (WaitingJob, String)| {
-            !workers.lack_version(version, job.created_at_ms, now, now_ms)
-        };
-        for (_, (job, _)) in self.version_waits.extract_if(is_taken) {
+        let (workers, now_ms) = (&self.workers, self.broker_now_ms(now));
+        let must_wait =
+            |version: &str, created_at_ms| workers.lack_version(version, created_at_ms, now, now_ms);
+        for job in self.version_waits.take_released(must_wait) {
             self.queue.insert(&job);
         }
+    }
+
+    /// Notes the time of the broker.
+    pub(crate) const fn set_clock(&mut self, now: Instant, broker_now_ms: u64) {
+        self.clock = Some((now, broker_now_ms));
+    }
+
+    /// Unix time in milliseconds by the broker that keeps the records of jobs, since it was asked last: workers ask it, too, whether a
+    /// part may be tried.
+    pub(crate) fn broker_now_ms(&self, now: Instant) -> u64 {
+        let Some((asked, broker_ms)) = self.clock else { return nats::estimated_broker_now_ms() };
+        let since = u64::try_from(now.duration_since(asked).as_millis()).unwrap_or(u64::MAX);
+        broker_ms.saturating_add(since)
     }
 
     /// A job that is next, with what is left of it.
@@ -105,11 +120,18 @@ impl DispatchState {
         self.open.insert(job_id, job);
     }
 
-    /// Lets a part of an open job wait for a turn again, before its others.
+    /// Nothing is known of the jobs yet.
+    pub(crate) fn forget_jobs(&mut self, queue: FairQueue) {
+        self.queue = queue;
+        self.open.clear();
+        self.version_waits = VersionWaits::default();
+        self.is_followed = false;
+    }
+
+    /// Lets a part of an open job wait for a turn again, before its others. Its owner has paid for it.
     pub(crate) fn put_back(&mut self, job: &JobRecord, part: String) {
         let Some(open) = self.open.get_mut(&job.job_id) else { return };
-        let cost = packaging::plan::part_cost(&job.plan, &part);
-        open.pending.push_front(PendingPart { name: part, cost });
+        open.pending.push_front(PendingPart { name: part, cost: 1 });
         self.queue.insert(&WaitingJob::of(job));
     }
 
@@ -120,18 +142,21 @@ impl DispatchState {
             let is_gone = |part: &&String| !listing.contains(&job.part_subject(*job_id, part));
             gone.extend(job.queued.iter().filter(is_gone).map(|part| (*job_id, part.clone())));
             let held_back = job.held_back.iter().filter(|(_, held)| held.check_at <= now);
-            due.extend(held_back.map(|(part, _)| (*job_id, part.clone())));
+            due.extend(held_back.map(|(part, held)| (held.check_at, *job_id, part.clone())));
         }
-        due.truncate(HELD_BACK_PARTS_MAX);
-        gone.append(&mut due);
+        // Who waits for longest first: what is looked at becomes due again.
+        due.sort_unstable();
+        gone.extend(due.into_iter().take(HELD_BACK_PARTS_MAX).map(|(_, job_id, part)| (job_id, part)));
         gone
     }
 
     /// Jobs of which nothing is pending, queued or held back, and that are to be looked at by now.
     pub(crate) fn idle_jobs(&self, now: Instant) -> Vec<JobId> {
         let is_due = |job: &OpenJob| job.is_idle() && job.check_at <= now;
-        let due = self.open.iter().filter(|(_, job)| is_due(job)).map(|(job_id, _)| *job_id);
-        due.take(IDLE_JOBS_MAX).collect()
+        let due = self.open.iter().filter(|(_, job)| is_due(job));
+        let mut due: Vec<(Instant, JobId)> = due.map(|(job_id, job)| (job.check_at, *job_id)).collect();
+        due.sort_unstable();
+        due.into_iter().take(IDLE_JOBS_MAX).map(|(_, job_id)| job_id).collect()
     }
 
     /// Where a job stands.
@@ -149,7 +174,7 @@ impl DispatchState {
             parked_parts: count(retries.len() - delayed.len()),
             delayed_parts: count(delayed.len()),
             retry_at_ms: delayed.into_iter().min(),
-            lacks_version: self.version_waits.contains_key(&job_id),
+            lacks_version: self.version_waits.contains(job_id),
             own_jobs_ahead: place.map_or(0, |place| count(place.own_jobs_ahead)),
             owners_waiting: place.map_or(0, |place| count(place.owners)),
             jobs_waiting: count(self.queue.len()),

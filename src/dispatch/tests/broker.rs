@@ -24,7 +24,7 @@ use schemas::{
     worker::WorkerState,
 };
 use tokio::{sync::watch, task::JoinHandle};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{DispatchConfig, DispatchMetrics, QUEUED_PARTS_MIN, QUEUED_PARTS_PER_SLOT, run_dispatcher};
 
@@ -430,9 +430,43 @@ async fn a_part_that_lost_workers_stays_out_of_the_queue_until_it_is_due() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_job_is_not_finished_while_a_kept_part_is_tried_later() {
+    let site = Site::start().await;
+    let retry_at_ms = nats::now_ms() + 3_000;
+    let lost = job::LostWorkers {
+        workers: 3,
+        first_at_ms: 1,
+        last_at_ms: 2,
+        parked_at_ms: None,
+        retry_at_ms: Some(retry_at_ms),
+    };
+    change_part(&site.admin, job_id(1), "v0001", |part| part.lost = Some(lost)).await;
+    finish_part(&site.admin, job_id(1), "v0000").await;
+    store(&site.admin, JobRecord { made: vec!["v0001".into()], ..record(1, "olga", JobPriority::P1, 2) })
+        .await;
+    let _dispatcher = site.dispatcher().await;
+    site.wait("something", async || !site.queued().await.is_empty()).await;
+    let part = subjects::job_part_subject(job::TRANSCODE, JobPriority::P1, job_id(1), "v0001");
+    assert_eq!(site.queued().await, BTreeSet::from([part]), "the part, and no finish");
+    assert!(nats::now_ms() >= retry_at_ms);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_that_can_t_be_let_in_stops_no_other() {
+    let site = Site::start().await;
+    let odd = JobRecord { parts: vec!["no subject".into()], ..record(1, "olga", JobPriority::P1, 1) };
+    store(&site.admin, odd).await;
+    store(&site.admin, record(2, "olga", JobPriority::P1, 1)).await;
+    let _dispatcher = site.dispatcher().await;
+    site.wait("the other job", async || !site.queued().await.is_empty()).await;
+    assert_eq!(site.position(job_id(1)).await.unwrap().parked_parts, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn jobs_whose_version_no_worker_makes_stay_out_of_the_queue_until_one_comes() {
     let site = Site::start().await;
-    let show = async |name: &str, version: &str| {
+    // As often as a worker shows itself, so that none is forgotten meanwhile.
+    let show = |name: &str, version: &str| {
         let worker = schemas::worker::WorkerRecord {
             worker: name.into(),
             options_version: version.into(),
@@ -440,9 +474,15 @@ async fn jobs_whose_version_no_worker_makes_stay_out_of_the_queue_until_one_come
             started_at_ms: nats::now_ms(),
             ..examples::worker_record()
         };
-        site.admin.put_live_record(&worker, Duration::from_secs(60)).await.unwrap();
+        let bus = site.admin.clone();
+        AbortOnDropHandle::new(tokio::spawn(async move {
+            loop {
+                bus.put_live_record(&worker, Duration::from_secs(60)).await.unwrap();
+                tokio::time::sleep(Duration::from_secs(3)).await;
+            }
+        }))
     };
-    show("new", "transcode/8").await;
+    let _new = show("new", "transcode/8");
     for (number, version) in [(1, "transcode/7"), (2, "transcode/7"), (3, "transcode/8")] {
         let mut job =
             JobRecord { created_at_ms: nats::now_ms(), ..record(number, "olga", JobPriority::P1, 9) };
@@ -464,7 +504,7 @@ async fn jobs_whose_version_no_worker_makes_stay_out_of_the_queue_until_one_come
     end_job(&site.admin, job_id(3), JobStatus::Cancelled).await;
     let jobs = site.admin.context().get_stream(subjects::JOBS).await.unwrap();
     jobs.purge().await.unwrap();
-    show("old", "transcode/7").await;
+    let _old = show("old", "transcode/7");
     site.wait("the others", async || numbers().await.contains(&false)).await;
 }
 

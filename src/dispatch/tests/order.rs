@@ -14,7 +14,13 @@ fn job_id(number: u64) -> JobId {
 }
 
 fn waiting(number: u64, owner: &str, priority: JobPriority) -> WaitingJob {
-    WaitingJob { job_id: job_id(number), owner: owner.into(), priority, created_at_ms: number }
+    WaitingJob {
+        job_id: job_id(number),
+        owner: owner.into(),
+        priority,
+        created_at_ms: number,
+        options_version: "".into(),
+    }
 }
 
 /// Jobs of one part each; answers owners in the order of their turns.

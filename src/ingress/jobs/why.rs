@@ -102,7 +102,7 @@ struct JobPlaceDocument {
     owners_waiting: u32,
     /// Parts of all jobs that lie in the queue or are worked on.
     queue_parts: u32,
-    /// Parts that the queue takes: two for each slot.
+    /// Parts that the queue takes: two for each slot, and those that workers hold who take no more.
     queue_parts_max: u32,
     /// Workers that showed themselves lately.
     workers: u32,
@@ -281,7 +281,7 @@ impl KnownOfJob {
                 )
             }
             JobWhyReason::NoWorkerOfVersion => format!(
-                "None of the workers ({}) makes the version that its other parts are made of: start one that does, or retry it once it failed.",
+                "None of the workers ({}) makes the version that its other parts are made of: start one that does; after `transcode.other_version_wait` it is given up.",
                 place.workers
             ),
             JobWhyReason::BackOff => format!(
@@ -395,7 +395,7 @@ mod tests {
             (
                 known(|_, place| (place.lacks_version, place.is_waiting) = (true, true)),
                 JobWhyReason::NoWorkerOfVersion,
-                "None of the workers (1) makes the version that its other parts are made of: start one that does, or retry it once it failed.",
+                "None of the workers (1) makes the version that its other parts are made of: start one that does; after `transcode.other_version_wait` it is given up.",
             ),
             (known(|_, _| {}), JobWhyReason::Settling, "Nothing hinders it: it goes on within a minute."),
         ]
