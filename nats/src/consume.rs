@@ -300,15 +300,18 @@ pub fn priority_order(turn: u64, priorities: usize) -> Vec<usize> {
 }
 
 /// Pulls that follow a wake-up before the next message is waited for.
-const EARLY_PULLS_MAX: u32 = 6;
+const EARLY_PULLS_MAX: u32 = 3;
 
-/// How long the first of them waits; each next one twice as long.
-const EARLY_PULL_PAUSE: Duration = Duration::from_millis(3);
+/// How long the first of them waits; each next one [`EARLY_PULL_GROWTH`] times as long.
+const EARLY_PULL_PAUSE: Duration = Duration::from_millis(5);
+
+const EARLY_PULL_GROWTH: u32 = 5;
 
 /// Pause before the next of `left` early pulls; `None` when none is left. A wake-up overtakes its message: subscribers get it when it
 /// passes the server, the durable when the stream, on all of its servers, has stored it.
 fn early_pull_pause(left: u32) -> Option<Duration> {
-    (left > 0).then(|| EARLY_PULL_PAUSE * 2_u32.saturating_pow(EARLY_PULLS_MAX.saturating_sub(left)))
+    (left > 0)
+        .then(|| EARLY_PULL_PAUSE * EARLY_PULL_GROWTH.saturating_pow(EARLY_PULLS_MAX.saturating_sub(left)))
 }
 
 impl<S: PipelineStage> ConsumeLoop<S> {

@@ -1,12 +1,16 @@
 //! Dead letters: storing, listing and reading them, and what people did about them. A letter itself never changes.
 //!
-//! Limits: a page looks at no more than [`SCANNED_LETTERS_MAX`] letters.
+//! Limits: a page looks at no more than [`SCANNED_LETTERS_MAX`] letters and marks of letters, beside all marks there are: one for each
+//! change that a person made within the time for which letters are kept.
 
 use std::collections::HashMap;
 
 use async_nats::{
     HeaderMap,
-    jetstream::{message::PublishMessage, stream::RawMessageErrorKind},
+    jetstream::{
+        message::{PublishMessage, StreamMessage},
+        stream::{LastRawMessageErrorKind, Stream},
+    },
 };
 use bytes::Bytes;
 use schemas::subjects;
@@ -26,11 +30,11 @@ pub const REASON: &str = "sg-dead-reason";
 /// Header: tries before it was given up.
 pub const ATTEMPTS: &str = "sg-dead-attempts";
 
-/// Letters that one page looks at before it ends, also when few of them are wanted.
+/// Letters and marks that one page looks at before it ends, also when few of them are wanted.
 pub const SCANNED_LETTERS_MAX: usize = 10_000;
 
 /// What people do about a letter. Marks say so, which lie in the stream of the letters with this in place of a stage.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LetterMark {
     /// It had a second chance.
     Redriven,
@@ -138,6 +142,11 @@ fn dead_letter_from_message(
     }
 }
 
+/// Unix time in milliseconds at which the broker stored a message.
+fn stored_at_ms(raw: &StreamMessage) -> u64 {
+    u64::try_from(raw.time.unix_timestamp_nanos() / 1_000_000).unwrap_or(0)
+}
+
 fn stage_from_subject(subject: &str) -> &str {
     subject.split('.').nth(1).unwrap_or_default()
 }
@@ -208,10 +217,10 @@ impl Bus {
                 return Ok(DeadLetterPage { letters, next_after });
             }
             next_after = Some(entry.sequence);
+            scanned += 1;
             if LetterMark::of_subject(&entry.subject).is_some() {
                 continue;
             }
-            scanned += 1;
             let found = dead_letter_from_message(
                 entry.sequence,
                 &entry.subject,
@@ -262,15 +271,34 @@ impl Bus {
         let stream = self.stream_handle(subjects::DEAD).await?;
         let raw = match stream.get_raw_message(sequence).await {
             Ok(raw) => raw,
-            Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => return Ok(None),
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => return Ok(None),
             Err(error) => return Err(BusError::unavailable(error)),
         };
         if LetterMark::of_subject(&raw.subject).is_some() {
             return Ok(None);
         }
-        let at_ms = u64::try_from(raw.time.unix_timestamp_nanos() / 1_000_000).unwrap_or(0);
+        let at_ms = stored_at_ms(&raw);
         let found = dead_letter_from_message(raw.sequence, &raw.subject, &raw.headers, &raw.payload, at_ms);
-        Ok(Some(DeadLetter { mark: self.letter_marks().await?.get(&sequence).copied(), ..found }))
+        let mark = self.letter_mark(&stream, &found).await?;
+        Ok(Some(DeadLetter { mark, ..found }))
+    }
+
+    /// What was done about one letter last.
+    async fn letter_mark(
+        &self,
+        stream: &Stream<()>,
+        letter: &DeadLetter,
+    ) -> Result<Option<(LetterMark, u64)>, BusError> {
+        let mut last = None;
+        for mark in LetterMark::ALL {
+            let subject = subjects::dead_letter_subject(mark.token(), &letter.stage, letter.sequence);
+            match stream.get_last_raw_message_by_subject(&subject).await {
+                Ok(raw) => last = last.max(Some((raw.sequence, mark, stored_at_ms(&raw)))),
+                Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => {}
+                Err(error) => return Err(BusError::unavailable(error)),
+            }
+        }
+        Ok(last.map(|(_, mark, at_ms)| (mark, at_ms)))
     }
 
     /// Remembers what was done about a letter now.

@@ -8,7 +8,7 @@ use axum::{
 use schemas::access::ApiKeyScope;
 
 use super::{
-    RedrivenDocument, in_time, no_such_letter, parse_sequence,
+    RedrivenDocument, no_such_letter, parse_sequence,
     redrive::{self, RedriveError},
     require_operator,
 };
@@ -85,7 +85,8 @@ pub(super) async fn discard_dead_letter(
 ) -> Result<StatusCode, Problem> {
     require_operator(&who)?;
     let sequence = parse_sequence(&sequence)?;
-    if in_time(redrive::discard_letter(&app.bus, sequence, &who.owner)).await? {
+    // Without a time limit of its own: its event must follow the mark.
+    if redrive::discard_letter(&app.bus, sequence, &who.owner).await? {
         Ok(StatusCode::NO_CONTENT)
     } else {
         Err(no_such_letter())

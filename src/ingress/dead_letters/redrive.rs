@@ -247,8 +247,10 @@ impl LetterRedriver<'_> {
         let mut was_parked = false;
         self.bus
             .change_record::<JobPartRecord>(&subjects::part_key(job.job_id, &task.part), |found| {
-                let part = found.filter(|part| part.is_parked())?;
-                was_parked = true;
+                let parked = found.filter(|part| part.is_parked());
+                // Of the last try: somebody else may have been first.
+                was_parked = parked.is_some();
+                let part = parked?;
                 Some((JobPartRecord { lost: None, last_seen_ms: 0, ..part.clone() }, Outbox::new()))
             })
             .await?;
