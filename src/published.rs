@@ -448,8 +448,8 @@ fn message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
         | "auth.signed_out" => (vec!["ingress"], vec![]),
         "media.stored" => (vec!["upload"], vec!["index", "transcode"]),
         "media.rejected" => (vec!["upload"], vec!["index"]),
-        "job.paused" | "job.resumed" | "media.changed" | "ask.jobs" | "ask.job_counts" | "ask.media"
-        | "ask.public_media" => (vec!["ingress"], vec!["index"]),
+        "job.paused" | "job.resumed" | "job.reprioritized" | "media.changed" | "ask.jobs"
+        | "ask.job_counts" | "ask.media" | "ask.public_media" => (vec!["ingress"], vec!["index"]),
         "media.playable" | "media.ready" | "job.dead" | "job.failed" | "job.parked" | "job.queued"
         | "job.retried" | "job.started" | "job.succeeded" => (vec!["transcode"], vec!["index"]),
         "job.cancelled" => (vec!["ingress", "keeper"], vec!["index"]),

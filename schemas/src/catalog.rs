@@ -75,6 +75,7 @@ pub fn event_entries() -> Vec<CatalogEntry> {
         event_entry::<job::JobCancelled>(),
         event_entry::<job::JobPaused>(),
         event_entry::<job::JobResumed>(),
+        event_entry::<job::JobReprioritized>(),
         event_entry::<job::JobPartDead>(),
         event_entry::<job::JobParked>(),
         event_entry::<access::AdminKeyCreated>(),

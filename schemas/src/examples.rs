@@ -296,6 +296,52 @@ fn visit_media_events(visitor: &mut impl ExampleVisitor) {
     visit_event(visitor, changed);
 }
 
+/// What people do with jobs.
+fn visit_job_changes(visitor: &mut impl ExampleVisitor) {
+    let cancelled_by = None;
+    visit_event(
+        visitor,
+        job::JobCancelled {
+            job_id: JOB,
+            media_id: MEDIA,
+            owner: example_owner(),
+            kind: owned_text(job::TRANSCODE),
+            cancelled_by,
+        },
+    );
+    visit_event(
+        visitor,
+        job::JobPaused {
+            job_id: JOB,
+            media_id: MEDIA,
+            owner: example_owner(),
+            kind: owned_text(job::TRANSCODE),
+            paused_by: example_owner(),
+        },
+    );
+    visit_event(
+        visitor,
+        job::JobResumed {
+            job_id: JOB,
+            media_id: MEDIA,
+            owner: example_owner(),
+            kind: owned_text(job::TRANSCODE),
+            resumed_by: example_owner(),
+        },
+    );
+    visit_event(
+        visitor,
+        job::JobReprioritized {
+            job_id: JOB,
+            media_id: MEDIA,
+            owner: example_owner(),
+            kind: owned_text(job::TRANSCODE),
+            priority: JobPriority::P2,
+            changed_by: example_owner(),
+        },
+    );
+}
+
 fn visit_job_events(visitor: &mut impl ExampleVisitor) {
     let (job_id, media_id, kind) = (JOB, MEDIA, || owned_text("transcode"));
     let queued = job::JobQueued {
@@ -337,25 +383,7 @@ fn visit_job_events(visitor: &mut impl ExampleVisitor) {
         detail: owned_text("v720: segment 2 does not begin with a key frame"),
     };
     visit_event(visitor, failed);
-    let cancelled_by = None;
-    visit_event(
-        visitor,
-        job::JobCancelled { job_id, media_id, owner: example_owner(), kind: kind(), cancelled_by },
-    );
-    visit_event(
-        visitor,
-        job::JobPaused { job_id, media_id, owner: example_owner(), kind: kind(), paused_by: example_owner() },
-    );
-    visit_event(
-        visitor,
-        job::JobResumed {
-            job_id,
-            media_id,
-            owner: example_owner(),
-            kind: kind(),
-            resumed_by: example_owner(),
-        },
-    );
+    visit_job_changes(visitor);
     let (part, code) = (owned_text("v0001"), owned_text("child_crashed"));
     visit_event(
         visitor,

@@ -341,6 +341,21 @@ impl JobRecord {
         })
     }
 
+    /// The record at another priority, with the event. `None` when it has ended or has that priority.
+    pub fn with_priority(&self, priority: JobPriority, changed_by: &str) -> Option<(Self, JobReprioritized)> {
+        (self.status == JobStatus::Active && self.priority != priority).then(|| {
+            let event = JobReprioritized {
+                job_id: self.job_id,
+                media_id: self.media_id,
+                owner: self.owner.clone(),
+                kind: self.kind.clone(),
+                priority,
+                changed_by: changed_by.to_owned(),
+            };
+            (Self { priority, ..self.clone() }, event)
+        })
+    }
+
     /// The record once its parts may be begun again, with the event. `None` when it has ended or is not paused.
     pub fn with_resumption(&self, resumed_by: &str) -> Option<(Self, JobResumed)> {
         (self.status == JobStatus::Active && self.paused_at_ms.is_some()).then(|| {
@@ -728,6 +743,16 @@ job_event!(
     JobResumed, "resumed", false {
         /// The account of the person.
         resumed_by: String,
+    }
+);
+job_event!(
+    /// `evt.job.reprioritized`: what is not let into the queue yet of it waits at another priority.
+    #[schemars(rename = "Reprioritized")]
+    JobReprioritized, "reprioritized", false {
+        /// Its priority now.
+        priority: JobPriority,
+        /// The account of the person.
+        changed_by: String,
     }
 );
 job_event!(

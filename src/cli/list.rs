@@ -117,6 +117,7 @@ pub async fn run_jobs(command: JobsCommand, as_json: bool) -> anyhow::Result<()>
         JobsCommand::Cancel(jobs) => change_jobs(&jobs, "cancel", "Cancelled", as_json).await,
         JobsCommand::Pause(jobs) => change_jobs(&jobs, "pause", "Paused", as_json).await,
         JobsCommand::Resume(jobs) => change_jobs(&jobs, "resume", "Resumed", as_json).await,
+        JobsCommand::Priority { priority, jobs } => prioritize_jobs(&jobs, &priority, as_json).await,
         JobsCommand::Why { job_id, client } => explain_job(&ApiClient::new(&client)?, &job_id, as_json).await,
         JobsCommand::Retry(JobIdsArgs { job_ids, client }) => {
             let client = ApiClient::new(&client)?;
@@ -156,6 +157,21 @@ async fn change_jobs(jobs: &JobIdsArgs, action: &str, done: &str, as_json: bool)
             return Ok(output::print_json(&json!({ "job_id": job_id, "state": job["state"] }))?);
         }
         output::print_message(format!("{done}: {}", output::sanitize_text(job_id)));
+        Ok(())
+    };
+    act_on_each(&jobs.job_ids, change).await
+}
+
+async fn prioritize_jobs(jobs: &JobIdsArgs, priority: &str, as_json: bool) -> anyhow::Result<()> {
+    let client = ApiClient::new(&jobs.client)?;
+    let change = async |job_id: &str| {
+        let url = client.build_url(&format!("v1/jobs/{job_id}"), &[]);
+        let request = client.build_request(Method::PATCH, url).json(&json!({ "priority": priority }));
+        let job: Value = client.send(request).await?.json().await?;
+        if as_json {
+            return Ok(output::print_json(&json!({ "job_id": job_id, "priority": job["priority"] }))?);
+        }
+        output::print_message(format!("Now {priority}: {}", output::sanitize_text(job_id)));
         Ok(())
     };
     act_on_each(&jobs.job_ids, change).await

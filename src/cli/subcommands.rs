@@ -114,6 +114,18 @@ pub enum JobsCommand {
     Pause(JobIdsArgs),
     /// Let paused jobs go on, each in its old place
     Resume(JobIdsArgs),
+    /// Have jobs wait at another priority
+    #[command(after_help = "Examples:
+  streamgate jobs priority p2 068p...          when nothing else waits, and now and then in between
+  streamgate jobs priority p0 068p...          before the jobs of everybody: for keys of admins")]
+    Priority {
+        /// p0, p1 or p2
+        #[arg(value_parser = ["p0", "p1", "p2"])]
+        priority: String,
+        /// Which jobs.
+        #[command(flatten)]
+        jobs: JobIdsArgs,
+    },
     /// Try jobs again that failed or were cancelled; what a failed one had made is kept
     #[command(after_help = "Example:
   streamgate jobs retry 068p...                prints the id of the job that goes on")]

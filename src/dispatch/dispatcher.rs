@@ -195,7 +195,7 @@ impl Dispatcher {
         let is_new = fate == PartFate::Open && !listing.contains(&subject);
         if is_new {
             match self.publish_part(job_id, &subject, &part.name).await {
-                Ok(()) => _ = listing.insert(subject),
+                Ok(()) => _ = listing.insert(subject.clone()),
                 Err(error) if error.failure_class() == FailureClass::Outage => return Err(error),
                 Err(error) => {
                     // Left to a person: one part that can't be let in must not stop all others.
@@ -215,7 +215,7 @@ impl Dispatcher {
         if open.pending.front() == Some(&part) {
             open.pending.pop_front();
         }
-        open.note_fate(&part.name, fate, Instant::now(), now_ms);
+        open.note_fate((&subject, &part.name), fate, Instant::now(), now_ms);
         if open.pending.is_empty() {
             open.check_at = Instant::now();
             state.queue.remove(job_id);

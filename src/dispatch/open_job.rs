@@ -44,8 +44,8 @@ pub(crate) struct OpenJob {
     priority: JobPriority,
     /// Parts to let in, the next one in front.
     pub(crate) pending: VecDeque<PendingPart>,
-    /// Parts that lie in the queue, or are worked on.
-    pub(crate) queued: BTreeSet<String>,
+    /// Parts that lie in the queue, or are worked on, with their subjects there.
+    pub(crate) queued: BTreeMap<String, String>,
     /// Parts that lost workers, and are tried later or resumed by somebody.
     pub(crate) held_back: BTreeMap<String, HeldBackPart>,
     /// When it is looked at again once nothing of it is pending, queued or held back.
@@ -63,7 +63,7 @@ impl OpenJob {
             pending: pending
                 .map(|name| PendingPart { name: name.clone(), cost: plan::part_cost(&record.plan, name) })
                 .collect(),
-            queued: BTreeSet::new(),
+            queued: BTreeMap::new(),
             held_back: BTreeMap::new(),
             check_at: Instant::now(),
         }
@@ -74,13 +74,24 @@ impl OpenJob {
         job::part_subject(&self.kind, self.priority, job_id, part)
     }
 
+    /// Has what is not let in yet wait at this priority.
+    pub(crate) const fn set_priority(&mut self, priority: JobPriority) {
+        self.priority = priority;
+    }
+
     /// Notes what becomes of a part that is not pending any more.
-    pub(crate) fn note_fate(&mut self, part: &str, fate: PartFate, now: Instant, now_ms: u64) {
+    pub(crate) fn note_fate(
+        &mut self,
+        (subject, part): (&str, &str),
+        fate: PartFate,
+        now: Instant,
+        now_ms: u64,
+    ) {
         self.held_back.remove(part);
         let (pause, retry_at_ms) = match fate {
             PartFate::Over => return,
             PartFate::Open => {
-                self.queued.insert(part.to_owned());
+                self.queued.insert(part.to_owned(), subject.to_owned());
                 return;
             }
             PartFate::Parked => (PARKED_PERIOD, None),

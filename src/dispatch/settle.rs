@@ -56,7 +56,7 @@ impl Dispatcher {
                 tracing::info!(job.id = %job_id, part, "it is to be made, and waits for a turn again");
                 state.put_back(&job, part);
             }
-            (fate, _) => open.note_fate(&part, fate, Instant::now(), now_ms),
+            (fate, _) => open.note_fate(("", &part), fate, Instant::now(), now_ms),
         }
         Ok(())
     }
@@ -74,7 +74,7 @@ impl Dispatcher {
     }
 
     async fn look_at_finish(&self, job: &JobRecord) -> Result<(), BusError> {
-        let mut missing = Vec::new();
+        let (finish, mut missing) = (job.part_subject(job::FINISH), Vec::new());
         let fate = match records::load_finish_state(self.bus(), job.job_id).await? {
             FinishState::Held => None,
             FinishState::HeldBack(fate) => Some(fate),
@@ -85,7 +85,7 @@ impl Dispatcher {
         };
         if fate == Some(PartFate::Open) {
             // Whatever the queue holds: it is short, and all else of the job is done.
-            self.publish_part(job.job_id, &job.part_subject(job::FINISH), job::FINISH).await?;
+            self.publish_part(job.job_id, &finish, job::FINISH).await?;
         }
         let now_ms = self.broker_now_ms();
         let age_ms = now_ms.saturating_sub(job.created_at_ms);
@@ -96,7 +96,7 @@ impl Dispatcher {
         if let Some(open) = state.open.get_mut(&job.job_id) {
             open.check_at = Instant::now() + records::FINISH_PERIOD;
             if let Some(fate) = fate {
-                open.note_fate(job::FINISH, fate, Instant::now(), now_ms);
+                open.note_fate((&finish, job::FINISH), fate, Instant::now(), now_ms);
             }
         }
         for part in missing {

@@ -58,8 +58,14 @@ impl DispatchState {
 
     /// A job as its record says: it waits, unless parts of it were let in already.
     pub(crate) fn let_wait(&mut self, job: &WaitingJob) -> bool {
-        let is_new = !self.open.contains_key(&job.job_id);
-        if is_new {
+        let open = self.open.get_mut(&job.job_id);
+        let is_new = open.is_none();
+        let has_pending = open.is_some_and(|open| {
+            open.set_priority(job.priority);
+            !open.pending.is_empty()
+        });
+        // One that waits already takes its place at the priority that it has now.
+        if is_new || has_pending {
             self.queue.insert(job);
         }
         is_new
@@ -139,8 +145,8 @@ impl DispatchState {
     pub(crate) fn parts_to_settle(&self, listing: &BTreeSet<String>, now: Instant) -> Vec<(JobId, String)> {
         let (mut gone, mut due) = (Vec::new(), Vec::new());
         for (job_id, job) in &self.open {
-            let is_gone = |part: &&String| !listing.contains(&job.part_subject(*job_id, part));
-            gone.extend(job.queued.iter().filter(is_gone).map(|part| (*job_id, part.clone())));
+            let queued = job.queued.iter().filter(|(_, subject)| !listing.contains(*subject));
+            gone.extend(queued.map(|(part, _)| (*job_id, part.clone())));
             let held_back = job.held_back.iter().filter(|(_, held)| held.check_at <= now);
             due.extend(held_back.map(|(part, held)| (held.check_at, *job_id, part.clone())));
         }

@@ -163,6 +163,7 @@ GET /watch/{media_id} Open Api
 HEAD /v1/uploads/{upload_id} Principal(Upload) none
 OPTIONS /v1/uploads Open none
 OPTIONS /v1/uploads/{upload_id} Open none
+PATCH /v1/jobs/{job_id} Principal(Worker) Worker
 PATCH /v1/media/{media_id} Principal(Metadata) Metadata
 PATCH /v1/uploads/{upload_id} Principal(Upload) none
 POST /v1/auth/challenge Open Auth
@@ -470,6 +471,8 @@ impl Story {
         let job = job_record(media_id, "admin", 1, JobStatus::Active);
         self.admin.commit_record(&mut VersionedRecord::new(job.clone()), Outbox::new()).await.unwrap();
         let path = format!("/v1/jobs/{}", job.job_id);
+        let json = format!("{key}Content-Type: application/json\r\n");
+        self.does("patch /v1/jobs/{job_id}", &path, &json, "{\"priority\":\"p0\"}", 200).await;
         for action in ["pause", "resume", "cancel"] {
             let operation = format!("post /v1/jobs/{{job_id}}/{action}");
             self.does(&operation, &format!("{path}/{action}"), key, "", 200).await;

@@ -452,6 +452,31 @@ async fn a_job_is_not_finished_while_a_kept_part_is_tried_later() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_job_of_another_priority_takes_its_new_place_and_nothing_twice() {
+    let mut site = Site::start().await;
+    site.gate.send_replace(false);
+    store(&site.admin, record(1, "olga", JobPriority::P1, 4)).await;
+    store(&site.admin, record(2, "olga", JobPriority::P1, 2)).await;
+    let _dispatcher = site.dispatcher().await;
+    site.worker(1);
+    site.wait("a full queue", async || site.queued().await.len() == QUEUED_PARTS_MIN).await;
+    // One of which two parts lie in the queue goes behind, the other one before.
+    change_job(&site.admin, job_id(1), |job| job.with_priority(JobPriority::P2, "olga").unwrap().0).await;
+    change_job(&site.admin, job_id(2), |job| job.with_priority(JobPriority::P0, "olga").unwrap().0).await;
+    store(&site.admin, record(3, "otto", JobPriority::P1, 1)).await;
+    let is_known = async || site.position(job_id(3)).await.is_ok_and(|place| place.is_waiting);
+    site.wait("what was stored last", is_known).await;
+    site.gate.send_replace(true);
+    site.wait_begun(4 + 2 + 1 + 3).await;
+    let begun = site.begun.lock().clone();
+    assert_eq!(begun.iter().collect::<BTreeSet<_>>().len(), begun.len(), "every part once: {begun:?}");
+    let first = |job: u32, part: &str| {
+        begun.iter().position(|(id, name)| *id == job_id(job) && name == part).unwrap()
+    };
+    assert!(first(2, "v0001") < first(1, "v0002"), "{begun:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_part_that_can_t_be_let_in_stops_no_other() {
     let site = Site::start().await;
     let odd = JobRecord { parts: vec!["no subject".into()], ..record(1, "olga", JobPriority::P1, 1) };

@@ -44,6 +44,7 @@ pub(crate) use actions::explain_encode_failure;
 pub(crate) use why::has_dispatcher;
 pub mod cancellation;
 mod pausing;
+mod priority;
 pub mod retry;
 mod why;
 
@@ -60,6 +61,7 @@ pub fn router() -> OperationRouter<AppState> {
         .with(&actions::RETRY_JOB, actions::retry_job)
         .with(&pausing::PAUSE_JOB, pausing::pause_job)
         .with(&pausing::RESUME_JOB, pausing::resume_job)
+        .with(&priority::CHANGE_JOB, priority::change_job)
         .with(&why::EXPLAIN_JOB, why::explain_job)
 }
 
@@ -73,6 +75,7 @@ pub fn router() -> OperationRouter<AppState> {
     actions::retry_job,
     pausing::pause_job,
     pausing::resume_job,
+    priority::change_job,
     why::explain_job
 ))]
 pub(super) struct JobsApiDoc;
@@ -84,6 +87,7 @@ impl openapi::OperationGroup for JobsApiDoc {
 
     fn add_schemas(schemas: &mut openapi::SchemaCollector) {
         schemas.add_response::<ListPage<JobIndexItem>>();
+        schemas.add_request::<priority::JobChangeRequest>();
         schemas.add_response::<JobCounts>();
         schemas.add_response::<JobDocument<'_>>();
         schemas.add_response::<actions::JobRetriedDocument>();

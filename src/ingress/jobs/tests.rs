@@ -86,6 +86,42 @@ impl Encoded {
 }
 
 #[tokio::test]
+async fn the_priority_of_a_job_can_be_changed_while_it_goes_on() {
+    let site = Encoded::start(JobStatus::Active, MediaStatus::Stored).await;
+    let mut events = site.admin.subscribe_core(subjects::job_event_filter(site.job.job_id)).await.unwrap();
+    let owner = auth::create_api_key(&site.admin, &site.job.owner, PrincipalRole::Owner).await.unwrap();
+    let other = auth::create_api_key(&site.admin, "other", PrincipalRole::Owner).await.unwrap();
+    let path = format!("/v1/jobs/{}", site.job.job_id);
+    let change = async |authorization: &str, body: &str| {
+        let headers = format!("{authorization}Content-Type: application/json\r\n");
+        let answer = site.site.ask("PATCH", &path, &headers, body).await;
+        let document: Value = serde_json::from_str(&answer.body).unwrap();
+        let said = document["code"].as_str().or(document["priority"].as_str()).unwrap_or_default().to_owned();
+        (answer.status, said)
+    };
+    let bearer = |key: &str| format!("Authorization: Bearer {key}\r\n");
+    let (p0, p2) = ("{\"priority\":\"p0\"}", "{\"priority\":\"p2\"}");
+    assert_eq!(change(&bearer(&owner), p0).await, (403, "operators_only".into()));
+    assert_eq!(change(&bearer(&other), p2).await, (404, "not_found".into()));
+    assert_eq!(change(&bearer(&owner), "{\"priority\":\"p9\"}").await.0, 400);
+    assert_eq!(change(&bearer(&owner), "{}").await.0, 400);
+    for (authorization, body, wanted) in [
+        (&bearer(&owner), p2, subjects::JobPriority::P2),
+        (&site.authorization, p0, subjects::JobPriority::P0),
+    ] {
+        // Twice is no error, and one event.
+        for _ in 0..2 {
+            assert_eq!(change(authorization, body).await, (200, wanted.subject_token().into()));
+        }
+        let message = events.next().await.unwrap();
+        let event: job::JobReprioritized = nats::decode_message(&message.subject, &message.payload).unwrap();
+        assert_eq!(event.priority, wanted, "{}", message.subject);
+    }
+    assert_eq!(site.post("cancel").await.status, 200);
+    assert_eq!(change(&site.authorization, p2).await, (409, "job_ended".into()));
+}
+
+#[tokio::test]
 async fn a_paused_job_says_so_until_it_is_resumed() {
     let site = Encoded::start(JobStatus::Active, MediaStatus::Stored).await;
     let mut events = site.admin.subscribe_core(subjects::job_event_filter(site.job.job_id)).await.unwrap();
