@@ -114,6 +114,12 @@ pub(crate) struct Options {
     pub(crate) three_brokers: bool,
 }
 
+/// A client that gives idle connections up before the server does, which waits 15 seconds for the next head: a request on one that is just
+/// being closed would fail.
+fn http_client() -> reqwest::Client {
+    reqwest::Client::builder().pool_idle_timeout(Duration::from_secs(5)).build().unwrap()
+}
+
 impl Cluster {
     /// Everything of a small installation, ready to take uploads.
     pub(crate) async fn start(options: Options) -> Self {
@@ -155,7 +161,7 @@ impl Cluster {
             store,
             events,
             _s3: s3,
-            http: reqwest::Client::new(),
+            http: http_client(),
             url: String::new(),
             key: String::new(),
             store_args: Vec::new(),
