@@ -51,10 +51,6 @@ impl LetterMark {
             Self::Discarded => "discarded",
         }
     }
-
-    fn of_subject(subject: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|mark| mark.token() == stage_from_subject(subject))
-    }
 }
 
 /// What lies in the stream of dead letters, by its subject.
@@ -67,6 +63,8 @@ pub enum DeadSubject<'a> {
     },
     /// Something was done about a letter.
     Mark {
+        /// What.
+        mark: LetterMark,
         /// The stage of that letter.
         stage: &'a str,
         /// Its sequence.
@@ -77,12 +75,13 @@ pub enum DeadSubject<'a> {
 impl<'a> DeadSubject<'a> {
     /// Reads a subject; a mark that names no letter is one of letter 0, which there is not.
     pub fn parse(subject: &'a str) -> Self {
-        if LetterMark::of_subject(subject).is_none() {
-            return Self::Letter { stage: stage_from_subject(subject) };
-        }
+        let stage = stage_from_subject(subject);
+        let Some(mark) = LetterMark::ALL.into_iter().find(|mark| mark.token() == stage) else {
+            return Self::Letter { stage };
+        };
         let (stage, sequence) =
             subject.splitn(3, '.').nth(2).and_then(|id| id.rsplit_once('-')).unwrap_or_default();
-        Self::Mark { stage, sequence: sequence.parse().unwrap_or(0) }
+        Self::Mark { mark, stage, sequence: sequence.parse().unwrap_or(0) }
     }
 }
 
@@ -218,7 +217,7 @@ impl Bus {
             }
             next_after = Some(entry.sequence);
             scanned += 1;
-            if LetterMark::of_subject(&entry.subject).is_some() {
+            if let DeadSubject::Mark { .. } = DeadSubject::parse(&entry.subject) {
                 continue;
             }
             let found = dead_letter_from_message(
@@ -242,9 +241,7 @@ impl Bus {
         let mut reader = self.open_dead_letter_reader(filters, ReaderStart::All).await?;
         let mut marks = HashMap::new();
         while let Some(entry) = reader.next_pending().await? {
-            if let (Some(mark), DeadSubject::Mark { sequence, .. }) =
-                (LetterMark::of_subject(&entry.subject), DeadSubject::parse(&entry.subject))
-            {
+            if let DeadSubject::Mark { mark, sequence, .. } = DeadSubject::parse(&entry.subject) {
                 marks.insert(sequence, (mark, entry.stored_at_ms));
             }
         }
@@ -274,7 +271,7 @@ impl Bus {
             Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => return Ok(None),
             Err(error) => return Err(BusError::unavailable(error)),
         };
-        if LetterMark::of_subject(&raw.subject).is_some() {
+        if let DeadSubject::Mark { .. } = DeadSubject::parse(&raw.subject) {
             return Ok(None);
         }
         let at_ms = stored_at_ms(&raw);

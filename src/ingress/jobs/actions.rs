@@ -6,6 +6,7 @@ use axum::{
     http::{HeaderMap, HeaderValue, Method, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use nats::VersionedRecord;
 use schemars::JsonSchema;
 use schemas::{
     access::ApiKeyScope,
@@ -149,8 +150,20 @@ pub(super) async fn load_changeable_job(
     Ok(job)
 }
 
+/// The job as it was changed, or left; a problem when it had ended.
+pub(super) async fn answer_with_job(
+    app: &AppState,
+    held: Option<VersionedRecord<JobRecord>>,
+) -> Result<Response, Problem> {
+    let held = held.ok_or_else(no_such_job)?;
+    if held.record.status != JobStatus::Active {
+        return Err(job_ended(held.record.status));
+    }
+    Ok(load_job_document(app, &held).await?.to_response(&HeaderMap::new()))
+}
+
 /// That a job ended before, and how.
-pub(super) fn job_ended(status: JobStatus) -> Problem {
+fn job_ended(status: JobStatus) -> Problem {
     let detail = match status {
         JobStatus::Failed => "it failed",
         JobStatus::Cancelled => "it was cancelled",

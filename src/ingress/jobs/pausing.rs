@@ -2,18 +2,13 @@
 
 use axum::{
     extract::{Path, State},
-    http::{HeaderMap, Method},
+    http::Method,
     response::Response,
 };
-use nats::{Outbox, VersionedRecord};
-use schemas::{
-    KvRecord as _,
-    access::ApiKeyScope,
-    job::{JobRecord, JobStatus},
-    subjects,
-};
+use nats::Outbox;
+use schemas::{KvRecord as _, access::ApiKeyScope, job::JobRecord, subjects};
 
-use super::{actions, load_job_document, no_such_job};
+use super::actions;
 use crate::AppState;
 use auth::Principal;
 use web::{
@@ -58,7 +53,7 @@ pub(super) async fn pause_job(
         Some((record, Outbox::new().with_event(&event)))
     };
     let held = app.bus.change_record::<JobRecord>(&job.job_id.to_string(), change).await?;
-    answer_with_job(&app, held).await
+    actions::answer_with_job(&app, held).await
 }
 
 pub(super) static RESUME_JOB: Operation = Operation::change(
@@ -95,16 +90,5 @@ pub(super) async fn resume_job(
         Some((record, Outbox::new().with_event(&event)))
     };
     let held = app.bus.change_record::<JobRecord>(&job.job_id.to_string(), change).await?;
-    answer_with_job(&app, held).await
-}
-
-async fn answer_with_job(
-    app: &AppState,
-    held: Option<VersionedRecord<JobRecord>>,
-) -> Result<Response, Problem> {
-    let held = held.ok_or_else(no_such_job)?;
-    if held.record.status != JobStatus::Active {
-        return Err(actions::job_ended(held.record.status));
-    }
-    Ok(load_job_document(app, &held).await?.to_response(&HeaderMap::new()))
+    actions::answer_with_job(&app, held).await
 }

@@ -2,21 +2,16 @@
 
 use axum::{
     extract::{Path, State},
-    http::{HeaderMap, Method},
+    http::Method,
     response::Response,
 };
 use nats::Outbox;
 use schemars::JsonSchema;
-use schemas::{
-    KvRecord as _,
-    access::ApiKeyScope,
-    job::{JobRecord, JobStatus},
-    subjects::JobPriority,
-};
+use schemas::{KvRecord as _, access::ApiKeyScope, job::JobRecord, subjects::JobPriority};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{actions, load_job_document, no_such_job};
+use super::actions;
 use crate::AppState;
 use auth::Principal;
 use web::{
@@ -73,9 +68,6 @@ pub(super) async fn change_job(
         let (record, event) = found?.with_priority(wanted.priority, &who.owner)?;
         Some((record, Outbox::new().with_event(&event)))
     };
-    let held = app.bus.change_record::<JobRecord>(&job.key(), change).await?.ok_or_else(no_such_job)?;
-    if held.record.status != JobStatus::Active {
-        return Err(actions::job_ended(held.record.status));
-    }
-    Ok(load_job_document(&app, &held).await?.to_response(&HeaderMap::new()))
+    let held = app.bus.change_record::<JobRecord>(&job.key(), change).await?;
+    actions::answer_with_job(&app, held).await
 }

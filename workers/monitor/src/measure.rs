@@ -66,7 +66,7 @@ pub(crate) fn count_waiting_letters(
             DeadSubject::Letter { stage } => *waiting.entry(stage.to_owned()).or_default() += *count as u64,
             // Of a letter that is gone, or about which something was done twice.
             DeadSubject::Mark { sequence, .. } if sequence < first_sequence => {}
-            DeadSubject::Mark { stage, sequence } => _ = settled.insert((stage, sequence)),
+            DeadSubject::Mark { stage, sequence, .. } => _ = settled.insert((stage, sequence)),
         }
     }
     for (stage, _) in settled {
