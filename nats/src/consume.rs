@@ -299,26 +299,20 @@ pub fn priority_order(turn: u64, priorities: usize) -> Vec<usize> {
     (0..priorities).map(|i| (i + first) % priorities).collect()
 }
 
-/// Pulls that follow a wake-up before the next message is waited for.
-const EARLY_PULLS_MAX: u32 = 3;
-
-/// How long the first of them waits; each next one [`EARLY_PULL_GROWTH`] times as long.
+/// Pause before the pull that follows an empty one after a wake-up; [`EARLY_PULL_GROWTH`] times as long after each further empty one,
+/// up to the slow poll. A wake-up overtakes its message: subscribers get it when it passes the server, the durable when the stream, on
+/// all of its servers, has stored it. So a message that comes late by some time is taken after at most six times that.
 const EARLY_PULL_PAUSE: Duration = Duration::from_millis(5);
 
 const EARLY_PULL_GROWTH: u32 = 5;
-
-/// Pause before the next of `left` early pulls; `None` when none is left. A wake-up overtakes its message: subscribers get it when it
-/// passes the server, the durable when the stream, on all of its servers, has stored it.
-fn early_pull_pause(left: u32) -> Option<Duration> {
-    (left > 0)
-        .then(|| EARLY_PULL_PAUSE * EARLY_PULL_GROWTH.saturating_pow(EARLY_PULLS_MAX.saturating_sub(left)))
-}
 
 impl<S: PipelineStage> ConsumeLoop<S> {
     async fn run_slot(self: Arc<Self>, slot: usize) {
         // Slots begin at different turns, so that they do not all look at the lower priority at once.
         let mut turn = slot as u64;
-        let mut early_pulls = 0;
+        let poll = Duration::from_millis(self.config.poll_ms);
+        // Something may have been announced just before this process listened, and not be stored yet.
+        let mut pause = EARLY_PULL_PAUSE.min(poll);
         while self.wait_for_gate().await {
             // Registered before the pull: a wake-up between an empty answer and the wait would be lost.
             let woken = self.wake.notified();
@@ -329,15 +323,12 @@ impl<S: PipelineStage> ConsumeLoop<S> {
                 Ok(Some(message)) => {
                     // A task that got one wakes the next, so that one wake-up for a burst is enough.
                     self.wake.notify_one();
-                    early_pulls = 0;
                     self.process_message(message).await;
                 }
                 Ok(None) => {
-                    let poll = Duration::from_millis(self.config.poll_ms);
-                    let pause = early_pull_pause(early_pulls).map_or(poll, |early| early.min(poll));
                     tokio::select! {
-                        () = woken => early_pulls = EARLY_PULLS_MAX,
-                        () = tokio::time::sleep(pause) => early_pulls = early_pulls.saturating_sub(1),
+                        () = woken => pause = EARLY_PULL_PAUSE.min(poll),
+                        () = tokio::time::sleep(pause) => pause = (pause * EARLY_PULL_GROWTH).min(poll),
                         () = self.shutdown.cancelled() => {}
                     }
                 }

@@ -188,3 +188,31 @@ async fn an_idle_slot_takes_each_message_without_waiting_for_its_next_poll() {
     let (ran, ()) = tokio::join!(run, story);
     ran.unwrap();
 }
+
+#[tokio::test]
+async fn a_message_that_comes_long_after_its_wake_up_is_taken_soon() {
+    let broker = TestBroker::start().await;
+    let (bus, admin) = (broker.bus(Role::Upload).await, broker.bus(Role::Admin).await);
+    let (shutdown, may_end) = (CancellationToken::new(), Arc::new(tokio::sync::Notify::new()));
+    let stage = Arc::new(Held { runs: AtomicU32::new(0), may_end: Arc::clone(&may_end) });
+    let poll_ms = u64::try_from(2 * crate::WAIT_MAX.as_millis()).unwrap();
+    let config = ConsumeConfig { slots: 1, poll_ms, ..ConsumeConfig::default() };
+    // Only one of the subjects of the durable wakes: what comes over the other is announced by what came before.
+    let queue = StageQueue { wake: vec!["evt.upload.received.*".into()], ..uploads() };
+    let run = consume::run_stage(bus, queue, Arc::clone(&stage), config, shutdown.clone());
+    let story = async {
+        let mut number = 0;
+        for (subject, late_ms) in [("evt.upload.received.X", 0), ("evt.media.reopened.X", 300)] {
+            // As a store that takes that long to write it.
+            tokio::time::sleep(Duration::from_millis(late_ms)).await;
+            may_end.notify_one();
+            admin.context().publish(subject, "x".into()).await.unwrap().await.unwrap();
+            number += 1;
+            let taken = || async { stage.runs.load(Ordering::Relaxed) == number };
+            crate::until("the message is taken", taken).await;
+        }
+        shutdown.cancel();
+    };
+    let (ran, ()) = tokio::join!(run, story);
+    ran.unwrap();
+}
