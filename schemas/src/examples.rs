@@ -446,6 +446,7 @@ fn asset_record() -> media::MediaRecord {
         source_removed_at_ms: None,
         removed_at_ms: None,
         waiting: None,
+        superseded: Vec::new(),
         attempt: media::MediaAttempt::default(),
     }
 }

@@ -12,6 +12,7 @@ pub mod catalog;
 pub mod dead_letter;
 pub mod dispatch_query;
 pub mod document;
+pub mod encode;
 pub mod envelope;
 pub mod examples;
 pub mod fault;

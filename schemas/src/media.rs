@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     BusEvent, EventContext,
+    encode::{EncodeSettings, SupersededEncode},
     ids::{JobId, MediaId, UploadId},
     upload,
 };
@@ -358,6 +359,10 @@ pub struct MediaRecord {
     /// Which attempt at it this is.
     #[serde(default, skip_serializing_if = "MediaAttempt::is_first")]
     pub attempt: MediaAttempt,
+    /// Encodes that played before, the newest last, while sessions may still play them; at most
+    /// [`SUPERSEDED_ENCODES_MAX`](crate::encode::SUPERSEDED_ENCODES_MAX).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub superseded: Vec<SupersededEncode>,
 }
 
 impl MediaRecord {
@@ -379,7 +384,22 @@ impl MediaRecord {
             removed_at_ms: None,
             waiting: None,
             attempt: MediaAttempt::default(),
+            superseded: Vec::new(),
         }
+    }
+
+    /// The record once `encode` is what plays, at `now_ms` by the broker's clock. An encode that was ready before stays beside it.
+    pub fn with_ready_encode(&self, encode: &MediaEncode, now_ms: u64) -> Self {
+        let mut record = self.clone();
+        let is_replaced =
+            |old: &MediaEncode| self.status == MediaStatus::Ready && old.number != encode.number;
+        if let Some(old) = self.encode.clone().filter(is_replaced) {
+            record.superseded.push(SupersededEncode { encode: old, superseded_at_ms: now_ms });
+        }
+        record.status = MediaStatus::Ready;
+        (record.code, record.detail, record.waiting) = (None, None, None);
+        record.encode = Some(encode.clone());
+        record
     }
 
     /// The record once what was being made of it has come to nothing: the encode of that number. `None` where something else plays
@@ -598,6 +618,9 @@ pub enum ReopenStep {
         source: MediaSource,
         /// What the probe found.
         technical: Box<TechnicalMetadata>,
+        /// How it is to be made.
+        #[serde(default, skip_serializing_if = "EncodeSettings::is_default")]
+        settings: EncodeSettings,
     },
     /// Its technical metadata are written anew.
     Describe,

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::{
     JobIdsArgs, JobsCommand, MediaCommand, PageArgs,
     client::{ApiClient, ClientError},
-    output, publish, render,
+    output, publish, render, transcode,
 };
 
 /// A way to show an item of a list: the heads of the columns, and what stands in them.
@@ -77,12 +77,11 @@ pub async fn run_media(command: MediaCommand, as_json: bool) -> anyhow::Result<(
         MediaCommand::Unpublish { media_ids, client } => {
             publish::unpublish_media(&ApiClient::new(&client)?, &media_ids, as_json).await
         }
+        MediaCommand::Transcode(args) => transcode::transcode_media(&args, as_json).await,
         MediaCommand::Rm { media_ids, client } => {
             let client = ApiClient::new(&client)?;
-            for media_id in media_ids {
-                remove_medium(&client, &media_id, as_json).await?;
-            }
-            Ok(())
+            let remove = async |media_id: &str| remove_medium(&client, media_id, as_json).await;
+            act_on_each("medium", &media_ids, remove).await
         }
     }
 }
@@ -121,21 +120,22 @@ pub async fn run_jobs(command: JobsCommand, as_json: bool) -> anyhow::Result<()>
         JobsCommand::Why { job_id, client } => explain_job(&ApiClient::new(&client)?, &job_id, as_json).await,
         JobsCommand::Retry(JobIdsArgs { job_ids, client }) => {
             let client = ApiClient::new(&client)?;
-            act_on_each(&job_ids, async |job_id| retry_job(&client, job_id, as_json).await).await
+            act_on_each("job", &job_ids, async |job_id| retry_job(&client, job_id, as_json).await).await
         }
     }
 }
 
-/// Does something to each job, also behind one at which it fails; the last failure is that of the command.
-async fn act_on_each(
-    job_ids: &[String],
+/// Does something to each of `ids`, also behind one at which it fails; the last failure is that of the command.
+pub(super) async fn act_on_each(
+    kind: &str,
+    ids: &[String],
     act: impl AsyncFn(&str) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let mut failed = None;
-    for job_id in job_ids {
-        if let Err(error) = act(job_id).await
+    for id in ids {
+        if let Err(error) = act(id).await
             && let Some(before) =
-                failed.replace(error.context(format!("job {}", output::sanitize_text(job_id))))
+                failed.replace(error.context(format!("{kind} {}", output::sanitize_text(id))))
         {
             output::print_message(format!("{before:#}"));
         }
@@ -159,7 +159,7 @@ async fn change_jobs(jobs: &JobIdsArgs, action: &str, done: &str, as_json: bool)
         output::print_message(format!("{done}: {}", output::sanitize_text(job_id)));
         Ok(())
     };
-    act_on_each(&jobs.job_ids, change).await
+    act_on_each("job", &jobs.job_ids, change).await
 }
 
 async fn prioritize_jobs(jobs: &JobIdsArgs, priority: &str, as_json: bool) -> anyhow::Result<()> {
@@ -174,7 +174,7 @@ async fn prioritize_jobs(jobs: &JobIdsArgs, priority: &str, as_json: bool) -> an
         output::print_message(format!("Now {priority}: {}", output::sanitize_text(job_id)));
         Ok(())
     };
-    act_on_each(&jobs.job_ids, change).await
+    act_on_each("job", &jobs.job_ids, change).await
 }
 
 /// Prints why a job does not run: the sentence, and when it will.

@@ -35,6 +35,7 @@ pub mod stdin_upload;
 pub mod store;
 mod subcommands;
 pub mod topology;
+mod transcode;
 pub mod tus;
 pub mod upload;
 pub mod watch;
@@ -50,7 +51,7 @@ pub use failure::parse_command_line;
 pub use outcome::CommandOutcome;
 pub use subcommands::{
     AuditCommand, DeadCommand, JobIdsArgs, JobsCommand, MediaCommand, NatsCommand, OwnerCommand, ReplayArgs,
-    SchemasCommand, StoreCommand, WorkerNameArgs, WorkersCommand,
+    SchemasCommand, StoreCommand, TranscodeArgs, WorkerNameArgs, WorkersCommand,
 };
 
 use crate::roles::ProcessRole;
@@ -149,6 +150,14 @@ The end of a pipe is the end of its file: if what feeds it may fail, look at its
     /// The workers that encode, for operators
     #[command(subcommand)]
     Workers(WorkersCommand),
+    /// List the profiles by which media can be encoded
+    #[command(after_help = "Examples:
+  streamgate profiles
+  streamgate profiles --json                  one line a profile, with all of its settings
+
+SIZES are the short sides of the pictures that are made: the first one as large as the source, up to that many pixels. More profiles
+stand in the settings as [transcode.profiles.<name>]: `streamgate config --markdown` explains each.")]
+    Profiles(ClientArgs),
     /// Replay the audit log, or verify its chain
     #[command(subcommand)]
     Audit(AuditCommand),

@@ -55,6 +55,15 @@ pub enum MediaCommand {
         #[command(flatten)]
         client: ClientArgs,
     },
+    /// Encode media again; what plays goes on playing until the new encode is ready
+    #[command(after_help = "Examples:
+  streamgate media transcode 068p... 068q...                 by the profile that uploads are encoded by
+  streamgate media transcode --profile small 068p...         `streamgate profiles` lists them
+  streamgate media transcode --priority p2 068p...           when nothing else waits
+
+Each prints the id of its job: `streamgate jobs show` says how far it is, `jobs cancel` ends it and leaves what plays. Who plays the old
+encode plays it to the end of the session; then it is removed.")]
+    Transcode(TranscodeArgs),
     /// Remove media: nobody plays them from now on, and nothing brings them back
     #[command(after_help = "Example:
   streamgate media rm 068p... 068q...       one after the other; a medium that changes meanwhile is left alone")]
@@ -66,6 +75,23 @@ pub enum MediaCommand {
         #[command(flatten)]
         client: ClientArgs,
     },
+}
+
+/// Flags of `media transcode`.
+#[derive(Debug, clap::Args)]
+pub struct TranscodeArgs {
+    /// Their ids
+    #[arg(required = true, value_name = "MEDIA_ID")]
+    pub media_ids: Vec<String>,
+    /// Name of a profile; the one by which uploads are encoded unless said otherwise
+    #[arg(long, value_name = "NAME")]
+    pub profile: Option<String>,
+    /// p0 (for keys of admins), p1 or p2; p1 unless said otherwise
+    #[arg(long, value_parser = ["p0", "p1", "p2"])]
+    pub priority: Option<String>,
+    /// The server.
+    #[command(flatten)]
+    pub client: ClientArgs,
 }
 
 /// What to do with jobs.

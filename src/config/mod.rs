@@ -211,7 +211,13 @@ impl Settings {
     }
 
     /// Copies to every role what is set once for all.
-    const fn copy_shared_settings(&mut self) {
+    fn copy_shared_settings(&mut self) {
+        self.ingress.profiles = ingress::transcode::ProfileCatalog {
+            default_name: self.transcode.profile.clone(),
+            profiles: self.transcode.profiles.clone(),
+        };
+        self.keeper.purge.superseded_age_ms =
+            self.grants.session_ms.saturating_add(keeper::purge::SUPERSEDED_MARGIN_MS);
         let kept_ms = self.retention.ended_ms;
         self.transcode.ended_kept_ms = kept_ms;
         self.ingress.uploads.ended_kept_ms = kept_ms;

@@ -23,6 +23,7 @@ pub mod probes;
 pub mod removal;
 pub mod sharing;
 pub mod sign_in;
+pub mod transcode;
 pub mod uploads;
 pub mod watch;
 pub mod workers;
@@ -77,6 +78,9 @@ pub struct IngressConfig {
     pub documents: cache::CacheConfig,
     /// From where on nothing new is taken.
     pub capacity: capacity::CapacityConfig,
+    /// By what media can be encoded again; set by `transcode.profiles`.
+    #[serde(skip)]
+    pub profiles: transcode::ProfileCatalog,
 }
 
 impl Default for IngressConfig {
@@ -99,6 +103,7 @@ impl Default for IngressConfig {
                 age_s: 30 * 60,
             },
             capacity: capacity::CapacityConfig::default(),
+            profiles: transcode::ProfileCatalog::default(),
         }
     }
 }
@@ -333,7 +338,9 @@ fn router_with_routes(app: AppState, more: OperationRouter<AppState>) -> Router 
     let answering = OperationRouter::default()
         .merge(media::router())
         .merge(uploads::form_token_router())
-        .merge(jobs::router().merge(workers::router()).merge(dead_letters::router()))
+        .merge(
+            jobs::router().merge(transcode::router()).merge(workers::router()).merge(dead_letters::router()),
+        )
         .merge(events::router())
         .merge(audit::router())
         .merge(metrics::router())
@@ -384,7 +391,8 @@ fn router_with_routes(app: AppState, more: OperationRouter<AppState>) -> Router 
                 .layer(middleware::from_fn(problem_page::show_problem_page))
                 .layer(middleware::from_fn_with_state(Arc::new(config.body), body::attach_limits))
                 .layer(limit::limit_by_client(app.limits.clone(), move |token| {
-                    gate::grant::token::open_token(&playback_key, token)
+                    let named = gate::grant::token::PlaybackToken::open(&playback_key, token)?;
+                    Some(named.playback_id)
                 })),
         )
         .with_state(app)

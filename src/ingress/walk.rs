@@ -154,6 +154,7 @@ GET /v1/media/{media_id} Principal(Metadata) Metadata
 GET /v1/media/{media_id}/gate Principal(Gate) Metadata
 GET /v1/media/{media_id}/poster Optional(Metadata) Streaming
 GET /v1/oembed Open Streaming
+GET /v1/profiles Principal(Worker) Transcoder
 GET /v1/uploads/{upload_id} Principal(Upload) none
 GET /v1/uploads/{upload_id}/status Principal(Upload) Upload
 GET /v1/workers Principal(Worker) Worker
@@ -185,6 +186,7 @@ POST /v1/jobs/{job_id}/resume Principal(Worker) Worker
 POST /v1/jobs/{job_id}/retry Principal(Worker) Worker
 POST /v1/media Principal(Upload) Upload
 POST /v1/media/{media_id}/playback Optional(Streaming) Streaming
+POST /v1/media/{media_id}/transcode Principal(Worker) Transcoder
 POST /v1/uploads Principal(Upload) Upload
 POST /v1/uploads/{upload_id} Principal(Upload) none
 POST /v1/workers/{worker}/drain Principal(Worker) Worker

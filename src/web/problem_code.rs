@@ -90,6 +90,8 @@ kinds! {
         "Send the file again, with the digest of what is sent.";
     DomainRefused 401 "domain_refused" "The sign-in was refused"
         "Sign in at a site that this service names; the message has to be for it.";
+    EncodesInUse 409 "encodes_in_use" "Encodes that this medium had before are still played"
+        "Try again once the sessions that play them have ended; what was replaced is removed then.";
     EncodesTooMany 409 "encodes_too_many" "This medium was encoded as often as it may be"
         "Remove it and upload the file again.";
     EventIdMalformed 400 "event_id_malformed" "The event id is none that this server gave"
@@ -160,6 +162,8 @@ kinds! {
         "An API key has none: revoke the key instead.";
     NoSite 403 "no_site" "No site may sign people in here"
         "The operator has to name one: `auth.domains`, or `ingress.public_url`.";
+    NotEncodable 409 "not_encodable" "This medium can't be encoded now"
+        "`detail` says why: wait until it is verified, or until the job on it has ended, or cancel that.";
     NotFound 404 "not_found" "Not found"
         "Look at the address; what is not yours answers the same as what is not there.";
     NotOwner 403 "not_owner" "Only its owner may change this"
@@ -184,6 +188,8 @@ kinds! {
         "Send a list of quoted tags, or `*`.";
     PreconditionRequired 428 "precondition_required" "Say which version you want to change"
         "Read it, and send its `ETag` as `If-Match`.";
+    ProfileUnknown 422 "profile_unknown" "There is no such profile"
+        "Choose one of `profiles`; operators add them to the settings as `transcode.profiles.<name>`.";
     ProofFailed 401 "proof_failed" "The session is over"
         "Sign in again: the account's contract no longer takes the signature.";
     QueryMalformed 400 "query_malformed" "The query string has a parameter that can't be used"

@@ -11,7 +11,7 @@ use auth::{
     signature::{EcdsaSignature, hash_personal_message},
 };
 use axum::http::{HeaderMap, StatusCode};
-use gate::grant::token;
+use gate::grant::token::PlaybackToken;
 use schemas::ids::PlaybackId;
 use secp256k1::{Message as Digest, SecretKey, ecdsa::RecoverableSignature};
 use web::limit::{RateLimitConfig, RateLimitGroup, RateLimiter, gcra::BucketRate};
@@ -91,9 +91,10 @@ pub(crate) fn path_token() -> Row {
     const CALLS: u32 = 20_000;
     let key = [9; 32];
     let playback_id = PlaybackId::from_bytes([3; 16]);
-    let text = token::seal_token(&key, playback_id);
+    let named = PlaybackToken { playback_id, encode: Some(1) };
+    let text = named.seal(&key);
     let rates = (0..ROUNDS).map(|_| {
-        rate(CALLS, || assert_eq!(token::open_token(black_box(&key), black_box(&text)), Some(playback_id)))
+        rate(CALLS, || assert_eq!(PlaybackToken::open(black_box(&key), black_box(&text)), Some(named)))
     });
     Row {
         name: "check of a segment's token",

@@ -45,6 +45,7 @@ mod sharing;
 mod site;
 mod soak;
 mod subtitles;
+mod transcode;
 mod tus;
 mod upgrade;
 mod upload_clients;

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::testing::site::{GateTestSite, OWNER, open_playback, wallet_viewer};
 use crate::{
     GateViewer, ViewerRights,
-    grant::{self, PlaybackDenied, PlaybackGrants, RenewalOutcome},
+    grant::{PlaybackDenied, PlaybackGrants, RenewalOutcome, token::PlaybackToken},
     rule::compile_rule,
     testing::{ANN, BOB, allow_list_rule, any_rule, change_rule, nft_rule},
 };
@@ -174,7 +174,7 @@ async fn two_hours_play_without_the_player_noticing() {
     })
     .await;
     // The player was given one address, and asks for a segment of four seconds after the other.
-    let token = grant::token::seal_token(KEY, session.playback_id);
+    let token = PlaybackToken { playback_id: session.playback_id, encode: Some(1) }.seal(KEY);
     let mut ends = BTreeSet::from([session.granted_until_ms]);
     let mut from_memory = 0;
     for segment in 0..7_200 / 4 {
@@ -185,7 +185,7 @@ async fn two_hours_play_without_the_player_noticing() {
             site.world.sync_all();
         }
         let before = site.world.request_count();
-        let playback_id = grant::token::open_token(KEY, &token).unwrap();
+        let playback_id = PlaybackToken::open(KEY, &token).unwrap().playback_id;
         assert_eq!(code(grants.check_session(playback_id, film).await), None, "segment {segment}");
         from_memory += usize::from(site.world.request_count() == before);
         ends.insert(site.load_session(&session).await.granted_until_ms);

@@ -118,6 +118,7 @@ async fn all_that_creates_is_refused_without_room_and_nothing_else() {
             "POST /v1/jobs/{job_id}/retry",
             "POST /v1/media",
             "POST /v1/media/{media_id}/playback",
+            "POST /v1/media/{media_id}/transcode",
             "POST /v1/uploads",
             "PUT /v1/files/{filename}",
         ]

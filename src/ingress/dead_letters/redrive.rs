@@ -8,6 +8,7 @@ use nats::{
 use schemas::{
     BusEvent as _,
     dead_letter::{AdminLetterChanged, LetterAction},
+    encode::EncodeSettings,
     ids::{JobId, MediaId},
     job::{self, JobPartRecord, JobPartTask},
     media::{self, MediaReopened, MediaStatus, ReopenStep},
@@ -161,14 +162,16 @@ async fn begin_second_chance(
         let reopened: MediaReopened = decode_letter(letter)?;
         return match reopened.step {
             ReopenStep::Verify { received } => site.redrive_verification(*received).await,
-            ReopenStep::Encode { encode, .. } => site.redrive_encode(reopened.media_id, encode).await,
+            ReopenStep::Encode { encode, settings, .. } => {
+                site.redrive_encode(reopened.media_id, encode, settings).await
+            }
             ReopenStep::Describe => site.redrive_description(reopened.media_id).await,
         };
     }
     if (entity, verb) == (media::MediaStored::ENTITY, media::MediaStored::VERB) {
         let stored: media::MediaStored = decode_letter(letter)?;
         return match letter.stage.as_str() {
-            job::PLAN_TRANSCODE => site.redrive_encode(stored.media_id, 1).await,
+            job::PLAN_TRANSCODE => site.redrive_encode(stored.media_id, 1, EncodeSettings::default()).await,
             _ => site.redrive_description(stored.media_id).await,
         };
     }
@@ -210,8 +213,13 @@ impl LetterRedriver<'_> {
     }
 
     /// An encode that came to nothing; `failed` is its number.
-    async fn redrive_encode(&self, media_id: MediaId, failed: u32) -> Result<RedriveOutcome, RedriveError> {
-        match retry::begin_next_encode(self.bus, self.store, media_id, failed).await? {
+    async fn redrive_encode(
+        &self,
+        media_id: MediaId,
+        failed: u32,
+        settings: EncodeSettings,
+    ) -> Result<RedriveOutcome, RedriveError> {
+        match retry::begin_next_encode(self.bus, self.store, (media_id, failed), settings).await? {
             NextEncode::Begun { attempt, .. } => Ok(RedriveOutcome::Reopened { media_id, attempt }),
             NextEncode::Superseded(why) => Ok(RedriveOutcome::superseded(why)),
         }
@@ -231,7 +239,9 @@ impl LetterRedriver<'_> {
         let found = self.bus.load_record::<job::JobRecord>(&task.job_id.to_string()).await?;
         let job = found.ok_or(RedriveError::UnknownJob(task.job_id))?.record;
         match job.status {
-            job::JobStatus::Failed => self.redrive_encode(job.media_id, job.encode).await,
+            job::JobStatus::Failed => {
+                self.redrive_encode(job.media_id, job.encode, retry::settings_of_job(&job)).await
+            }
             job::JobStatus::Cancelled => Err(RedriveError::Cancelled(job.job_id)),
             job::JobStatus::Succeeded => Ok(RedriveOutcome::superseded("its job succeeded since")),
             job::JobStatus::Active => self.resume_part(&job, task).await,

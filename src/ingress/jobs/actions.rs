@@ -19,7 +19,7 @@ use serde_json::json;
 use super::{
     cancellation::{CancelOutcome, JobCanceller, cancel_job as cancel},
     load_job_document, no_such_job,
-    retry::{NextEncode, NextEncodeError, begin_next_encode},
+    retry::{NextEncode, NextEncodeError, begin_next_encode, settings_of_job},
 };
 use crate::{AppState, capacity};
 use auth::Principal;
@@ -121,7 +121,9 @@ pub(super) async fn retry_job(
         JobStatus::Active => return Err(nothing_to_retry("it goes on")),
         JobStatus::Succeeded => return Err(nothing_to_retry("it succeeded")),
     }
-    let job_id = match begin_next_encode(&app.bus, &app.store, job.media_id, job.encode).await {
+    let next =
+        begin_next_encode(&app.bus, &app.store, (job.media_id, job.encode), settings_of_job(&job)).await;
+    let job_id = match next {
         Ok(NextEncode::Begun { job_id, .. }) => job_id,
         Ok(NextEncode::Superseded(why)) => return Err(nothing_to_retry(why)),
         Err(error) => return Err(explain_encode_failure(error)),
@@ -184,5 +186,6 @@ pub(crate) fn explain_encode_failure(error: NextEncodeError) -> Problem {
         NextEncodeError::UnknownMedium(_) => Problem::not_found("its medium is not there any more"),
         NextEncodeError::SourceGone(_) => Problem::new(ProblemCode::SourceGone),
         NextEncodeError::TooManyEncodes(_) => Problem::new(ProblemCode::EncodesTooMany),
+        NextEncodeError::TooManySuperseded(_) => Problem::new(ProblemCode::EncodesInUse),
     }
 }

@@ -41,6 +41,7 @@ use web::{
 
 mod actions;
 pub(crate) use actions::explain_encode_failure;
+pub(crate) use priority::require_priority;
 pub(crate) use why::has_dispatcher;
 pub mod cancellation;
 mod pausing;

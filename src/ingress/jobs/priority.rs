@@ -61,13 +61,19 @@ pub(super) async fn change_job(
     JsonBody(wanted): JsonBody<JobChangeRequest>,
 ) -> Result<Response, Problem> {
     let job = actions::load_changeable_job(&app, &id, &who).await?;
-    if wanted.priority == JobPriority::P0 {
-        who.require_operator("p0 goes before the jobs of everybody")?;
-    }
+    require_priority(&who, wanted.priority)?;
     let change = |found: Option<&JobRecord>| {
         let (record, event) = found?.with_priority(wanted.priority, &who.owner)?;
         Some((record, Outbox::new().with_event(&event)))
     };
     let held = app.bus.change_record::<JobRecord>(&job.key(), change).await?;
     actions::answer_with_job(&app, held).await
+}
+
+/// Refuses a priority that `who` may not give to a job.
+pub(crate) fn require_priority(who: &Principal, priority: JobPriority) -> Result<(), Problem> {
+    if priority == JobPriority::P0 {
+        who.require_operator("p0 goes before the jobs of everybody")?;
+    }
+    Ok(())
 }

@@ -1,4 +1,4 @@
-//! Another encode of a medium whose last one came to nothing: a new job, which begins with what a failed one had made.
+//! Another encode of a medium: one that goes on from a job that came to nothing, and one that takes the place of what plays.
 //!
 //! The medium decides: the compare-and-set that gives it a new attempt names the encode, and the planner makes its job.
 //!
@@ -7,6 +7,7 @@
 use nats::{Bus, Outbox, VersionedRecord};
 use packaging::plan;
 use schemas::{
+    encode::{EncodeSettings, SUPERSEDED_ENCODES_MAX},
     ids::{JobId, MediaId},
     job::{JobRecord, JobStatus},
     media::{self, MediaAttempt, MediaReopened, MediaStatus, ReopenStep},
@@ -23,6 +24,8 @@ pub enum NextEncode {
     Begun {
         /// Which attempt of the medium it is.
         attempt: u32,
+        /// Number of the encode.
+        encode: u32,
         /// The job, which is there once a worker has planned it.
         job_id: JobId,
     },
@@ -49,6 +52,9 @@ pub enum NextEncodeError {
     /// There is no number left for another encode.
     #[error("{0} has {ENCODES_MAX} encodes")]
     TooManyEncodes(MediaId),
+    /// Those that it replaced are still played.
+    #[error("{SUPERSEDED_ENCODES_MAX} replaced encodes of {0} wait for their sessions to end")]
+    TooManySuperseded(MediaId),
 }
 
 impl NextEncodeError {
@@ -60,19 +66,26 @@ impl NextEncodeError {
             Self::UnknownMedium(_) => "not_found",
             Self::SourceGone(_) => "source_gone",
             Self::TooManyEncodes(_) => "encodes_too_many",
+            Self::TooManySuperseded(_) => "encodes_in_use",
         }
     }
 }
 
-/// Begins the encode behind number `ended`, which came to nothing.
+/// How a job was asked for, for the one that goes on from it.
+pub fn settings_of_job(job: &JobRecord) -> EncodeSettings {
+    let profile = Some(job.plan.profile.clone()).filter(|name| !name.is_empty());
+    EncodeSettings { profile, priority: job.priority }
+}
+
+/// Begins the encode behind number `ended` of the medium, which came to nothing.
 ///
 /// # Errors
 /// [`NextEncodeError`]; nothing has changed then.
 pub async fn begin_next_encode(
     bus: &Bus,
     store: &Store,
-    media_id: MediaId,
-    ended: u32,
+    (media_id, ended): (MediaId, u32),
+    settings: EncodeSettings,
 ) -> Result<NextEncode, NextEncodeError> {
     let held = load_reopenable(bus, media_id).await?;
     let record = &held.record;
@@ -95,15 +108,68 @@ pub async fn begin_next_encode(
             return Ok(NextEncode::Superseded("it is being encoded"));
         }
     }
+    begin_encode(bus, store, held, settings).await
+}
+
+/// How long the job of an encode that was begun may be missing, in milliseconds: workers plan it when they come to it. Afterwards its
+/// event was given up, or its record went with its age.
+pub(crate) const PLANNING_MS_MAX: u64 = 3_600_000;
+
+/// Begins another encode of a medium that was verified, whatever came of those before.
+///
+/// # Errors
+/// [`NextEncodeError`]; nothing has changed then.
+pub async fn begin_new_encode(
+    bus: &Bus,
+    store: &Store,
+    media_id: MediaId,
+    settings: EncodeSettings,
+) -> Result<NextEncode, NextEncodeError> {
+    let held = load_reopenable(bus, media_id).await?;
+    let record = &held.record;
+    match record.status {
+        MediaStatus::Ready | MediaStatus::Failed => {}
+        MediaStatus::Uploading | MediaStatus::Rejected => {
+            return Ok(NextEncode::Superseded("it is not verified"));
+        }
+        MediaStatus::Stored | MediaStatus::Playable => {
+            return Ok(NextEncode::Superseded("it is being encoded"));
+        }
+    }
+    let known = record.encode.as_ref().map_or(0, |encode| encode.number);
+    let newest = record.attempt.encode.max(known).max(1);
+    let is_being_encoded = match find_job(bus, media_id, newest).await? {
+        Some(job) => job.status == JobStatus::Active,
+        // What failed has no job to wait for.
+        None if record.status == MediaStatus::Failed => false,
+        None => newest > known && nats::now_ms() < record.changed_at_ms.saturating_add(PLANNING_MS_MAX),
+    };
+    if is_being_encoded {
+        return Ok(NextEncode::Superseded("it is being encoded"));
+    }
+    begin_encode(bus, store, held, settings).await
+}
+
+/// Begins the next encode of a medium on which nobody works.
+async fn begin_encode(
+    bus: &Bus,
+    store: &Store,
+    held: VersionedRecord<media::MediaRecord>,
+    settings: EncodeSettings,
+) -> Result<NextEncode, NextEncodeError> {
+    let (record, media_id) = (&held.record, held.record.media_id);
+    if record.superseded.len() >= SUPERSEDED_ENCODES_MAX {
+        return Err(NextEncodeError::TooManySuperseded(media_id));
+    }
     let (Some(source), Some(technical)) = (record.source.clone(), record.technical.clone()) else {
         return Err(NextEncodeError::SourceGone(media_id));
     };
     check_source(store, media_id, &source.key).await?;
     let encode = next_encode_number(bus, record).await?;
     let status = if record.status == MediaStatus::Failed { MediaStatus::Stored } else { record.status };
-    let step = ReopenStep::Encode { encode, source, technical: Box::new(technical) };
+    let step = ReopenStep::Encode { encode, source, technical: Box::new(technical), settings };
     let attempt = reopen_medium(bus, held, status, encode, step).await?;
-    Ok(NextEncode::Begun { attempt, job_id: plan::derive_job_id(media_id, encode) })
+    Ok(NextEncode::Begun { attempt, encode, job_id: plan::derive_job_id(media_id, encode) })
 }
 
 /// The record of a medium that is to be taken up again.

@@ -151,6 +151,17 @@ pub(super) async fn load_changeable(
     who: &Principal,
     headers: &HeaderMap,
 ) -> Result<MediumRecords, Problem> {
+    let medium = load_owned(bus, media_id, who).await?;
+    conditional::check_if_match(headers, Some(medium.render_document(media_id)?.tag()))?;
+    Ok(medium)
+}
+
+/// The medium, if `who` may change it.
+pub(crate) async fn load_owned(
+    bus: &Bus,
+    media_id: MediaId,
+    who: &Principal,
+) -> Result<MediumRecords, Problem> {
     let medium = MediumRecords::load(bus, media_id).await?;
     if !who.may_see(medium.owner()) {
         return Err(no_such_medium());
@@ -158,7 +169,6 @@ pub(super) async fn load_changeable(
     if !who.may_change(medium.owner()) {
         return Err(Problem::new(ProblemCode::NotOwner));
     }
-    conditional::check_if_match(headers, Some(medium.render_document(media_id)?.tag()))?;
     Ok(medium)
 }
 

@@ -3,6 +3,7 @@
 //! Limits: a page has at most [`index_query::ITEMS_MAX`] items; the index has [`INDEX_WAIT`] to answer.
 
 mod change;
+pub(crate) use change::load_owned;
 mod remove;
 
 use std::time::Duration;

@@ -27,8 +27,8 @@ use serde_json::{Map, Value, json};
 use utoipa::OpenApi;
 
 use super::{
-    audit, dead_letters, events, jobs, library, media, metrics, play, probes, sharing, uploads, watch,
-    workers,
+    audit, dead_letters, events, jobs, library, media, metrics, play, probes, sharing, transcode, uploads,
+    watch, workers,
 };
 pub(crate) use group::{OperationGroup, query_parameters};
 pub(crate) use schema::{SchemaCollector, id_schema, schema_parameters};
@@ -122,6 +122,7 @@ fn describe_groups(
         describe_group::<library::LibraryApiDoc>(&mut operations, schemas),
         describe_group::<crate::sign_in::SignInApiDoc>(&mut operations, schemas),
         describe_group::<jobs::JobsApiDoc>(&mut operations, schemas),
+        describe_group::<transcode::TranscodeApiDoc>(&mut operations, schemas),
         describe_group::<dead_letters::DeadLettersApiDoc>(&mut operations, schemas),
         describe_group::<workers::WorkersApiDoc>(&mut operations, schemas),
         describe_group::<events::EventsApiDoc>(&mut operations, schemas),

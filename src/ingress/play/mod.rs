@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{AppState, cache, openapi};
-use gate::grant::{self, PlaybackDenied};
+use gate::grant::{PlaybackDenied, token::PlaybackToken};
 pub use growing::GrowingPlaylists;
 use path::PlaybackPath;
 pub use playable_media::PlayableMediaCache;
@@ -149,7 +149,7 @@ async fn serve_path(
     headers: &HeaderMap,
 ) -> Result<Response, Problem> {
     let media_id = id.parse().map_err(|_| playback_refused(GateReasonCode::SessionUnknown))?;
-    let playback_id = grant::token::open_token(&app.signing_key, token)
+    let PlaybackToken { playback_id, encode } = PlaybackToken::open(&app.signing_key, token)
         .ok_or_else(|| playback_refused(GateReasonCode::SessionUnknown))?;
     match app.grants.check_session(playback_id, media_id).await {
         Ok(()) => {}
@@ -164,6 +164,7 @@ async fn serve_path(
     }
     let wanted = PlaybackPath::parse(path).ok_or_else(no_such_resource)?;
     let medium = app.known.load_medium(&app.bus, media_id).await?.ok_or_else(no_such_resource)?;
+    let medium = medium.choose_encode(encode);
     let encode = &medium.encode;
     if let (schemas::document::SegmentEncryption::Aes128, Some(way)) =
         (medium.encryption, encryption::EncryptedResource::from_path(wanted))

@@ -17,7 +17,7 @@ use crate::{AppState, media};
 use auth::{Principal, SignInDenial, account::WalletAccount};
 use gate::{
     GateViewer,
-    grant::{self, PlaybackDenied},
+    grant::{PlaybackDenied, token::PlaybackToken},
 };
 use web::{
     client::ClientAddress,
@@ -127,7 +127,8 @@ pub(super) async fn open_playback(
     };
     // Last: a session for what can't be played would take the place of its token for nothing.
     let session = app.grants.open_session(admission, Some(client.prefix)).await?;
-    let token = grant::token::seal_token(&app.signing_key, session.playback_id);
+    let token = PlaybackToken { playback_id: session.playback_id, encode: Some(encode.number) };
+    let token = token.seal(&app.signing_key);
     let base = address.prefix();
     let at = |name: &str| format!("{base}/play/{token}/{media_id}/{name}");
     let is_final = medium.status() == MediaStatus::Ready;

@@ -32,6 +32,16 @@ pub(super) struct PlayableMedium {
     pub(super) is_growing: bool,
     pub(super) encode: MediaEncode,
     pub(super) encryption: SegmentEncryption,
+    /// It as it was with the encodes that this one replaced.
+    superseded: Vec<Arc<Self>>,
+}
+
+impl PlayableMedium {
+    /// The medium with the encode that a session began to play, while that is there; otherwise with the one that plays now.
+    pub(super) fn choose_encode(self: Arc<Self>, wanted: Option<u32>) -> Arc<Self> {
+        let is_wanted = |medium: &&Arc<Self>| wanted == Some(medium.encode.number);
+        self.superseded.iter().find(is_wanted).cloned().unwrap_or(self)
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -105,7 +115,12 @@ impl PlayableMediaCache {
         };
         let is_growing = asset.status == MediaStatus::Playable;
         let encryption = document.map(|document| document.encryption).unwrap_or_default();
-        let medium = Arc::new(PlayableMedium { is_growing, encode, encryption });
+        let superseded = asset.superseded.into_iter().map(|superseded| {
+            let (encode, superseded) = (superseded.encode, Vec::new());
+            Arc::new(PlayableMedium { is_growing: false, encode, encryption, superseded })
+        });
+        let superseded = superseded.collect();
+        let medium = Arc::new(PlayableMedium { is_growing, encode, encryption, superseded });
         if !is_growing {
             let entry = PlayableMediumEntry { medium: Arc::clone(&medium), read_at: Instant::now() };
             self.memory.insert(generation, media_id, entry, is_old);

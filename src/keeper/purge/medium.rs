@@ -4,7 +4,9 @@ use std::collections::HashMap;
 
 use nats::{Bus, Outbox};
 use schemas::{
-    KvRecord, document, gate,
+    KvRecord, document,
+    encode::SupersededEncode,
+    gate,
     ids::{JobId, MediaId, UploadId},
     job, keys, media, subjects, upload,
 };
@@ -83,6 +85,16 @@ impl MediaPurger {
             match self.remove_source(media_id).await {
                 Ok(()) => drop(pending.rejected.remove(&media_id)),
                 Err(error) => tracing::warn!(?error, media.id = %media_id, "a rejected source stays for now"),
+            }
+        }
+        let age_ms = self.config.superseded_age_ms;
+        for media_id in find_due(&pending.superseded, |since_ms| *since_ms, age_ms, now_ms) {
+            match self.remove_superseded(media_id, now_ms.saturating_sub(age_ms)).await {
+                // What is left of them comes with the change of the record.
+                Ok(()) => drop(pending.superseded.remove(&media_id)),
+                Err(error) => {
+                    tracing::warn!(?error, media.id = %media_id, "a replaced encode stays for now");
+                }
             }
         }
     }
@@ -236,6 +248,32 @@ impl MediaPurger {
             },
         }
         Ok(ledger.record().code.as_deref() == Some(uploads::MEDIA_REMOVED))
+    }
+
+    /// Removes the encodes of a medium that were replaced at `until_ms` or before, and records that it did.
+    async fn remove_superseded(&self, media_id: MediaId, until_ms: u64) -> Result<(), UploadRefusal> {
+        let key = media_id.to_string();
+        let Some(held) = self.bus.load_record::<media::MediaRecord>(&key).await? else { return Ok(()) };
+        let is_over = |old: &SupersededEncode| old.superseded_at_ms <= until_ms;
+        let (over, kept): (Vec<_>, Vec<_>) = held.record.superseded.into_iter().partition(is_over);
+        let in_use: Vec<&str> = kept
+            .iter()
+            .map(|old| &old.encode)
+            .chain(&held.record.encode)
+            .map(|encode| encode.prefix.as_str())
+            .collect();
+        for old in over.iter().filter(|old| !in_use.contains(&old.encode.prefix.as_str())) {
+            // The objects first, as with a source.
+            self.store.remove_folder(&old.encode.prefix).await?;
+        }
+        let noted = self.bus.change_record::<media::MediaRecord>(&key, |found| {
+            let mut asset = found?.clone();
+            asset.superseded.retain(|old| !over.contains(old));
+            Some((asset, Outbox::new()))
+        });
+        Box::pin(noted).await?;
+        tracing::info!(media.id = %media_id, count = over.len(), "replaced encodes are removed");
+        Ok(())
     }
 
     /// Removes the source of a rejected medium, and records that it did.

@@ -1,4 +1,5 @@
-//! What is left of removed media, and the sources of rejected ones: objects, segment keys and records go after their time.
+//! What is left of removed media, the sources of rejected ones, and replaced encodes: objects, segment keys and records go after their
+//! time.
 //!
 //! A removed medium is known by the tombstone of its document. Work on it that a crash left running is ended at once; after the
 //! grace time its objects are removed, then its segment key, its uploads, its jobs with their parts, what the stages know, and the
@@ -36,11 +37,25 @@ pub struct PurgeConfig {
     pub rejected_age_s: u64,
     /// How often what is due is looked for, in milliseconds.
     pub period_ms: u64,
+    /// Age at which an encode that another one replaced goes, in milliseconds: the longest session that plays it has ended. Set by
+    /// `grants.session_ms`.
+    #[serde(skip)]
+    pub superseded_age_ms: u64,
 }
+
+/// How much longer than a session a replaced encode is kept, in milliseconds: sessions are as long by the clock of the host that opened
+/// them, and replicas that did not hear of the new encode yet open sessions of the old one.
+pub const SUPERSEDED_MARGIN_MS: u64 = 30 * 60_000;
 
 impl Default for PurgeConfig {
     fn default() -> Self {
-        Self { grace_s: 300, mark_s: 24 * 3_600, rejected_age_s: 7 * 24 * 3_600, period_ms: 5_000 }
+        Self {
+            grace_s: 300,
+            mark_s: 24 * 3_600,
+            rejected_age_s: 7 * 24 * 3_600,
+            period_ms: 5_000,
+            superseded_age_ms: 12 * 3_600_000 + SUPERSEDED_MARGIN_MS,
+        }
     }
 }
 

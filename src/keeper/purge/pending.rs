@@ -23,6 +23,8 @@ pub(super) struct PendingPurges {
     pub(super) purged: HashMap<MediaId, u64>,
     /// Rejected since then, with a source.
     pub(super) rejected: HashMap<MediaId, u64>,
+    /// With replaced encodes, the oldest since then.
+    pub(super) superseded: HashMap<MediaId, u64>,
 }
 
 impl PendingPurges {
@@ -45,11 +47,15 @@ impl PendingPurges {
     pub(super) fn apply_asset(&mut self, entry: &StreamEntry) {
         let Some(media_id) = parse_media_id(entry, media::MediaRecord::BUCKET) else { return };
         let found = nats::decode_record::<media::MediaRecord>(&entry.subject, &entry.payload);
-        let has_source = found.is_ok_and(|(_, asset)| {
-            asset.status == media::MediaStatus::Rejected
-                && asset.source_removed_at_ms.is_none()
-                && !asset.is_removed()
+        let asset = found.ok().map(|(_, asset)| asset).filter(|asset| !asset.is_removed());
+        let has_source = asset.as_ref().is_some_and(|asset| {
+            asset.status == media::MediaStatus::Rejected && asset.source_removed_at_ms.is_none()
         });
+        let superseded = asset.iter().flat_map(|asset| &asset.superseded);
+        match superseded.map(|encode| encode.superseded_at_ms).min() {
+            Some(oldest_ms) => drop(self.superseded.insert(media_id, oldest_ms)),
+            None => drop(self.superseded.remove(&media_id)),
+        }
         if has_source && !is_purge_mark(entry) {
             self.rejected.entry(media_id).or_insert(entry.stored_at_ms);
         } else {

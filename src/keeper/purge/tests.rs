@@ -17,7 +17,8 @@ use super::*;
 
 const FILM: MediaId = MediaId::from_bytes([7; 16]);
 const SOON: Duration = Duration::from_secs(20);
-const AT_ONCE: PurgeConfig = PurgeConfig { grace_s: 0, mark_s: 1, rejected_age_s: 0, period_ms: 100 };
+const AT_ONCE: PurgeConfig =
+    PurgeConfig { grace_s: 0, mark_s: 1, rejected_age_s: 0, period_ms: 100, superseded_age_ms: 0 };
 
 /// A broker, a store, and who keeps them tidy.
 struct Site {
@@ -293,4 +294,58 @@ async fn what_a_late_writer_puts_into_the_store_goes_too_and_its_record_is_refus
         assert!(matches!(refused, Err(nats::BusError::Conflict { .. })), "{refused:?}");
     }
     site.keep(config, "it goes", async || site.counts().await["objects"] == 0).await;
+}
+
+#[tokio::test]
+async fn a_replaced_encode_goes_once_no_session_can_play_it() {
+    let site = Site::start().await;
+    let encode = |number| media::MediaEncode {
+        number,
+        job_id: plan::derive_job_id(FILM, number),
+        prefix: keys::encode_prefix(FILM, number, "abc"),
+        duration_ms: 1_000,
+        renditions: Vec::new(),
+        subtitles: Vec::new(),
+        has_poster: false,
+        has_storyboard: false,
+        warnings: Vec::new(),
+    };
+    let mut medium = media::MediaRecord { encode: Some(encode(1)), ..asset(MediaStatus::Ready) };
+    for (number, at_ms) in [(2, 1_000), (3, 2_000)] {
+        medium = medium.with_ready_encode(&encode(number), at_ms);
+    }
+    for number in 1..=3 {
+        site.store.put(&format!("{}/v360/1.m4s", encode(number).prefix), "bytes").await.unwrap();
+    }
+    site.store.put(&keys::source_key(FILM), "bytes").await.unwrap();
+    site.commit(medium.clone()).await;
+    let bus = site.broker.bus(Role::Keeper).await;
+    let config = PurgeConfig { superseded_age_ms: 500, ..AT_ONCE };
+    let purge = medium::MediaPurger { bus, store: site.store.clone(), config };
+    let mut pending = pending::PendingPurges::default();
+    let filters = vec![subjects::kv_subject(media::MediaRecord::BUCKET, ">")];
+    let settings = reader::ReaderConfig::new(
+        subjects::kv_stream_name(media::MediaRecord::BUCKET),
+        filters,
+        ReaderStart::All,
+    );
+    let mut changes = site.admin.open_reader(settings).await.unwrap();
+    // Whether a change of the record came before, time, numbers of the encodes whose objects are there then.
+    for (has_change, now_ms, left) in [
+        (true, 1_499, vec![1, 2, 3]),
+        (false, 1_500, vec![2, 3]),
+        (true, 2_499, vec![2, 3]),
+        (false, 2_500, vec![3]),
+    ] {
+        if has_change {
+            pending.apply_asset(&changes.next().await.unwrap());
+        }
+        purge.purge_due_at(&mut pending, now_ms).await;
+        let held = site.admin.load_record::<media::MediaRecord>(&FILM.to_string()).await.unwrap().unwrap();
+        let named = held.record.superseded.iter().map(|old| &old.encode).chain(&held.record.encode);
+        assert_eq!(named.map(|encode| encode.number).collect::<Vec<_>>(), left, "at {now_ms}");
+        let objects: Vec<_> = site.store.list("media").try_collect().await.unwrap();
+        assert_eq!(objects.len(), left.len() + 1, "at {now_ms}: {objects:?}");
+    }
+    assert_eq!(site.kinds().await, Vec::<String>::new());
 }

@@ -131,6 +131,26 @@ pub fn plan_encode(input: &EncodePlanInput<'_>) -> Result<EncodePlan, NoEncodabl
     Ok(plan)
 }
 
+/// Stands in the record of a job that could not be planned: nothing is made, by a profile of that name.
+pub fn unplanned(source: &MediaSource, technical: &TechnicalMetadata, profile_name: &str) -> EncodePlan {
+    EncodePlan {
+        source_key: source.key.clone(),
+        source_bytes: source.size_bytes,
+        origin_us: 0,
+        duration_ms: technical.duration_ms,
+        subtitles: Vec::new(),
+        poster: None,
+        video: None,
+        audio: Vec::new(),
+        profile: profile_name.to_owned(),
+        options_digest: "unplanned".to_owned(),
+        options_version: OPTIONS_VERSION.to_owned(),
+        clock: Vec::new(),
+        reasons: Vec::new(),
+        warnings: Vec::new(),
+    }
+}
+
 /// Names of the parts in queue order: the first audio track and the ranges that playing begins with, so that it starts early, then the
 /// rest. The finish is not among them: it is queued when they are done.
 pub fn part_names(plan: &EncodePlan) -> Vec<String> {

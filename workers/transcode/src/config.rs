@@ -19,7 +19,8 @@ pub struct TranscodeConfig {
     pub planner: nats::consume::ConsumeConfig,
     /// Profile of new jobs.
     pub profile: String,
-    /// Profiles by name.
+    /// Profiles by name, beside the built-in ones.
+    #[serde(deserialize_with = "deserialize_profiles")]
     pub profiles: BTreeMap<String, EncodeProfile>,
     /// How often a running part stores what it has and reads whether its job still lives, in milliseconds.
     pub renew_interval_ms: u64,
@@ -60,10 +61,7 @@ impl Default for TranscodeConfig {
             },
             planner: nats::consume::ConsumeConfig { slots: 2, ..nats::consume::ConsumeConfig::default() },
             profile: DEFAULT_PROFILE.to_owned(),
-            profiles: BTreeMap::from([
-                (DEFAULT_PROFILE.to_owned(), EncodeProfile::default()),
-                ("tiny".to_owned(), EncodeProfile::tiny_for_tests()),
-            ]),
+            profiles: built_in_profiles(),
             renew_interval_ms: 2_000,
             claim_fresh_ms: 6_000,
             lost_workers_max: 3,
@@ -87,10 +85,41 @@ impl TranscodeConfig {
     }
 }
 
+fn built_in_profiles() -> BTreeMap<String, EncodeProfile> {
+    BTreeMap::from([
+        (DEFAULT_PROFILE.to_owned(), EncodeProfile::default()),
+        ("tiny".to_owned(), EncodeProfile::tiny_for_tests()),
+    ])
+}
+
+/// Those of a file stand beside the built-in ones, or in the place of one of the same name.
+fn deserialize_profiles<'de, D: serde::Deserializer<'de>>(
+    from: D,
+) -> Result<BTreeMap<String, EncodeProfile>, D::Error> {
+    let mut profiles = built_in_profiles();
+    profiles.extend(BTreeMap::<String, EncodeProfile>::deserialize(from)?);
+    Ok(profiles)
+}
+
 /// Two slots on two cores; on larger machines half the cores, since a child keeps about two of them busy.
 fn default_slots() -> usize {
     match std::thread::available_parallelism().map_or(1, usize::from) {
         1 => 1,
         cores => (cores / 2).clamp(2, 16),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn profiles_of_a_file_stand_beside_the_built_in_ones() {
+        let text = r#"{ "profiles": { "small": { "short_side_pixels_max": 360 }, "tiny": { "crf": 30 } } }"#;
+        let config: TranscodeConfig = serde_json::from_str(text).unwrap();
+        assert_eq!(config.profiles.keys().collect::<Vec<_>>(), ["default", "small", "tiny"]);
+        assert_eq!(config.profiles["default"], EncodeProfile::default());
+        assert_eq!(config.profiles["small"].short_side_pixels_max, 360);
+        assert_eq!(config.profiles["tiny"], EncodeProfile { crf: 30, ..EncodeProfile::default() });
     }
 }

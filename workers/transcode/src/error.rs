@@ -41,9 +41,14 @@ pub enum TranscodeError {
     /// Reject: the source holds nothing that could be encoded.
     #[error("nothing to make")]
     Nothing(#[from] NoEncodableTrack),
-    /// Reject: the message names a job, part or profile that does not exist.
+    /// Reject: the message names a job or part that does not exist.
     #[error("{0} is not known")]
     Unknown(String),
+    /// Reject: the settings of this worker have no such profile.
+    #[error(
+        "this worker has no profile {0:?}: give all workers the same `transcode.profiles`, and try the job again"
+    )]
+    UnknownProfile(String),
     /// Reject: the part was tried as often as allowed.
     #[error("the part was tried {attempts} times; last: {last}")]
     Exhausted {
@@ -93,6 +98,7 @@ impl TranscodeError {
             Self::Manifest(_) => "manifest_failed",
             Self::Nothing(_) => media::MediaErrorCode::MediaNoStreams.as_str(),
             Self::Unknown(_) => "job_unknown",
+            Self::UnknownProfile(_) => "unknown_profile",
             Self::Exhausted { .. } => "attempts_exhausted",
             Self::PartFailed { .. } => job::PART_FAILED,
             Self::Parked { .. } => job::WORKERS_LOST,

@@ -41,11 +41,7 @@ pub(crate) async fn complete_job(
             if !is_newer || is_done || has_failed || found.attempt.encode > encode.number {
                 return None;
             }
-            let mut record = found.clone();
-            record.status = MediaStatus::Ready;
-            (record.code, record.detail) = (None, None);
-            record.encode = Some(encode.clone());
-            record.waiting = None;
+            let mut record = found.with_ready_encode(encode, nats::estimated_broker_now_ms());
             record.changed_at_ms = nats::now_ms();
             let ready =
                 MediaReady { media_id: job.media_id, owner: job.owner.clone(), encode: encode.clone() };
@@ -124,22 +120,31 @@ async fn end_failed_job(
 ) -> Result<(), TranscodeError> {
     bus.change_record::<job::JobRecord>(&job.job_id.to_string(), |found| {
         let mut record = found.filter(|job| job.status == job::JobStatus::Active)?.clone();
-        record.mark_ended(job::JobStatus::Failed, nats::estimated_broker_now_ms(), ended_kept_ms);
-        record.code = Some(code.to_owned());
-        record.detail = Some(detail.to_owned());
-        let failed = JobFailed {
-            job_id: job.job_id,
-            media_id: job.media_id,
-            owner: job.owner.clone(),
-            kind: job.kind.clone(),
-            code: code.to_owned(),
-            detail: detail.to_owned(),
-        };
+        let failed = mark_failed(&mut record, code, detail, ended_kept_ms);
         Some((record, Outbox::new().with_event(&failed)))
     })
     .await?;
     tracing::warn!(media.id = %job.media_id, job.id = %job.job_id, code, detail, "the job failed");
     Ok(())
+}
+
+/// Ends a job as failed; answers the event of it.
+pub(crate) fn mark_failed(
+    job: &mut job::JobRecord,
+    code: &str,
+    detail: &str,
+    ended_kept_ms: u64,
+) -> JobFailed {
+    job.mark_ended(job::JobStatus::Failed, nats::estimated_broker_now_ms(), ended_kept_ms);
+    (job.code, job.detail) = (Some(code.to_owned()), Some(detail.to_owned()));
+    JobFailed {
+        job_id: job.job_id,
+        media_id: job.media_id,
+        owner: job.owner.clone(),
+        kind: job.kind.clone(),
+        code: code.to_owned(),
+        detail: detail.to_owned(),
+    }
 }
 
 /// Marks a medium that nothing plays of as failed; answers how it is then. `encode` is the number of the one that failed.

@@ -6,10 +6,10 @@ use nats::{MessageDelivery, Outbox, PipelineStage, StageFault, StageOutcome, Ver
 use packaging::plan;
 use schemas::{
     BusEvent as _,
+    encode::EncodeSettings,
     ids::{JobId, MediaId},
     job::{self, JobPartRecord, JobPartStatus, JobQueued},
-    keys, media,
-    subjects::{self, JobPriority},
+    keys, media, subjects,
 };
 
 use crate::{KIND, PLAN_DURABLE, TranscodeContext, error::TranscodeError, job_result, outage, playable};
@@ -39,6 +39,7 @@ pub(crate) struct EncodeRequest {
     encode: u32,
     source: media::MediaSource,
     technical: media::TechnicalMetadata,
+    settings: EncodeSettings,
 }
 
 impl nats::StageMessage for PlannerEvent {
@@ -47,13 +48,17 @@ impl nats::StageMessage for PlannerEvent {
         if kind != Some((media::MediaReopened::ENTITY, media::MediaReopened::VERB)) {
             let media::MediaStored { media_id, owner, source, technical, .. } =
                 nats::decode_message(&delivery.subject, payload)?;
-            let wanted = EncodeRequest { media_id, owner, encode: FIRST_ENCODE, source, technical };
+            let settings = EncodeSettings::default();
+            let wanted = EncodeRequest { media_id, owner, encode: FIRST_ENCODE, source, technical, settings };
             return Ok(Self::Wanted(Box::new(wanted)));
         }
         let media::MediaReopened { media_id, owner, step, .. } =
             nats::decode_message(&delivery.subject, payload)?;
-        let media::ReopenStep::Encode { encode, source, technical } = step else { return Ok(Self::Other) };
-        Ok(Self::Wanted(Box::new(EncodeRequest { media_id, owner, encode, source, technical: *technical })))
+        let media::ReopenStep::Encode { encode, source, technical, settings } = step else {
+            return Ok(Self::Other);
+        };
+        let technical = *technical;
+        Ok(Self::Wanted(Box::new(EncodeRequest { media_id, owner, encode, source, technical, settings })))
     }
 }
 
@@ -108,13 +113,14 @@ impl TranscodePlanner {
             return Ok(());
         }
         let config = &self.context.config;
+        let profile_name = wanted.settings.profile.as_ref().unwrap_or(&config.profile);
         let profile = config
-            .find_profile(&config.profile)
-            .ok_or_else(|| TranscodeError::Unknown(format!("profile {}", config.profile)))?;
+            .find_profile(profile_name)
+            .ok_or_else(|| TranscodeError::UnknownProfile(profile_name.clone()))?;
         let input = plan::EncodePlanInput {
             source: &wanted.source,
             technical: &wanted.technical,
-            profile_name: &config.profile,
+            profile_name,
             profile,
         };
         let plan = plan::plan_encode(&input)?;
@@ -143,8 +149,28 @@ impl TranscodePlanner {
             Some(_) => Ok(()),
             None => {
                 let (media_id, encode) = (wanted.media_id, wanted.encode);
-                job_result::fail_medium(bus, media_id, encode, fault.code, &detail).await.map(drop)
+                job_result::fail_medium(bus, media_id, encode, fault.code, &detail).await?;
+                self.store_failed_job(wanted, fault.code, &detail).await
             }
+        }
+    }
+
+    /// Records that there was a job, and why it came to nothing: who asked for the encode was told its id.
+    async fn store_failed_job(
+        &self,
+        wanted: &EncodeRequest,
+        code: &str,
+        detail: &str,
+    ) -> Result<(), TranscodeError> {
+        let profile = wanted.settings.profile.as_ref().unwrap_or(&self.context.config.profile);
+        let plan = plan::unplanned(&wanted.source, &wanted.technical, profile);
+        let mut job = build_job_record(wanted, plan);
+        let failed = job_result::mark_failed(&mut job, code, detail, self.context.config.ended_kept_ms);
+        let mut held = VersionedRecord::new(job);
+        match self.context.bus.commit_record(&mut held, Outbox::new().with_event(&failed)).await {
+            // A conflict is what a repeat finds.
+            Ok(()) | Err(nats::BusError::Conflict { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -251,7 +277,7 @@ fn build_job_record(wanted: &EncodeRequest, plan: job::EncodePlan) -> job::JobRe
     job::JobRecord {
         job_id,
         kind: KIND.to_owned(),
-        priority: JobPriority::default(),
+        priority: wanted.settings.priority,
         media_id: wanted.media_id,
         owner: wanted.owner.clone(),
         status: job::JobStatus::Active,

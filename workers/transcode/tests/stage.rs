@@ -10,7 +10,8 @@ use std::{collections::BTreeSet, time::Duration};
 
 use nats::{Outbox, Role, VersionedRecord};
 use schemas::{
-    ids::JobId,
+    encode::EncodeSettings,
+    ids::{JobId, MediaId},
     job::{self, JobPartRecord, JobPartStatus},
     media::{self as records, MediaStatus},
     subjects,
@@ -214,6 +215,22 @@ async fn the_first_of_a_batch_is_ready_when_its_own_parts_are_made() {
     site.assert_queue_empty().await;
 }
 
+/// As the ingress begins the second encode of a medium.
+async fn reopen_medium(bus: &nats::Bus, media_id: MediaId, status: MediaStatus, settings: EncodeSettings) {
+    bus.change_record::<records::MediaRecord>(&media_id.to_string(), |medium| {
+        let mut medium = medium?.clone();
+        medium.status = status;
+        medium.attempt = records::MediaAttempt { number: 1, faults: 0, encode: 2 };
+        let (source, technical) = (medium.source.clone()?, Box::new(medium.technical.clone()?));
+        let step = records::ReopenStep::Encode { encode: 2, source, technical, settings: settings.clone() };
+        let owner = medium.owner.clone();
+        let reopened = records::MediaReopened { media_id, owner, attempt: 1, step };
+        Some((medium, Outbox::new().with_event(&reopened)))
+    })
+    .await
+    .unwrap();
+}
+
 /// As if the job of a clip had failed, at a part or at its finish, and its medium were encoded again; answers the new job.
 async fn encode_again(site: &Site, clip: site::Uploaded, failed: Option<&str>) -> JobId {
     let bus = site.broker.bus(Role::Transcode).await;
@@ -231,18 +248,7 @@ async fn encode_again(site: &Site, clip: site::Uploaded, failed: Option<&str>) -
     .await
     .unwrap();
     let media_id = clip.media_id;
-    bus.change_record::<records::MediaRecord>(&media_id.to_string(), |medium| {
-        let mut medium = medium?.clone();
-        medium.status = MediaStatus::Stored;
-        medium.attempt = records::MediaAttempt { number: 1, faults: 0, encode: 2 };
-        let (source, technical) = (medium.source.clone()?, Box::new(medium.technical.clone()?));
-        let step = records::ReopenStep::Encode { encode: 2, source, technical };
-        let owner = medium.owner.clone();
-        let reopened = records::MediaReopened { media_id, owner, attempt: 1, step };
-        Some((medium, Outbox::new().with_event(&reopened)))
-    })
-    .await
-    .unwrap();
+    reopen_medium(&bus, media_id, MediaStatus::Stored, EncodeSettings::default()).await;
     packaging::plan::derive_job_id(media_id, 2)
 }
 
@@ -560,4 +566,50 @@ async fn a_title_is_not_made_again_once_its_job_is_kept_no_more() {
     assert!(admin.load_record::<job::JobRecord>(&clip.job_id.to_string()).await.unwrap().is_none());
     site.assert_queue_empty().await;
     assert_eq!(site.asset(clip.media_id).await.status, MediaStatus::Ready);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_profile_takes_the_place_of_what_plays_and_leaves_it_beside() {
+    let site = Site::start().await;
+    let clip = site.upload(Clip { seconds: 4, ..Clip::default() }).await;
+    let mut config = config();
+    let mut small = config.find_profile(&config.profile).unwrap().clone();
+    small.short_side_pixels_max = 90;
+    config.profiles.insert("small".into(), small);
+    let worker = site.worker(config).await;
+    let first = site.wait_status(clip.media_id, MediaStatus::Ready, LIMIT).await.encode.unwrap();
+    let before = site.objects(&first.prefix).await;
+    let bus = site.broker.bus(Role::Transcode).await;
+    let settings = EncodeSettings { profile: Some("small".into()), priority: subjects::JobPriority::P2 };
+    reopen_medium(&bus, clip.media_id, MediaStatus::Ready, settings).await;
+    let second = packaging::plan::derive_job_id(clip.media_id, 2);
+    let job = site.wait_job(second, job::JobStatus::Succeeded, LIMIT).await;
+    worker.stop().await;
+    assert_eq!((job.plan.profile.as_str(), job.priority), ("small", subjects::JobPriority::P2));
+    assert_eq!(job.retry_of, None);
+    let medium = site.asset(clip.media_id).await;
+    let encode = medium.encode.unwrap();
+    assert_eq!((medium.status, encode.number), (MediaStatus::Ready, 2));
+    assert!(encode.renditions.iter().all(|rendition| rendition.height <= 90), "{encode:?}");
+    assert_eq!(medium.superseded.iter().map(|old| &old.encode).collect::<Vec<_>>(), [&first]);
+    assert_eq!(site.objects(&first.prefix).await, before, "nobody touched it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_profile_that_a_worker_does_not_have_fails_the_job_and_not_the_medium() {
+    let site = Site::start().await;
+    let clip = site.upload(Clip { seconds: 4, ..Clip::default() }).await;
+    let worker = site.worker(config()).await;
+    let ready = site.wait_status(clip.media_id, MediaStatus::Ready, LIMIT).await;
+    let bus = site.broker.bus(Role::Transcode).await;
+    let settings = EncodeSettings { profile: Some("gone".into()), ..EncodeSettings::default() };
+    reopen_medium(&bus, clip.media_id, MediaStatus::Ready, settings).await;
+    let second = packaging::plan::derive_job_id(clip.media_id, 2);
+    let job = site.wait_job(second, job::JobStatus::Failed, LIMIT).await;
+    worker.stop().await;
+    assert_eq!(job.code.as_deref(), Some("unknown_profile"));
+    assert!(job.detail.unwrap().contains("no profile \"gone\""));
+    assert_eq!(job.plan.profile, "gone", "a retry asks for the same");
+    let medium = site.asset(clip.media_id).await;
+    assert_eq!((medium.status, medium.encode), (MediaStatus::Ready, ready.encode));
 }

@@ -1,0 +1,166 @@
+//! Encoding a medium again, by a profile of its owner's choice, and the profiles there are.
+//!
+//! The new encode takes the place of the one that plays when it is ready, and not before. Who began to play the old one plays it to
+//! the end of the session.
+//!
+//! Limits: one encode of a medium at a time; [`schemas::encode::SUPERSEDED_ENCODES_MAX`] replaced ones wait for their sessions to end.
+
+use axum::{
+    Json,
+    extract::{Path, State},
+    http::{HeaderValue, Method, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use schemars::JsonSchema;
+use schemas::{
+    access::ApiKeyScope,
+    encode::EncodeSettings,
+    ids::{JobId, MediaId},
+    subjects::JobPriority,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::{
+    AppState, capacity,
+    jobs::{explain_encode_failure, require_priority, retry},
+    media, openapi,
+};
+use auth::Principal;
+use web::{
+    body::JsonBody,
+    error::Problem,
+    limit::RateLimitGroup,
+    operation::{Operation, OperationAccess, OperationRouter},
+    problem_code::ProblemCode,
+    public_address::PublicAddress,
+};
+
+mod profiles;
+#[cfg(test)]
+mod tests;
+
+pub use profiles::ProfileCatalog;
+
+/// Most characters of the name of a profile that a request may carry.
+const PROFILE_NAME_LENGTH_MAX: usize = 64;
+
+/// The routes.
+pub fn router() -> OperationRouter<AppState> {
+    OperationRouter::default()
+        .with(&TRANSCODE_MEDIA, transcode_media)
+        .with(&profiles::LIST_PROFILES, profiles::list_profiles)
+}
+
+/// Their descriptions.
+#[derive(utoipa::OpenApi)]
+#[openapi(paths(transcode_media, profiles::list_profiles))]
+pub(super) struct TranscodeApiDoc;
+
+impl openapi::OperationGroup for TranscodeApiDoc {
+    fn operations() -> Vec<&'static Operation> {
+        router().operations().to_vec()
+    }
+
+    fn add_schemas(schemas: &mut openapi::SchemaCollector) {
+        schemas.add_request::<TranscodeRequest>();
+        schemas.add_response::<TranscodeDocument>();
+        schemas.add_response::<profiles::ProfileList<'_>>();
+    }
+}
+
+/// How a medium is to be encoded again.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "TranscodeRequest", example = json!({ "profile": "default", "priority": "p2" }))]
+pub(super) struct TranscodeRequest {
+    /// Name of a profile, from `GET /v1/profiles`; the one by which uploads are encoded when absent.
+    #[schemars(length(max = PROFILE_NAME_LENGTH_MAX))]
+    profile: Option<String>,
+    /// Priority of the job; `p1` when absent. `p0` is for admins.
+    priority: Option<JobPriority>,
+}
+
+/// The job that encodes a medium again.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "TranscodeBegun", example = json!({
+    "job_id": "06db008a0lt0303jc5mn0r356g", "media_id": "06db00820dt0303jc5mn0r355k", "encode": 2, "profile": "default", "priority": "p2",
+}))]
+pub(super) struct TranscodeDocument {
+    /// The job; it can be read once a worker has planned it.
+    job_id: JobId,
+    /// The medium.
+    media_id: MediaId,
+    /// Number of the encode.
+    encode: u32,
+    /// Name of the profile.
+    profile: String,
+    /// Priority of the job.
+    priority: JobPriority,
+}
+
+static TRANSCODE_MEDIA: Operation = Operation::change(
+    Method::POST,
+    "/v1/media/{media_id}/transcode",
+    OperationAccess::Principal(ApiKeyScope::Worker),
+    Some(RateLimitGroup::Transcoder),
+    &["media.reopened"],
+)
+.with_room(capacity::ENCODE);
+
+/// Encode a medium again
+///
+/// By a profile of `GET /v1/profiles`. What plays goes on playing until the new encode is ready, and takes its place then; who plays
+/// the old one plays it to the end of the session, after which it is removed. The medium keeps what it has when the job fails or is
+/// cancelled.
+#[utoipa::path(
+    post,
+    path = TRANSCODE_MEDIA.path,
+    tag = "transcoder",
+    operation_id = "transcode_media",
+    params(("media_id", Path), ("Idempotency-Key", Header)),
+    request_body(content = ref("#/components/schemas/TranscodeRequest"), content_type = "application/json"),
+    responses(
+        (status = 202, description = "The job", body = ref("#/components/schemas/TranscodeBegun"), headers(("Location"))),
+        (status = 409, description = "It is being encoded, was not verified, or has nothing to begin with: `code` says which"),
+        (status = 422, description = "There is no such profile; `profiles` names those there are"),
+    ),
+)]
+async fn transcode_media(
+    State(app): State<AppState>,
+    Path(id): Path<String>,
+    who: Principal,
+    address: PublicAddress,
+    JsonBody(wanted): JsonBody<TranscodeRequest>,
+) -> Result<Response, Problem> {
+    let media_id = media::parse_media_id(&id)?;
+    media::load_owned(&app.bus, media_id, &who).await?;
+    let (profile, priority) = (find_profile(&app, wanted.profile)?, wanted.priority.unwrap_or_default());
+    require_priority(&who, priority)?;
+    let settings = EncodeSettings { profile: Some(profile.clone()), priority };
+    let (encode, job_id) = match retry::begin_new_encode(&app.bus, &app.store, media_id, settings).await {
+        Ok(retry::NextEncode::Begun { encode, job_id, .. }) => (encode, job_id),
+        Ok(retry::NextEncode::Superseded(why)) => {
+            return Err(Problem::new(ProblemCode::NotEncodable).with_detail(why));
+        }
+        Err(error) => return Err(explain_encode_failure(error)),
+    };
+    tracing::info!(job.id = %job_id, media.id = %media_id, profile, by = who.owner, "encoded again");
+    let location = HeaderValue::try_from(format!("{}/v1/jobs/{job_id}", address.prefix()))
+        .map_err(|error| Problem::internal(&error))?;
+    let document = TranscodeDocument { job_id, media_id, encode, profile, priority };
+    Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(document)).into_response())
+}
+
+/// The name of the profile that is asked for, if there is one of that name.
+fn find_profile(app: &AppState, wanted: Option<String>) -> Result<String, Problem> {
+    let ProfileCatalog { default_name, profiles } = &app.config.profiles;
+    let name = wanted.unwrap_or_else(|| default_name.clone());
+    if profiles.contains_key(&name) {
+        return Ok(name);
+    }
+    let names: Vec<&String> = profiles.keys().collect();
+    Err(Problem::new(ProblemCode::ProfileUnknown)
+        .with_pointer("/profile", "it is none of `profiles`")
+        .with_member("profiles", json!(names)))
+}
