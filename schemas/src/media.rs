@@ -389,6 +389,7 @@ impl MediaRecord {
     }
 
     /// The record once `encode` is what plays, at `now_ms` by the broker's clock. An encode that was ready before stays beside it.
+    #[must_use]
     pub fn with_ready_encode(&self, encode: &MediaEncode, now_ms: u64) -> Self {
         let mut record = self.clone();
         let is_replaced =

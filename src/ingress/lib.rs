@@ -42,7 +42,10 @@ use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 
 pub use auth::Principal;
-use gate::{gate_evaluator::GateEvaluator, grant::PlaybackGrants};
+use gate::{
+    gate_evaluator::GateEvaluator,
+    grant::{PlaybackGrants, token::PlaybackToken},
+};
 use web::{
     body, client, denied_events, filter, idempotency, limit, operation::OperationRouter, problem_page, query,
     registry, request, request_policy,
@@ -319,6 +322,11 @@ fn open_router(taken: &query::AcceptedParameters) -> OperationRouter<AppState> {
         .merge(probes::router())
 }
 
+/// Jobs, what begins them, who works on them, and what was given up.
+fn work_router() -> OperationRouter<AppState> {
+    jobs::router().merge(transcode::router()).merge(workers::router()).merge(dead_letters::router())
+}
+
 /// The public router with more open routes.
 fn router_with_routes(app: AppState, more: OperationRouter<AppState>) -> Router {
     let config = &app.config;
@@ -338,9 +346,7 @@ fn router_with_routes(app: AppState, more: OperationRouter<AppState>) -> Router 
     let answering = OperationRouter::default()
         .merge(media::router())
         .merge(uploads::form_token_router())
-        .merge(
-            jobs::router().merge(transcode::router()).merge(workers::router()).merge(dead_letters::router()),
-        )
+        .merge(work_router())
         .merge(events::router())
         .merge(audit::router())
         .merge(metrics::router())
@@ -391,8 +397,7 @@ fn router_with_routes(app: AppState, more: OperationRouter<AppState>) -> Router 
                 .layer(middleware::from_fn(problem_page::show_problem_page))
                 .layer(middleware::from_fn_with_state(Arc::new(config.body), body::attach_limits))
                 .layer(limit::limit_by_client(app.limits.clone(), move |token| {
-                    let named = gate::grant::token::PlaybackToken::open(&playback_key, token)?;
-                    Some(named.playback_id)
+                    PlaybackToken::open(&playback_key, token).map(|named| named.playback_id)
                 })),
         )
         .with_state(app)

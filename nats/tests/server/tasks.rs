@@ -201,13 +201,12 @@ async fn a_message_that_comes_long_after_its_wake_up_is_taken_soon() {
     let queue = StageQueue { wake: vec!["evt.upload.received.*".into()], ..uploads() };
     let run = consume::run_stage(bus, queue, Arc::clone(&stage), config, shutdown.clone());
     let story = async {
-        let mut number = 0;
-        for (subject, late_ms) in [("evt.upload.received.X", 0), ("evt.media.reopened.X", 300)] {
+        for (number, subject, late_ms) in [(1, "evt.upload.received.X", 0), (2, "evt.media.reopened.X", 300)]
+        {
             // As a store that takes that long to write it.
             tokio::time::sleep(Duration::from_millis(late_ms)).await;
             may_end.notify_one();
             admin.context().publish(subject, "x".into()).await.unwrap().await.unwrap();
-            number += 1;
             let taken = || async { stage.runs.load(Ordering::Relaxed) == number };
             crate::until("the message is taken", taken).await;
         }
