@@ -487,6 +487,13 @@ impl Story {
         };
         self.admin.change_record(&media_id.to_string(), verified).await.unwrap();
         self.does("post /v1/jobs/{job_id}/retry", &format!("{path}/retry"), key, "", 202).await;
+        let ready = |found: Option<&MediaRecord>| {
+            let medium = MediaRecord { status: MediaStatus::Ready, changed_at_ms: 1, ..found?.clone() };
+            Some((medium, Outbox::new()))
+        };
+        self.admin.change_record(&media_id.to_string(), ready).await.unwrap();
+        let path = format!("/v1/media/{media_id}/transcode");
+        self.does("post /v1/media/{media_id}/transcode", &path, &json, "{}", 202).await;
     }
 
     async fn workers(&mut self, key: &str) {

@@ -17,12 +17,19 @@ use web::{
 };
 
 /// The profiles of the settings: those by which the workers encode, which have the same settings.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProfileCatalog {
     /// Name of the one by which uploads are encoded.
     pub default_name: String,
     /// All, by name.
     pub profiles: BTreeMap<String, EncodeProfile>,
+}
+
+impl Default for ProfileCatalog {
+    fn default() -> Self {
+        let default_name = "default".to_owned();
+        Self { profiles: BTreeMap::from([(default_name.clone(), EncodeProfile::default())]), default_name }
+    }
 }
 
 /// A profile.
