@@ -44,7 +44,7 @@ pub struct PurgeConfig {
 }
 
 /// How much longer than a session a replaced encode is kept, in milliseconds: sessions are as long by the clock of the host that opened
-/// them, and replicas that did not hear of the new encode yet open sessions of the old one.
+/// them, and a replica opens sessions of the old one until the event of the new one has come.
 pub const SUPERSEDED_MARGIN_MS: u64 = 30 * 60_000;
 
 impl Default for PurgeConfig {

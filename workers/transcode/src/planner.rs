@@ -155,7 +155,7 @@ impl TranscodePlanner {
         }
     }
 
-    /// Records that there was a job, and why it came to nothing: who asked for the encode was told its id.
+    /// Records that there was a job, and why it came to nothing: the answer to the request for it has its id.
     async fn store_failed_job(
         &self,
         wanted: &EncodeRequest,
