@@ -321,6 +321,8 @@ impl<S: PipelineStage> ConsumeLoop<S> {
             turn += 1;
             match self.pull_message(turn).await {
                 Ok(Some(message)) => {
+                    // Not awaited while it works: a wake-up for an idle slot would wait with this one.
+                    woken.set(self.wake.notified());
                     // A task that got one wakes the next, so that one wake-up for a burst is enough.
                     self.wake.notify_one();
                     self.process_message(message).await;

@@ -42,6 +42,12 @@ pub fn encode_prefix(media_id: MediaId, encode: u32, digest: &str) -> String {
     format!("media/{media_id}/e{encode}/{digest}")
 }
 
+/// Number in the name of an encode's folder; of a retried job that of the one whose folder it goes on in. `None` for other folders.
+pub fn encode_folder(prefix: &str) -> Option<u32> {
+    let (_, folder) = prefix.strip_prefix("media/")?.split_once("/e")?;
+    folder.split_once('/')?.0.parse().ok()
+}
+
 /// Init segment of a rendition, relative to the encode's folder.
 pub fn init_segment_path(rendition: &str) -> String {
     format!("{rendition}/init.mp4")

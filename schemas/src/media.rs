@@ -410,6 +410,10 @@ impl MediaRecord {
         let is_current = self.status == MediaStatus::Stored
             || self.encode.as_ref().is_none_or(|current| current.number == encode);
         let is_newest = self.attempt.encode <= encode;
+        if self.status == MediaStatus::Ready && is_newest {
+            // It plays what it has, and nothing is made any more that could wait.
+            return self.with_work_resumed(now_ms);
+        }
         if !matches!(self.status, MediaStatus::Stored | MediaStatus::Playable) || !is_current || !is_newest {
             return None;
         }

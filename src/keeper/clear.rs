@@ -97,7 +97,8 @@ async fn clear_cancelled_job(
 ) -> Result<(), ClearError> {
     let is_played = fail_cancelled_medium(bus, record).await?.is_some_and(|medium| {
         let plays = matches!(medium.status, media::MediaStatus::Playable | media::MediaStatus::Ready);
-        plays && medium.encode.is_some_and(|encode| encode.prefix == record.prefix)
+        let replaced = medium.superseded.iter().map(|old| &old.encode);
+        plays && replaced.chain(&medium.encode).any(|encode| encode.prefix == record.prefix)
     });
     if !is_played {
         store.remove_folder(&record.prefix).await.map_err(ClearError::Store)?;

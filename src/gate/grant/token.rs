@@ -29,7 +29,8 @@ const PURPOSE: &[u8] = b"streamgate playback session 1\0";
 pub struct PlaybackToken {
     /// The session.
     pub playback_id: PlaybackId,
-    /// Number of the encode that it plays; none in tokens of before there was a choice, which play the newest.
+    /// Number of the folder of the encode that it plays ([`schemas::keys::encode_folder`]); none in tokens of before there was a
+    /// choice, which play the newest.
     pub encode: Option<u32>,
 }
 

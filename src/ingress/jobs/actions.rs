@@ -12,6 +12,7 @@ use schemas::{
     access::ApiKeyScope,
     ids::{JobId, MediaId},
     job::{JobRecord, JobStatus},
+    subjects::JobPriority,
 };
 use serde::Serialize;
 use serde_json::json;
@@ -19,6 +20,7 @@ use serde_json::json;
 use super::{
     cancellation::{CancelOutcome, JobCanceller, cancel_job as cancel},
     load_job_document, no_such_job,
+    priority::require_priority,
     retry::{NextEncode, NextEncodeError, begin_next_encode, settings_of_job},
 };
 use crate::{AppState, capacity};
@@ -121,8 +123,14 @@ pub(super) async fn retry_job(
         JobStatus::Active => return Err(nothing_to_retry("it goes on")),
         JobStatus::Succeeded => return Err(nothing_to_retry("it succeeded")),
     }
-    let next =
-        begin_next_encode(&app.bus, &app.store, (job.media_id, job.encode), settings_of_job(&job)).await;
+    let mut settings = settings_of_job(&job);
+    // What an operator did for the one job is not for its owner to repeat.
+    if require_priority(&who, settings.priority).is_err() {
+        settings.priority = JobPriority::default();
+    }
+    // One that was taken out of the settings since.
+    settings.profile = settings.profile.filter(|name| app.config.profiles.profiles.contains_key(name));
+    let next = begin_next_encode(&app.bus, &app.store, (job.media_id, job.encode), settings).await;
     let job_id = match next {
         Ok(NextEncode::Begun { job_id, .. }) => job_id,
         Ok(NextEncode::Superseded(why)) => return Err(nothing_to_retry(why)),

@@ -89,13 +89,13 @@ pub async fn begin_next_encode(
 ) -> Result<NextEncode, NextEncodeError> {
     let held = load_reopenable(bus, media_id).await?;
     let record = &held.record;
-    match find_job(bus, media_id, record.attempt.encode.max(ended)).await?.map(|job| job.status) {
-        Some(JobStatus::Active) => return Ok(NextEncode::Superseded("it is being encoded")),
-        Some(_) if record.attempt.encode > ended => {
-            return Ok(NextEncode::Superseded("a newer encode was begun"));
-        }
-        // One that was begun and never planned, since its event was given up, is no obstacle.
-        Some(_) | None => {}
+    let newest = record.attempt.encode.max(ended);
+    let job = find_job(bus, media_id, newest).await?;
+    if is_being_encoded(record, newest, job.as_ref()) {
+        return Ok(NextEncode::Superseded("it is being encoded"));
+    }
+    if job.is_some() && newest > ended {
+        return Ok(NextEncode::Superseded("a newer encode was begun"));
     }
     match record.status {
         MediaStatus::Failed => {}
@@ -138,16 +138,22 @@ pub async fn begin_new_encode(
     }
     let known = record.encode.as_ref().map_or(0, |encode| encode.number);
     let newest = record.attempt.encode.max(known).max(1);
-    let is_being_encoded = match find_job(bus, media_id, newest).await? {
-        Some(job) => job.status == JobStatus::Active,
-        // What failed has no job to wait for.
-        None if record.status == MediaStatus::Failed => false,
-        None => newest > known && nats::now_ms() < record.changed_at_ms.saturating_add(PLANNING_MS_MAX),
-    };
-    if is_being_encoded {
+    let job = find_job(bus, media_id, newest).await?;
+    if is_being_encoded(record, newest, job.as_ref()) {
         return Ok(NextEncode::Superseded("it is being encoded"));
     }
     begin_encode(bus, store, held, settings).await
+}
+
+/// True while the newest encode of a medium is made, or waits to be planned; `job` is its job, if there is one.
+fn is_being_encoded(record: &media::MediaRecord, newest: u32, job: Option<&JobRecord>) -> bool {
+    let known = record.encode.as_ref().map_or(0, |encode| encode.number).max(1);
+    match job {
+        Some(job) => job.status == JobStatus::Active,
+        // What failed has no job to wait for; what was begun, and never planned since its event was given up, is no obstacle.
+        None if record.status == MediaStatus::Failed => false,
+        None => newest > known && nats::now_ms() < record.changed_at_ms.saturating_add(PLANNING_MS_MAX),
+    }
 }
 
 /// Begins the next encode of a medium on which nobody works.

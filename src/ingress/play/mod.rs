@@ -163,8 +163,10 @@ async fn serve_path(
         Err(denied) => return Err(denied.into()),
     }
     let wanted = PlaybackPath::parse(path).ok_or_else(no_such_resource)?;
-    let medium = app.known.load_medium(&app.bus, media_id).await?.ok_or_else(no_such_resource)?;
-    let medium = medium.choose_encode(encode);
+    let medium = app.known.load_medium(&app.bus, media_id, encode).await?;
+    // Another encode does not go with what its player has: it needs a session of its own.
+    let gone = || encode.map_or_else(no_such_resource, |_| playback_refused(GateReasonCode::SessionUnknown));
+    let medium = medium.ok_or_else(gone)?;
     let encode = &medium.encode;
     if let (schemas::document::SegmentEncryption::Aes128, Some(way)) =
         (medium.encryption, encryption::EncryptedResource::from_path(wanted))

@@ -8,7 +8,7 @@ use axum::{
     response::IntoResponse,
 };
 use schemars::JsonSchema;
-use schemas::{access::ApiKeyScope, gate::GateReasonCode, ids::MediaId, media::MediaStatus};
+use schemas::{access::ApiKeyScope, gate::GateReasonCode, ids::MediaId, keys, media::MediaStatus};
 use serde::Serialize;
 use serde_json::json;
 
@@ -127,7 +127,8 @@ pub(super) async fn open_playback(
     };
     // Last: a session for what can't be played would take the place of its token for nothing.
     let session = app.grants.open_session(admission, Some(client.prefix)).await?;
-    let token = PlaybackToken { playback_id: session.playback_id, encode: Some(encode.number) };
+    let token =
+        PlaybackToken { playback_id: session.playback_id, encode: keys::encode_folder(&encode.prefix) };
     let token = token.seal(&app.signing_key);
     let base = address.prefix();
     let at = |name: &str| format!("{base}/play/{token}/{media_id}/{name}");
@@ -143,11 +144,11 @@ pub(super) async fn open_playback(
         title: medium.title().map(str::to_owned),
         description: medium.description().map(str::to_owned),
         status: medium.status(),
-        hls_url: is_moving.then(|| at(schemas::keys::MULTIVARIANT)),
+        hls_url: is_moving.then(|| at(keys::MULTIVARIANT)),
         // DASH has no way to say what HLS calls AES-128.
-        dash_url: (is_final && is_moving && is_clear).then(|| at(schemas::keys::MANIFEST)),
-        poster_url: (is_final && encode.has_poster).then(|| at(schemas::keys::POSTER)),
-        storyboard_url: has_storyboard.then(|| at(schemas::keys::STORYBOARD)),
+        dash_url: (is_final && is_moving && is_clear).then(|| at(keys::MANIFEST)),
+        poster_url: (is_final && encode.has_poster).then(|| at(keys::POSTER)),
+        storyboard_url: has_storyboard.then(|| at(keys::STORYBOARD)),
         media_url: who
             .is_some_and(|Extension(who)| may_read_document(&who, medium.owner()))
             .then(|| format!("{base}/v1/media/{media_id}")),

@@ -17,6 +17,7 @@ use schemas::{
     KvRecord as _,
     document::{self, SegmentEncryption},
     ids::MediaId,
+    keys,
     media::{self, MediaEncode, MediaStatus},
     subjects,
 };
@@ -37,10 +38,12 @@ pub(super) struct PlayableMedium {
 }
 
 impl PlayableMedium {
-    /// The medium with the encode that a session began to play, while that is there; otherwise with the one that plays now.
-    pub(super) fn choose_encode(self: Arc<Self>, wanted: Option<u32>) -> Arc<Self> {
-        let is_wanted = |medium: &&Arc<Self>| wanted == Some(medium.encode.number);
-        self.superseded.iter().find(is_wanted).cloned().unwrap_or(self)
+    /// The medium with the encode that a session began to play, by the number of its folder: a retry goes on in the folder of the job
+    /// before it. A session of none plays what plays now.
+    fn choose_encode(self: &Arc<Self>, wanted: Option<u32>) -> Option<Arc<Self>> {
+        let is_wanted =
+            |medium: &&Arc<Self>| wanted.is_none() || keys::encode_folder(&medium.encode.prefix) == wanted;
+        std::iter::once(self).chain(&self.superseded).find(is_wanted).cloned()
     }
 }
 
@@ -88,15 +91,18 @@ impl PlayableMediaCache {
         self.memory.remove(&media_id);
     }
 
-    /// The medium, if it plays.
+    /// The medium, if it plays, with the encode in the folder of the number `wanted`; `None` also when that is gone.
     pub(super) async fn load_medium(
         &self,
         bus: &Bus,
         media_id: MediaId,
+        wanted: Option<u32>,
     ) -> Result<Option<Arc<PlayableMedium>>, nats::BusError> {
         let is_old = |entry: &PlayableMediumEntry| entry.read_at.elapsed() >= self.age_max;
-        if let Some(entry) = self.memory.get(&media_id).filter(|entry| !is_old(entry)) {
-            return Ok(Some(entry.medium));
+        let known = self.memory.get(&media_id).filter(|entry| !is_old(entry));
+        // One that is not among those known may be newer than the last event that came.
+        if let Some(chosen) = known.and_then(|entry| entry.medium.choose_encode(wanted)) {
+            return Ok(Some(chosen));
         }
         // Before the records are read: an event that comes meanwhile makes what was read old.
         let generation = self.memory.generation();
@@ -125,7 +131,7 @@ impl PlayableMediaCache {
             let entry = PlayableMediumEntry { medium: Arc::clone(&medium), read_at: Instant::now() };
             self.memory.insert(generation, media_id, entry, is_old);
         }
-        Ok(Some(medium))
+        Ok(medium.choose_encode(wanted))
     }
 }
 
@@ -165,18 +171,18 @@ mod tests {
         let known = Arc::new(PlayableMediaCache::new(&PlaybackConfig::default()));
         let mut held = VersionedRecord::new(asset(FILM, "olga", MediaStatus::Playable));
         admin.commit_record(&mut held, Outbox::new()).await.unwrap();
-        assert!(known.load_medium(&bus, MediaId::from_bytes([9; 16])).await.unwrap().is_none());
+        assert!(known.load_medium(&bus, MediaId::from_bytes([9; 16]), None).await.unwrap().is_none());
         let mut tasks = JoinSet::new();
         let (following, subscriber) = (Arc::clone(&known), bus.clone());
         tasks.spawn(async move { following.run(&subscriber, CancellationToken::new()).await });
         let deadline = Instant::now() + Duration::from_secs(20);
-        assert!(known.load_medium(&bus, FILM).await.unwrap().unwrap().is_growing);
+        assert!(known.load_medium(&bus, FILM, None).await.unwrap().unwrap().is_growing);
         held.record.status = MediaStatus::Ready;
         admin.commit_record(&mut held, Outbox::new()).await.unwrap();
         while known.memory.get(&FILM).is_none() {
             assert!(Instant::now() < deadline, "it is remembered once changes are received");
             assert!(
-                !known.load_medium(&bus, FILM).await.unwrap().unwrap().is_growing,
+                !known.load_medium(&bus, FILM, None).await.unwrap().unwrap().is_growing,
                 "growing ones are not remembered"
             );
         }
@@ -185,7 +191,7 @@ mod tests {
             Some(document(SegmentEncryption::Aes128))
         });
         Box::pin(change).await.unwrap();
-        while known.load_medium(&bus, FILM).await.unwrap().unwrap().encryption.is_none() {
+        while known.load_medium(&bus, FILM, None).await.unwrap().unwrap().encryption.is_none() {
             assert!(Instant::now() < deadline, "the change is received");
         }
     }

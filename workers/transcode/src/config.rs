@@ -19,7 +19,7 @@ pub struct TranscodeConfig {
     pub planner: nats::consume::ConsumeConfig,
     /// Profile of new jobs.
     pub profile: String,
-    /// Profiles by name, beside the built-in ones.
+    /// Profiles by name, beside the built-in ones: `default`, and `tiny`, which is for tests.
     #[serde(deserialize_with = "deserialize_profiles")]
     pub profiles: BTreeMap<String, EncodeProfile>,
     /// How often a running part stores what it has and reads whether its job still lives, in milliseconds.

@@ -17,6 +17,9 @@ use crate::{KIND, PLAN_DURABLE, TranscodeContext, error::TranscodeError, job_res
 /// Number of the first encode of a medium.
 const FIRST_ENCODE: u32 = 1;
 
+/// Why an encode was not made that waited for its plan.
+const SUPERSEDED_DETAIL: &str = "a newer encode of the medium was begun before this one was planned";
+
 /// Plans what was stored, and what is encoded anew.
 pub(crate) struct TranscodePlanner {
     pub(crate) context: Arc<TranscodeContext>,
@@ -69,10 +72,10 @@ impl PipelineStage for TranscodePlanner {
     async fn handle(
         &self,
         seen: &PlannerEvent,
-        _delivery: &MessageDelivery,
+        delivery: &MessageDelivery,
     ) -> Result<StageOutcome, StageFault> {
         if let PlannerEvent::Wanted(wanted) = seen {
-            self.plan_job(wanted).await?;
+            self.plan_job(wanted, delivery.stored_at_ms).await?;
             outage::clear_delay(&self.context.bus, wanted.media_id).await;
         }
         Ok(StageOutcome::Done)
@@ -98,7 +101,8 @@ impl PipelineStage for TranscodePlanner {
 }
 
 impl TranscodePlanner {
-    async fn plan_job(&self, wanted: &EncodeRequest) -> Result<(), TranscodeError> {
+    /// Plans what was asked for at `stored_at_ms` by the broker's clock.
+    async fn plan_job(&self, wanted: &EncodeRequest, stored_at_ms: u64) -> Result<(), TranscodeError> {
         let key = wanted.media_id.to_string();
         let Some(medium) = self.context.bus.load_record::<media::MediaRecord>(&key).await? else {
             tracing::info!(media.id = key, "removed meanwhile, nothing to plan");
@@ -110,6 +114,11 @@ impl TranscodePlanner {
         }
         // An old event that comes again must not make again what its medium outlived.
         if has_outlived(&medium.record, wanted.encode) {
+            // Of a recent one the job would be there still: a newer encode was begun before anybody planned it.
+            let is_recent = stored_at_ms.saturating_add(self.context.config.ended_kept_ms) > nats::now_ms();
+            if is_recent && medium.record.attempt.encode > wanted.encode {
+                return self.store_failed_job(wanted, job::JOB_SUPERSEDED, SUPERSEDED_DETAIL).await;
+            }
             return Ok(());
         }
         let config = &self.context.config;

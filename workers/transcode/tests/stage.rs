@@ -215,14 +215,19 @@ async fn the_first_of_a_batch_is_ready_when_its_own_parts_are_made() {
     site.assert_queue_empty().await;
 }
 
-/// As the ingress begins the second encode of a medium.
-async fn reopen_medium(bus: &nats::Bus, media_id: MediaId, status: MediaStatus, settings: EncodeSettings) {
+/// As the ingress begins another encode of a medium: of that number.
+async fn reopen_medium(
+    bus: &nats::Bus,
+    media_id: MediaId,
+    status: MediaStatus,
+    (encode, settings): (u32, EncodeSettings),
+) {
     bus.change_record::<records::MediaRecord>(&media_id.to_string(), |medium| {
         let mut medium = medium?.clone();
         medium.status = status;
-        medium.attempt = records::MediaAttempt { number: 1, faults: 0, encode: 2 };
+        medium.attempt = records::MediaAttempt { number: 1, faults: 0, encode };
         let (source, technical) = (medium.source.clone()?, Box::new(medium.technical.clone()?));
-        let step = records::ReopenStep::Encode { encode: 2, source, technical, settings: settings.clone() };
+        let step = records::ReopenStep::Encode { encode, source, technical, settings: settings.clone() };
         let owner = medium.owner.clone();
         let reopened = records::MediaReopened { media_id, owner, attempt: 1, step };
         Some((medium, Outbox::new().with_event(&reopened)))
@@ -248,7 +253,7 @@ async fn encode_again(site: &Site, clip: site::Uploaded, failed: Option<&str>) -
     .await
     .unwrap();
     let media_id = clip.media_id;
-    reopen_medium(&bus, media_id, MediaStatus::Stored, EncodeSettings::default()).await;
+    reopen_medium(&bus, media_id, MediaStatus::Stored, (2, EncodeSettings::default())).await;
     packaging::plan::derive_job_id(media_id, 2)
 }
 
@@ -581,7 +586,7 @@ async fn another_profile_takes_the_place_of_what_plays_and_leaves_it_beside() {
     let before = site.objects(&first.prefix).await;
     let bus = site.broker.bus(Role::Transcode).await;
     let settings = EncodeSettings { profile: Some("small".into()), priority: subjects::JobPriority::P2 };
-    reopen_medium(&bus, clip.media_id, MediaStatus::Ready, settings).await;
+    reopen_medium(&bus, clip.media_id, MediaStatus::Ready, (2, settings)).await;
     let second = packaging::plan::derive_job_id(clip.media_id, 2);
     let job = site.wait_job(second, job::JobStatus::Succeeded, LIMIT).await;
     worker.stop().await;
@@ -603,7 +608,7 @@ async fn a_profile_that_a_worker_does_not_have_fails_the_job_and_not_the_medium(
     let ready = site.wait_status(clip.media_id, MediaStatus::Ready, LIMIT).await;
     let bus = site.broker.bus(Role::Transcode).await;
     let settings = EncodeSettings { profile: Some("gone".into()), ..EncodeSettings::default() };
-    reopen_medium(&bus, clip.media_id, MediaStatus::Ready, settings).await;
+    reopen_medium(&bus, clip.media_id, MediaStatus::Ready, (2, settings)).await;
     let second = packaging::plan::derive_job_id(clip.media_id, 2);
     let job = site.wait_job(second, job::JobStatus::Failed, LIMIT).await;
     worker.stop().await;
@@ -612,4 +617,26 @@ async fn a_profile_that_a_worker_does_not_have_fails_the_job_and_not_the_medium(
     assert_eq!(job.plan.profile, "gone", "a retry asks for the same");
     let medium = site.asset(clip.media_id).await;
     assert_eq!((medium.status, medium.encode), (MediaStatus::Ready, ready.encode));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_encode_that_a_newer_one_overtook_before_it_was_planned_ends_with_that_reason() {
+    let site = Site::start().await;
+    let clip = site.upload(Clip { seconds: 4, ..Clip::default() }).await;
+    let worker = site.worker(config()).await;
+    site.wait_status(clip.media_id, MediaStatus::Ready, LIMIT).await;
+    worker.stop().await;
+    let bus = site.broker.bus(Role::Transcode).await;
+    for encode in [2, 3] {
+        reopen_medium(&bus, clip.media_id, MediaStatus::Ready, (encode, EncodeSettings::default())).await;
+    }
+    let worker = site.worker(config()).await;
+    let job_id = |encode| packaging::plan::derive_job_id(clip.media_id, encode);
+    let overtaken = site.wait_job(job_id(2), job::JobStatus::Failed, LIMIT).await;
+    assert_eq!(overtaken.code.as_deref(), Some(job::JOB_SUPERSEDED));
+    site.wait_job(job_id(3), job::JobStatus::Succeeded, LIMIT).await;
+    worker.stop().await;
+    let medium = site.asset(clip.media_id).await;
+    let numbers: Vec<u32> = medium.superseded.iter().map(|old| old.encode.number).collect();
+    assert_eq!((medium.encode.unwrap().number, numbers), (3, vec![1]));
 }
