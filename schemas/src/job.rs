@@ -273,7 +273,7 @@ pub struct JobRecord {
     /// The job that came to nothing and of which this one takes what was made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_of: Option<JobId>,
-    /// Unix time in milliseconds at which what it had stored was removed, since it was cancelled.
+    /// Unix time in milliseconds at which what it had stored was removed, since it came to nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cleared_at_ms: Option<u64>,
     /// Names of the parts that the job before it had made in the same folder: they are not queued.

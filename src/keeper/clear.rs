@@ -1,4 +1,5 @@
-//! What a cancelled job had stored is removed once its workers have stopped.
+//! What a cancelled job had stored is removed once its workers have stopped, and what a failed one had once it is folded: until then a
+//! retry keeps the parts that were made.
 //!
 //! Limits: one pass over the jobs each period, which clears at most [`CLEARED_MAX`] of them.
 
@@ -6,13 +7,13 @@ use std::{collections::HashSet, time::Duration};
 
 use ingress::jobs::cancellation::fail_cancelled_medium;
 use nats::{Bus, BusError, Outbox, ReaderStart, reader};
-use schemas::{KvRecord, job, media, subjects};
+use schemas::{KvRecord, job, keys, media, subjects};
 use store::{Store, StoreError};
 use tokio_util::sync::CancellationToken;
 
 use super::KeeperConfig;
 
-/// Most cancelled jobs whose objects one pass removes.
+/// Most jobs whose objects one pass removes.
 pub const CLEARED_MAX: u64 = 100;
 
 /// How long after its end a cancelled job is cleared once more, in milliseconds: a worker without a connection may have gone on.
@@ -29,41 +30,41 @@ pub async fn run_clearing(bus: Bus, store: Store, config: KeeperConfig, held: Ca
             () = held.cancelled() => return,
             () = tokio::time::sleep(period) => {}
         }
-        match clear_cancelled_jobs(&bus, &store).await {
+        match clear_ended_jobs(&bus, &store).await {
             Ok(0) => {}
             Ok(cleared_count) => {
-                tracing::info!(cleared_count, "what cancelled jobs had stored is removed");
+                tracing::info!(cleared_count, "what jobs without a result had stored is removed");
             }
-            Err(error) => tracing::warn!(%error, "cancelled jobs could not be looked at"),
+            Err(error) => tracing::warn!(%error, "jobs without a result could not be looked at"),
         }
     }
 }
 
-/// Removes what cancelled jobs have stored on which nobody works any more; answers how many jobs that were.
+/// Removes what jobs without a result have stored on which nobody works any more; answers how many jobs that were.
 ///
 /// # Errors
 /// [`BusError::Unavailable`] when the broker does not answer.
-pub async fn clear_cancelled_jobs(bus: &Bus, store: &Store) -> Result<u64, BusError> {
+pub async fn clear_ended_jobs(bus: &Bus, store: &Store) -> Result<u64, BusError> {
     let bucket = job::JobRecord::BUCKET;
     let now_ms = bus.broker_now_ms(&subjects::kv_stream_name(bucket)).await?;
     let seen = read_job_bucket(bus, bucket, now_ms).await?;
     let is_held = |job: &&job::JobRecord| {
         let prefix = format!("{}.", job.job_id);
-        seen.held.iter().any(|key| key.starts_with(&prefix))
+        seen.continued.contains(&job.prefix) || seen.held.iter().any(|key| key.starts_with(&prefix))
     };
     let mut count = 0;
-    for record in seen.cancelled.iter().filter(|job| !is_held(job)) {
+    for record in seen.ended.iter().filter(|job| !is_held(job)) {
         if count >= CLEARED_MAX {
             break;
         }
-        match clear_cancelled_job(bus, store, record, now_ms).await {
+        match clear_ended_job(bus, store, record, now_ms).await {
             Ok(()) => count += 1,
             Err(ClearError::Bus(error @ BusError::Unavailable(_))) => return Err(error),
             Err(ClearError::Bus(error)) => {
-                tracing::warn!(%error, job.id = %record.job_id, "a cancelled job is cleared in a later pass");
+                tracing::warn!(%error, job.id = %record.job_id, "an ended job is cleared in a later pass");
             }
             Err(ClearError::Store(error)) => {
-                tracing::warn!(%error, job.id = %record.job_id, "what a cancelled job has stored stays for now");
+                tracing::warn!(%error, job.id = %record.job_id, "what an ended job has stored stays for now");
                 // It is away for the others, too.
                 if error.is_outage() {
                     break;
@@ -74,7 +75,7 @@ pub async fn clear_cancelled_jobs(bus: &Bus, store: &Store) -> Result<u64, BusEr
     Ok(count)
 }
 
-/// Why a cancelled job could not be cleared.
+/// Why a job could not be cleared.
 #[derive(Debug)]
 enum ClearError {
     Bus(BusError),
@@ -87,15 +88,21 @@ impl From<BusError> for ClearError {
     }
 }
 
-/// Removes the objects of a cancelled job, unless its medium plays them: a worker of an older version may have published them
-/// without saying so in the job.
-async fn clear_cancelled_job(
+/// Removes the objects of a job, unless its medium plays them: a worker of an older version may have published them without saying so
+/// in the job.
+async fn clear_ended_job(
     bus: &Bus,
     store: &Store,
     record: &job::JobRecord,
     now_ms: u64,
 ) -> Result<(), ClearError> {
-    let is_played = fail_cancelled_medium(bus, record).await?.is_some_and(|medium| {
+    let medium = match record.status {
+        job::JobStatus::Cancelled => fail_cancelled_medium(bus, record).await?,
+        _ => {
+            bus.load_record::<media::MediaRecord>(&record.media_id.to_string()).await?.map(|held| held.record)
+        }
+    };
+    let is_played = medium.is_some_and(|medium| {
         let plays = matches!(medium.status, media::MediaStatus::Playable | media::MediaStatus::Ready);
         let replaced = medium.superseded.iter().map(|old| &old.encode);
         plays && replaced.chain(&medium.encode).any(|encode| encode.prefix == record.prefix)
@@ -111,8 +118,12 @@ async fn clear_cancelled_job(
     Ok(())
 }
 
-/// True for a cancelled job that was not cleared, or not since its late objects may have come.
+/// True for a cancelled job that was not cleared, or not since its late objects may have come, and for a failed one of whose parts no
+/// retry can keep any.
 fn is_to_be_cleared(job: &job::JobRecord, now_ms: u64) -> bool {
+    if job.status == job::JobStatus::Failed {
+        return job.folded.is_some() && job.cleared_at_ms.is_none();
+    }
     let late_ms = job.ended_at_ms.unwrap_or_default().saturating_add(LATE_OBJECTS_MS);
     let is_due = job.cleared_at_ms.is_none_or(|cleared_ms| cleared_ms < late_ms && late_ms <= now_ms);
     job.status == job::JobStatus::Cancelled && is_due
@@ -123,8 +134,10 @@ fn is_to_be_cleared(job: &job::JobRecord, now_ms: u64) -> bool {
 struct JobBucketSnapshot {
     /// Keys of all parts whose holder showed itself lately.
     held: HashSet<String>,
-    /// Cancelled jobs whose objects may still be there.
-    cancelled: Vec<job::JobRecord>,
+    /// Jobs without a result whose objects may still be there.
+    ended: Vec<job::JobRecord>,
+    /// Folders in which a job goes on, or succeeded, that another one began.
+    continued: HashSet<String>,
 }
 
 async fn read_job_bucket(bus: &Bus, bucket: &str, now_ms: u64) -> Result<JobBucketSnapshot, BusError> {
@@ -147,10 +160,14 @@ async fn read_job_bucket(bus: &Bus, bucket: &str, now_ms: u64) -> Result<JobBuck
             if is_held && entry.stored_at_ms.saturating_add(HOLDER_SEEN_MS) > now_ms {
                 seen.held.insert(key.to_owned());
             }
-        } else if let Ok((_, record)) = nats::decode_record::<job::JobRecord>(key, &entry.payload)
-            && is_to_be_cleared(&record, now_ms)
-        {
-            seen.cancelled.push(record);
+        } else if let Ok((_, record)) = nats::decode_record::<job::JobRecord>(key, &entry.payload) {
+            let is_continued = keys::encode_folder(&record.prefix) != Some(record.encode)
+                && matches!(record.status, job::JobStatus::Active | job::JobStatus::Succeeded);
+            if is_continued {
+                seen.continued.insert(record.prefix);
+            } else if is_to_be_cleared(&record, now_ms) {
+                seen.ended.push(record);
+            }
         }
     }
     Ok(seen)

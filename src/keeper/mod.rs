@@ -8,7 +8,7 @@
 //! - `views`: sums the openings of public media by medium and hour.
 //! - `memory`: makes memory streams anew that a restart of the broker forgot.
 //! - `dispatch`: lets parts of jobs into the queue, in fair order over owners.
-//! - `clear`: removes what cancelled jobs had stored.
+//! - `clear`: removes what cancelled and failed jobs had stored.
 //!
 //! What is due is judged by the broker's clock, by which the records were stored: a keeper on a host whose clock is ahead
 //! expires, purges and sums nothing early.
@@ -42,7 +42,7 @@ pub struct KeeperConfig {
     pub unsent_age_ms: u64,
     /// Which part of which job goes into the queue next.
     pub dispatch: DispatchConfig,
-    /// How often cancelled jobs are looked for whose objects are still there, in milliseconds.
+    /// How often cancelled and folded failed jobs are looked for whose objects are still there, in milliseconds.
     pub clear_period_ms: u64,
     /// How often expired uploads are looked for, in milliseconds.
     pub expiry_period_ms: u64,

@@ -184,7 +184,7 @@ async fn what_a_cancelled_job_stored_goes_once_its_workers_have_stopped() {
     for key in [mine.as_str(), other] {
         site.store.put(key, "bytes").await.unwrap();
     }
-    let pass = async || clear::clear_cancelled_jobs(&site.keeper, &site.store).await.unwrap();
+    let pass = async || clear::clear_ended_jobs(&site.keeper, &site.store).await.unwrap();
     // Its holder was seen a moment ago, and may store one segment more.
     assert_eq!(pass().await, 0);
     site.store.head(&mine).await.unwrap();
@@ -227,9 +227,29 @@ async fn what_plays_is_not_removed_with_a_job_that_was_cancelled() {
         ..media::MediaRecord::new(ended.media_id, ended.owner.clone(), media::MediaStatus::Ready, 1)
     };
     site.put(medium).await;
-    let cleared_count = clear::clear_cancelled_jobs(&site.keeper, &site.store).await.unwrap();
+    let cleared_count = clear::clear_ended_jobs(&site.keeper, &site.store).await.unwrap();
     assert_eq!(cleared_count, 1, "it is looked at");
     site.store.head(&key).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_a_failed_job_stored_goes_once_no_retry_can_keep_it() {
+    let site = Site::start().await;
+    let (ended, _) = site.ended(JobStatus::Failed, &[("v0000", JobPartStatus::Done)]).await;
+    let key = format!("{}/v360/1.m4s", ended.prefix);
+    site.store.put(&key, "bytes").await.unwrap();
+    let pass = async || clear::clear_ended_jobs(&site.keeper, &site.store).await.unwrap();
+    assert_eq!(pass().await, 0, "a retry may keep it");
+    assert_eq!(site.pass(2 * DAY_MS).await, FoldReport { folded_count: 1, removed_count: 1 });
+    // One that was begun before goes on in the same folder.
+    let next = job::JobRecord { encode: ended.encode + 1, prefix: ended.prefix.clone(), ..job() };
+    site.put(next.clone()).await;
+    assert_eq!(pass().await, 0, "it is in use");
+    site.store.head(&key).await.unwrap();
+    site.put(job::JobRecord { status: JobStatus::Failed, ..next }).await;
+    assert_eq!(pass().await, 1);
+    assert!(matches!(site.store.head(&key).await, Err(store::StoreError::NotFound { .. })));
+    assert_eq!(pass().await, 0, "once");
 }
 
 #[tokio::test]

@@ -225,7 +225,9 @@ impl TranscodePlanner {
         let Some(before) = self.load_ended_job(&job).await? else { return Ok(job) };
         job.retry_of = Some(before.job_id);
         // What a cancelled job has stored is removed.
-        if before.status == job::JobStatus::Failed && before.plan == job.plan {
+        // What of a failed one nobody can keep any more is removed, too.
+        let is_kept = before.folded.is_none() && before.cleared_at_ms.is_none();
+        if before.status == job::JobStatus::Failed && is_kept && before.plan == job.plan {
             let mut made = Vec::new();
             for name in &job.parts {
                 if self.is_part_made(before.job_id, name).await? {

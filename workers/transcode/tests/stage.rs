@@ -640,3 +640,23 @@ async fn an_encode_that_a_newer_one_overtook_before_it_was_planned_ends_with_tha
     let numbers: Vec<u32> = medium.superseded.iter().map(|old| old.encode.number).collect();
     assert_eq!((medium.encode.unwrap().number, numbers), (3, vec![1]));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_of_what_is_kept_no_more_begins_in_a_folder_of_its_own() {
+    let site = Site::start().await;
+    let clip = site.upload(Clip { seconds: 4, ..Clip::default() }).await;
+    let worker = site.worker(config()).await;
+    site.wait_status(clip.media_id, MediaStatus::Ready, LIMIT).await;
+    let first = site.wait_job(clip.job_id, job::JobStatus::Succeeded, LIMIT).await;
+    let bus = site.broker.bus(Role::Transcode).await;
+    bus.change_record::<job::JobRecord>(&clip.job_id.to_string(), |job| {
+        Some((job::JobRecord { folded: Some(Vec::new()), ..job?.clone() }, Outbox::new()))
+    })
+    .await
+    .unwrap();
+    let second = encode_again(&site, clip, Some("v0000")).await;
+    let job = site.wait_job(second, job::JobStatus::Succeeded, LIMIT).await;
+    worker.stop().await;
+    assert_ne!(job.prefix, first.prefix);
+    assert_eq!(job.made, Vec::<String>::new());
+}
