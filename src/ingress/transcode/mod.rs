@@ -159,8 +159,8 @@ fn find_profile(app: &AppState, wanted: Option<String>) -> Result<String, Proble
     if profiles.contains_key(&name) {
         return Ok(name);
     }
-    let names: Vec<&String> = profiles.keys().collect();
+    let names: Vec<&str> = profiles.keys().map(String::as_str).collect();
     Err(Problem::new(ProblemCode::ProfileUnknown)
-        .with_pointer("/profile", "it is none of `profiles`")
+        .with_pointer("/profile", format!("there are {}", names.join(", ")))
         .with_member("profiles", json!(names)))
 }

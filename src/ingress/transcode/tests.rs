@@ -147,6 +147,7 @@ async fn what_can_not_be_encoded_again_says_why_and_changes_nothing() {
     let problem: Value = serde_json::from_str(&unknown.body).unwrap();
     assert_eq!((unknown.status, &problem["code"]), (422, &json!("profile_unknown")), "{unknown:?}");
     assert_eq!(problem["profiles"], json!(["default", "small"]));
+    assert_eq!(problem["errors"][0]["detail"], "there are default, small");
     let p0 = json!({ "priority": "p0" });
     assert_eq!(site.refused(&site.owner, &p0).await, (403, "operators_only".into()));
     assert_eq!(site.refused(&other, &json!({})).await, (404, "not_found".into()));
