@@ -136,7 +136,7 @@ struct JobBucketSnapshot {
     held: HashSet<String>,
     /// Jobs without a result whose objects may still be there.
     ended: Vec<job::JobRecord>,
-    /// Folders in which a job goes on, or succeeded, that another one began.
+    /// Folders of which a job that did not begin them has something: what it makes, has made, or may leave to a retry.
     continued: HashSet<String>,
 }
 
@@ -161,12 +161,12 @@ async fn read_job_bucket(bus: &Bus, bucket: &str, now_ms: u64) -> Result<JobBuck
                 seen.held.insert(key.to_owned());
             }
         } else if let Ok((_, record)) = nats::decode_record::<job::JobRecord>(key, &entry.payload) {
-            let is_continued = keys::encode_folder(&record.prefix) != Some(record.encode)
-                && matches!(record.status, job::JobStatus::Active | job::JobStatus::Succeeded);
-            if is_continued {
-                seen.continued.insert(record.prefix);
-            } else if is_to_be_cleared(&record, now_ms) {
+            if is_to_be_cleared(&record, now_ms) {
                 seen.ended.push(record);
+            } else if record.cleared_at_ms.is_none()
+                && keys::encode_folder(&record.prefix) != Some(record.encode)
+            {
+                seen.continued.insert(record.prefix);
             }
         }
     }

@@ -246,8 +246,13 @@ async fn what_a_failed_job_stored_goes_once_no_retry_can_keep_it() {
     site.put(next.clone()).await;
     assert_eq!(pass().await, 0, "it is in use");
     site.store.head(&key).await.unwrap();
-    site.put(job::JobRecord { status: JobStatus::Failed, ..next }).await;
-    assert_eq!(pass().await, 1);
+    let mut next = next;
+    next.mark_ended(JobStatus::Failed, nats::now_ms(), schemas::ENDED_KEPT_MS);
+    site.put(next).await;
+    assert_eq!(pass().await, 0, "a retry of that one may keep it");
+    site.store.head(&key).await.unwrap();
+    assert_eq!(site.pass(2 * DAY_MS).await, FoldReport { folded_count: 1, removed_count: 0 });
+    assert_eq!(pass().await, 2);
     assert!(matches!(site.store.head(&key).await, Err(store::StoreError::NotFound { .. })));
     assert_eq!(pass().await, 0, "once");
 }
