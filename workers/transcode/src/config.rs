@@ -37,6 +37,7 @@ pub struct TranscodeConfig {
     pub lost_park_ms: u64,
     /// How long a job that was planned by another version of the workers waits for workers of that version, in milliseconds, from when
     /// it was queued or this worker started, whichever is later: a rolling upgrade ends within it. Then it fails, and `streamgate dead redrive` encodes it anew.
+    /// A plan by a profile that this worker does not have is left to others for as long.
     pub other_version_wait_ms: u64,
     /// Shortest time between two progress messages of a part, in milliseconds.
     pub progress_interval_ms: u64,

@@ -17,6 +17,9 @@ use crate::{KIND, PLAN_DURABLE, TranscodeContext, error::TranscodeError, job_res
 /// Number of the first encode of a medium.
 const FIRST_ENCODE: u32 = 1;
 
+/// How long a plan whose profile is not known here is left to other workers, in milliseconds, before it is looked at again.
+const OTHER_SETTINGS_DELAY_MS: u64 = 2_000;
+
 /// Why an encode was not made that waited for its plan.
 const SUPERSEDED_DETAIL: &str = "a newer encode of the medium was begun before this one was planned";
 
@@ -75,7 +78,14 @@ impl PipelineStage for TranscodePlanner {
         delivery: &MessageDelivery,
     ) -> Result<StageOutcome, StageFault> {
         if let PlannerEvent::Wanted(wanted) = seen {
-            self.plan_job(wanted, delivery.stored_at_ms).await?;
+            match self.plan_job(wanted, delivery.stored_at_ms).await {
+                // The ingress knew it: other workers may have it already, or this one soon.
+                Err(TranscodeError::UnknownProfile(name)) if self.may_wait(delivery.stored_at_ms) => {
+                    tracing::info!(media.id = %wanted.media_id, profile = name, "left to workers that have the profile");
+                    return Ok(StageOutcome::Later { delay_ms: OTHER_SETTINGS_DELAY_MS });
+                }
+                planned => planned?,
+            }
             outage::clear_delay(&self.context.bus, wanted.media_id).await;
         }
         Ok(StageOutcome::Done)
@@ -101,6 +111,12 @@ impl PipelineStage for TranscodePlanner {
 }
 
 impl TranscodePlanner {
+    /// True while a rolling change of the settings may bring what is missing here.
+    fn may_wait(&self, stored_at_ms: u64) -> bool {
+        let until_ms = stored_at_ms.saturating_add(self.context.config.other_version_wait_ms);
+        nats::estimated_broker_now_ms() < until_ms
+    }
+
     /// Plans what was asked for at `stored_at_ms` by the broker's clock.
     async fn plan_job(&self, wanted: &EncodeRequest, stored_at_ms: u64) -> Result<(), TranscodeError> {
         let key = wanted.media_id.to_string();

@@ -604,7 +604,10 @@ async fn another_profile_takes_the_place_of_what_plays_and_leaves_it_beside() {
 async fn a_profile_that_a_worker_does_not_have_fails_the_job_and_not_the_medium() {
     let site = Site::start().await;
     let clip = site.upload(Clip { seconds: 4, ..Clip::default() }).await;
-    let worker = site.worker(config()).await;
+    let mut config = config();
+    // Nobody will have it.
+    config.other_version_wait_ms = 1_000;
+    let worker = site.worker(config).await;
     let ready = site.wait_status(clip.media_id, MediaStatus::Ready, LIMIT).await;
     let bus = site.broker.bus(Role::Transcode).await;
     let settings = EncodeSettings { profile: Some("gone".into()), ..EncodeSettings::default() };
@@ -659,4 +662,29 @@ async fn a_retry_of_what_is_kept_no_more_begins_in_a_folder_of_its_own() {
     worker.stop().await;
     assert_ne!(job.prefix, first.prefix);
     assert_eq!(job.made, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_profile_that_only_other_workers_have_is_left_to_them() {
+    let site = Site::start().await;
+    let clip = site.upload(Clip { seconds: 4, ..Clip::default() }).await;
+    let worker = site.worker(config()).await;
+    site.wait_status(clip.media_id, MediaStatus::Ready, LIMIT).await;
+    let bus = site.broker.bus(Role::Transcode).await;
+    let settings = EncodeSettings { profile: Some("new".into()), ..EncodeSettings::default() };
+    reopen_medium(&bus, clip.media_id, MediaStatus::Ready, (2, settings)).await;
+    let admin = site.broker.bus(Role::Admin).await;
+    let stream = admin.context().get_stream(subjects::EVENTS).await.unwrap();
+    site.wait(LIMIT, "it is handed back", async || {
+        stream.consumer_info(job::PLAN_TRANSCODE).await.unwrap().num_redelivered > 0
+    })
+    .await;
+    worker.stop().await;
+    let mut config = config();
+    config.profiles.insert("new".into(), config.profiles["tiny"].clone());
+    let worker = site.worker(config).await;
+    let second = packaging::plan::derive_job_id(clip.media_id, 2);
+    let job = site.wait_job(second, job::JobStatus::Succeeded, LIMIT).await;
+    worker.stop().await;
+    assert_eq!(job.plan.profile, "new");
 }
