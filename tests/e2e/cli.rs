@@ -33,7 +33,7 @@ use tokio::{
 
 use crate::{
     audit_replay,
-    harness::{Cluster, Options, WAIT_MAX, sample},
+    harness::{Cluster, Options, WAIT_MAX, poll, sample},
     messages::problem,
 };
 
@@ -503,14 +503,22 @@ async fn an_upload_that_was_cut_goes_on_and_its_end_is_waited_for() {
     film.extend_from_slice(b"free");
     film.resize(40 << 20, 0);
     std::fs::write(home.path().join("film.mp4"), &film).unwrap();
+    let (proxy_url, key) = (proxy.url.clone(), cluster.key.clone());
     let upload = |extra: &[&str]| {
-        let args = ["upload", "film.mp4", "--url", &proxy.url, "--api-key", &cluster.key];
+        let args = ["upload", "film.mp4", "--url", &proxy_url, "--api-key", &key];
         program(home.path(), &[&args[..], extra].concat())
     };
     let mut cut = upload(&[]).spawn().unwrap();
     tokio::time::timeout(WAIT_MAX, proxy.blocked.notified()).await.unwrap();
     cut.kill().unwrap();
     cut.wait().unwrap();
+    // What had come is kept, once the server has met the end of the connection.
+    let upload_id = cluster.event("upload.created", |event| event.kind == "upload.created").await.id;
+    let status = format!("/v1/uploads/{upload_id}/status");
+    let kept = poll(WAIT_MAX, async || {
+        (cluster.get(&status).await["offset_bytes"].as_u64().unwrap() > 0).then_some(())
+    });
+    kept.await.unwrap();
     proxy.passed_max.store(u64::MAX, Ordering::SeqCst);
     let before = proxy.passed.load(Ordering::SeqCst);
     let said = run(upload(&["--wait", "--json"])).await;
