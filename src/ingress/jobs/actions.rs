@@ -137,9 +137,18 @@ pub(super) async fn retry_job(
         Err(error) => return Err(explain_encode_failure(error)),
     };
     tracing::info!(job.id = %job_id, retry_of = %job.job_id, by = who.owner, "tried again");
+    let document = JobRetriedDocument { job_id, media_id: job.media_id, retry_of: job.job_id };
+    answer_with_begun_job(&address, job_id, document)
+}
+
+/// That a job was begun, and where it can be read once a worker has planned it.
+pub(crate) fn answer_with_begun_job(
+    address: &PublicAddress,
+    job_id: JobId,
+    document: impl Serialize,
+) -> Result<Response, Problem> {
     let location = HeaderValue::try_from(format!("{}/v1/jobs/{job_id}", address.prefix()))
         .map_err(|error| Problem::internal(&error))?;
-    let document = JobRetriedDocument { job_id, media_id: job.media_id, retry_of: job.job_id };
     Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(document)).into_response())
 }
 

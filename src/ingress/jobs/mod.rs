@@ -40,7 +40,7 @@ use web::{
 };
 
 mod actions;
-pub(crate) use actions::explain_encode_failure;
+pub(crate) use actions::{answer_with_begun_job, explain_encode_failure};
 pub(crate) use priority::require_priority;
 pub(crate) use why::has_dispatcher;
 pub mod cancellation;

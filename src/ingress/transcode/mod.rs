@@ -6,10 +6,9 @@
 //! Limits: one encode of a medium at a time; [`schemas::encode::SUPERSEDED_ENCODES_MAX`] replaced ones wait for their sessions to end.
 
 use axum::{
-    Json,
     extract::{Path, State},
-    http::{HeaderValue, Method, StatusCode, header},
-    response::{IntoResponse, Response},
+    http::Method,
+    response::Response,
 };
 use schemars::JsonSchema;
 use schemas::{
@@ -23,7 +22,7 @@ use serde_json::json;
 
 use super::{
     AppState, capacity,
-    jobs::{explain_encode_failure, require_priority, retry},
+    jobs::{answer_with_begun_job, explain_encode_failure, require_priority, retry},
     media, openapi,
 };
 use auth::Principal;
@@ -146,10 +145,8 @@ async fn transcode_media(
         Err(error) => return Err(explain_encode_failure(error)),
     };
     tracing::info!(job.id = %job_id, media.id = %media_id, profile, by = who.owner, "encoded again");
-    let location = HeaderValue::try_from(format!("{}/v1/jobs/{job_id}", address.prefix()))
-        .map_err(|error| Problem::internal(&error))?;
     let document = TranscodeDocument { job_id, media_id, encode, profile, priority };
-    Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(document)).into_response())
+    answer_with_begun_job(&address, job_id, document)
 }
 
 /// The name of the profile that is asked for, if there is one of that name.
