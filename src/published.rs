@@ -329,7 +329,7 @@ fn build_channel(entry: &CatalogEntry) -> Value {
 fn describe_parameter(name: &str) -> &'static str {
     match name {
         "id" => "The entity's id: 26 lower-case base32 characters.",
-        "upload_id" | "media_id" | "job_id" | "key_id" | "challenge_id" | "session_id" => {
+        "upload_id" | "media_id" | "job_id" | "key_id" | "challenge_id" | "session_id" | "schedule_id" => {
             "An id: 26 lower-case base32 characters."
         }
         "part" => "Name of a part, such as v0000, a0 or finish.",
@@ -339,6 +339,7 @@ fn describe_parameter(name: &str) -> &'static str {
         "worker" => "Random name of a worker process, lower-case hexadecimal.",
         "bucket" => "Name of a bucket.",
         "key" => "Key inside the bucket.",
+        "owner_key" => "The first 32 digits of the SHA-256 of an owner's name.",
         "prefix_sha256" | "owner_sha256" => "A SHA-256 in lower-case hexadecimal.",
         "address" => "An account: 0x and 40 lower-case hexadecimal digits.",
         "name" => "A word of ours.",
@@ -454,7 +455,7 @@ fn message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
         | "job.retried" | "job.started" | "job.succeeded" => (vec!["transcode"], vec!["index"]),
         "job.cancelled" => (vec!["ingress", "keeper"], vec!["index"]),
         "media.delayed" => (vec!["transcode", "upload"], vec!["index"]),
-        "media.reopened" => (vec!["admin", "ingress"], vec!["index", "transcode", "upload"]),
+        "media.reopened" => (vec!["admin", "ingress", "keeper"], vec!["index", "transcode", "upload"]),
         "media.removed" | "view.summed" => (vec!["keeper"], vec![]),
         "gate.doubted" => (vec!["ingress", "keeper"], vec![]),
         "gate.revoked" => (vec!["ingress", "keeper"], vec!["ingress"]),
@@ -499,7 +500,7 @@ fn message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
     Some((senders, receivers))
 }
 
-/// The same of what workers say of themselves and are asked to do, and of what the order of the queue is asked.
+/// The same of what workers say of themselves and are asked to do, of schedules, and of what the order of the queue is asked.
 fn worker_message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
     match name {
         "admin.worker_changed" => Some((vec!["ingress"], vec![])),
@@ -507,6 +508,10 @@ fn worker_message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static s
         "ask.worker" => Some((vec!["ingress"], vec!["transcode"])),
         "ask.worker.answer" => Some((vec!["transcode"], vec!["ingress"])),
         "kv.workers" => Some((vec!["transcode"], vec!["ingress", "keeper"])),
+        "schedule.created" | "schedule.changed" | "schedule.removed" => Some((vec!["ingress"], vec![])),
+        "schedule.fired" | "schedule.refused" => Some((vec!["ingress", "keeper"], vec![])),
+        "schedule.missed" => Some((vec!["keeper"], vec![])),
+        "kv.schedules" => Some((vec!["ingress", "keeper"], vec!["ingress", "keeper"])),
         "ask.position" => Some((vec!["ingress"], vec!["keeper"])),
         "ask.position.answer" => Some((vec!["keeper"], vec!["ingress"])),
         _ => None,

@@ -4,7 +4,7 @@ use schemars::{Schema, schema_for};
 
 use crate::{
     BusEvent, KvRecord, access, audit, dead_letter, dispatch_query, document, envelope, gate, idempotency,
-    index_query, job, limit, media, session, store, upload, view, worker,
+    index_query, job, limit, media, schedule, session, store, upload, view, worker,
 };
 
 /// One kind of message.
@@ -99,6 +99,12 @@ pub fn event_entries() -> Vec<CatalogEntry> {
         event_entry::<gate::GateDoubted>(),
         event_entry::<view::ViewSummed>(),
         event_entry::<limit::RateLimitExceeded>(),
+        event_entry::<schedule::ScheduleCreated>(),
+        event_entry::<schedule::ScheduleChanged>(),
+        event_entry::<schedule::ScheduleRemoved>(),
+        event_entry::<schedule::ScheduleFired>(),
+        event_entry::<schedule::ScheduleRefused>(),
+        event_entry::<schedule::ScheduleMissed>(),
     ]
 }
 
@@ -136,6 +142,10 @@ pub fn record_entries() -> Vec<CatalogEntry> {
         record_entry::<limit::IngressReplicas>("limits.replicas", limit::IngressReplicas::KEY),
         record_entry::<limit::RateLimitEventCounter>("limits.reported", limit::RateLimitEventCounter::KEY),
         record_entry::<idempotency::IdempotencyRecord>("idempotency", "{digest}"),
+        record_entry::<schedule::ScheduleRecord>(
+            "schedules",
+            &schedule::schedule_key("{owner_key}", "{schedule_id}"),
+        ),
         record_entry::<worker::WorkerRecord>("workers", &crate::subjects::worker_key("{kind}", "{worker}")),
     ]
 }

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{media::MediaEncode, subjects::JobPriority};
+use crate::{media::MediaEncode, schedule::ScheduledRun, subjects::JobPriority};
 
 /// Most replaced encodes of a medium that are kept for those who still play them.
 pub const SUPERSEDED_ENCODES_MAX: usize = 8;
@@ -18,6 +18,9 @@ pub struct EncodeSettings {
     /// Priority of its job.
     #[serde(default)]
     pub priority: JobPriority,
+    /// The run of a schedule that asked for it; absent where a person did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheduled: Option<ScheduledRun>,
 }
 
 impl EncodeSettings {

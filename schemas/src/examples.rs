@@ -11,10 +11,12 @@ use serde_bytes::ByteBuf;
 
 use crate::{
     BusEvent, access, audit, dead_letter, dispatch_query, document, envelope, gate, idempotency,
-    ids::{ChallengeId, JobId, KeyId, MediaId, PlaybackId, RequestId, SessionId, StoreId, UploadId},
+    ids::{
+        ChallengeId, JobId, KeyId, MediaId, PlaybackId, RequestId, ScheduleId, SessionId, StoreId, UploadId,
+    },
     index_query, job, keys, limit,
     media::{self, Rational},
-    session, store,
+    schedule, session, store,
     subjects::{self, JobPriority},
     upload, view, worker,
 };
@@ -57,6 +59,7 @@ pub fn visit_all(visitor: &mut impl ExampleVisitor) {
         view::ViewSummed { media_id: MEDIA, owner: example_owner(), hour_ms: MADE_AT_MS, opened_count: 37 };
     visit_event(visitor, summed);
     visit_event(visitor, limit_exceeded());
+    visit_schedule_events(visitor);
     visit_records(visitor);
     visit_session_records(visitor);
     visit_others(visitor);
@@ -75,6 +78,7 @@ const CHALLENGE: ChallengeId = ChallengeId::from_bytes(*b"a sample of nonc");
 const ADDRESS: &str = "0x5aaeb6053f3e94c9b9a09f33669435e7ef1beaed";
 const PLAYBACK: PlaybackId = PlaybackId::from_bytes(*b"\x01\x9a\xb0\x02\x0b\x07\x7a\x01\x80sample-");
 const KEY: KeyId = KeyId::from_bytes(*b"\x01\x9a\xb0\x00\x01\x01\x7a\x01\x80sample-");
+const SCHEDULE: ScheduleId = ScheduleId::from_bytes(*b"\x01\x9a\xb0\x01\x03\x08\x7a\x01\x80sample-");
 const STORE: StoreId = StoreId::from_bytes(*b"\x01\x9a\xb0\x00\x01\x02\x7a\x01\x80sample-");
 /// 2025-11-23T12:26:54.467Z, when the ids above were made.
 const MADE_AT_MS: u64 = 0x019a_b001_0203;
@@ -558,6 +562,7 @@ pub fn job_record() -> job::JobRecord {
         cleared_at_ms: None,
         made: Vec::new(),
         paused_at_ms: None,
+        scheduled: None,
     }
 }
 
@@ -889,6 +894,7 @@ fn visit_limits(visitor: &mut impl ExampleVisitor) {
         expires_at_ms: MADE_AT_MS + 86_400_000,
     };
     visitor.visit("kv.idempotency", record);
+    visitor.visit("kv.schedules", schedule_record());
     visitor.visit("kv.workers", worker_record());
 }
 
@@ -983,6 +989,106 @@ fn dispatch_position() -> dispatch_query::DispatchPosition {
         parts_ahead: 31,
         parts_per_minute: Some(12),
     }
+}
+
+/// A schedule with two runs.
+pub fn schedule_record() -> schedule::ScheduleRecord {
+    let run = |planned_at_ms, outcome| schedule::ScheduleRun {
+        planned_at_ms,
+        fired_at_ms: planned_at_ms + 40,
+        trigger: schedule::RunTrigger::Time,
+        outcome,
+    };
+    schedule::ScheduleRecord {
+        schedule_id: SCHEDULE,
+        owner: example_owner(),
+        owner_key: owned_text("8c6976e5b5410415bde908bd4dee15df"),
+        created_by: example_owner(),
+        name: owned_text("Nightly"),
+        timing: schedule_timing(),
+        missed: schedule::MissedRunPolicy::Once,
+        job: job_request(),
+        created_at_ms: MADE_AT_MS,
+        next_run_ms: Some(MADE_AT_MS + 86_400_000),
+        paused_at_ms: None,
+        runs: vec![
+            run(MADE_AT_MS - 86_400_000, schedule::RunOutcome::Begun { job_id: JOB }),
+            run(
+                MADE_AT_MS,
+                schedule::RunOutcome::Refused {
+                    code: owned_text("not_encodable"),
+                    detail: owned_text("it is being encoded"),
+                },
+            ),
+        ],
+        kept_until_ms: None,
+        removed_at_ms: None,
+    }
+}
+
+fn schedule_timing() -> schedule::ScheduleTiming {
+    schedule::ScheduleTiming::Cron {
+        expression: owned_text("30 2 * * *"),
+        time_zone: owned_text("Europe/Berlin"),
+    }
+}
+
+fn job_request() -> schedule::JobRequest {
+    schedule::JobRequest::Transcode(schedule::TranscodeJobRequest {
+        media_id: MEDIA,
+        profile: Some(owned_text("default")),
+        priority: JobPriority::P2,
+    })
+}
+
+fn visit_schedule_events(visitor: &mut impl ExampleVisitor) {
+    let (schedule_id, owner) = (SCHEDULE, example_owner());
+    let created = schedule::ScheduleCreated {
+        schedule_id,
+        owner: owner.clone(),
+        timing: schedule_timing(),
+        job: job_request(),
+        next_run_ms: Some(MADE_AT_MS),
+        created_by: owner.clone(),
+    };
+    visit_event(visitor, created);
+    let changed = schedule::ScheduleChanged {
+        schedule_id,
+        owner: owner.clone(),
+        timing: schedule::ScheduleTiming::Every { interval_ms: 3_600_000, first_ms: Some(MADE_AT_MS) },
+        missed: schedule::MissedRunPolicy::Skip,
+        job: job_request(),
+        is_paused: true,
+        next_run_ms: Some(MADE_AT_MS),
+        changed_by: owner.clone(),
+    };
+    visit_event(visitor, changed);
+    let removed = schedule::ScheduleRemoved { schedule_id, owner: owner.clone(), removed_by: owner.clone() };
+    visit_event(visitor, removed);
+    let fired = schedule::ScheduleFired {
+        schedule_id,
+        owner: owner.clone(),
+        planned_at_ms: MADE_AT_MS,
+        trigger: schedule::RunTrigger::Time,
+        job: job_request(),
+        fired_by: None,
+    };
+    visit_event(visitor, fired);
+    let refused = schedule::ScheduleRefused {
+        schedule_id,
+        owner: owner.clone(),
+        planned_at_ms: MADE_AT_MS,
+        code: owned_text("not_encodable"),
+        detail: owned_text("it is being encoded"),
+    };
+    visit_event(visitor, refused);
+    let missed = schedule::ScheduleMissed {
+        schedule_id,
+        owner,
+        first_ms: MADE_AT_MS,
+        last_ms: MADE_AT_MS + 86_400_000,
+    };
+    visit_event(visitor, missed);
 }
 
 /// A worker that holds a part.

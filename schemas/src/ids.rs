@@ -134,6 +134,10 @@ id!(
     /// An object store: the id that its marker carries.
     StoreId
 );
+id!(
+    /// A schedule: a job that is begun at set times.
+    ScheduleId
+);
 
 #[cfg(test)]
 mod tests {

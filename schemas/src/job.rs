@@ -7,6 +7,7 @@ use crate::{
     BusEvent, EventContext,
     ids::{JobId, MediaId},
     media::{ClockMark, MediaWarning, Rational},
+    schedule::ScheduledRun,
     subjects::{self, JobPriority},
 };
 
@@ -282,6 +283,9 @@ pub struct JobRecord {
     /// Unix time in milliseconds at which a person paused it: until it is resumed none of its parts is begun.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused_at_ms: Option<u64>,
+    /// The run of a schedule that asked for it; absent where a person did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheduled: Option<ScheduledRun>,
 }
 
 impl JobRecord {

@@ -25,6 +25,7 @@ pub mod keys;
 pub mod limit;
 pub mod media;
 pub mod rejection;
+pub mod schedule;
 pub mod session;
 pub mod store;
 pub mod subjects;

@@ -7,6 +7,7 @@ use crate::{
     BusEvent, EventContext,
     encode::{EncodeSettings, SupersededEncode},
     ids::{JobId, MediaId, UploadId},
+    schedule::ScheduledRun,
     upload,
 };
 
@@ -311,6 +312,9 @@ pub struct MediaAttempt {
     pub faults: u32,
     /// Number of the encode that this attempt makes; 0 while the first one does.
     pub encode: u32,
+    /// The run of a schedule that began it; absent where a person did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheduled: Option<ScheduledRun>,
 }
 
 impl MediaAttempt {

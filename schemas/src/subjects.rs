@@ -263,8 +263,6 @@ pub enum MessageClass {
     View,
     /// Progress of a part.
     Progress,
-    /// A schedule or what is due by one.
-    Schedule,
     /// A control message.
     Control,
     /// A question to the index.
@@ -285,7 +283,7 @@ pub enum MessageClass {
 
 impl MessageClass {
     /// Every class.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 15] = [
         Self::Event,
         Self::Task,
         Self::Record,
@@ -293,7 +291,6 @@ impl MessageClass {
         Self::Dead,
         Self::View,
         Self::Progress,
-        Self::Schedule,
         Self::Control,
         Self::Ask,
         Self::Log,
@@ -314,7 +311,6 @@ impl MessageClass {
             Self::Dead => "dead",
             Self::View => "view",
             Self::Progress => "progress",
-            Self::Schedule => "schedule",
             Self::Control => "control",
             Self::Ask => "ask",
             Self::Log => "log",
@@ -336,7 +332,6 @@ impl MessageClass {
             Some(("dead", _)) => Self::Dead,
             Some(("view", _)) => Self::View,
             Some(("progress", _)) => Self::Progress,
-            Some(("sched" | "due", _)) => Self::Schedule,
             Some(("ctl", _)) => Self::Control,
             Some(("ask", _)) => Self::Ask,
             Some(("log", _)) => Self::Log,

@@ -249,7 +249,8 @@ async fn write_key(
     Ok(format!("sg_{key_id}_{secret}"))
 }
 
-fn hash_owner(owner: &str) -> String {
+/// The SHA-256 of the name of an account in lower-case hexadecimal: names are no keys.
+pub fn hash_owner(owner: &str) -> String {
     hex::encode(Sha256::digest(owner.as_bytes()))
 }
 

@@ -67,7 +67,8 @@ use web::{
 pub use config::{AuthConfig, CHALLENGE_TTL_S_MAX, PROOF_MS_MAX, RECHECK_MS_MAX, REFRESH_AGAIN_MS_MAX};
 pub use denial::SignInDenial;
 pub use key::{
-    FIRST_OWNER, NewApiKey, create_api_key, create_first_key, list_key_ids, load_signing_key, transfer_key,
+    FIRST_OWNER, NewApiKey, create_api_key, create_first_key, hash_owner, list_key_ids, load_signing_key,
+    transfer_key,
 };
 pub use proof::ProofChecker;
 

@@ -21,6 +21,7 @@ mod page_assets;
 pub mod play;
 pub mod probes;
 pub mod removal;
+pub mod schedules;
 pub mod sharing;
 pub mod sign_in;
 pub mod transcode;
@@ -324,7 +325,11 @@ fn open_router(taken: &query::AcceptedParameters) -> OperationRouter<AppState> {
 
 /// Jobs, what begins them, who works on them, and what was given up.
 fn work_router() -> OperationRouter<AppState> {
-    jobs::router().merge(transcode::router()).merge(workers::router()).merge(dead_letters::router())
+    jobs::router()
+        .merge(schedules::router())
+        .merge(transcode::router())
+        .merge(workers::router())
+        .merge(dead_letters::router())
 }
 
 /// The public router with more open routes.

@@ -935,6 +935,7 @@ pub(crate) fn job_record(
         cleared_at_ms: None,
         made: Vec::new(),
         paused_at_ms: None,
+        scheduled: None,
     }
 }
 

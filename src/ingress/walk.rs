@@ -127,6 +127,7 @@ const ACCESS: &str = "
 DELETE /v1/auth/keys/{key_id} Own Auth
 DELETE /v1/media/{media_id} Principal(Metadata) Metadata
 DELETE /v1/media/{media_id}/gate Principal(Gate) Metadata
+DELETE /v1/schedules/{schedule_id} Principal(Worker) Worker
 DELETE /v1/uploads/{upload_id} Principal(Upload) Upload
 GET / Open Api
 GET /docs Open Api
@@ -155,6 +156,8 @@ GET /v1/media/{media_id}/gate Principal(Gate) Metadata
 GET /v1/media/{media_id}/poster Optional(Metadata) Streaming
 GET /v1/oembed Open Streaming
 GET /v1/profiles Principal(Worker) Transcoder
+GET /v1/schedules Principal(Worker) Worker
+GET /v1/schedules/{schedule_id} Principal(Worker) Worker
 GET /v1/uploads/{upload_id} Principal(Upload) none
 GET /v1/uploads/{upload_id}/status Principal(Upload) Upload
 GET /v1/workers Principal(Worker) Worker
@@ -166,6 +169,7 @@ OPTIONS /v1/uploads Open none
 OPTIONS /v1/uploads/{upload_id} Open none
 PATCH /v1/jobs/{job_id} Principal(Worker) Worker
 PATCH /v1/media/{media_id} Principal(Metadata) Metadata
+PATCH /v1/schedules/{schedule_id} Principal(Worker) Worker
 PATCH /v1/uploads/{upload_id} Principal(Upload) none
 POST /v1/auth/challenge Open Auth
 POST /v1/auth/keys Own Auth
@@ -180,6 +184,7 @@ POST /v1/dead-letters/{sequence}/discard Principal(Worker) Worker
 POST /v1/dead-letters/{sequence}/redrive Principal(Worker) Worker
 POST /v1/forms Body Upload
 POST /v1/forms/tokens Principal(Upload) Upload
+POST /v1/jobs Principal(Worker) Transcoder
 POST /v1/jobs/{job_id}/cancel Principal(Worker) Worker
 POST /v1/jobs/{job_id}/pause Principal(Worker) Worker
 POST /v1/jobs/{job_id}/resume Principal(Worker) Worker
@@ -187,6 +192,10 @@ POST /v1/jobs/{job_id}/retry Principal(Worker) Worker
 POST /v1/media Principal(Upload) Upload
 POST /v1/media/{media_id}/playback Optional(Streaming) Streaming
 POST /v1/media/{media_id}/transcode Principal(Worker) Transcoder
+POST /v1/schedules Principal(Worker) Worker
+POST /v1/schedules/{schedule_id}/pause Principal(Worker) Worker
+POST /v1/schedules/{schedule_id}/resume Principal(Worker) Worker
+POST /v1/schedules/{schedule_id}/run-now Principal(Worker) Worker
 POST /v1/uploads Principal(Upload) Upload
 POST /v1/uploads/{upload_id} Principal(Upload) none
 POST /v1/workers/{worker}/drain Principal(Worker) Worker
@@ -494,6 +503,28 @@ impl Story {
         self.admin.change_record(&media_id.to_string(), ready).await.unwrap();
         let path = format!("/v1/media/{media_id}/transcode");
         self.does("post /v1/media/{media_id}/transcode", &path, &json, "{}", 202).await;
+        let again = |found: Option<&MediaRecord>| {
+            Some((MediaRecord { changed_at_ms: 1, ..found?.clone() }, Outbox::new()))
+        };
+        self.admin.change_record(&media_id.to_string(), again).await.unwrap();
+        let job = json!({ "kind": "transcode", "media_id": media_id });
+        let body = json!({ "job": job }).to_string();
+        self.does("post /v1/jobs", "/v1/jobs", &json, &body, 202).await;
+        self.schedules(&json, &job).await;
+    }
+
+    async fn schedules(&mut self, json: &str, job: &Value) {
+        let body = json!({ "timing": { "type": "every", "interval_ms": 60_000 }, "job": job }).to_string();
+        let made = self.does("post /v1/schedules", "/v1/schedules", json, &body, 201).await;
+        let made: Value = serde_json::from_str(&made.body).unwrap();
+        let path = format!("/v1/schedules/{}", made["schedule_id"].as_str().unwrap());
+        let place = "patch /v1/schedules/{schedule_id}";
+        self.does(place, &path, json, "{\"missed\":\"skip\"}", 200).await;
+        for action in ["pause", "resume", "run-now"] {
+            let place = format!("post /v1/schedules/{{schedule_id}}/{action}");
+            self.does(&place, &format!("{path}/{action}"), json, "", 200).await;
+        }
+        self.does("delete /v1/schedules/{schedule_id}", &path, json, "", 204).await;
     }
 
     async fn workers(&mut self, key: &str) {

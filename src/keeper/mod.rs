@@ -8,6 +8,7 @@
 //! - `views`: sums the openings of public media by medium and hour.
 //! - `memory`: makes memory streams anew that a restart of the broker forgot.
 //! - `dispatch`: lets parts of jobs into the queue, in fair order over owners.
+//! - `schedules`: begins jobs at their times.
 //! - `clear`: removes what cancelled and failed jobs had stored.
 //!
 //! What is due is judged by the broker's clock, by which the records were stored: a keeper on a host whose clock is ahead
@@ -21,6 +22,7 @@ pub mod fold;
 pub mod memory_streams;
 pub mod outbox;
 pub mod purge;
+pub mod schedules;
 pub mod views;
 pub mod watcher;
 
@@ -137,6 +139,11 @@ pub async fn run_keeper(
         leased
             .run_with_lease("memory", stop, |held| memory_streams::run_stream_restore(leased.clone(), held))
             .await;
+    });
+    let (leased, objects, settings, stop) = (bus.clone(), store.clone(), config.clone(), shutdown.clone());
+    tasks.spawn(async move {
+        let fire = |held| schedules::run_schedules(leased.clone(), objects.clone(), settings.clone(), held);
+        leased.run_with_lease("schedules", stop, fire).await;
     });
     let (leased, objects, settings, stop) = (bus.clone(), store, config.clone(), shutdown.clone());
     tasks.spawn(async move {

@@ -9,14 +9,15 @@ use std::{
 
 use nats::{Bus, ReaderStart, reader};
 use schemas::{
-    KvRecord, access, document, envelope::RecordEnvelope, gate, job, limit, media, session, subjects, upload,
+    KvRecord, access, document, envelope::RecordEnvelope, gate, job, limit, media, schedule, session,
+    subjects, upload,
 };
 use tokio_util::sync::CancellationToken;
 
 use super::KeeperConfig;
 
 /// Buckets whose records carry events.
-pub const BUCKETS: [&str; 9] = [
+pub const BUCKETS: [&str; 10] = [
     upload::UploadRecord::BUCKET,
     media::MediaRecord::BUCKET,
     job::JobRecord::BUCKET,
@@ -26,6 +27,7 @@ pub const BUCKETS: [&str; 9] = [
     session::AuthSession::BUCKET,
     gate::PlaybackSession::BUCKET,
     limit::RateLimitEventCounter::BUCKET,
+    schedule::ScheduleRecord::BUCKET,
 ];
 
 /// Sweeps until `held` fires.

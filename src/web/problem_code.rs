@@ -126,6 +126,8 @@ kinds! {
         "`job_status` says how; nothing is left to cancel.";
     JobGoesOn 409 "job_goes_on" "There is nothing to try again"
         "Only a job that failed or was cancelled is tried again, and only while no newer one of its medium was begun: `detail` says which.";
+    JobKindUnknown 422 "job_kind_unknown" "There are no jobs of this kind"
+        "Choose one of those that `detail` names.";
     JobPublishing 409 "job_publishing" "The result of the job is being published"
         "It ends in a moment; remove the medium if nobody is to see it.";
     JsonInvalid 400 "json_invalid" "A value of the body is not what it has to be"
@@ -213,6 +215,16 @@ kinds! {
         "Send as `min_revision` what an answer told.";
     RuleInvalid 422 "rule_invalid" "The rule can't be used"
         "`errors` points at the condition and says why.";
+    ScheduleBusy 409 "schedule_busy" "The last run of this schedule is still being begun"
+        "Read the schedule until its newest run has begun or was refused, and try again.";
+    ScheduleEnded 409 "schedule_ended" "The schedule has no time left"
+        "Give it another timing, or have it run now.";
+    ScheduleNameInvalid 400 "schedule_name_invalid" "The name can't be used"
+        "Send fewer characters, all of them to be shown.";
+    ScheduleOwnerOther 409 "schedule_owner_other" "The medium belongs to another owner than the schedule"
+        "Make another schedule for it.";
+    SchedulesTooMany 409 "schedules_too_many" "The account has as many schedules as it may"
+        "Remove one that is not needed any more.";
     ScopeMissing 403 "scope_missing" "This API key may not be used here"
         "Use a key whose scopes have this group of endpoints.";
     SessionOver 401 "session_over" "The session is over"
@@ -229,6 +241,8 @@ kinds! {
         "Send no more than `limit_bytes`.";
     Timeout 503 "timeout" "The answer took too long"
         "Repeat; the request may have had its effect, and a key in `Idempotency-Key` makes repeating safe.";
+    TimingInvalid 422 "timing_invalid" "It can't fire like that"
+        "`errors` points at the member of the timing and says why.";
     TitleInvalid 400 "title_invalid" "This title can't be used"
         "Send one line of which something is shown.";
     TooLarge 413 "too_large" "This is larger than its limit"

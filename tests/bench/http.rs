@@ -110,6 +110,7 @@ impl Site {
                 cleared_at_ms: None,
                 made: Vec::new(),
                 paused_at_ms: None,
+                scheduled: None,
             };
             self.admin.commit_record(&mut VersionedRecord::new(job), Outbox::new()).await.unwrap();
             for part in parts.iter().map(String::as_str).chain([job::FINISH]) {

@@ -53,8 +53,6 @@ struct StreamSpec {
     #[serde(default)]
     allow_rollup: bool,
     #[serde(default)]
-    allow_message_schedules: bool,
-    #[serde(default)]
     allow_message_ttl: bool,
     needed_by: Vec<RoleName>,
 }
@@ -182,7 +180,6 @@ impl StreamSpec {
             deny_delete: self.deny_delete,
             deny_purge: self.deny_purge,
             allow_rollup: self.allow_rollup,
-            allow_message_schedules: self.allow_message_schedules,
             allow_message_ttl: self.allow_message_ttl,
             num_replicas: settings.replicas,
             ..stream::Config::default()

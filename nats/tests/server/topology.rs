@@ -53,7 +53,7 @@ async fn applying_twice_changes_nothing() {
         missing.iter().all(|d| d.class == DifferenceClass::Absent && d.to_string().ends_with("is missing")),
         "{missing:?}"
     );
-    assert_eq!(missing.len(), 7 + 18 + 6, "streams, buckets and durables");
+    assert_eq!(missing.len(), 6 + 18 + 6, "streams, buckets and durables");
     assert_eq!(topology::apply_topology(bus.context(), &settings).await.unwrap(), missing);
     assert_eq!(topology::diff_topology(bus.context(), &settings).await.unwrap(), []);
     assert_eq!(topology::apply_topology(bus.context(), &settings).await.unwrap(), []);
@@ -68,7 +68,7 @@ async fn settings_scale_and_shorten() {
         ..TopologySettings::default()
     };
     let before = found(bus.context(), &settings).await;
-    assert_eq!(before.len(), 25 + 6, "{before:?}");
+    assert_eq!(before.len(), 24 + 6, "{before:?}");
     assert!(
         before.contains(&"durable index of EVENTS: ack_wait is 30s, should be 2s".to_owned()),
         "{before:?}"
@@ -178,7 +178,7 @@ async fn what_cannot_be_changed_stops_apply_before_it_changes_anything() {
     let (_broker, bus) = applied().await;
     let context = bus.context();
     remake(context, "PROGRESS", |config| config.storage = StorageType::File).await;
-    remake(context, "SCHED", |config| config.retention = RetentionPolicy::Limits).await;
+    remake(context, "JOBS", |config| config.retention = RetentionPolicy::Limits).await;
     remake(context, "KV_apikeys", |config| {
         config.deny_purge = true;
         config.allow_rollup = false;
@@ -188,7 +188,7 @@ async fn what_cannot_be_changed_stops_apply_before_it_changes_anything() {
     let error = topology::apply_topology(context, &TopologySettings::default()).await.unwrap_err();
     for says in [
         "stream PROGRESS: storage is File, should be Memory (can't be changed in place)",
-        "stream SCHED: retention is Limits, should be WorkQueue (can't be changed in place)",
+        "stream JOBS: retention is Limits, should be WorkQueue (can't be changed in place)",
         "stream KV_apikeys: deny_purge is true, should be false (can't be changed in place)",
         "Nothing was changed",
         "nats stream backup",
@@ -339,7 +339,7 @@ async fn memory_streams_that_the_server_forgot_are_made_anew_and_no_others() {
     let restored = topology::restore_memory_streams(keeper.context()).await.unwrap();
     assert!(restored.is_empty(), "all are there: {restored:?}");
     // A file stream that is gone is a loss that has to be seen.
-    admin.context().delete_stream("SCHED").await.unwrap();
+    admin.context().delete_stream("AUDIT").await.unwrap();
     broker.kill_and_wait().await;
     let missing = async || -> Option<Vec<String>> {
         let found = topology::diff_topology(admin.context(), &settings).await.ok()?;
@@ -354,7 +354,7 @@ async fn memory_streams_that_the_server_forgot_are_made_anew_and_no_others() {
     })
     .await;
     crate::until("only the file stream is missing", || async {
-        missing().await.is_some_and(|assets| assets == ["stream SCHED"])
+        missing().await.is_some_and(|assets| assets == ["stream AUDIT"])
     })
     .await;
 }

@@ -26,6 +26,11 @@ pub(crate) const UPLOAD: RoomNeed =
 /// Of another encode of a medium.
 pub(crate) const ENCODE: RoomNeed =
     records_need(&[EVENTS[0], EVENTS[1], "KV_assets", "KV_jobs", STORE_DISK, BROKER_DISK]);
+/// Of a schedule.
+pub(crate) const SCHEDULE: RoomNeed = records_need(&[EVENTS[0], EVENTS[1], "KV_schedules", BROKER_DISK]);
+/// Of a job that begins now, or at a later time.
+pub(crate) const JOB: RoomNeed =
+    records_need(&[EVENTS[0], EVENTS[1], "KV_assets", "KV_jobs", "KV_schedules", STORE_DISK, BROKER_DISK]);
 /// Of a challenge to sign.
 pub(crate) const CHALLENGE: RoomNeed = records_need(&[EVENTS[0], EVENTS[1], "KV_nonces", BROKER_DISK]);
 /// Of a session of a wallet.
@@ -44,7 +49,7 @@ const fn records_need(limits: &'static [&'static str]) -> RoomNeed {
 
 /// Every stream and bucket that is needed, once.
 pub(super) fn required_streams() -> Vec<&'static str> {
-    let all = [UPLOAD, ENCODE, CHALLENGE, SIGN_IN, KEY, LINK, PLAYBACK];
+    let all = [UPLOAD, ENCODE, SCHEDULE, JOB, CHALLENGE, SIGN_IN, KEY, LINK, PLAYBACK];
     let mut streams: Vec<&str> = all
         .iter()
         .flat_map(|need| need.limits)

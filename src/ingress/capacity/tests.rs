@@ -115,10 +115,13 @@ async fn all_that_creates_is_refused_without_room_and_nothing_else() {
             "POST /v1/dead-letters/{sequence}/redrive",
             "POST /v1/forms",
             "POST /v1/forms/tokens",
+            "POST /v1/jobs",
             "POST /v1/jobs/{job_id}/retry",
             "POST /v1/media",
             "POST /v1/media/{media_id}/playback",
             "POST /v1/media/{media_id}/transcode",
+            "POST /v1/schedules",
+            "POST /v1/schedules/{schedule_id}/run-now",
             "POST /v1/uploads",
             "PUT /v1/files/{filename}",
         ]

@@ -21,6 +21,7 @@ use schemas::{
     index_query::{self, JobCounts, JobCountsQuery, JobIndexItem, JobIndexPage, JobIndexQuery},
     job::{self, EncodePlan, JobPartRecord, JobPartStatus, JobPartSummary},
     media::MediaWaitReason,
+    schedule::ScheduledRun,
     subjects::{self, JobPriority},
 };
 use serde::{Deserialize, Serialize};
@@ -47,6 +48,7 @@ pub mod cancellation;
 mod pausing;
 mod priority;
 pub mod retry;
+mod submit;
 mod why;
 
 /// Part records that one request reads at the same time.
@@ -56,6 +58,7 @@ pub const READS_MAX: usize = 16;
 pub fn router() -> OperationRouter<AppState> {
     OperationRouter::default()
         .with(&LIST_JOBS, list_jobs)
+        .with(&submit::SUBMIT_JOB, submit::submit_job)
         .with(&COUNT_JOBS, count_jobs)
         .with(&READ_JOB, read_job)
         .with(&actions::CANCEL_JOB, actions::cancel_job)
@@ -71,6 +74,7 @@ pub fn router() -> OperationRouter<AppState> {
 #[openapi(paths(
     list_jobs,
     count_jobs,
+    submit::submit_job,
     read_job,
     actions::cancel_job,
     actions::retry_job,
@@ -89,6 +93,8 @@ impl openapi::OperationGroup for JobsApiDoc {
     fn add_schemas(schemas: &mut openapi::SchemaCollector) {
         schemas.add_response::<ListPage<JobIndexItem>>();
         schemas.add_request::<priority::JobChangeRequest>();
+        schemas.add_request::<submit::JobSubmission>();
+        schemas.add_response::<submit::JobSubmittedDocument>();
         schemas.add_response::<JobCounts>();
         schemas.add_response::<JobDocument<'_>>();
         schemas.add_response::<actions::JobRetriedDocument>();
@@ -342,6 +348,9 @@ struct JobDocument<'a> {
     /// The job that came to nothing and of which this one keeps what was made; absent where there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     retry_of: Option<JobId>,
+    /// The run of a schedule that asked for it; absent where a person did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scheduled: Option<ScheduledRun>,
     /// Why it failed: a stable code.
     code: Option<&'a str>,
     /// The same for people.
@@ -501,6 +510,7 @@ fn build_job_document<'a>(
         status: job.status,
         state: JobState::of(job, parts, now_ms),
         retry_of: job.retry_of,
+        scheduled: job.scheduled,
         code: job.code.as_deref(),
         detail: job.detail.as_deref(),
         paused_at_ms: job.paused_at_ms.filter(|_| job.status == job::JobStatus::Active),

@@ -11,6 +11,7 @@ use schemas::{
     ids::{JobId, MediaId},
     job::{JobRecord, JobStatus},
     media::{self, MediaAttempt, MediaReopened, MediaStatus, ReopenStep},
+    schedule::ScheduledRun,
 };
 use store::Store;
 
@@ -74,7 +75,7 @@ impl NextEncodeError {
 /// How a job was asked for, for the one that goes on from it.
 pub fn settings_of_job(job: &JobRecord) -> EncodeSettings {
     let profile = Some(job.plan.profile.clone()).filter(|name| !name.is_empty());
-    EncodeSettings { profile, priority: job.priority }
+    EncodeSettings { profile, priority: job.priority, scheduled: None }
 }
 
 /// Begins the encode behind number `ended` of the medium, which came to nothing.
@@ -126,6 +127,49 @@ pub async fn begin_new_encode(
     settings: EncodeSettings,
 ) -> Result<NextEncode, NextEncodeError> {
     let held = load_reopenable(bus, media_id).await?;
+    begin_encode_of(bus, store, held, settings).await
+}
+
+/// Begins what a run of a schedule asks for, once: a medium that the run has reopened is left as it is. `attempt_before` is the
+/// attempt at which the medium was when the schedule fired.
+///
+/// # Errors
+/// [`NextEncodeError`]; nothing has changed then.
+pub async fn begin_scheduled_encode(
+    bus: &Bus,
+    store: &Store,
+    (media_id, attempt_before): (MediaId, u32),
+    (run, settings): (ScheduledRun, EncodeSettings),
+) -> Result<NextEncode, NextEncodeError> {
+    let mut tries = 0;
+    loop {
+        let held = load_reopenable(bus, media_id).await?;
+        let attempt = held.record.attempt;
+        if attempt.scheduled == Some(run) {
+            let job_id = plan::derive_job_id(media_id, attempt.encode);
+            return Ok(NextEncode::Begun { attempt: attempt.number, encode: attempt.encode, job_id });
+        }
+        if attempt.number != attempt_before {
+            return Ok(NextEncode::Superseded("it was taken up again by others meanwhile"));
+        }
+        let settings = EncodeSettings { scheduled: Some(run), ..settings.clone() };
+        match begin_encode_of(bus, store, held, settings).await {
+            // Also the keeper and a replica that begin the same run.
+            Err(NextEncodeError::Bus(nats::BusError::Conflict { .. })) if tries < CONFLICTS_MAX => tries += 1,
+            other => return other,
+        }
+    }
+}
+
+/// Most times that others may change a medium while a run begins.
+const CONFLICTS_MAX: u32 = 8;
+
+async fn begin_encode_of(
+    bus: &Bus,
+    store: &Store,
+    held: VersionedRecord<media::MediaRecord>,
+    settings: EncodeSettings,
+) -> Result<NextEncode, NextEncodeError> {
     let record = &held.record;
     match record.status {
         MediaStatus::Ready | MediaStatus::Failed => {}
@@ -138,7 +182,7 @@ pub async fn begin_new_encode(
     }
     let known = record.encode.as_ref().map_or(0, |encode| encode.number);
     let newest = record.attempt.encode.max(known).max(1);
-    let job = find_job(bus, media_id, newest).await?;
+    let job = find_job(bus, record.media_id, newest).await?;
     if is_being_encoded(record, newest, job.as_ref()) {
         return Ok(NextEncode::Superseded("it is being encoded"));
     }
@@ -237,7 +281,11 @@ pub async fn reopen_medium(
     }
     record.status = status;
     record.waiting = None;
-    record.attempt = MediaAttempt { number: attempt, faults: 0, encode };
+    let scheduled = match &step {
+        ReopenStep::Encode { settings, .. } => settings.scheduled,
+        _ => None,
+    };
+    record.attempt = MediaAttempt { number: attempt, faults: 0, encode, scheduled };
     record.changed_at_ms = nats::now_ms();
     let event = MediaReopened { media_id, owner: record.owner.clone(), attempt, step };
     bus.commit_record(&mut held, Outbox::new().with_event(&event)).await?;

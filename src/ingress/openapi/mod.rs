@@ -122,6 +122,7 @@ fn describe_groups(
         describe_group::<library::LibraryApiDoc>(&mut operations, schemas),
         describe_group::<crate::sign_in::SignInApiDoc>(&mut operations, schemas),
         describe_group::<jobs::JobsApiDoc>(&mut operations, schemas),
+        describe_group::<crate::schedules::SchedulesApiDoc>(&mut operations, schemas),
         describe_group::<transcode::TranscodeApiDoc>(&mut operations, schemas),
         describe_group::<dead_letters::DeadLettersApiDoc>(&mut operations, schemas),
         describe_group::<workers::WorkersApiDoc>(&mut operations, schemas),

@@ -216,6 +216,7 @@ fn describe_path_parameter(name: &str) -> (&'static str, Value) {
     match name {
         "media_id" => ("The medium.", id),
         "job_id" => ("The job.", id),
+        "schedule_id" => ("The schedule.", id),
         "worker" => {
             ("Name of the worker.", json!({ "type": "string", "pattern": crate::workers::NAME_PATTERN }))
         }

@@ -15,6 +15,7 @@ use schemas::{
     access::ApiKeyScope,
     encode::EncodeSettings,
     ids::{JobId, MediaId},
+    schedule::TranscodeJobRequest,
     subjects::JobPriority,
 };
 use serde::{Deserialize, Serialize};
@@ -37,7 +38,7 @@ use web::{
 
 mod profiles;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use profiles::ProfileCatalog;
 
@@ -85,9 +86,9 @@ pub(super) struct TranscodeRequest {
 #[schemars(rename = "TranscodeBegun", example = json!({
     "job_id": "06db008a0lt0303jc5mn0r356g", "media_id": "06db00820dt0303jc5mn0r355k", "encode": 2, "profile": "default", "priority": "p2",
 }))]
-pub(super) struct TranscodeDocument {
+pub(crate) struct TranscodeDocument {
     /// The job; it can be read once a worker has planned it.
-    job_id: JobId,
+    pub(crate) job_id: JobId,
     /// The medium.
     media_id: MediaId,
     /// Number of the encode.
@@ -133,10 +134,24 @@ async fn transcode_media(
     JsonBody(wanted): JsonBody<TranscodeRequest>,
 ) -> Result<Response, Problem> {
     let media_id = media::parse_media_id(&id)?;
-    media::load_owned(&app.bus, media_id, &who).await?;
-    let (profile, priority) = (find_profile(&app, wanted.profile)?, wanted.priority.unwrap_or_default());
-    require_priority(&who, priority)?;
-    let settings = EncodeSettings { profile: Some(profile.clone()), priority };
+    let TranscodeRequest { profile, priority } = wanted;
+    let wanted = TranscodeJobRequest { media_id, profile, priority: priority.unwrap_or_default() };
+    let begun = begin_transcode(&app, wanted, &who, "/profile").await?;
+    answer_with_begun_job(&address, begun.job_id, begun)
+}
+
+/// Begins an encode that `who` asks for; `profile_pointer` says where in the request its profile stands.
+pub(crate) async fn begin_transcode(
+    app: &AppState,
+    wanted: TranscodeJobRequest,
+    who: &Principal,
+    profile_pointer: &str,
+) -> Result<TranscodeDocument, Problem> {
+    let TranscodeJobRequest { media_id, profile, priority } = wanted;
+    media::load_owned(&app.bus, media_id, who).await?;
+    let profile = find_profile(app, profile, profile_pointer)?;
+    require_priority(who, priority)?;
+    let settings = EncodeSettings { profile: Some(profile.clone()), priority, scheduled: None };
     let (encode, job_id) = match retry::begin_new_encode(&app.bus, &app.store, media_id, settings).await {
         Ok(retry::NextEncode::Begun { encode, job_id, .. }) => (encode, job_id),
         Ok(retry::NextEncode::Superseded(why)) => {
@@ -145,12 +160,11 @@ async fn transcode_media(
         Err(error) => return Err(explain_encode_failure(error)),
     };
     tracing::info!(job.id = %job_id, media.id = %media_id, profile, by = who.owner, "encoded again");
-    let document = TranscodeDocument { job_id, media_id, encode, profile, priority };
-    answer_with_begun_job(&address, job_id, document)
+    Ok(TranscodeDocument { job_id, media_id, encode, profile, priority })
 }
 
 /// The name of the profile that is asked for, if there is one of that name.
-fn find_profile(app: &AppState, wanted: Option<String>) -> Result<String, Problem> {
+pub(crate) fn find_profile(app: &AppState, wanted: Option<String>, pointer: &str) -> Result<String, Problem> {
     let ProfileCatalog { default_name, profiles } = &app.config.profiles;
     let name = wanted.unwrap_or_else(|| default_name.clone());
     if profiles.contains_key(&name) {
@@ -158,6 +172,6 @@ fn find_profile(app: &AppState, wanted: Option<String>) -> Result<String, Proble
     }
     let names: Vec<&str> = profiles.keys().map(String::as_str).collect();
     Err(Problem::new(ProblemCode::ProfileUnknown)
-        .with_pointer("/profile", format!("there are {}", names.join(", ")))
+        .with_pointer(pointer, format!("there are {}", names.join(", ")))
         .with_member("profiles", json!(names)))
 }

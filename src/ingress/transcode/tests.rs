@@ -22,14 +22,14 @@ use serde_json::{Value, json};
 use super::ProfileCatalog;
 use crate::tests::{Answer, Site, asset, job_record, technical_metadata};
 
-const FILM: MediaId = MediaId::from_bytes([3; 16]);
-const OWNER: &str = "olga";
+pub(crate) const FILM: MediaId = MediaId::from_bytes([3; 16]);
+pub(crate) const OWNER: &str = "olga";
 
 /// A medium that plays, two profiles, and its owner's key.
-struct Encoded {
-    site: Site,
-    admin: Bus,
-    owner: String,
+pub(crate) struct Encoded {
+    pub(crate) site: Site,
+    pub(crate) admin: Bus,
+    pub(crate) owner: String,
 }
 
 fn encode(number: u32) -> MediaEncode {
@@ -39,7 +39,7 @@ fn encode(number: u32) -> MediaEncode {
 }
 
 impl Encoded {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let site = Site::start(|config| {
             let profiles = ["default", "small"].map(|name| (name.to_owned(), EncodeProfile::default()));
             let profiles = BTreeMap::from(profiles);
@@ -65,7 +65,7 @@ impl Encoded {
         made
     }
 
-    async fn put_job(&self, number: u32, status: JobStatus) {
+    pub(crate) async fn put_job(&self, number: u32, status: JobStatus) {
         let job = job_record(FILM, OWNER, number, status);
         self.admin
             .change_record::<JobRecord>(&job.job_id.to_string(), |_| Some((job.clone(), Outbox::new())))
@@ -73,7 +73,7 @@ impl Encoded {
             .unwrap();
     }
 
-    async fn change_medium(&self, change: impl Fn(&mut MediaRecord) -> Outbox + Sync) {
+    pub(crate) async fn change_medium(&self, change: impl Fn(&mut MediaRecord) -> Outbox + Sync) {
         let changed = |found: Option<&MediaRecord>| {
             let mut medium = found?.clone();
             let outbox = change(&mut medium);
@@ -82,7 +82,7 @@ impl Encoded {
         self.admin.change_record(&FILM.to_string(), changed).await.unwrap();
     }
 
-    async fn medium(&self) -> MediaRecord {
+    pub(crate) async fn medium(&self) -> MediaRecord {
         self.admin.load_record::<MediaRecord>(&FILM.to_string()).await.unwrap().unwrap().record
     }
 
@@ -126,7 +126,10 @@ async fn a_medium_that_plays_is_encoded_again_and_plays_on() {
         let message = events.next().await.unwrap();
         let reopened: MediaReopened = nats::decode_message(&message.subject, &message.payload).unwrap();
         let ReopenStep::Encode { encode, settings, .. } = reopened.step else { panic!("{reopened:?}") };
-        assert_eq!((encode, settings), (number, EncodeSettings { profile: Some(profile.into()), priority }));
+        assert_eq!(
+            (encode, settings),
+            (number, EncodeSettings { profile: Some(profile.into()), priority, scheduled: None })
+        );
         let medium = site.medium().await;
         assert_eq!((medium.status, &medium.encode), (MediaStatus::Ready, &before.encode), "it plays on");
         // Before it is planned, and while it is made, there is no other.
@@ -211,7 +214,10 @@ async fn a_retry_makes_what_its_job_was_to_make() {
     let message = events.next().await.unwrap();
     let reopened: MediaReopened = nats::decode_message(&message.subject, &message.payload).unwrap();
     let ReopenStep::Encode { settings, .. } = reopened.step else { panic!("{reopened:?}") };
-    assert_eq!(settings, EncodeSettings { profile: Some("small".into()), priority: JobPriority::P2 });
+    assert_eq!(
+        settings,
+        EncodeSettings { profile: Some("small".into()), priority: JobPriority::P2, scheduled: None }
+    );
 }
 
 #[tokio::test]

@@ -54,6 +54,7 @@ fn job() -> job::JobRecord {
         cleared_at_ms: None,
         made: Vec::new(),
         paused_at_ms: None,
+        scheduled: None,
     }
 }
 

@@ -176,6 +176,7 @@ fn job_record(status: job::JobStatus) -> job::JobRecord {
         cleared_at_ms: None,
         made: Vec::new(),
         paused_at_ms: None,
+        scheduled: None,
     }
 }
 

@@ -520,6 +520,7 @@ pub(crate) mod tests {
             cleared_at_ms: None,
             made: Vec::new(),
             paused_at_ms: None,
+            scheduled: None,
         }
     }
 

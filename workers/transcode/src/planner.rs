@@ -324,6 +324,7 @@ fn build_job_record(wanted: &EncodeRequest, plan: job::EncodePlan) -> job::JobRe
         cleared_at_ms: None,
         made: Vec::new(),
         paused_at_ms: None,
+        scheduled: wanted.settings.scheduled,
     }
 }
 

@@ -225,7 +225,7 @@ async fn reopen_medium(
     bus.change_record::<records::MediaRecord>(&media_id.to_string(), |medium| {
         let mut medium = medium?.clone();
         medium.status = status;
-        medium.attempt = records::MediaAttempt { number: 1, faults: 0, encode };
+        medium.attempt = records::MediaAttempt { number: 1, faults: 0, encode, scheduled: None };
         let (source, technical) = (medium.source.clone()?, Box::new(medium.technical.clone()?));
         let step = records::ReopenStep::Encode { encode, source, technical, settings: settings.clone() };
         let owner = medium.owner.clone();
@@ -585,7 +585,11 @@ async fn another_profile_takes_the_place_of_what_plays_and_leaves_it_beside() {
     let first = site.wait_status(clip.media_id, MediaStatus::Ready, LIMIT).await.encode.unwrap();
     let before = site.objects(&first.prefix).await;
     let bus = site.broker.bus(Role::Transcode).await;
-    let settings = EncodeSettings { profile: Some("small".into()), priority: subjects::JobPriority::P2 };
+    let settings = EncodeSettings {
+        profile: Some("small".into()),
+        priority: subjects::JobPriority::P2,
+        scheduled: None,
+    };
     reopen_medium(&bus, clip.media_id, MediaStatus::Ready, (2, settings)).await;
     let second = packaging::plan::derive_job_id(clip.media_id, 2);
     let job = site.wait_job(second, job::JobStatus::Succeeded, LIMIT).await;

@@ -139,6 +139,7 @@ pub(crate) fn job(number: u8, medium: u8, owner: &str, status: job::JobStatus) -
         cleared_at_ms: None,
         made: Vec::new(),
         paused_at_ms: None,
+        scheduled: None,
     }
 }
 

@@ -345,6 +345,7 @@ impl Site {
             cleared_at_ms: None,
             made: Vec::new(),
             paused_at_ms: None,
+            scheduled: None,
         };
         let bus = self.broker.bus(Role::Transcode).await;
         bus.commit_record(&mut VersionedRecord::new(record), Outbox::new()).await.unwrap();

@@ -1,0 +1,241 @@
+//! Firing a schedule: one compare-and-set takes it to its next time and says that this one is begun; then the job is begun, and another
+//! one says what came of it. Who ends in between leaves a run that says it is starting, and the keeper goes on from there.
+//!
+//! Limits: what an outage keeps from being begun is tried for [`START_MS_MAX`].
+
+use nats::{Bus, BusError, Outbox, VersionedRecord};
+use schedule::{DueRun, Timing, find_due_run};
+use schemas::{
+    encode::EncodeSettings,
+    media::MediaRecord,
+    schedule::{
+        JobRequest, RUNS_MAX, RunOutcome, RunTrigger, ScheduleFired, ScheduleMissed, ScheduleRecord,
+        ScheduleRefused, ScheduleRun,
+    },
+};
+use store::Store;
+use web::problem_code::ProblemCode;
+
+use crate::jobs::retry::{NextEncode, NextEncodeError, begin_scheduled_encode};
+
+/// How long a job is tried to be begun, in milliseconds: an hour.
+pub const START_MS_MAX: u64 = 3_600_000;
+
+/// What firing needs.
+#[derive(Debug, Clone)]
+pub struct ScheduleRunner {
+    /// The bus.
+    pub bus: Bus,
+    /// Where the sources are.
+    pub store: Store,
+    /// How long a schedule without a time is kept, in milliseconds.
+    pub ended_kept_ms: u64,
+}
+
+/// Who sets off a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RunCause<'a> {
+    /// Its time.
+    Time,
+    /// A person, by the account's name.
+    Person(&'a str),
+}
+
+impl ScheduleRunner {
+    /// Does what is due of the schedule at `now_ms`, by the broker's clock; answers how the schedule is then.
+    ///
+    /// # Errors
+    /// [`NextEncodeError`] when it is to be tried again later: nothing is lost.
+    pub async fn run_due(&self, key: &str, now_ms: u64) -> Result<Option<ScheduleRecord>, NextEncodeError> {
+        let Some(held) = self.bus.load_record::<ScheduleRecord>(key).await? else { return Ok(None) };
+        if held.record.starting_run().is_some() {
+            return self.finish_run(held.record, now_ms).await.map(Some);
+        }
+        let Some(due) = find_due(&held.record, now_ms) else { return Ok(Some(held.record)) };
+        self.fire(held, due, RunCause::Time, now_ms).await.map(Some)
+    }
+
+    /// Has a schedule run out of turn, which changes none of its times; answers how it is then, or nothing while its last run is
+    /// still being begun.
+    ///
+    /// # Errors
+    /// As [`ScheduleRunner::run_due`]; where the run is in the record, the keeper begins it.
+    pub async fn run_now(
+        &self,
+        held: VersionedRecord<ScheduleRecord>,
+        person: &str,
+        now_ms: u64,
+    ) -> Result<Option<ScheduleRecord>, NextEncodeError> {
+        if held.record.starting_run().is_some() {
+            return Ok(None);
+        }
+        let timing = read_timing(&held.record);
+        let is_taken = |ms: &u64| {
+            held.record.runs.iter().any(|run| run.planned_at_ms == *ms)
+                || timing.as_ref().is_some_and(|timing| timing.find_from(*ms) == Some(*ms))
+        };
+        // A run is known by its time: none of those that are planned.
+        let planned_at_ms = (now_ms..).find(|ms| !is_taken(ms)).unwrap_or(now_ms);
+        let next_run_ms = held.record.next_run_ms;
+        let due = DueRun { planned_at_ms: Some(planned_at_ms), missed_ms: None, next_run_ms };
+        self.fire(held, due, RunCause::Person(person), now_ms).await.map(Some)
+    }
+
+    async fn fire(
+        &self,
+        mut held: VersionedRecord<ScheduleRecord>,
+        due: DueRun,
+        cause: RunCause<'_>,
+        now_ms: u64,
+    ) -> Result<ScheduleRecord, NextEncodeError> {
+        let record = &mut held.record;
+        let mut outbox = Outbox::new();
+        if let Some((first_ms, last_ms)) = due.missed_ms {
+            let (schedule_id, owner) = (record.schedule_id, record.owner.clone());
+            outbox = outbox.with_event(&ScheduleMissed { schedule_id, owner, first_ms, last_ms });
+        }
+        if let Some(planned_at_ms) = due.planned_at_ms {
+            let (trigger, fired_by) = match cause {
+                RunCause::Time => (RunTrigger::Time, None),
+                RunCause::Person(account) => (RunTrigger::Person, Some(account.to_owned())),
+            };
+            let fired = ScheduleFired {
+                schedule_id: record.schedule_id,
+                owner: record.owner.clone(),
+                planned_at_ms,
+                trigger,
+                job: record.job.clone(),
+                fired_by,
+            };
+            outbox = outbox.with_event(&fired);
+            let outcome = self.prepare(record).await?;
+            if let Some(refused) = describe_refusal(record, planned_at_ms, &outcome) {
+                outbox = outbox.with_event(&refused);
+            }
+            record.runs.push(ScheduleRun { planned_at_ms, fired_at_ms: now_ms, trigger, outcome });
+            let surplus = record.runs.len().saturating_sub(RUNS_MAX);
+            record.runs.drain(..surplus);
+        }
+        record.next_run_ms = due.next_run_ms;
+        if due.next_run_ms.is_none() {
+            record.kept_until_ms = Some(now_ms.saturating_add(self.ended_kept_ms));
+        }
+        self.bus.commit_record(&mut held, outbox).await?;
+        if held.record.starting_run().is_none() {
+            return Ok(held.record);
+        }
+        self.finish_run(held.record, now_ms).await
+    }
+
+    /// What is known before the job is begun.
+    async fn prepare(&self, record: &ScheduleRecord) -> Result<RunOutcome, NextEncodeError> {
+        let refused = |code: ProblemCode, detail: &str| RunOutcome::Refused {
+            code: code.code().to_owned(),
+            detail: detail.to_owned(),
+        };
+        let Some(media_id) = record.job.media_id() else {
+            return Ok(refused(ProblemCode::JobKindUnknown, "this version knows no jobs of that kind"));
+        };
+        Ok(match self.bus.load_record::<MediaRecord>(&media_id.to_string()).await? {
+            None => refused(ProblemCode::NotFound, "the medium is not there any more"),
+            Some(medium) if medium.record.owner != record.owner => {
+                refused(ProblemCode::NotOwner, "the medium belongs to somebody else now")
+            }
+            Some(medium) => RunOutcome::Starting { attempt_before: medium.record.attempt.number },
+        })
+    }
+
+    /// Begins the job of the run that says it is starting, and writes down what came of it.
+    async fn finish_run(
+        &self,
+        record: ScheduleRecord,
+        now_ms: u64,
+    ) -> Result<ScheduleRecord, NextEncodeError> {
+        let Some(run) = record.starting_run().cloned() else { return Ok(record) };
+        let outcome = match self.begin_job(&record, &run).await {
+            Ok(outcome) => outcome,
+            Err(error) if is_passing(&error) && now_ms < run.fired_at_ms.saturating_add(START_MS_MAX) => {
+                return Err(error);
+            }
+            Err(error) => RunOutcome::Refused { code: error.code().to_owned(), detail: error.to_string() },
+        };
+        let key = schemas::KvRecord::key(&record);
+        let change = |found: Option<&ScheduleRecord>| {
+            let mut next = found?.clone();
+            let same = next.runs.iter_mut().find(|other| other.planned_at_ms == run.planned_at_ms)?;
+            if !matches!(same.outcome, RunOutcome::Starting { .. }) {
+                return None;
+            }
+            same.outcome = outcome.clone();
+            let refused = describe_refusal(&next, run.planned_at_ms, &outcome);
+            let outbox = refused.iter().fold(Outbox::new(), |outbox, event| outbox.with_event(event));
+            Some((next, outbox))
+        };
+        let stored = self.bus.change_record::<ScheduleRecord>(&key, change).await?;
+        Ok(stored.map_or(record, |held| held.record))
+    }
+
+    async fn begin_job(
+        &self,
+        record: &ScheduleRecord,
+        run: &ScheduleRun,
+    ) -> Result<RunOutcome, NextEncodeError> {
+        let RunOutcome::Starting { attempt_before } = run.outcome else { return Ok(run.outcome.clone()) };
+        let JobRequest::Transcode(wanted) = &record.job else { return Ok(RunOutcome::Unknown) };
+        let settings =
+            EncodeSettings { profile: wanted.profile.clone(), priority: wanted.priority, scheduled: None };
+        let name = record.name_run(run.planned_at_ms);
+        let medium = (wanted.media_id, attempt_before);
+        Ok(match begin_scheduled_encode(&self.bus, &self.store, medium, (name, settings)).await? {
+            NextEncode::Begun { job_id, .. } => RunOutcome::Begun { job_id },
+            NextEncode::Superseded(why) => RunOutcome::Refused {
+                code: ProblemCode::NotEncodable.code().to_owned(),
+                detail: why.to_owned(),
+            },
+        })
+    }
+}
+
+/// The event of a run without a job.
+fn describe_refusal(
+    record: &ScheduleRecord,
+    planned_at_ms: u64,
+    outcome: &RunOutcome,
+) -> Option<ScheduleRefused> {
+    let RunOutcome::Refused { code, detail } = outcome else { return None };
+    Some(ScheduleRefused {
+        schedule_id: record.schedule_id,
+        owner: record.owner.clone(),
+        planned_at_ms,
+        code: code.clone(),
+        detail: detail.clone(),
+    })
+}
+
+/// True for what goes by itself: the broker, or the store, is away.
+fn is_passing(error: &NextEncodeError) -> bool {
+    match error {
+        NextEncodeError::Bus(BusError::Invalid { .. } | BusError::Undecodable { .. }) => false,
+        NextEncodeError::Bus(_) => true,
+        NextEncodeError::Store(error) => error.is_outage(),
+        _ => false,
+    }
+}
+
+/// The timing of a record; none of one that only a newer version understands.
+pub(super) fn read_timing(record: &ScheduleRecord) -> Option<Timing> {
+    Timing::parse(&record.timing, record.created_at_ms)
+        .inspect_err(
+            |error| tracing::warn!(%error, schedule.id = %record.schedule_id, "its times can't be read here"),
+        )
+        .ok()
+}
+
+fn find_due(record: &ScheduleRecord, now_ms: u64) -> Option<DueRun> {
+    let next_run_ms = record.next_run_ms.filter(|ms| record.paused_at_ms.is_none() && *ms <= now_ms)?;
+    // A keeper of the version that knows the kind fires it.
+    if record.job == JobRequest::Unknown {
+        return None;
+    }
+    find_due_run(&read_timing(record)?, record.missed, next_run_ms, now_ms)
+}

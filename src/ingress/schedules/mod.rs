@@ -1,0 +1,390 @@
+//! Schedules: jobs that begin at set times. The keeper fires them; here they are made, read, changed and removed.
+//!
+//! Limits: an account has at most [`SCHEDULES_MAX`] schedules that have not ended (requests at the same moment may go a few over it);
+//! an operator's list shows at most [`LISTED_MAX`].
+
+use axum::{
+    Json,
+    extract::{Path, State},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use nats::{Bus, BusError, Outbox, ReaderStart, VersionedRecord, reader};
+use schemars::JsonSchema;
+use schemas::{
+    KvRecord as _,
+    access::ApiKeyScope,
+    ids::ScheduleId,
+    schedule::{
+        JobRequest, MissedRunPolicy, NAME_CHARS_MAX, SCHEDULES_MAX, ScheduleCreated, ScheduleRecord,
+        ScheduleTiming, schedule_key,
+    },
+    subjects,
+};
+use serde::{Deserialize, Serialize};
+
+use super::{AppState, capacity, jobs::require_priority, media, openapi, transcode};
+use auth::Principal;
+use document::ScheduleDocument;
+use schedule::{Timing, TimingError};
+use web::{
+    body::JsonBody,
+    error::Problem,
+    limit::RateLimitGroup,
+    operation::{Operation, OperationAccess, OperationRouter},
+    problem_code::ProblemCode,
+    public_address::PublicAddress,
+};
+
+mod change;
+mod document;
+pub mod firing;
+#[cfg(test)]
+mod tests;
+
+/// Most schedules that one answer lists.
+pub const LISTED_MAX: usize = 1_000;
+
+/// How long reading a list may take.
+const READ_TIME_MAX: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// The routes.
+pub fn router() -> OperationRouter<AppState> {
+    OperationRouter::default()
+        .with(&CREATE_SCHEDULE, create_schedule)
+        .with(&LIST_SCHEDULES, list_schedules)
+        .with(&READ_SCHEDULE, read_schedule)
+        .with(&change::CHANGE_SCHEDULE, change::change_schedule)
+        .with(&change::REMOVE_SCHEDULE, change::remove_schedule)
+        .with(&change::PAUSE_SCHEDULE, change::pause_schedule)
+        .with(&change::RESUME_SCHEDULE, change::resume_schedule)
+        .with(&change::RUN_SCHEDULE_NOW, change::run_schedule_now)
+}
+
+/// Their descriptions.
+#[derive(utoipa::OpenApi)]
+#[openapi(paths(
+    create_schedule,
+    list_schedules,
+    read_schedule,
+    change::change_schedule,
+    change::remove_schedule,
+    change::pause_schedule,
+    change::resume_schedule,
+    change::run_schedule_now
+))]
+pub(super) struct SchedulesApiDoc;
+
+impl openapi::OperationGroup for SchedulesApiDoc {
+    fn operations() -> Vec<&'static Operation> {
+        router().operations().to_vec()
+    }
+
+    fn add_schemas(schemas: &mut openapi::SchemaCollector) {
+        schemas.add_request::<ScheduleRequest>();
+        schemas.add_request::<change::ScheduleChangeRequest>();
+        schemas.add_response::<ScheduleDocument>();
+        schemas.add_response::<ScheduleList>();
+    }
+}
+
+/// A schedule that is to be made.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "ScheduleRequest", example = document::example_request())]
+struct ScheduleRequest {
+    /// What people call it.
+    #[serde(default)]
+    #[schemars(length(max = NAME_CHARS_MAX))]
+    name: String,
+    /// When it fires.
+    timing: ScheduleTiming,
+    /// What becomes of times that pass while no keeper runs; `once` when absent.
+    #[serde(default)]
+    missed: MissedRunPolicy,
+    /// What is done then.
+    job: JobRequest,
+}
+
+static CREATE_SCHEDULE: Operation = Operation::change(
+    Method::POST,
+    "/v1/schedules",
+    OperationAccess::Principal(ApiKeyScope::Worker),
+    Some(RateLimitGroup::Worker),
+    &["schedule.created"],
+)
+.with_room(capacity::SCHEDULE);
+
+/// Make a schedule
+///
+/// It belongs to the owner of the medium. Times of a cron expression are those on the wall of its time zone: a time that a spring night
+/// leaves out comes right behind the gap, one that an autumn night has twice comes the first time only; with `*` or a step in minute or
+/// hour, what a gap leaves out does not come, and what comes twice comes twice. A time is missed when it could not fire within a minute.
+#[utoipa::path(
+    post,
+    path = CREATE_SCHEDULE.path,
+    tag = "worker",
+    operation_id = "create_schedule",
+    params(("Idempotency-Key", Header)),
+    request_body(content = ref("#/components/schemas/ScheduleRequest"), content_type = "application/json"),
+    responses(
+        (status = 201, description = "The schedule", body = ref("#/components/schemas/ScheduleDocument"), headers(("Location"))),
+        (status = 409, description = "There are too many schedules already"),
+        (status = 422, description = "It can't fire like that, or there is no such profile: `code` says which"),
+    ),
+)]
+async fn create_schedule(
+    State(app): State<AppState>,
+    who: Principal,
+    address: PublicAddress,
+    JsonBody(wanted): JsonBody<ScheduleRequest>,
+) -> Result<Response, Problem> {
+    let record = make_schedule(&app, &who, wanted).await?;
+    let path = format!("{}/v1/schedules/{}", address.prefix(), record.schedule_id);
+    let location = HeaderValue::try_from(path).map_err(|error| Problem::internal(&error))?;
+    let document = ScheduleDocument::new(record);
+    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(document)).into_response())
+}
+
+/// A schedule that fires once, for `POST /v1/jobs`.
+pub(crate) async fn make_single_run(
+    app: &AppState,
+    who: &Principal,
+    job: JobRequest,
+    at_ms: u64,
+) -> Result<ScheduleRecord, Problem> {
+    let timing = ScheduleTiming::Once { at_ms };
+    let wanted = ScheduleRequest { name: String::new(), timing, missed: MissedRunPolicy::Once, job };
+    make_schedule(app, who, wanted).await
+}
+
+async fn make_schedule(
+    app: &AppState,
+    who: &Principal,
+    wanted: ScheduleRequest,
+) -> Result<ScheduleRecord, Problem> {
+    let owner = find_job_owner(app, who, &wanted.job).await?;
+    check_name(&wanted.name)?;
+    let now_ms = app.bus.broker_now_ms(&subjects::kv_stream_name(ScheduleRecord::BUCKET)).await?;
+    let next_run_ms = find_first_time(&wanted.timing, now_ms, now_ms)?;
+    let owner_key = owner_key(&owner);
+    let filter = schedule_key(&owner_key, "*");
+    let (held, _) = read_schedules(&app.bus, &filter, |record| !has_ended(record), SCHEDULES_MAX).await?;
+    if held.len() >= SCHEDULES_MAX {
+        return Err(Problem::new(ProblemCode::SchedulesTooMany));
+    }
+    let record = ScheduleRecord {
+        schedule_id: ScheduleId::from_bytes(nats::new_id_bytes()),
+        owner,
+        owner_key,
+        created_by: who.owner.clone(),
+        name: wanted.name,
+        timing: wanted.timing,
+        missed: wanted.missed,
+        job: wanted.job,
+        created_at_ms: now_ms,
+        next_run_ms: Some(next_run_ms),
+        paused_at_ms: None,
+        runs: Vec::new(),
+        kept_until_ms: None,
+        removed_at_ms: None,
+    };
+    let created = ScheduleCreated {
+        schedule_id: record.schedule_id,
+        owner: record.owner.clone(),
+        timing: record.timing.clone(),
+        job: record.job.clone(),
+        next_run_ms: record.next_run_ms,
+        created_by: who.owner.clone(),
+    };
+    let mut held = VersionedRecord::new(record);
+    app.bus.commit_record(&mut held, Outbox::new().with_event(&created)).await?;
+    tracing::info!(schedule.id = %held.record.schedule_id, by = who.owner, next_run_ms, "scheduled");
+    Ok(held.record)
+}
+
+/// Whose job it will be, if `who` may have it done.
+async fn find_job_owner(app: &AppState, who: &Principal, job: &JobRequest) -> Result<String, Problem> {
+    let JobRequest::Transcode(wanted) = job else { return Err(unknown_kind()) };
+    let medium = media::load_owned(&app.bus, wanted.media_id, who).await?;
+    require_priority(who, wanted.priority)?;
+    if let Some(profile) = &wanted.profile {
+        transcode::find_profile(app, Some(profile.clone()), "/job/profile")?;
+    }
+    Ok(medium.owner().to_owned())
+}
+
+/// That there are no jobs of such a kind.
+pub(crate) fn unknown_kind() -> Problem {
+    Problem::new(ProblemCode::JobKindUnknown).with_pointer("/job/kind", "there is transcode")
+}
+
+/// The first time of a timing that is set at `now_ms`, in a schedule that was made at `created_at_ms`.
+fn find_first_time(timing: &ScheduleTiming, created_at_ms: u64, now_ms: u64) -> Result<u64, Problem> {
+    let first = Timing::parse(timing, created_at_ms).and_then(|timing| timing.find_first(now_ms));
+    first.map_err(|error: TimingError| {
+        let pointer = format!("/timing/{}", error.member(timing));
+        Problem::new(ProblemCode::TimingInvalid).with_pointer(&pointer, error.to_string())
+    })
+}
+
+fn check_name(name: &str) -> Result<(), Problem> {
+    if name.chars().count() > NAME_CHARS_MAX || name.chars().any(char::is_control) {
+        let detail = format!("at most {NAME_CHARS_MAX} characters, all of them to be shown");
+        return Err(Problem::new(ProblemCode::ScheduleNameInvalid).with_pointer("/name", detail));
+    }
+    Ok(())
+}
+
+/// The first half of the key of an owner's schedules.
+fn owner_key(owner: &str) -> String {
+    let mut digest = auth::hash_owner(owner);
+    digest.truncate(32);
+    digest
+}
+
+/// True once there is nothing left for it to do.
+fn has_ended(record: &ScheduleRecord) -> bool {
+    record.next_run_ms.is_none() && record.starting_run().is_none()
+}
+
+/// The schedules whose keys fit, and which `is_wanted`, the oldest first; whether there are more than `count_max`.
+async fn read_schedules(
+    bus: &Bus,
+    key_filter: &str,
+    is_wanted: impl Fn(&ScheduleRecord) -> bool + Send,
+    count_max: usize,
+) -> Result<(Vec<ScheduleRecord>, bool), Problem> {
+    let reading = async {
+        let settings = reader::ReaderConfig::new(
+            subjects::kv_stream_name(ScheduleRecord::BUCKET),
+            vec![subjects::kv_subject(ScheduleRecord::BUCKET, key_filter)],
+            ReaderStart::LastPerSubject,
+        );
+        let mut entries = bus.open_reader(settings).await?;
+        let (mut found, mut has_more) = (Vec::new(), false);
+        while let Some(entry) = entries.next_pending().await? {
+            // The mark of one that has expired has no bytes.
+            if entry.payload.is_empty() {
+                continue;
+            }
+            match nats::decode_record::<ScheduleRecord>(&entry.subject, &entry.payload) {
+                Ok((_, record)) if record.is_removed() || !is_wanted(&record) => {}
+                Ok(_) if found.len() >= count_max => {
+                    has_more = true;
+                    break;
+                }
+                Ok((_, record)) => found.push(record),
+                Err(error) => tracing::warn!(%error, subject = entry.subject, "a schedule can't be read"),
+            }
+        }
+        found.sort_unstable_by_key(|record| record.schedule_id);
+        Ok::<_, BusError>((found, has_more))
+    };
+    let read = tokio::time::timeout(READ_TIME_MAX, reading).await;
+    Ok(read.map_err(|error| Problem::unavailable(&error))??)
+}
+
+/// Schedules.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "ScheduleList", example = document::example_list())]
+struct ScheduleList {
+    /// The oldest first.
+    items: Vec<ScheduleDocument>,
+    /// Most schedules that are listed.
+    limit: usize,
+    /// True when there are more schedules than are listed.
+    has_more: bool,
+}
+
+static LIST_SCHEDULES: Operation = Operation::read(
+    "/v1/schedules",
+    OperationAccess::Principal(ApiKeyScope::Worker),
+    Some(RateLimitGroup::Worker),
+);
+
+/// List schedules
+///
+/// An owner sees its own; operators and admins see everybody's. Those without a time left stand there for `retention.ended`.
+#[utoipa::path(
+    get,
+    path = LIST_SCHEDULES.path,
+    tag = "worker",
+    operation_id = "list_schedules",
+    responses((status = 200, description = "The schedules", body = ref("#/components/schemas/ScheduleList"))),
+)]
+async fn list_schedules(State(app): State<AppState>, who: Principal) -> Result<Json<ScheduleList>, Problem> {
+    let owner = who.list_owner_filter().map(|owner| owner_key(&owner));
+    let filter = schedule_key(owner.as_deref().unwrap_or("*"), "*");
+    let (found, has_more) = read_schedules(&app.bus, &filter, |_| true, LISTED_MAX).await?;
+    let items = found.into_iter().map(ScheduleDocument::new).collect();
+    Ok(Json(ScheduleList { items, limit: LISTED_MAX, has_more }))
+}
+
+static READ_SCHEDULE: Operation = Operation::read(
+    "/v1/schedules/{schedule_id}",
+    OperationAccess::Principal(ApiKeyScope::Worker),
+    Some(RateLimitGroup::Worker),
+);
+
+/// Read one schedule, with its newest runs and its next times
+#[utoipa::path(
+    get,
+    path = READ_SCHEDULE.path,
+    tag = "worker",
+    operation_id = "read_schedule",
+    params(("schedule_id", Path), ("If-None-Match", Header)),
+    responses(
+        (status = 200, description = "The schedule", body = ref("#/components/schemas/ScheduleDocument"), headers(("ETag"))),
+        (status = 304, description = "It is as known", headers(("ETag"))),
+    ),
+)]
+async fn read_schedule(
+    State(app): State<AppState>,
+    Path(id): Path<String>,
+    who: Principal,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let held = load_visible(&app.bus, &id, &who).await?;
+    Ok(document::render(held.record)?.to_response(&headers))
+}
+
+fn no_such_schedule() -> Problem {
+    Problem::not_found("there is no such schedule, or it is not yours")
+}
+
+/// The schedule, if `who` may see it.
+async fn load_visible(
+    bus: &Bus,
+    id: &str,
+    who: &Principal,
+) -> Result<VersionedRecord<ScheduleRecord>, Problem> {
+    let schedule_id: ScheduleId = id.parse().map_err(|_| no_such_schedule())?;
+    // Of any owner: an operator asks for schedules of all owners.
+    let key = schedule_key("*", &schedule_id.to_string());
+    let held = bus.load_record::<ScheduleRecord>(&key).await?.ok_or_else(no_such_schedule)?;
+    if who.may_see(&held.record.owner) { Ok(held) } else { Err(no_such_schedule()) }
+}
+
+/// The schedule, if `who` may have it fire at other times: what an operator put before the jobs of everybody is for operators.
+async fn load_steerable(
+    bus: &Bus,
+    id: &str,
+    who: &Principal,
+) -> Result<VersionedRecord<ScheduleRecord>, Problem> {
+    let held = load_changeable(bus, id, who).await?;
+    if let JobRequest::Transcode(wanted) = &held.record.job {
+        require_priority(who, wanted.priority)?;
+    }
+    Ok(held)
+}
+
+/// The schedule, if `who` may change it.
+async fn load_changeable(
+    bus: &Bus,
+    id: &str,
+    who: &Principal,
+) -> Result<VersionedRecord<ScheduleRecord>, Problem> {
+    let held = load_visible(bus, id, who).await?;
+    if who.may_change(&held.record.owner) { Ok(held) } else { Err(Problem::new(ProblemCode::NotOwner)) }
+}

@@ -1,0 +1,454 @@
+//! Schedules over HTTP and as they fire, by the records and the events that are there afterwards.
+
+use nats::{Outbox, ReaderStart, VersionedRecord, reader};
+use packaging::plan::derive_job_id;
+use schemas::{
+    KvRecord as _,
+    access::PrincipalRole,
+    ids::{MediaId, ScheduleId},
+    job::JobStatus,
+    media::MediaStatus,
+    schedule::{
+        JobRequest, MissedRunPolicy, RUNS_MAX, RunOutcome, RunTrigger, SCHEDULES_MAX, ScheduleRecord,
+        ScheduleRun, ScheduleTiming, TranscodeJobRequest,
+    },
+    subjects::{self, JobPriority},
+};
+use serde_json::{Value, json};
+use store::{
+    StoreConfig,
+    testing::{InjectedFault, TestS3Server},
+};
+
+use super::{
+    firing::{START_MS_MAX, ScheduleRunner},
+    owner_key,
+};
+use crate::{
+    jobs::retry::NextEncodeError,
+    tests::Answer,
+    transcode::tests::{Encoded, FILM, OWNER},
+};
+
+const HOUR_MS: u64 = 3_600_000;
+
+fn read(answer: &Answer) -> Value {
+    serde_json::from_str(&answer.body).unwrap_or_else(|_| panic!("{answer:?}"))
+}
+
+fn encode_job() -> Value {
+    json!({ "kind": "transcode", "media_id": FILM, "profile": "small", "priority": "p2" })
+}
+
+/// Noon of every day, and what is done then.
+fn daily() -> Value {
+    let timing = json!({ "type": "cron", "expression": "0 12 * * *", "time_zone": "Europe/Berlin" });
+    json!({ "name": "At noon", "timing": timing, "job": encode_job() })
+}
+
+impl Encoded {
+    async fn send(&self, method: &str, path: &str, authorization: &str, body: &Value) -> Answer {
+        let headers = format!("{authorization}Content-Type: application/json\r\n");
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        self.site.ask(method, path, &headers, &body).await
+    }
+
+    async fn make(&self, wanted: &Value) -> String {
+        let answer = self.send("POST", "/v1/schedules", &self.owner, wanted).await;
+        assert_eq!(answer.status, 201, "{answer:?}");
+        let made = read(&answer)["schedule_id"].as_str().unwrap().to_owned();
+        assert!(answer.header("location").unwrap().ends_with(&format!("/v1/schedules/{made}")), "{answer:?}");
+        made
+    }
+
+    async fn key_of(&self, role: PrincipalRole, name: &str) -> String {
+        let key = auth::create_api_key(&self.admin, name, role).await.unwrap();
+        format!("Authorization: Bearer {key}\r\n")
+    }
+
+    /// The verbs of all events of schedules so far.
+    async fn schedule_events(&self) -> Vec<(String, Value)> {
+        let settings = reader::ReaderConfig::new(
+            subjects::EVENTS,
+            vec![subjects::entity_event_filter("schedule")],
+            ReaderStart::Sequence(1),
+        );
+        let mut entries = self.admin.open_reader(settings).await.unwrap();
+        let mut found = Vec::new();
+        while let Some(entry) = entries.next_pending().await.unwrap() {
+            let verb = entry.subject.split('.').nth(2).unwrap().to_owned();
+            found.push((verb, nats::decode_message(&entry.subject, &entry.payload).unwrap()));
+        }
+        found
+    }
+
+    fn runner(&self) -> ScheduleRunner {
+        ScheduleRunner {
+            bus: self.admin.clone(),
+            store: self.site.store.clone(),
+            ended_kept_ms: 30 * 24 * HOUR_MS,
+        }
+    }
+
+    /// Puts a schedule there that fires each hour, next at `next_run_ms`.
+    async fn put(&self, next_run_ms: u64, runs: Vec<ScheduleRun>) -> ScheduleRecord {
+        let record = ScheduleRecord { runs, ..hourly(next_run_ms) };
+        self.admin.commit_record(&mut VersionedRecord::new(record.clone()), Outbox::new()).await.unwrap();
+        record
+    }
+}
+
+fn hourly(next_run_ms: u64) -> ScheduleRecord {
+    ScheduleRecord {
+        schedule_id: ScheduleId::from_bytes(nats::new_id_bytes()),
+        owner: OWNER.to_owned(),
+        owner_key: owner_key(OWNER),
+        created_by: OWNER.to_owned(),
+        name: String::new(),
+        timing: ScheduleTiming::Every { interval_ms: HOUR_MS, first_ms: Some(next_run_ms) },
+        missed: MissedRunPolicy::Once,
+        job: JobRequest::Transcode(TranscodeJobRequest {
+            media_id: FILM,
+            profile: Some("small".into()),
+            priority: JobPriority::P2,
+        }),
+        created_at_ms: 1,
+        next_run_ms: Some(next_run_ms),
+        paused_at_ms: None,
+        runs: Vec::new(),
+        kept_until_ms: None,
+        removed_at_ms: None,
+    }
+}
+
+fn starting(fired_at_ms: u64, attempt_before: u32) -> ScheduleRun {
+    let outcome = RunOutcome::Starting { attempt_before };
+    ScheduleRun { planned_at_ms: fired_at_ms, fired_at_ms, trigger: RunTrigger::Time, outcome }
+}
+
+fn last_outcome(record: &ScheduleRecord) -> RunOutcome {
+    record.runs.last().unwrap().outcome.clone()
+}
+
+fn refusal_code(record: &ScheduleRecord) -> String {
+    match last_outcome(record) {
+        RunOutcome::Refused { code, .. } => code,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_schedule_is_made_read_changed_paused_and_removed() {
+    let site = Encoded::start().await;
+    let id = site.make(&daily()).await;
+    let path = format!("/v1/schedules/{id}");
+    let get = async || read(&site.send("GET", &path, &site.owner, &Value::Null).await);
+    let made = get().await;
+    let stands = |document: &Value| document["state"].as_str().unwrap().to_owned();
+    assert_eq!(
+        (stands(&made), &made["owner"], &made["missed"]),
+        ("active".into(), &json!(OWNER), &json!("once"))
+    );
+    assert_eq!((&made["job"], &made["runs"]), (&encode_job(), &json!([])));
+    let upcoming: Vec<u64> = serde_json::from_value(made["upcoming_ms"].clone()).unwrap();
+    assert_eq!(upcoming.len(), 5);
+    let noon = |ms: &u64| [10, 11].contains(&(ms / HOUR_MS % 24)) && ms % HOUR_MS == 0;
+    assert!(upcoming.iter().all(noon) && upcoming[0] > nats::now_ms(), "{upcoming:?}");
+    let change =
+        json!({ "name": "", "missed": "all", "timing": { "type": "every", "interval_ms": 2 * HOUR_MS } });
+    let changed = site.send("PATCH", &path, &site.owner, &change).await;
+    assert_eq!(changed.status, 200, "{changed:?}");
+    let changed = get().await;
+    assert_eq!(
+        (&changed["name"], &changed["missed"], &changed["job"]),
+        (&json!(""), &json!("all"), &encode_job())
+    );
+    let first_ms = changed["upcoming_ms"][0].as_u64().unwrap();
+    assert!(first_ms.abs_diff(nats::now_ms() + 2 * HOUR_MS) < 60_000, "an interval from now: {changed}");
+    for (action, state) in
+        [("pause", "paused"), ("pause", "paused"), ("resume", "active"), ("resume", "active")]
+    {
+        let answer = site.send("POST", &format!("{path}/{action}"), &site.owner, &Value::Null).await;
+        assert_eq!((answer.status, stands(&read(&answer))), (200, state.to_owned()), "{answer:?}");
+        assert_eq!(get().await["upcoming_ms"].as_array().unwrap().is_empty(), state == "paused");
+    }
+    assert_eq!(site.send("DELETE", &path, &site.owner, &Value::Null).await.status, 204);
+    assert_eq!(site.send("GET", &path, &site.owner, &Value::Null).await.status, 404);
+    assert_eq!(site.send("DELETE", &path, &site.owner, &Value::Null).await.status, 404);
+    let list = read(&site.send("GET", "/v1/schedules", &site.owner, &Value::Null).await);
+    assert_eq!(list["items"], json!([]));
+    let verbs: Vec<String> = site.schedule_events().await.into_iter().map(|(verb, _)| verb).collect();
+    assert_eq!(verbs, ["created", "changed", "changed", "changed", "removed"]);
+}
+
+#[tokio::test]
+async fn schedules_are_their_owners() {
+    let site = Encoded::start().await;
+    let id = site.make(&daily()).await;
+    let path = format!("/v1/schedules/{id}");
+    let other = site.key_of(PrincipalRole::Owner, "other").await;
+    let operator = site.key_of(PrincipalRole::Operator, "ops").await;
+    let admin = site.key_of(PrincipalRole::Admin, "root").await;
+    let send = async |method: &str, path: &str, who: &str, body: Value| {
+        site.send(method, path, who, &body).await.status
+    };
+    assert_eq!(send("GET", &path, &other, Value::Null).await, 404);
+    assert_eq!(send("POST", &format!("{path}/run-now"), &other, Value::Null).await, 404);
+    assert_eq!(send("POST", "/v1/schedules", &other, daily()).await, 404, "not a medium of theirs");
+    assert_eq!(send("GET", &path, &operator, Value::Null).await, 200);
+    assert_eq!(send("DELETE", &path, &operator, Value::Null).await, 403);
+    let seen = async |who: &str| {
+        read(&site.send("GET", "/v1/schedules", who, &Value::Null).await)["items"].as_array().unwrap().len()
+    };
+    assert_eq!((seen(&site.owner).await, seen(&other).await, seen(&operator).await), (1, 0, 1));
+    // What goes before the jobs of everybody is for admins, also by a schedule that one of them made.
+    let mut first = daily();
+    first["job"]["priority"] = json!("p0");
+    assert_eq!(send("POST", "/v1/schedules", &site.owner, first.clone()).await, 403);
+    let answer = site.send("POST", "/v1/schedules", &admin, &first).await;
+    assert_eq!((answer.status, &read(&answer)["owner"]), (201, &json!(OWNER)), "{answer:?}");
+    let path = format!("/v1/schedules/{}", read(&answer)["schedule_id"].as_str().unwrap());
+    assert_eq!(send("PATCH", &path, &site.owner, json!({ "missed": "all" })).await, 403);
+    assert_eq!(send("POST", &format!("{path}/run-now"), &site.owner, Value::Null).await, 403);
+    assert_eq!(send("POST", &format!("{path}/pause"), &site.owner, Value::Null).await, 200);
+    assert_eq!(send("DELETE", &path, &site.owner, Value::Null).await, 204);
+}
+
+#[tokio::test]
+async fn what_can_not_be_scheduled_says_where_and_why() {
+    let site = Encoded::start().await;
+    let with = |pointer: &str, value: Value| {
+        let mut wanted = daily();
+        *wanted.pointer_mut(pointer).unwrap() = value;
+        wanted
+    };
+    let once = |at_ms: u64| with("/timing", json!({ "type": "once", "at_ms": at_ms }));
+    let every = |interval_ms: u64| with("/timing", json!({ "type": "every", "interval_ms": interval_ms }));
+    for (wanted, status, code, pointer) in [
+        (with("/timing/expression", json!("every noon")), 422, "timing_invalid", "/timing/expression"),
+        (with("/timing/expression", json!("0 0 30 2 *")), 422, "timing_invalid", "/timing/expression"),
+        (with("/timing/time_zone", json!("Bielefeld")), 422, "timing_invalid", "/timing/time_zone"),
+        (once(1), 422, "timing_invalid", "/timing/at_ms"),
+        (every(59_999), 422, "timing_invalid", "/timing/interval_ms"),
+        (with("/job/profile", json!("huge")), 422, "profile_unknown", "/job/profile"),
+        (with("/job", json!({ "kind": "brew" })), 422, "job_kind_unknown", "/job/kind"),
+        (with("/job/media_id", json!(MediaId::from_bytes([9; 16]))), 404, "not_found", ""),
+        (with("/name", json!("a\u{7}b")), 400, "schedule_name_invalid", "/name"),
+    ] {
+        let answer = site.send("POST", "/v1/schedules", &site.owner, &wanted).await;
+        let problem = read(&answer);
+        assert_eq!((answer.status, &problem["code"]), (status, &json!(code)), "{wanted}: {answer:?}");
+        assert_eq!(problem["errors"][0]["pointer"].as_str().unwrap_or_default(), pointer, "{answer:?}");
+    }
+    for wanted in [
+        with("/timing", json!({ "type": "once" })),
+        with("/timing", json!({ "type": "weekly" })),
+        with("/job", json!({ "kind": "transcode", "media_id": FILM, "extra": 1 })),
+    ] {
+        assert_eq!(site.send("POST", "/v1/schedules", &site.owner, &wanted).await.status, 400, "{wanted}");
+    }
+    assert_eq!(site.schedule_events().await, []);
+}
+
+#[tokio::test]
+async fn an_account_has_a_limited_number_of_schedules_that_still_fire() {
+    let site = Encoded::start().await;
+    for number in 0..SCHEDULES_MAX {
+        site.put(nats::now_ms() + HOUR_MS * u64::try_from(number + 1).unwrap(), Vec::new()).await;
+    }
+    let answer = site.send("POST", "/v1/schedules", &site.owner, &daily()).await;
+    assert_eq!((answer.status, &read(&answer)["code"]), (409, &json!("schedules_too_many")), "{answer:?}");
+    let held =
+        site.admin.load_record::<ScheduleRecord>(&format!("{}.*", owner_key(OWNER))).await.unwrap().unwrap();
+    let ended = |found: Option<&ScheduleRecord>| {
+        Some((ScheduleRecord { next_run_ms: None, ..found?.clone() }, Outbox::new()))
+    };
+    site.admin.change_record(&held.record.key(), ended).await.unwrap();
+    site.make(&daily()).await;
+}
+
+#[tokio::test]
+async fn a_run_out_of_turn_begins_the_job_and_leaves_the_times() {
+    let site = Encoded::start().await;
+    let id = site.make(&daily()).await;
+    let path = format!("/v1/schedules/{id}");
+    let run = async || site.send("POST", &format!("{path}/run-now"), &site.owner, &Value::Null).await;
+    let before = read(&site.send("GET", &path, &site.owner, &Value::Null).await);
+    let answer = run().await;
+    let document = read(&answer);
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let wanted = json!({
+        "trigger": "person", "state": "begun", "job_id": derive_job_id(FILM, 2),
+        "planned_at_ms": document["runs"][0]["planned_at_ms"], "fired_at_ms": document["runs"][0]["fired_at_ms"],
+    });
+    assert_eq!((&document["runs"][0], &document["upcoming_ms"]), (&wanted, &before["upcoming_ms"]));
+    let attempt = site.medium().await.attempt;
+    let run_name = attempt.scheduled.unwrap();
+    assert_eq!((attempt.encode, run_name.schedule_id.to_string()), (2, id.clone()));
+    assert_eq!(Some(run_name.planned_at_ms), wanted["planned_at_ms"].as_u64());
+    // While that encode is made there is no other one, and the schedule says so.
+    let again = read(&run().await);
+    assert_eq!(
+        (&again["runs"][0]["state"], &again["runs"][0]["code"]),
+        (&json!("refused"), &json!("not_encodable"))
+    );
+    assert_eq!(site.medium().await.attempt, attempt);
+    let events = site.schedule_events().await;
+    let verbs: Vec<&str> = events.iter().map(|(verb, _)| verb.as_str()).collect();
+    assert_eq!(verbs, ["created", "fired", "fired", "refused"]);
+    assert_eq!((&events[1].1["trigger"], &events[1].1["fired_by"]), (&json!("person"), &json!(OWNER)));
+    assert_eq!(events[3].1["detail"], "it is being encoded");
+}
+
+#[tokio::test]
+async fn a_job_is_asked_for_now_or_at_a_time() {
+    let site = Encoded::start().await;
+    let ask = async |body: Value| site.send("POST", "/v1/jobs", &site.owner, &body).await;
+    let at_ms = nats::now_ms() + HOUR_MS;
+    let later = ask(json!({ "job": encode_job(), "run_at_ms": at_ms })).await;
+    assert_eq!((later.status, &read(&later)["job_id"]), (202, &Value::Null), "{later:?}");
+    let id = read(&later)["schedule_id"].as_str().unwrap().to_owned();
+    assert!(later.header("location").unwrap().ends_with(&format!("/v1/schedules/{id}")), "{later:?}");
+    let schedule = read(&site.send("GET", &format!("/v1/schedules/{id}"), &site.owner, &Value::Null).await);
+    assert_eq!(schedule["upcoming_ms"], json!([at_ms]));
+    let now = ask(json!({ "job": encode_job() })).await;
+    let job_id = derive_job_id(FILM, 2);
+    assert_eq!(now.status, 202, "{now:?}");
+    assert_eq!(read(&now), json!({ "job_id": job_id, "schedule_id": null }));
+    assert!(now.header("location").unwrap().ends_with(&format!("/v1/jobs/{job_id}")), "{now:?}");
+    for (body, status, code) in [
+        (json!({ "job": encode_job() }), 409, "not_encodable"),
+        (json!({ "job": { "kind": "brew" } }), 422, "job_kind_unknown"),
+        (
+            json!({ "job": { "kind": "transcode", "media_id": FILM, "profile": "huge" } }),
+            422,
+            "profile_unknown",
+        ),
+        (json!({ "job": encode_job(), "run_at_ms": 1 }), 422, "timing_invalid"),
+    ] {
+        let answer = ask(body).await;
+        assert_eq!((answer.status, &read(&answer)["code"]), (status, &json!(code)), "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_time_fires_once_however_many_look() {
+    let site = Encoded::start().await;
+    let now_ms = nats::now_ms();
+    let record = site.put(now_ms, Vec::new()).await;
+    let (key, runner) = (record.key(), site.runner());
+    assert_eq!(runner.run_due(&key, now_ms - 1).await.unwrap(), Some(record.clone()), "not yet");
+    let looks = (0..8).map(|_| runner.run_due(&key, now_ms));
+    for looked in futures::future::join_all(looks).await {
+        // Who came second finds that somebody else was first.
+        assert!(matches!(looked, Ok(Some(_)) | Err(NextEncodeError::Bus(_))), "{looked:?}");
+    }
+    let fired = runner.run_due(&key, now_ms).await.unwrap().unwrap();
+    assert_eq!(fired.next_run_ms, Some(now_ms + HOUR_MS));
+    assert_eq!(fired.runs.len(), 1, "{fired:?}");
+    assert_eq!(last_outcome(&fired), RunOutcome::Begun { job_id: derive_job_id(FILM, 2) });
+    assert_eq!(site.medium().await.attempt.number, 1);
+    let verbs: Vec<String> = site.schedule_events().await.into_iter().map(|(verb, _)| verb).collect();
+    assert_eq!(verbs, ["fired"]);
+}
+
+#[tokio::test]
+async fn a_run_whose_keeper_ended_is_begun_once() {
+    let site = Encoded::start().await;
+    let (runner, now_ms) = (site.runner(), nats::now_ms());
+    // Before the job was begun.
+    let record = site.put(now_ms + HOUR_MS, vec![starting(now_ms, 0)]).await;
+    let first = runner.run_due(&record.key(), now_ms).await.unwrap().unwrap();
+    assert_eq!(last_outcome(&first), RunOutcome::Begun { job_id: derive_job_id(FILM, 2) });
+    assert_eq!(site.medium().await.attempt.scheduled, Some(record.name_run(now_ms)));
+    // Behind it, and before that was written down.
+    let back = |found: Option<&ScheduleRecord>| {
+        Some((ScheduleRecord { runs: vec![starting(now_ms, 0)], ..found?.clone() }, Outbox::new()))
+    };
+    site.admin.change_record(&record.key(), back).await.unwrap();
+    let second = runner.run_due(&record.key(), now_ms).await.unwrap().unwrap();
+    assert_eq!(last_outcome(&second), last_outcome(&first));
+    assert_eq!(site.medium().await.attempt.number, 1, "it is not begun again");
+    // Somebody else had it encoded in between: one is enough.
+    site.put_job(2, JobStatus::Succeeded).await;
+    let other = site.put(now_ms + HOUR_MS, vec![starting(now_ms, 0)]).await;
+    assert_eq!(refusal_code(&runner.run_due(&other.key(), now_ms).await.unwrap().unwrap()), "not_encodable");
+    assert_eq!(site.medium().await.attempt.number, 1);
+}
+
+#[tokio::test]
+async fn an_outage_of_the_store_delays_a_run_and_does_not_lose_it() {
+    let site = Encoded::start().await;
+    let now_ms = nats::now_ms();
+    let record = site.put(now_ms, Vec::new()).await;
+    let s3 = TestS3Server::start().await.unwrap();
+    let config = StoreConfig { retries_max: 0, ..s3.store_config() };
+    let store = store::testing::open_test_store(config).unwrap();
+    store.put(&schemas::keys::source_key(FILM), "hello").await.unwrap();
+    s3.set_fault_rule(|_, _| Some(InjectedFault::Status(503)));
+    let away = ScheduleRunner { store, ..site.runner() };
+    let error = away.run_due(&record.key(), now_ms).await.unwrap_err();
+    assert!(matches!(error, NextEncodeError::Store(_)), "{error:?}");
+    let key = record.key();
+    let load = async || site.admin.load_record::<ScheduleRecord>(&key).await.unwrap().unwrap().record;
+    assert_eq!(last_outcome(&load().await), RunOutcome::Starting { attempt_before: 0 });
+    s3.clear_fault_rule();
+    let begun = away.run_due(&key, now_ms + 60_000).await.unwrap().unwrap();
+    assert_eq!(last_outcome(&begun), RunOutcome::Begun { job_id: derive_job_id(FILM, 2) });
+    // Not for ever.
+    let stuck = site.put(now_ms + HOUR_MS, vec![starting(now_ms, 1)]).await;
+    site.put_job(2, JobStatus::Succeeded).await;
+    s3.set_fault_rule(|_, _| Some(InjectedFault::Status(503)));
+    assert!(away.run_due(&stuck.key(), now_ms + START_MS_MAX - 1).await.is_err());
+    let given_up = away.run_due(&stuck.key(), now_ms + START_MS_MAX).await.unwrap().unwrap();
+    assert_eq!(refusal_code(&given_up), "store_unavailable");
+}
+
+#[tokio::test]
+async fn a_run_without_a_job_says_why_and_the_next_time_is_tried() {
+    let site = Encoded::start().await;
+    let (runner, now_ms) = (site.runner(), nats::now_ms());
+    let record = site.put(now_ms, Vec::new()).await;
+    site.change_medium(|medium| {
+        medium.status = MediaStatus::Rejected;
+        Outbox::new()
+    })
+    .await;
+    let fired = runner.run_due(&record.key(), now_ms).await.unwrap().unwrap();
+    assert_eq!(refusal_code(&fired), "not_encodable");
+    site.change_medium(|medium| {
+        (medium.status, medium.owner) = (MediaStatus::Ready, "other".to_owned());
+        Outbox::new()
+    })
+    .await;
+    let fired = runner.run_due(&record.key(), now_ms + HOUR_MS).await.unwrap().unwrap();
+    assert_eq!((refusal_code(&fired).as_str(), fired.next_run_ms), ("not_owner", Some(now_ms + 2 * HOUR_MS)));
+    let gone = ScheduleRecord {
+        job: JobRequest::Transcode(TranscodeJobRequest {
+            media_id: MediaId::from_bytes([9; 16]),
+            profile: None,
+            priority: JobPriority::P1,
+        }),
+        ..hourly(now_ms)
+    };
+    site.admin.commit_record(&mut VersionedRecord::new(gone.clone()), Outbox::new()).await.unwrap();
+    assert_eq!(refusal_code(&runner.run_due(&gone.key(), now_ms).await.unwrap().unwrap()), "not_found");
+    // Only the newest runs stand in the record.
+    let many = (0..=u64::try_from(RUNS_MAX).unwrap()).map(|hour| now_ms + (2 + hour) * HOUR_MS);
+    let mut last = fired;
+    for at_ms in many {
+        last = runner.run_due(&record.key(), at_ms).await.unwrap().unwrap();
+    }
+    assert_eq!(last.runs.len(), RUNS_MAX);
+}
+
+#[tokio::test]
+async fn what_only_a_newer_version_understands_waits_for_it() {
+    let site = Encoded::start().await;
+    let now_ms = nats::now_ms();
+    let newer = ScheduleRecord { job: JobRequest::Unknown, ..hourly(now_ms) };
+    site.admin.commit_record(&mut VersionedRecord::new(newer.clone()), Outbox::new()).await.unwrap();
+    let looked = site.runner().run_due(&newer.key(), now_ms).await.unwrap();
+    assert_eq!(looked, Some(newer));
+    assert_eq!(site.schedule_events().await, []);
+}
