@@ -13,6 +13,7 @@ use schemas::{
     KvRecord, document,
     ids::{MediaId, RequestId, UploadId},
     media,
+    schedule::{ScheduleRecord, schedule_key},
     session::{AuthSignedIn, SignInMethod},
     subjects,
     upload::{UploadRecord, UploadStatus},
@@ -20,6 +21,7 @@ use schemas::{
 use serde::Serialize;
 
 use auth::account::WalletAccount;
+use ingress::schedules::owner_key;
 
 /// Who changes owners from the command line.
 const BY: &str = "admin";
@@ -44,6 +46,8 @@ pub struct OwnerTransferCounts {
     pub media_count: usize,
     /// API keys.
     pub key_count: usize,
+    /// Schedules.
+    pub schedule_count: usize,
 }
 
 /// The accounts that contracts proved while their names said no chain, and that own something.
@@ -81,7 +85,7 @@ pub async fn find_chainless_owners(bus: &Bus) -> Result<Vec<ChainlessOwner>, Bus
     Ok(found)
 }
 
-/// Gives the media and API keys of `from` to `to`, each with its event.
+/// Gives the media, API keys and schedules of `from` to `to`, each with its event.
 ///
 /// # Errors
 /// When the broker does not answer; what was given until then stays so.
@@ -106,7 +110,37 @@ pub async fn transfer_ownership(bus: &Bus, from: &str, to: &str) -> Result<Owner
         auth::transfer_key(bus, key_id, (from, to), (BY, request_id)).await?;
         transferred.key_count += 1;
     }
+    transferred.schedule_count = transfer_schedules(bus, from, to).await?;
     Ok(transferred)
+}
+
+/// Gives the schedules, which lie below keys of their owners: they are there under the new key before the old one is gone, so that a
+/// crash loses none. A run has the same name in both: what it begins is begun once.
+async fn transfer_schedules(bus: &Bus, from: &str, to: &str) -> Result<usize, BusError> {
+    let filters = vec![subjects::kv_subject(ScheduleRecord::BUCKET, &schedule_key(&owner_key(from), "*"))];
+    let stream = subjects::kv_stream_name(ScheduleRecord::BUCKET);
+    let mut found = Vec::new();
+    let settings = reader::ReaderConfig::new(stream, filters, ReaderStart::LastPerSubject);
+    visit_entries(bus, settings, |key, payload| {
+        let record = nats::decode_record::<ScheduleRecord>(key, payload).map(|(_, record)| record);
+        found.extend(record.ok().filter(|record| !record.is_removed() && !record.is_of_newer_version()));
+    })
+    .await?;
+    for old in &found {
+        let given = ScheduleRecord { owner: to.to_owned(), owner_key: owner_key(to), ..old.clone() };
+        let event = ingress::schedules::describe_change(&given, BY);
+        let copy = |held: Option<&ScheduleRecord>| held.is_none().then(|| (given.clone(), Outbox::new()));
+        bus.change_record::<ScheduleRecord>(&given.key(), copy).await?;
+        bus.change_record::<ScheduleRecord>(&old.key(), |held| {
+            Some((ScheduleRecord { removed_at_ms: Some(nats::now_ms()), ..held?.clone() }, Outbox::new()))
+        })
+        .await?;
+        // Written last: the newest record of an id is the one that is read by it.
+        let announce =
+            |held: Option<&ScheduleRecord>| Some((held?.clone(), Outbox::new().with_event(&event)));
+        bus.change_record::<ScheduleRecord>(&given.key(), announce).await?;
+    }
+    Ok(found.len())
 }
 
 /// Gives one medium: the document says whose it is, and what the stages know follows.
@@ -206,7 +240,7 @@ async fn visit_entries(
 #[cfg(test)]
 mod tests {
     use nats::{Role, VersionedRecord, testing::TestBroker};
-    use schemas::{access, ids::SessionId, session::AuthKeyCreated};
+    use schemas::{access, ids::SessionId, schedule::ScheduleChanged, session::AuthKeyCreated};
 
     use super::*;
 
@@ -264,11 +298,17 @@ mod tests {
         let upload = UploadRecord::new(upload_id, film.media_id, bare.clone());
         bus.commit_record(&mut VersionedRecord::new(upload), Outbox::new()).await.unwrap();
         let key = auth::create_api_key(&bus, &bare, access::PrincipalRole::Owner).await.unwrap();
+        let nightly = ScheduleRecord {
+            owner: bare.clone(),
+            owner_key: owner_key(&bare),
+            ..schemas::examples::schedule_record()
+        };
+        bus.commit_record(&mut VersionedRecord::new(nightly.clone()), Outbox::new()).await.unwrap();
         let proven = [1, 10].map(|chain| format!("eip155:{chain}:{ADDRESS}")).into();
         let wanted = ChainlessOwner { owner: bare.clone(), proven, media_count: 1, key_count: 1 };
         assert_eq!(find_chainless_owners(&bus).await.unwrap(), [wanted]);
 
-        let given = OwnerTransferCounts { media_count: 1, key_count: 1 };
+        let given = OwnerTransferCounts { media_count: 1, key_count: 1, schedule_count: 1 };
         assert_eq!(transfer_ownership(&bus, &bare, &bound).await.unwrap(), given);
         assert_eq!(owner_of(&bus, film.media_id).await, bound);
         let upload = bus.load_record::<UploadRecord>(&upload_id.to_string()).await.unwrap().unwrap();
@@ -277,16 +317,22 @@ mod tests {
         assert_eq!(auth::list_key_ids(&bus, &bare).await.unwrap().len(), 0);
         let key_ids = auth::list_key_ids(&bus, &bound).await.unwrap();
         assert!(key.contains(&key_ids[0].to_string()), "{key_ids:?}");
+        let by_id = schedule_key("*", &nightly.schedule_id.to_string());
+        let schedule = bus.load_record::<ScheduleRecord>(&by_id).await.unwrap().unwrap().record;
+        let wanted = ScheduleRecord { owner: bound.clone(), owner_key: owner_key(&bound), ..nightly.clone() };
+        assert_eq!(schedule, wanted, "it fires for its new owner");
+        assert!(bus.load_record::<ScheduleRecord>(&nightly.key()).await.unwrap().is_none());
         assert_eq!(find_chainless_owners(&bus).await.unwrap(), []);
         // Each change was published, and again there is nothing to give.
         let mut published = Vec::new();
         let filters = vec![
             subjects::event_filter::<document::MediaChanged>(),
             subjects::event_filter::<AuthKeyCreated>(),
+            subjects::event_filter::<ScheduleChanged>(),
         ];
         let settings = reader::ReaderConfig::new(subjects::EVENTS, filters, ReaderStart::All);
         visit_entries(&bus, settings, |subject, _| published.push(subject.to_owned())).await.unwrap();
-        assert_eq!(published.len(), 2, "{published:?}");
+        assert_eq!(published.len(), 3, "{published:?}");
         assert_eq!(transfer_ownership(&bus, &bare, &bound).await.unwrap(), OwnerTransferCounts::default());
     }
 }

@@ -1009,7 +1009,7 @@ pub fn schedule_record() -> schedule::ScheduleRecord {
         missed: schedule::MissedRunPolicy::Once,
         job: job_request(),
         created_at_ms: MADE_AT_MS,
-        next_run_ms: Some(MADE_AT_MS + 86_400_000),
+        next_run_at_ms: Some(MADE_AT_MS + 86_400_000),
         paused_at_ms: None,
         runs: vec![
             run(MADE_AT_MS - 86_400_000, schedule::RunOutcome::Begun { job_id: JOB }),
@@ -1048,18 +1048,18 @@ fn visit_schedule_events(visitor: &mut impl ExampleVisitor) {
         owner: owner.clone(),
         timing: schedule_timing(),
         job: job_request(),
-        next_run_ms: Some(MADE_AT_MS),
+        next_run_at_ms: Some(MADE_AT_MS),
         created_by: owner.clone(),
     };
     visit_event(visitor, created);
     let changed = schedule::ScheduleChanged {
         schedule_id,
         owner: owner.clone(),
-        timing: schedule::ScheduleTiming::Every { interval_ms: 3_600_000, first_ms: Some(MADE_AT_MS) },
+        timing: schedule::ScheduleTiming::Every { interval_ms: 3_600_000, first_at_ms: Some(MADE_AT_MS) },
         missed: schedule::MissedRunPolicy::Skip,
         job: job_request(),
         is_paused: true,
-        next_run_ms: Some(MADE_AT_MS),
+        next_run_at_ms: Some(MADE_AT_MS),
         changed_by: owner.clone(),
     };
     visit_event(visitor, changed);
@@ -1085,8 +1085,8 @@ fn visit_schedule_events(visitor: &mut impl ExampleVisitor) {
     let missed = schedule::ScheduleMissed {
         schedule_id,
         owner,
-        first_ms: MADE_AT_MS,
-        last_ms: MADE_AT_MS + 86_400_000,
+        first_at_ms: MADE_AT_MS,
+        last_at_ms: MADE_AT_MS + 86_400_000,
     };
     visit_event(visitor, missed);
 }

@@ -3,6 +3,8 @@
 //! A schedule's record is the truth: the compare-and-set that advances it to its next time is what fires it, so that no time is fired
 //! twice, whichever keeper holds the timer.
 //!
+//! A version that does not know a member of a schedule leaves it alone: half understood it would do something else.
+//!
 //! Limits: the newest [`RUNS_MAX`] runs stand in the record, all of them in the events; an account has at most [`SCHEDULES_MAX`]
 //! schedules; two times are at least [`INTERVAL_MS_MIN`] apart.
 
@@ -33,8 +35,8 @@ pub const NAME_CHARS_MAX: usize = 100;
 /// Longest cron expression, and longest name of a time zone, in bytes.
 pub const EXPRESSION_BYTES_MAX: usize = 100;
 
-/// How long followers can see that a schedule was removed, in milliseconds: a day.
-const REMOVED_KEPT_MS: u64 = 24 * 3_600_000;
+/// How long a removed schedule stays as a tombstone, in milliseconds: an hour.
+const REMOVED_KEPT_MS: u64 = 3_600_000;
 
 /// What is to be done, apart from when.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -84,7 +86,8 @@ pub enum ScheduleTiming {
     },
     /// At each time that a cron expression names, by the clock on a wall of its time zone.
     Cron {
-        /// Five fields: minute, hour, day of the month, month, day of the week. `L`, `W`, `#` and names are understood.
+        /// Five fields: minute, hour, day of the month, month, day of the week. `L`, `W`, `#` and names are understood. Up to 24 times a
+        /// day, as numbers, lists and ranges of minute and hour, are fixed times; with `*`, steps or more of them it is an interval.
         #[schemars(length(min = 1, max = EXPRESSION_BYTES_MAX))]
         expression: String,
         /// Name in the IANA time zone database, such as `Europe/Berlin`; `UTC` when absent.
@@ -99,7 +102,7 @@ pub enum ScheduleTiming {
         interval_ms: u64,
         /// Unix time in milliseconds of the first one; one interval from when it is made when absent.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        first_ms: Option<u64>,
+        first_at_ms: Option<u64>,
     },
 }
 
@@ -149,6 +152,8 @@ pub struct ScheduledRun {
 pub enum RunOutcome {
     /// The job is about to be begun; after a crash the keeper goes on from here.
     Starting {
+        /// What is begun: the schedule may be changed meanwhile.
+        job: Box<JobRequest>,
         /// The attempt that the medium was at before: if it is at another one that is not this run's, somebody else came first.
         attempt_before: u32,
     },
@@ -208,7 +213,7 @@ pub struct ScheduleRecord {
     pub created_at_ms: u64,
     /// Unix time in milliseconds at which it fires next; absent once it has no time left.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub next_run_ms: Option<u64>,
+    pub next_run_at_ms: Option<u64>,
     /// Unix time in milliseconds at which a person paused it; absent while it is not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused_at_ms: Option<u64>,
@@ -227,6 +232,20 @@ impl ScheduleRecord {
     /// Name of `run` everywhere else.
     pub const fn name_run(&self, planned_at_ms: u64) -> ScheduledRun {
         ScheduledRun { schedule_id: self.schedule_id, planned_at_ms }
+    }
+
+    /// True when a newer version made it, or fired it, as this one can't: only removing it is right here, for writing it would lose
+    /// what is not understood.
+    pub fn is_of_newer_version(&self) -> bool {
+        let is_newer = |run: &ScheduleRun| {
+            run.trigger == RunTrigger::Unknown
+                || match &run.outcome {
+                    RunOutcome::Unknown => true,
+                    RunOutcome::Starting { job, .. } => **job == JobRequest::Unknown,
+                    RunOutcome::Begun { .. } | RunOutcome::Refused { .. } => false,
+                }
+        };
+        self.job == JobRequest::Unknown || self.runs.iter().any(is_newer)
     }
 
     /// The run that was to be begun when its keeper or its replica ended, or is begun right now.
@@ -293,7 +312,7 @@ schedule_event! {
         /// What is done then.
         job: JobRequest,
         /// Unix time in milliseconds of its first time.
-        next_run_ms: Option<u64>,
+        next_run_at_ms: Option<u64>,
         /// The account that did.
         created_by: String,
     }
@@ -311,7 +330,7 @@ schedule_event! {
         /// True while it is paused.
         is_paused: bool,
         /// Unix time in milliseconds of its next time.
-        next_run_ms: Option<u64>,
+        next_run_at_ms: Option<u64>,
         /// The account that did.
         changed_by: String,
     }
@@ -356,8 +375,8 @@ schedule_event! {
     /// Times of a schedule passed unused, and are not made up for.
     ScheduleMissed, "missed" {
         /// Unix time in milliseconds of the first of them.
-        first_ms: u64,
+        first_at_ms: u64,
         /// Unix time in milliseconds of the last of them.
-        last_ms: u64,
+        last_at_ms: u64,
     }
 }

@@ -8,8 +8,8 @@ use clap::CommandFactory;
 use super::{
     AuditCommand, Cli, CliCommand, CommandOutcome, DeadCommand, EXIT_CONFIG, EXIT_FAILURE, GlobalArgs,
     NatsCommand, OwnerCommand, ServerArgs, StoreCommand, audit_log, broker, client::ApiClient, dead_letters,
-    demo, doctor, environment, failure, link, list, output, owner, published_schemas, serve, settings, store,
-    topology, transcode, upload, watch, workers,
+    demo, doctor, environment, failure, link, list, output, owner, published_schemas, schedules, serve,
+    settings, store, topology, transcode, upload, watch, workers,
 };
 use crate::{
     config::{self, describe},
@@ -86,6 +86,7 @@ async fn execute_command(global: &GlobalArgs, command: CliCommand) -> anyhow::Re
         CliCommand::Link(client) => link::print_sign_in_link(&ApiClient::new(&client)?, as_json).await?,
         CliCommand::Media(command) => list::run_media(command, as_json).await?,
         CliCommand::Jobs(command) => list::run_jobs(command, as_json).await?,
+        CliCommand::Schedules(command) => schedules::run_schedules(command, as_json).await?,
         CliCommand::Profiles(client) => {
             transcode::list_profiles(&ApiClient::new(&client)?, as_json).await?;
         }

@@ -28,6 +28,7 @@ pub mod published_schemas;
 pub mod refusal;
 pub mod render;
 pub mod resume;
+pub mod schedules;
 pub mod serve;
 pub mod settings;
 pub mod sse;
@@ -49,6 +50,7 @@ pub use args::{ClientArgs, ConfigArgs, GlobalArgs, PageArgs, ServerArgs};
 pub use dispatch::dispatch_command;
 pub use failure::parse_command_line;
 pub use outcome::CommandOutcome;
+pub use schedules::{ScheduleIdsArgs, SchedulesCommand};
 pub use subcommands::{
     AuditCommand, DeadCommand, JobIdsArgs, JobsCommand, MediaCommand, NatsCommand, OwnerCommand, ReplayArgs,
     SchemasCommand, StoreCommand, TranscodeArgs, WorkerNameArgs, WorkersCommand,
@@ -147,6 +149,9 @@ The end of a pipe is the end of its file: if what feeds it may fail, look at its
     /// List jobs, or show one
     #[command(subcommand)]
     Jobs(JobsCommand),
+    /// Jobs that begin at set times: once, by cron expressions, or every so often
+    #[command(subcommand)]
+    Schedules(SchedulesCommand),
     /// The workers that encode, for operators
     #[command(subcommand)]
     Workers(WorkersCommand),

@@ -51,7 +51,9 @@ pub fn format_table(head: &[&str], rows: &[Vec<String>]) -> String {
 /// A scalar for people; the unit at the end of its name says how.
 pub fn format_scalar(name: &str, value: &Value) -> String {
     match (value, value.as_u64()) {
-        (_, Some(ms)) if name.ends_with("_at_ms") || name.ends_with("_seen_ms") => format_time(ms),
+        (_, Some(ms)) if name == "at_ms" || name.ends_with("_at_ms") || name.ends_with("_seen_ms") => {
+            format_time(ms)
+        }
         (_, Some(ms)) if name.ends_with("_ms") => format_duration(ms),
         (_, Some(bytes)) if name.ends_with("_bytes") || name.ends_with("_bytes_max") => format_size(bytes),
         (Value::String(text), _) => sanitize_text(text),

@@ -195,7 +195,7 @@ POST /v1/media/{media_id}/transcode Principal(Worker) Transcoder
 POST /v1/schedules Principal(Worker) Worker
 POST /v1/schedules/{schedule_id}/pause Principal(Worker) Worker
 POST /v1/schedules/{schedule_id}/resume Principal(Worker) Worker
-POST /v1/schedules/{schedule_id}/run-now Principal(Worker) Worker
+POST /v1/schedules/{schedule_id}/run-now Principal(Worker) Transcoder
 POST /v1/uploads Principal(Upload) Upload
 POST /v1/uploads/{upload_id} Principal(Upload) none
 POST /v1/workers/{worker}/drain Principal(Worker) Worker

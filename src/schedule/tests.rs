@@ -67,14 +67,39 @@ fn a_time_that_an_autumn_night_has_twice_comes_once_and_a_step_comes_twice() {
 }
 
 #[test]
+fn lists_and_ranges_are_fixed_times() {
+    for expression in ["30 2,14 * * *", "30 2,14-14 * * *"] {
+        let twice = cron(expression, "Europe/Berlin");
+        assert_eq!(
+            times(&twice, "2027-03-27T14:00:00Z", 3),
+            ["2027-03-28T01:00:00Z", "2027-03-28T12:30:00Z", "2027-03-29T00:30:00Z"]
+        );
+        assert_eq!(
+            times(&twice, "2027-10-30T14:00:00Z", 2),
+            ["2027-10-31T00:30:00Z", "2027-10-31T13:30:00Z"]
+        );
+    }
+    // What a gap moves to one moment is one time.
+    let both = cron("0,30 2-3 * * *", "Europe/Berlin");
+    assert_eq!(
+        times(&both, "2027-03-27T14:00:00Z", 3),
+        ["2027-03-28T01:00:00Z", "2027-03-28T01:30:00Z", "2027-03-29T00:00:00Z"]
+    );
+    // Too many to be single times.
+    let many = cron("0,10,20,30,40,50 0-4 * * *", "Europe/Berlin");
+    let autumn = times(&many, "2027-10-30T23:59:00Z", 9);
+    assert_eq!(autumn.last().unwrap(), "2027-10-31T01:20:00Z", "the hour comes twice: {autumn:?}");
+}
+
+#[test]
 fn an_interval_takes_no_heed_of_clocks_on_walls() {
     let every =
-        ScheduleTiming::Every { interval_ms: 6 * HOUR_MS, first_ms: Some(at("2027-03-27T20:00:00Z")) };
+        ScheduleTiming::Every { interval_ms: 6 * HOUR_MS, first_at_ms: Some(at("2027-03-27T20:00:00Z")) };
     assert_eq!(
         times(&every, "2027-03-27T12:00:00Z", 3),
         ["2027-03-27T20:00:00Z", "2027-03-28T02:00:00Z", "2027-03-28T08:00:00Z"]
     );
-    let made = ScheduleTiming::Every { interval_ms: HOUR_MS, first_ms: None };
+    let made = ScheduleTiming::Every { interval_ms: HOUR_MS, first_at_ms: None };
     assert_eq!(timing(&made).find_first(NEW_YEAR_MS), Ok(NEW_YEAR_MS + HOUR_MS));
 }
 
@@ -98,18 +123,18 @@ fn what_can_never_fire_is_refused_with_its_reason() {
         assert_eq!(refused(&cron("0 0 * * *", zone)), (TimingError::TimeZone, "time_zone"), "{zone}");
     }
     for interval_ms in [0, INTERVAL_MS_MIN - 1, INTERVAL_MS_MAX + 1, u64::MAX] {
-        let every = ScheduleTiming::Every { interval_ms, first_ms: None };
+        let every = ScheduleTiming::Every { interval_ms, first_at_ms: None };
         assert_eq!(refused(&every), (TimingError::Interval, "interval_ms"));
     }
-    let far = |first_ms| ScheduleTiming::Every { interval_ms: HOUR_MS, first_ms: Some(first_ms) };
-    assert_eq!(refused(&far(NEW_YEAR_MS + AHEAD_MS_MAX + 1)), (TimingError::TooFar, "first_ms"));
+    let far = |first_at_ms| ScheduleTiming::Every { interval_ms: HOUR_MS, first_at_ms: Some(first_at_ms) };
+    assert_eq!(refused(&far(NEW_YEAR_MS + AHEAD_MS_MAX + 1)), (TimingError::TooFar, "first_at_ms"));
     assert_eq!(refused(&ScheduleTiming::Once { at_ms: NEW_YEAR_MS - 1 }), (TimingError::Past, "at_ms"));
     assert_eq!(refused(&ScheduleTiming::Once { at_ms: u64::MAX }), (TimingError::TooFar, "at_ms"));
 }
 
 /// What is due of an hourly schedule whose next time is the new year.
 fn due(missed: MissedRunPolicy, now_ms: u64) -> Option<DueRun> {
-    let hourly = ScheduleTiming::Every { interval_ms: HOUR_MS, first_ms: Some(NEW_YEAR_MS) };
+    let hourly = ScheduleTiming::Every { interval_ms: HOUR_MS, first_at_ms: Some(NEW_YEAR_MS) };
     find_due_run(&timing(&hourly), missed, NEW_YEAR_MS, now_ms)
 }
 
@@ -120,8 +145,8 @@ fn a_time_that_is_not_missed_fires_by_every_policy() {
         for late_ms in [0, LATE_MS_MAX] {
             let wanted = DueRun {
                 planned_at_ms: Some(NEW_YEAR_MS),
-                missed_ms: None,
-                next_run_ms: Some(NEW_YEAR_MS + HOUR_MS),
+                missed_at_ms: None,
+                next_run_at_ms: Some(NEW_YEAR_MS + HOUR_MS),
             };
             assert_eq!(due(missed, NEW_YEAR_MS + late_ms), Some(wanted));
         }
@@ -133,8 +158,8 @@ fn missed_times_are_let_go_or_made_up_for_by_policy() {
     // Three times passed, and the fourth comes in half an hour.
     let now_ms = NEW_YEAR_MS + 2 * HOUR_MS + HOUR_MS / 2;
     let hour = |number: u64| NEW_YEAR_MS + number * HOUR_MS;
-    let run = |planned_at_ms, missed_ms, next| {
-        Some(DueRun { planned_at_ms, missed_ms, next_run_ms: Some(hour(next)) })
+    let run = |planned_at_ms, missed_at_ms, next| {
+        Some(DueRun { planned_at_ms, missed_at_ms, next_run_at_ms: Some(hour(next)) })
     };
     assert_eq!(due(MissedRunPolicy::Skip, now_ms), run(None, Some((hour(0), hour(2))), 3));
     assert_eq!(due(MissedRunPolicy::Once, now_ms), run(Some(hour(2)), Some((hour(0), hour(1))), 3));
@@ -158,10 +183,11 @@ fn a_single_time_that_was_missed_fires_unless_it_is_to_be_let_go() {
     for missed in [MissedRunPolicy::Once, MissedRunPolicy::All] {
         assert_eq!(
             due(missed),
-            DueRun { planned_at_ms: Some(NEW_YEAR_MS), missed_ms: None, next_run_ms: None }
+            DueRun { planned_at_ms: Some(NEW_YEAR_MS), missed_at_ms: None, next_run_at_ms: None }
         );
     }
-    let gone = DueRun { planned_at_ms: None, missed_ms: Some((NEW_YEAR_MS, NEW_YEAR_MS)), next_run_ms: None };
+    let gone =
+        DueRun { planned_at_ms: None, missed_at_ms: Some((NEW_YEAR_MS, NEW_YEAR_MS)), next_run_at_ms: None };
     assert_eq!(due(MissedRunPolicy::Skip), gone);
 }
 
@@ -170,7 +196,7 @@ proptest! {
     /// Every time of a schedule is fired, missed or still to come, exactly once, in whatever steps the keeper looks.
     #[test]
     fn no_time_is_left_out_or_fires_twice(
-        expression in prop_oneof![Just("30 2 * * *"), Just("*/17 * * * *"), Just("0 */5 * * *"), Just("15 3 * * 0")],
+        expression in prop_oneof![Just("30 2 * * *"), Just("0,30 1-3 * * *"), Just("*/17 * * * *"), Just("0 */5 * * *"), Just("15 3 * * 0")],
         zone in prop_oneof![Just("Europe/Berlin"), Just("America/New_York"), Just("Australia/Lord_Howe"), Just("UTC")],
         policy in prop_oneof![Just(MissedRunPolicy::Skip), Just(MissedRunPolicy::Once), Just(MissedRunPolicy::All)],
         start in prop_oneof![Just("2027-03-13T00:00:00Z"), Just("2027-03-27T00:00:00Z"), Just("2027-10-30T00:00:00Z"), Just("2027-04-03T00:00:00Z")],
@@ -183,12 +209,12 @@ proptest! {
         for step in steps {
             now_ms += step;
             while let Some(due) = find_due_run(&timing, policy, next_ms, now_ms) {
-                if let Some((first_ms, last_ms)) = due.missed_ms {
-                    let between = std::iter::successors(timing.find_from(first_ms), |ms| timing.find_after(*ms));
-                    missed.extend(between.take_while(|ms| *ms <= last_ms));
+                if let Some((first_at_ms, last_at_ms)) = due.missed_at_ms {
+                    let between = std::iter::successors(timing.find_from(first_at_ms), |ms| timing.find_after(*ms));
+                    missed.extend(between.take_while(|ms| *ms <= last_at_ms));
                 }
                 fired.extend(due.planned_at_ms);
-                next_ms = due.next_run_ms.unwrap();
+                next_ms = due.next_run_at_ms.unwrap();
             }
         }
         let mut seen: Vec<u64> = fired.iter().chain(&missed).copied().collect();

@@ -1,8 +1,11 @@
 //! The times of a schedule.
 //!
 //! Cron expressions are read by croner in five fields. Around a change of the clocks on the walls it follows Vixie cron: a fixed time
-//! that a spring night leaves out comes right behind the gap, and one that an autumn night has twice comes the first time only; with a
-//! `*` or a step in minute or hour, what a gap leaves out does not come, and what comes twice comes twice.
+//! that a spring night leaves out comes right behind the gap, and one that an autumn night has twice comes the first time only; of an
+//! interval, with a `*` or a step in minute or hour, what a gap leaves out does not come, and what comes twice comes twice. Croner takes
+//! lists and ranges for intervals, so they are split into their fixed times here.
+//!
+//! Limits: at most [`FIXED_TIMES_MAX`] fixed times a day; what has more counts as an interval.
 
 use std::collections::VecDeque;
 
@@ -18,6 +21,9 @@ use crate::AHEAD_MS_MAX;
 
 /// A minute: cron knows nothing finer.
 const MINUTE_MS: u64 = 60_000;
+
+/// Most fixed times a day of a cron expression.
+const FIXED_TIMES_MAX: usize = 24;
 
 /// More than clocks on walls were ever changed by at once, in milliseconds: islands that went over the date line left out a day.
 const WALL_CLOCK_CHANGE_MS_MAX: u64 = 25 * 3_600_000;
@@ -56,7 +62,7 @@ impl TimingError {
             (Self::Interval, _) => "interval_ms",
             (_, ScheduleTiming::Once { .. }) => "at_ms",
             (_, ScheduleTiming::Cron { .. }) => "expression",
-            (_, ScheduleTiming::Every { .. }) => "first_ms",
+            (_, ScheduleTiming::Every { .. }) => "first_at_ms",
         }
     }
 }
@@ -67,9 +73,18 @@ pub struct Timing(Times);
 
 #[derive(Debug, Clone)]
 enum Times {
-    Once { at_ms: u64 },
-    Cron { cron: Box<Cron>, zone: TimeZone },
-    Every { first_ms: u64, interval_ms: u64 },
+    Once {
+        at_ms: u64,
+    },
+    /// Whatever any of them names.
+    Cron {
+        crons: Vec<Cron>,
+        zone: TimeZone,
+    },
+    Every {
+        first_at_ms: u64,
+        interval_ms: u64,
+    },
 }
 
 impl Timing {
@@ -81,12 +96,12 @@ impl Timing {
     pub fn parse(timing: &ScheduleTiming, created_at_ms: u64) -> Result<Self, TimingError> {
         Ok(Self(match timing {
             ScheduleTiming::Once { at_ms } => Times::Once { at_ms: *at_ms },
-            ScheduleTiming::Every { interval_ms, first_ms } => {
+            ScheduleTiming::Every { interval_ms, first_at_ms } => {
                 if !(INTERVAL_MS_MIN..=INTERVAL_MS_MAX).contains(interval_ms) {
                     return Err(TimingError::Interval);
                 }
-                let first_ms = first_ms.unwrap_or_else(|| created_at_ms.saturating_add(*interval_ms));
-                Times::Every { first_ms, interval_ms: *interval_ms }
+                let first_at_ms = first_at_ms.unwrap_or_else(|| created_at_ms.saturating_add(*interval_ms));
+                Times::Every { first_at_ms, interval_ms: *interval_ms }
             }
             ScheduleTiming::Cron { expression, time_zone } => {
                 if expression.len() > EXPRESSION_BYTES_MAX {
@@ -95,13 +110,17 @@ impl Timing {
                 // A path or `posix/...` is a name to the database, too.
                 let is_name = time_zone.len() <= EXPRESSION_BYTES_MAX && !time_zone.contains("..");
                 let zone = is_name.then(|| TimeZone::get(time_zone).ok()).flatten();
-                let cron = CronParser::builder()
-                    .seconds(Seconds::Disallowed)
-                    .year(Year::Disallowed)
-                    .build()
-                    .parse(expression)
-                    .map_err(|error| TimingError::Expression(error.to_string()))?;
-                Times::Cron { cron: Box::new(cron), zone: zone.ok_or(TimingError::TimeZone)? }
+                let parser =
+                    CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build();
+                let parse = |text: &str| {
+                    parser.parse(text).map_err(|error| TimingError::Expression(error.to_string()))
+                };
+                let whole = parse(expression)?;
+                let crons = match split_fixed_times(expression) {
+                    Some(fixed) => fixed.iter().map(|text| parse(text)).collect::<Result<_, _>>()?,
+                    None => vec![whole],
+                };
+                Times::Cron { crons, zone: zone.ok_or(TimingError::TimeZone)? }
             }
         }))
     }
@@ -112,28 +131,24 @@ impl Timing {
     /// [`TimingError::Never`], [`TimingError::Past`], [`TimingError::TooFar`].
     pub fn find_first(&self, now_ms: u64) -> Result<u64, TimingError> {
         let none = if matches!(self.0, Times::Once { .. }) { TimingError::Past } else { TimingError::Never };
-        let first_ms = self.find_from(now_ms).ok_or(none)?;
-        if first_ms > now_ms.saturating_add(AHEAD_MS_MAX) {
+        let first_at_ms = self.find_from(now_ms).ok_or(none)?;
+        if first_at_ms > now_ms.saturating_add(AHEAD_MS_MAX) {
             let is_cron = matches!(self.0, Times::Cron { .. });
             return Err(if is_cron { TimingError::Never } else { TimingError::TooFar });
         }
-        Ok(first_ms)
+        Ok(first_at_ms)
     }
 
     /// The first time at `from_ms` or later.
     pub fn find_from(&self, from_ms: u64) -> Option<u64> {
         match &self.0 {
             Times::Once { at_ms } => Some(*at_ms).filter(|at_ms| *at_ms >= from_ms),
-            Times::Every { first_ms, interval_ms } => {
-                let steps = from_ms.saturating_sub(*first_ms).div_ceil(*interval_ms);
-                first_ms.checked_add(steps.checked_mul(*interval_ms)?)
+            Times::Every { first_at_ms, interval_ms } => {
+                let steps = from_ms.saturating_sub(*first_at_ms).div_ceil(*interval_ms);
+                first_at_ms.checked_add(steps.checked_mul(*interval_ms)?)
             }
-            Times::Cron { cron, zone } => {
-                // From a whole minute before: croner finds what a gap moved to its end only from where the gap lies ahead.
-                let before_ms = (from_ms / MINUTE_MS * MINUTE_MS).saturating_sub(MINUTE_MS);
-                let next = |time: &Zoned| cron.find_next_occurrence(time, false).ok();
-                let mut times = std::iter::successors(next(&to_zoned(before_ms, zone)?), next);
-                times.find_map(|time| to_ms(&time).filter(|found_ms| *found_ms >= from_ms))
+            Times::Cron { crons, zone } => {
+                crons.iter().filter_map(|cron| find_cron_time(cron, zone, from_ms)).min()
             }
         }
     }
@@ -170,14 +185,47 @@ impl Timing {
                 Some(ms.saturating_sub(interval_ms.saturating_mul(u64::try_from(count).ok()?)))
             }
             // Backwards croner finds other times than forwards where clocks on walls change: forwards is what fires.
-            Times::Cron { cron, zone } => {
-                let older = |time: &Zoned| cron.find_previous_occurrence(time, false).ok();
-                let oldest =
-                    std::iter::successors(Some(to_zoned(ms, zone)?), older).take(count + 1).last()?;
-                Some(to_ms(&oldest)?.saturating_sub(WALL_CLOCK_CHANGE_MS_MAX))
+            Times::Cron { crons, zone } => {
+                let now = to_zoned(ms, zone)?;
+                let oldest = |cron: &Cron| {
+                    let older = |time: &Zoned| cron.find_previous_occurrence(time, false).ok();
+                    to_ms(&std::iter::successors(Some(now.clone()), older).take(count + 1).last()?)
+                };
+                // Each alone has enough of them.
+                Some(crons.iter().filter_map(oldest).max()?.saturating_sub(WALL_CLOCK_CHANGE_MS_MAX))
             }
         }
     }
+}
+
+/// The first time of an expression at `from_ms` or later.
+fn find_cron_time(cron: &Cron, zone: &TimeZone, from_ms: u64) -> Option<u64> {
+    // From a whole minute before: croner finds what a gap moved to its end only from where the gap lies ahead.
+    let before_ms = (from_ms / MINUTE_MS * MINUTE_MS).saturating_sub(MINUTE_MS);
+    let next = |time: &Zoned| cron.find_next_occurrence(time, false).ok();
+    let mut times = std::iter::successors(next(&to_zoned(before_ms, zone)?), next);
+    times.find_map(|time| to_ms(&time).filter(|found_ms| *found_ms >= from_ms))
+}
+
+/// An expression for each time of the day that minute and hour name as numbers, lists and ranges; nothing where they are an interval.
+fn split_fixed_times(expression: &str) -> Option<Vec<String>> {
+    let fields: Vec<&str> = expression.split_whitespace().collect();
+    let [minute, hour, rest @ ..] = fields.as_slice() else { return None };
+    let (minutes, hours) = (list_numbers(minute)?, list_numbers(hour)?);
+    let count = minutes.len() * hours.len();
+    let days = rest.join(" ");
+    let text =
+        |hour: &u32| minutes.iter().map(|minute| format!("{minute} {hour} {days}")).collect::<Vec<_>>();
+    (rest.len() == 3 && (1..=FIXED_TIMES_MAX).contains(&count)).then(|| hours.iter().flat_map(text).collect())
+}
+
+/// What a field of numbers, lists and ranges names, which was found to be one.
+fn list_numbers(field: &str) -> Option<Vec<u32>> {
+    let numbers = field.split(',').map(|item| {
+        let (first, last) = item.split_once('-').unwrap_or((item, item));
+        Some(first.parse::<u32>().ok()?..=last.parse::<u32>().ok().filter(|last| *last < 60)?)
+    });
+    Some(numbers.collect::<Option<Vec<_>>>()?.into_iter().flatten().collect())
 }
 
 fn to_zoned(ms: u64, zone: &TimeZone) -> Option<Zoned> {

@@ -221,6 +221,8 @@ kinds! {
         "Give it another timing, or have it run now.";
     ScheduleNameInvalid 400 "schedule_name_invalid" "The name can't be used"
         "Send fewer characters, all of them to be shown.";
+    ScheduleNewer 503 "schedule_newer" "A newer version made this schedule"
+        "Ask again once all replicas are of that version; its keeper fires it meanwhile.";
     ScheduleOwnerOther 409 "schedule_owner_other" "The medium belongs to another owner than the schedule"
         "Make another schedule for it.";
     SchedulesTooMany 409 "schedules_too_many" "The account has as many schedules as it may"

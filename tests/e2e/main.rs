@@ -40,6 +40,7 @@ mod proxied;
 mod redrive;
 mod removal;
 mod scale;
+mod schedules;
 mod settings;
 mod sharing;
 mod site;

@@ -130,15 +130,15 @@ pub async fn begin_new_encode(
     begin_encode_of(bus, store, held, settings).await
 }
 
-/// Begins what a run of a schedule asks for, once: a medium that the run has reopened is left as it is. `attempt_before` is the
-/// attempt at which the medium was when the schedule fired.
+/// Begins what a run of a schedule of `owner` asks for, once: a medium that the run has reopened is left as it is. `attempt_before` is
+/// the attempt at which the medium was when the schedule fired.
 ///
 /// # Errors
 /// [`NextEncodeError`]; nothing has changed then.
 pub async fn begin_scheduled_encode(
     bus: &Bus,
     store: &Store,
-    (media_id, attempt_before): (MediaId, u32),
+    (media_id, owner, attempt_before): (MediaId, &str, u32),
     (run, settings): (ScheduledRun, EncodeSettings),
 ) -> Result<NextEncode, NextEncodeError> {
     let mut tries = 0;
@@ -149,11 +149,13 @@ pub async fn begin_scheduled_encode(
             let job_id = plan::derive_job_id(media_id, attempt.encode);
             return Ok(NextEncode::Begun { attempt: attempt.number, encode: attempt.encode, job_id });
         }
+        if held.record.owner != owner {
+            return Ok(NextEncode::Superseded("the medium belongs to somebody else now"));
+        }
         if attempt.number != attempt_before {
             return Ok(NextEncode::Superseded("it was taken up again by others meanwhile"));
         }
-        let settings = EncodeSettings { scheduled: Some(run), ..settings.clone() };
-        match begin_encode_of(bus, store, held, settings).await {
+        match begin_encode_of(bus, store, held, settings.clone()).await {
             // Also the keeper and a replica that begin the same run.
             Err(NextEncodeError::Bus(nats::BusError::Conflict { .. })) if tries < CONFLICTS_MAX => tries += 1,
             other => return other,

@@ -1,7 +1,7 @@
 //! Asking for a job: now, or at a time.
 
 use axum::{
-    Json,
+    Extension, Json,
     extract::State,
     http::{HeaderValue, Method, StatusCode, header},
     response::{IntoResponse, Response},
@@ -20,6 +20,7 @@ use auth::Principal;
 use web::{
     body::JsonBody,
     error::Problem,
+    idempotency::IdempotencyClaim,
     limit::RateLimitGroup,
     operation::{Operation, OperationAccess},
     public_address::PublicAddress,
@@ -79,11 +80,12 @@ pub(super) async fn submit_job(
     State(app): State<AppState>,
     who: Principal,
     address: PublicAddress,
+    claim: Option<Extension<IdempotencyClaim>>,
     JsonBody(wanted): JsonBody<JobSubmission>,
 ) -> Result<Response, Problem> {
     let (document, place) = match (wanted.job, wanted.run_at_ms) {
         (job, Some(at_ms)) => {
-            let made = schedules::make_single_run(&app, &who, job, at_ms).await?;
+            let made = schedules::make_single_run(&app, &who, claim.as_deref(), (job, at_ms)).await?;
             let document = JobSubmittedDocument { job_id: None, schedule_id: Some(made.schedule_id) };
             (document, format!("schedules/{}", made.schedule_id))
         }

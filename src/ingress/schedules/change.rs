@@ -11,8 +11,8 @@ use schemas::{
     KvRecord as _,
     access::ApiKeyScope,
     schedule::{
-        JobRequest, MissedRunPolicy, NAME_CHARS_MAX, ScheduleChanged, ScheduleRecord, ScheduleRemoved,
-        ScheduleTiming,
+        JobRequest, MissedRunPolicy, NAME_CHARS_MAX, RunOutcome, RunTrigger, ScheduleChanged, ScheduleRecord,
+        ScheduleRemoved, ScheduleTiming,
     },
     subjects,
 };
@@ -20,12 +20,13 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::{
-    check_name, document, find_first_time, find_job_owner,
-    firing::{ScheduleRunner, read_timing},
+    check_count, check_name, document, find_first_time, find_job_owner,
+    firing::{ScheduleRunner, describe_refusal, read_timing},
     has_ended, load_changeable, load_steerable, no_such_schedule,
 };
-use crate::{AppState, capacity, jobs::explain_encode_failure};
+use crate::{AppState, capacity};
 use auth::Principal;
+use schedule::Timing;
 use web::{
     body::JsonBody,
     error::Problem,
@@ -60,7 +61,7 @@ const fn schedule_operation(
 }
 
 /// How a schedule is after a change, for its event.
-fn describe_change(record: &ScheduleRecord, changed_by: &str) -> ScheduleChanged {
+pub fn describe_change(record: &ScheduleRecord, changed_by: &str) -> ScheduleChanged {
     ScheduleChanged {
         schedule_id: record.schedule_id,
         owner: record.owner.clone(),
@@ -68,18 +69,28 @@ fn describe_change(record: &ScheduleRecord, changed_by: &str) -> ScheduleChanged
         missed: record.missed,
         job: record.job.clone(),
         is_paused: record.paused_at_ms.is_some(),
-        next_run_ms: record.next_run_ms,
+        next_run_at_ms: record.next_run_at_ms,
         changed_by: changed_by.to_owned(),
     }
 }
 
-/// Changes the schedule, unless `change` leaves it; answers how it is then.
+/// Changes the schedule, unless `change` leaves it; answers with how it is then.
 async fn commit_change(
     app: &AppState,
     key: &str,
     who: &Principal,
     change: impl Fn(&mut ScheduleRecord) -> bool + Send + Sync,
 ) -> Result<Response, Problem> {
+    let record = change_record(app, key, who, change).await?;
+    Ok(document::render(record)?.to_response(&HeaderMap::new()))
+}
+
+async fn change_record(
+    app: &AppState,
+    key: &str,
+    who: &Principal,
+    change: impl Fn(&mut ScheduleRecord) -> bool + Send + Sync,
+) -> Result<ScheduleRecord, Problem> {
     let changed = |found: Option<&ScheduleRecord>| {
         let mut record = found?.clone();
         if !change(&mut record) {
@@ -88,8 +99,14 @@ async fn commit_change(
         let event = describe_change(&record, &who.owner);
         Some((record, Outbox::new().with_event(&event)))
     };
-    let held = app.bus.change_record::<ScheduleRecord>(key, changed).await?.ok_or_else(no_such_schedule)?;
-    Ok(document::render(held.record)?.to_response(&HeaderMap::new()))
+    let held = app.bus.change_record::<ScheduleRecord>(key, changed).await?;
+    Ok(held.ok_or_else(no_such_schedule)?.record)
+}
+
+/// The timing that a schedule is given at `now_ms`.
+fn read_new_timing(timing: &ScheduleTiming, now_ms: u64) -> Result<Timing, Problem> {
+    find_first_time(timing, now_ms, "/timing/")?;
+    Timing::parse(timing, now_ms).map_err(|error| Problem::internal(&error))
 }
 
 async fn read_broker_time(app: &AppState) -> Result<u64, Problem> {
@@ -132,12 +149,14 @@ pub(super) async fn change_schedule(
     }
     let now_ms = read_broker_time(&app).await?;
     let mut wanted = wanted;
-    if let Some(ScheduleTiming::Every { first_ms, interval_ms }) = &mut wanted.timing {
+    if let Some(ScheduleTiming::Every { first_at_ms, interval_ms }) = &mut wanted.timing {
         // One interval from now, not from when the schedule was made.
-        first_ms.get_or_insert_with(|| now_ms.saturating_add(*interval_ms));
+        first_at_ms.get_or_insert_with(|| now_ms.saturating_add(*interval_ms));
     }
-    let first_ms =
-        wanted.timing.as_ref().map(|timing| find_first_time(timing, now_ms, now_ms)).transpose()?;
+    let timing = wanted.timing.as_ref().map(|timing| read_new_timing(timing, now_ms)).transpose()?;
+    if timing.is_some() && has_ended(&held.record) {
+        check_count(&app.bus, &held.record.owner_key).await?;
+    }
     commit_change(&app, &held.record.key(), &who, |record| {
         let before = record.clone();
         if let Some(name) = &wanted.name {
@@ -147,9 +166,16 @@ pub(super) async fn change_schedule(
         if let Some(job) = &wanted.job {
             record.job = job.clone();
         }
-        if let Some(timing) = &wanted.timing {
-            record.timing = timing.clone();
-            (record.next_run_ms, record.kept_until_ms) = (first_ms, None);
+        if let (Some(wanted), Some(timing)) = (&wanted.timing, &timing) {
+            record.timing = wanted.clone();
+            // Behind all that has fired, also since `now_ms`: no time fires twice.
+            let planned = record.runs.iter().filter(|run| run.trigger == RunTrigger::Time);
+            let fired_ms = planned.map(|run| run.planned_at_ms.saturating_add(1)).max().unwrap_or_default();
+            record.next_run_at_ms = timing.find_from(now_ms.max(fired_ms));
+            record.kept_until_ms = record
+                .next_run_at_ms
+                .is_none()
+                .then(|| now_ms.saturating_add(app.config.uploads.ended_kept_ms));
         }
         *record != before
     })
@@ -179,16 +205,22 @@ pub(super) async fn pause_schedule(
     who: Principal,
 ) -> Result<Response, Problem> {
     let held = load_changeable(&app.bus, &id, &who).await?;
-    if has_ended(&held.record) {
-        return Err(Problem::new(ProblemCode::ScheduleEnded));
+    if held.record.is_of_newer_version() {
+        return Err(Problem::new(ProblemCode::ScheduleNewer));
     }
     let now_ms = read_broker_time(&app).await?;
-    commit_change(&app, &held.record.key(), &who, |record| {
-        let is_new = record.paused_at_ms.is_none();
-        record.paused_at_ms.get_or_insert(now_ms);
+    let paused = change_record(&app, &held.record.key(), &who, |record| {
+        let is_new = record.paused_at_ms.is_none() && !has_ended(record);
+        if is_new {
+            record.paused_at_ms = Some(now_ms);
+        }
         is_new
     })
-    .await
+    .await?;
+    if paused.paused_at_ms.is_none() {
+        return Err(Problem::new(ProblemCode::ScheduleEnded));
+    }
+    Ok(document::render(paused)?.to_response(&HeaderMap::new()))
 }
 
 pub(super) static RESUME_SCHEDULE: Operation =
@@ -221,16 +253,19 @@ pub(super) async fn resume_schedule(
         if was_paused && !matches!(record.timing, ScheduleTiming::Once { .. }) {
             let next_ms = read_timing(record).and_then(|timing| timing.find_from(now_ms));
             // Not before its time where that is still to come.
-            record.next_run_ms =
-                record.next_run_ms.map(|before_ms| next_ms.unwrap_or(before_ms).max(before_ms));
+            record.next_run_at_ms =
+                record.next_run_at_ms.map(|before_ms| next_ms.unwrap_or(before_ms).max(before_ms));
         }
         was_paused
     })
     .await
 }
 
-pub(super) static REMOVE_SCHEDULE: Operation =
-    schedule_operation(Method::DELETE, "/v1/schedules/{schedule_id}", &["schedule.removed"]);
+pub(super) static REMOVE_SCHEDULE: Operation = schedule_operation(
+    Method::DELETE,
+    "/v1/schedules/{schedule_id}",
+    &["schedule.removed", "schedule.refused"],
+);
 
 /// Remove a schedule
 ///
@@ -255,23 +290,35 @@ pub(super) async fn remove_schedule(
         record.removed_at_ms = Some(now_ms);
         let (schedule_id, owner) = (record.schedule_id, record.owner.clone());
         let event = ScheduleRemoved { schedule_id, owner, removed_by: who.owner.clone() };
-        Some((record, Outbox::new().with_event(&event)))
+        let outbox = Outbox::new().with_event(&event);
+        // What was announced, and is not to be any more, ends as well.
+        let refused = record.starting_run().and_then(|run| {
+            let detail = "the schedule was removed before its job had begun".to_owned();
+            let code = ProblemCode::NotFound.code().to_owned();
+            describe_refusal(&record, run.planned_at_ms, &RunOutcome::Refused { code, detail })
+        });
+        let outbox = refused.iter().fold(outbox, |outbox, event| outbox.with_event(event));
+        Some((record, outbox))
     };
     app.bus.change_record::<ScheduleRecord>(&held.record.key(), change).await?;
     tracing::info!(schedule.id = %held.record.schedule_id, by = who.owner, "a schedule was removed");
     Ok(StatusCode::NO_CONTENT)
 }
 
-pub(super) static RUN_SCHEDULE_NOW: Operation = schedule_operation(
+pub(super) static RUN_SCHEDULE_NOW: Operation = Operation::change(
     Method::POST,
     "/v1/schedules/{schedule_id}/run-now",
+    OperationAccess::Principal(ApiKeyScope::Worker),
+    // Whichever way it is asked for, an encode counts as one.
+    Some(RateLimitGroup::Transcoder),
     &["schedule.fired", "schedule.refused", "media.reopened"],
 )
 .with_room(capacity::ENCODE);
 
 /// Run a schedule now
 ///
-/// Out of turn, also while it is paused or has ended; its own times stay. The first of `runs` says what came of it.
+/// Out of turn, also while it is paused or has ended; its own times stay. The first of `runs` says what came of it; while something is
+/// away it says `starting`, and the keeper begins the job.
 #[utoipa::path(
     post,
     path = RUN_SCHEDULE_NOW.path,
@@ -295,9 +342,8 @@ pub(super) async fn run_schedule_now(
         store: app.store.clone(),
         ended_kept_ms: app.config.uploads.ended_kept_ms,
     };
-    match runner.run_now(held, &who.owner, now_ms).await {
-        Ok(Some(record)) => Ok(document::render(record)?.to_response(&HeaderMap::new())),
-        Ok(None) => Err(Problem::new(ProblemCode::ScheduleBusy)),
-        Err(error) => Err(explain_encode_failure(error)),
+    match runner.run_now(held, &who.owner, now_ms).await? {
+        Some(record) => Ok(document::render(record)?.to_response(&HeaderMap::new())),
+        None => Err(Problem::new(ProblemCode::ScheduleBusy)),
     }
 }

@@ -54,7 +54,7 @@ pub(super) struct ScheduleDocument {
     /// Unix time in milliseconds at which a person paused it; null while it is not.
     paused_at_ms: Option<u64>,
     /// Unix times in milliseconds at which it fires next, at most five; none while it is paused.
-    upcoming_ms: Vec<u64>,
+    upcoming_at_ms: Vec<u64>,
     /// Its newest runs, the latest first, at most 20; the others are events.
     runs: Vec<ScheduleRun>,
 }
@@ -66,10 +66,10 @@ impl ScheduleDocument {
             None if has_ended(&record) => ScheduleState::Ended,
             None => ScheduleState::Active,
         };
-        let next_ms = record.next_run_ms.filter(|_| state == ScheduleState::Active);
+        let next_ms = record.next_run_at_ms.filter(|_| state == ScheduleState::Active);
         let timing = next_ms.and_then(|_| read_timing(&record));
         let after = |ms: &u64| timing.as_ref().and_then(|timing| timing.find_after(*ms));
-        let upcoming_ms = std::iter::successors(next_ms, after).take(UPCOMING_MAX).collect();
+        let upcoming_at_ms = std::iter::successors(next_ms, after).take(UPCOMING_MAX).collect();
         let mut runs = record.runs;
         runs.reverse();
         Self {
@@ -83,7 +83,7 @@ impl ScheduleDocument {
             job: record.job,
             created_at_ms: record.created_at_ms,
             paused_at_ms: record.paused_at_ms,
-            upcoming_ms,
+            upcoming_at_ms,
             runs,
         }
     }
@@ -105,7 +105,7 @@ fn example_document() -> Value {
     let mut document = example_request();
     let known = json!({
         "schedule_id": "06db00830ht0303jc5mn0r355k", "owner": "admin", "created_by": "admin", "state": "active",
-        "created_at_ms": 1_763_900_814_467_u64, "paused_at_ms": null, "upcoming_ms": [1_763_947_800_000_u64, 1_764_034_200_000_u64],
+        "created_at_ms": 1_763_900_814_467_u64, "paused_at_ms": null, "upcoming_at_ms": [1_763_947_800_000_u64, 1_764_034_200_000_u64],
         "runs": [{
             "planned_at_ms": 1_763_861_400_000_u64, "fired_at_ms": 1_763_861_400_040_u64, "trigger": "time", "state": "begun",
             "job_id": "06db008a0lt0303jc5mn0r355k",

@@ -6,11 +6,12 @@
 use nats::{Bus, BusError, Outbox, VersionedRecord};
 use schedule::{DueRun, Timing, find_due_run};
 use schemas::{
+    KvRecord as _,
     encode::EncodeSettings,
     media::MediaRecord,
     schedule::{
         JobRequest, RUNS_MAX, RunOutcome, RunTrigger, ScheduleFired, ScheduleMissed, ScheduleRecord,
-        ScheduleRefused, ScheduleRun,
+        ScheduleRefused, ScheduleRun, ScheduledRun, TranscodeJobRequest,
     },
 };
 use store::Store;
@@ -42,30 +43,30 @@ pub enum RunCause<'a> {
 }
 
 impl ScheduleRunner {
-    /// Does what is due of the schedule at `now_ms`, by the broker's clock; answers how the schedule is then.
+    /// Fires the schedule if it is due at `now_ms`, by the broker's clock; answers how it is then. Where a run of it is starting, its
+    /// job is still to be begun by [`ScheduleRunner::finish_run`].
     ///
     /// # Errors
-    /// [`NextEncodeError`] when it is to be tried again later: nothing is lost.
-    pub async fn run_due(&self, key: &str, now_ms: u64) -> Result<Option<ScheduleRecord>, NextEncodeError> {
+    /// [`BusError`] when it is to be tried again later: nothing is lost.
+    pub async fn fire_due(&self, key: &str, now_ms: u64) -> Result<Option<ScheduleRecord>, BusError> {
         let Some(held) = self.bus.load_record::<ScheduleRecord>(key).await? else { return Ok(None) };
-        if held.record.starting_run().is_some() {
-            return self.finish_run(held.record, now_ms).await.map(Some);
+        match find_due(&held.record, now_ms) {
+            Some(due) => self.fire(held, due, RunCause::Time, now_ms).await.map(Some),
+            None => Ok(Some(held.record)),
         }
-        let Some(due) = find_due(&held.record, now_ms) else { return Ok(Some(held.record)) };
-        self.fire(held, due, RunCause::Time, now_ms).await.map(Some)
     }
 
     /// Has a schedule run out of turn, which changes none of its times; answers how it is then, or nothing while its last run is
     /// still being begun.
     ///
     /// # Errors
-    /// As [`ScheduleRunner::run_due`]; where the run is in the record, the keeper begins it.
+    /// [`BusError`]; it did not fire then. What keeps the job of one that fired from being begun is tried again by the keeper.
     pub async fn run_now(
         &self,
         held: VersionedRecord<ScheduleRecord>,
         person: &str,
         now_ms: u64,
-    ) -> Result<Option<ScheduleRecord>, NextEncodeError> {
+    ) -> Result<Option<ScheduleRecord>, BusError> {
         if held.record.starting_run().is_some() {
             return Ok(None);
         }
@@ -76,9 +77,16 @@ impl ScheduleRunner {
         };
         // A run is known by its time: none of those that are planned.
         let planned_at_ms = (now_ms..).find(|ms| !is_taken(ms)).unwrap_or(now_ms);
-        let next_run_ms = held.record.next_run_ms;
-        let due = DueRun { planned_at_ms: Some(planned_at_ms), missed_ms: None, next_run_ms };
-        self.fire(held, due, RunCause::Person(person), now_ms).await.map(Some)
+        let next_run_at_ms = held.record.next_run_at_ms;
+        let due = DueRun { planned_at_ms: Some(planned_at_ms), missed_at_ms: None, next_run_at_ms };
+        let fired = self.fire(held, due, RunCause::Person(person), now_ms).await?;
+        match self.finish_run(&fired, now_ms).await {
+            Ok(finished) => Ok(Some(finished)),
+            Err(error) => {
+                tracing::warn!(%error, schedule.id = %fired.schedule_id, "the keeper begins what was to run now");
+                Ok(Some(fired))
+            }
+        }
     }
 
     async fn fire(
@@ -87,12 +95,12 @@ impl ScheduleRunner {
         due: DueRun,
         cause: RunCause<'_>,
         now_ms: u64,
-    ) -> Result<ScheduleRecord, NextEncodeError> {
+    ) -> Result<ScheduleRecord, BusError> {
         let record = &mut held.record;
         let mut outbox = Outbox::new();
-        if let Some((first_ms, last_ms)) = due.missed_ms {
+        if let Some((first_at_ms, last_at_ms)) = due.missed_at_ms {
             let (schedule_id, owner) = (record.schedule_id, record.owner.clone());
-            outbox = outbox.with_event(&ScheduleMissed { schedule_id, owner, first_ms, last_ms });
+            outbox = outbox.with_event(&ScheduleMissed { schedule_id, owner, first_at_ms, last_at_ms });
         }
         if let Some(planned_at_ms) = due.planned_at_ms {
             let (trigger, fired_by) = match cause {
@@ -116,88 +124,89 @@ impl ScheduleRunner {
             let surplus = record.runs.len().saturating_sub(RUNS_MAX);
             record.runs.drain(..surplus);
         }
-        record.next_run_ms = due.next_run_ms;
-        if due.next_run_ms.is_none() {
+        record.next_run_at_ms = due.next_run_at_ms;
+        if due.next_run_at_ms.is_none() {
             record.kept_until_ms = Some(now_ms.saturating_add(self.ended_kept_ms));
         }
         self.bus.commit_record(&mut held, outbox).await?;
-        if held.record.starting_run().is_none() {
-            return Ok(held.record);
-        }
-        self.finish_run(held.record, now_ms).await
+        Ok(held.record)
     }
 
     /// What is known before the job is begun.
-    async fn prepare(&self, record: &ScheduleRecord) -> Result<RunOutcome, NextEncodeError> {
-        let refused = |code: ProblemCode, detail: &str| RunOutcome::Refused {
-            code: code.code().to_owned(),
-            detail: detail.to_owned(),
-        };
+    async fn prepare(&self, record: &ScheduleRecord) -> Result<RunOutcome, BusError> {
         let Some(media_id) = record.job.media_id() else {
-            return Ok(refused(ProblemCode::JobKindUnknown, "this version knows no jobs of that kind"));
+            return Ok(refuse(ProblemCode::JobKindUnknown, "this version knows no jobs of that kind"));
         };
         Ok(match self.bus.load_record::<MediaRecord>(&media_id.to_string()).await? {
-            None => refused(ProblemCode::NotFound, "the medium is not there any more"),
+            None => refuse(ProblemCode::NotFound, "the medium is not there any more"),
             Some(medium) if medium.record.owner != record.owner => {
-                refused(ProblemCode::NotOwner, "the medium belongs to somebody else now")
+                refuse(ProblemCode::NotOwner, "the medium belongs to somebody else now")
             }
-            Some(medium) => RunOutcome::Starting { attempt_before: medium.record.attempt.number },
+            Some(medium) => RunOutcome::Starting {
+                job: Box::new(record.job.clone()),
+                attempt_before: medium.record.attempt.number,
+            },
         })
     }
 
-    /// Begins the job of the run that says it is starting, and writes down what came of it.
-    async fn finish_run(
+    /// Begins the job of the run that says it is starting, if there is one, and writes down what came of it; answers how the schedule
+    /// is then.
+    ///
+    /// # Errors
+    /// [`NextEncodeError`] when it is to be tried again later: nothing is lost.
+    pub async fn finish_run(
         &self,
-        record: ScheduleRecord,
+        record: &ScheduleRecord,
         now_ms: u64,
     ) -> Result<ScheduleRecord, NextEncodeError> {
-        let Some(run) = record.starting_run().cloned() else { return Ok(record) };
-        let outcome = match self.begin_job(&record, &run).await {
+        let Some(run) = record.starting_run() else { return Ok(record.clone()) };
+        let RunOutcome::Starting { job, attempt_before } = &run.outcome else { return Ok(record.clone()) };
+        let JobRequest::Transcode(wanted) = &**job else { return Ok(record.clone()) };
+        let name = record.name_run(run.planned_at_ms);
+        let outcome = match self.begin_encode(&record.owner, wanted, (name, *attempt_before)).await {
             Ok(outcome) => outcome,
             Err(error) if is_passing(&error) && now_ms < run.fired_at_ms.saturating_add(START_MS_MAX) => {
                 return Err(error);
             }
             Err(error) => RunOutcome::Refused { code: error.code().to_owned(), detail: error.to_string() },
         };
-        let key = schemas::KvRecord::key(&record);
         let change = |found: Option<&ScheduleRecord>| {
             let mut next = found?.clone();
-            let same = next.runs.iter_mut().find(|other| other.planned_at_ms == run.planned_at_ms)?;
-            if !matches!(same.outcome, RunOutcome::Starting { .. }) {
-                return None;
-            }
-            same.outcome = outcome.clone();
+            let is_it = |other: &&mut ScheduleRun| {
+                other.planned_at_ms == run.planned_at_ms
+                    && matches!(other.outcome, RunOutcome::Starting { .. })
+            };
+            next.runs.iter_mut().find(is_it)?.outcome = outcome.clone();
             let refused = describe_refusal(&next, run.planned_at_ms, &outcome);
             let outbox = refused.iter().fold(Outbox::new(), |outbox, event| outbox.with_event(event));
             Some((next, outbox))
         };
-        let stored = self.bus.change_record::<ScheduleRecord>(&key, change).await?;
-        Ok(stored.map_or(record, |held| held.record))
+        let stored = self.bus.change_record::<ScheduleRecord>(&record.key(), change).await?;
+        Ok(stored.map_or_else(|| record.clone(), |held| held.record))
     }
 
-    async fn begin_job(
+    async fn begin_encode(
         &self,
-        record: &ScheduleRecord,
-        run: &ScheduleRun,
+        owner: &str,
+        wanted: &TranscodeJobRequest,
+        (run, attempt_before): (ScheduledRun, u32),
     ) -> Result<RunOutcome, NextEncodeError> {
-        let RunOutcome::Starting { attempt_before } = run.outcome else { return Ok(run.outcome.clone()) };
-        let JobRequest::Transcode(wanted) = &record.job else { return Ok(RunOutcome::Unknown) };
-        let settings =
-            EncodeSettings { profile: wanted.profile.clone(), priority: wanted.priority, scheduled: None };
-        let name = record.name_run(run.planned_at_ms);
-        let medium = (wanted.media_id, attempt_before);
-        Ok(match begin_scheduled_encode(&self.bus, &self.store, medium, (name, settings)).await? {
+        let (profile, priority) = (wanted.profile.clone(), wanted.priority);
+        let settings = EncodeSettings { profile, priority, scheduled: Some(run) };
+        let medium = (wanted.media_id, owner, attempt_before);
+        Ok(match begin_scheduled_encode(&self.bus, &self.store, medium, (run, settings)).await? {
             NextEncode::Begun { job_id, .. } => RunOutcome::Begun { job_id },
-            NextEncode::Superseded(why) => RunOutcome::Refused {
-                code: ProblemCode::NotEncodable.code().to_owned(),
-                detail: why.to_owned(),
-            },
+            NextEncode::Superseded(why) => refuse(ProblemCode::NotEncodable, why),
         })
     }
 }
 
+fn refuse(code: ProblemCode, detail: &str) -> RunOutcome {
+    RunOutcome::Refused { code: code.code().to_owned(), detail: detail.to_owned() }
+}
+
 /// The event of a run without a job.
-fn describe_refusal(
+pub(super) fn describe_refusal(
     record: &ScheduleRecord,
     planned_at_ms: u64,
     outcome: &RunOutcome,
@@ -215,7 +224,8 @@ fn describe_refusal(
 /// True for what goes by itself: the broker, or the store, is away.
 fn is_passing(error: &NextEncodeError) -> bool {
     match error {
-        NextEncodeError::Bus(BusError::Invalid { .. } | BusError::Undecodable { .. }) => false,
+        NextEncodeError::Bus(BusError::Invalid { .. }) => false,
+        // Also what only a newer version can read: one of it may be the next keeper.
         NextEncodeError::Bus(_) => true,
         NextEncodeError::Store(error) => error.is_outage(),
         _ => false,
@@ -232,10 +242,10 @@ pub(super) fn read_timing(record: &ScheduleRecord) -> Option<Timing> {
 }
 
 fn find_due(record: &ScheduleRecord, now_ms: u64) -> Option<DueRun> {
-    let next_run_ms = record.next_run_ms.filter(|ms| record.paused_at_ms.is_none() && *ms <= now_ms)?;
-    // A keeper of the version that knows the kind fires it.
-    if record.job == JobRequest::Unknown {
+    let next_run_at_ms = record.next_run_at_ms.filter(|ms| record.paused_at_ms.is_none() && *ms <= now_ms)?;
+    // One after the other; and what a newer version made is fired by a keeper of it.
+    if record.starting_run().is_some() || record.is_of_newer_version() {
         return None;
     }
-    find_due_run(&read_timing(record)?, record.missed, next_run_ms, now_ms)
+    find_due_run(&read_timing(record)?, record.missed, next_run_at_ms, now_ms)
 }

@@ -1,10 +1,10 @@
 //! Schedules: jobs that begin at set times. The keeper fires them; here they are made, read, changed and removed.
 //!
-//! Limits: an account has at most [`SCHEDULES_MAX`] schedules that have not ended (requests at the same moment may go a few over it);
-//! an operator's list shows at most [`LISTED_MAX`].
+//! Limits: an account has at most [`SCHEDULES_MAX`] schedules that have not ended, and [`OWNER_RECORDS_MAX`] with those that ended or
+//! were removed (requests at the same moment may go a few over it); a list shows at most [`LISTED_MAX`].
 
 use axum::{
-    Json,
+    Extension, Json,
     extract::{Path, State},
     http::{HeaderMap, HeaderValue, Method, StatusCode, header},
     response::{IntoResponse, Response},
@@ -30,6 +30,7 @@ use schedule::{Timing, TimingError};
 use web::{
     body::JsonBody,
     error::Problem,
+    idempotency::IdempotencyClaim,
     limit::RateLimitGroup,
     operation::{Operation, OperationAccess, OperationRouter},
     problem_code::ProblemCode,
@@ -37,6 +38,7 @@ use web::{
 };
 
 mod change;
+pub use change::describe_change;
 mod document;
 pub mod firing;
 #[cfg(test)]
@@ -44,6 +46,9 @@ mod tests;
 
 /// Most schedules that one answer lists.
 pub const LISTED_MAX: usize = 1_000;
+
+/// Most records of schedules of one account: those that fire, those that ended and are still kept, and tombstones.
+pub const OWNER_RECORDS_MAX: usize = 1_000;
 
 /// How long reading a list may take.
 const READ_TIME_MAX: std::time::Duration = std::time::Duration::from_secs(5);
@@ -137,9 +142,10 @@ async fn create_schedule(
     State(app): State<AppState>,
     who: Principal,
     address: PublicAddress,
+    claim: Option<Extension<IdempotencyClaim>>,
     JsonBody(wanted): JsonBody<ScheduleRequest>,
 ) -> Result<Response, Problem> {
-    let record = make_schedule(&app, &who, wanted).await?;
+    let record = make_schedule(&app, &who, claim.as_deref(), wanted, "/timing/").await?;
     let path = format!("{}/v1/schedules/{}", address.prefix(), record.schedule_id);
     let location = HeaderValue::try_from(path).map_err(|error| Problem::internal(&error))?;
     let document = ScheduleDocument::new(record);
@@ -150,31 +156,36 @@ async fn create_schedule(
 pub(crate) async fn make_single_run(
     app: &AppState,
     who: &Principal,
-    job: JobRequest,
-    at_ms: u64,
+    claim: Option<&IdempotencyClaim>,
+    (job, at_ms): (JobRequest, u64),
 ) -> Result<ScheduleRecord, Problem> {
     let timing = ScheduleTiming::Once { at_ms };
     let wanted = ScheduleRequest { name: String::new(), timing, missed: MissedRunPolicy::Once, job };
-    make_schedule(app, who, wanted).await
+    make_schedule(app, who, claim, wanted, "/run_").await
 }
 
+/// Makes a schedule, or finds that a request with the same key has made it; `timing_pointer` is where the members of its timing stand.
 async fn make_schedule(
     app: &AppState,
     who: &Principal,
+    claim: Option<&IdempotencyClaim>,
     wanted: ScheduleRequest,
+    timing_pointer: &str,
 ) -> Result<ScheduleRecord, Problem> {
     let owner = find_job_owner(app, who, &wanted.job).await?;
     check_name(&wanted.name)?;
     let now_ms = app.bus.broker_now_ms(&subjects::kv_stream_name(ScheduleRecord::BUCKET)).await?;
-    let next_run_ms = find_first_time(&wanted.timing, now_ms, now_ms)?;
     let owner_key = owner_key(&owner);
-    let filter = schedule_key(&owner_key, "*");
-    let (held, _) = read_schedules(&app.bus, &filter, |record| !has_ended(record), SCHEDULES_MAX).await?;
-    if held.len() >= SCHEDULES_MAX {
-        return Err(Problem::new(ProblemCode::SchedulesTooMany));
+    let id = claim.map_or_else(nats::new_id_bytes, |claim| claim.derive_id(0));
+    let schedule_id = ScheduleId::from_bytes(id);
+    let key = schedule_key(&owner_key, &schedule_id.to_string());
+    if let Some(made) = app.bus.load_record::<ScheduleRecord>(&key).await? {
+        return Ok(made.record);
     }
+    let next_run_at_ms = find_first_time(&wanted.timing, now_ms, timing_pointer)?;
+    check_count(&app.bus, &owner_key).await?;
     let record = ScheduleRecord {
-        schedule_id: ScheduleId::from_bytes(nats::new_id_bytes()),
+        schedule_id,
         owner,
         owner_key,
         created_by: who.owner.clone(),
@@ -183,24 +194,33 @@ async fn make_schedule(
         missed: wanted.missed,
         job: wanted.job,
         created_at_ms: now_ms,
-        next_run_ms: Some(next_run_ms),
+        next_run_at_ms: Some(next_run_at_ms),
         paused_at_ms: None,
         runs: Vec::new(),
         kept_until_ms: None,
         removed_at_ms: None,
     };
     let created = ScheduleCreated {
-        schedule_id: record.schedule_id,
+        schedule_id,
         owner: record.owner.clone(),
         timing: record.timing.clone(),
         job: record.job.clone(),
-        next_run_ms: record.next_run_ms,
+        next_run_at_ms: record.next_run_at_ms,
         created_by: who.owner.clone(),
     };
     let mut held = VersionedRecord::new(record);
     app.bus.commit_record(&mut held, Outbox::new().with_event(&created)).await?;
-    tracing::info!(schedule.id = %held.record.schedule_id, by = who.owner, next_run_ms, "scheduled");
+    tracing::info!(schedule.id = %schedule_id, by = who.owner, next_run_at_ms, "scheduled");
     Ok(held.record)
+}
+
+/// Refuses one more schedule that fires where the owner has as many as it may.
+async fn check_count(bus: &Bus, owner_key: &str) -> Result<(), Problem> {
+    let list = read_schedules(bus, &schedule_key(owner_key, "*")).await?;
+    if list.active.len() >= SCHEDULES_MAX || list.record_count >= OWNER_RECORDS_MAX {
+        return Err(Problem::new(ProblemCode::SchedulesTooMany));
+    }
+    Ok(())
 }
 
 /// Whose job it will be, if `who` may have it done.
@@ -219,11 +239,11 @@ pub(crate) fn unknown_kind() -> Problem {
     Problem::new(ProblemCode::JobKindUnknown).with_pointer("/job/kind", "there is transcode")
 }
 
-/// The first time of a timing that is set at `now_ms`, in a schedule that was made at `created_at_ms`.
-fn find_first_time(timing: &ScheduleTiming, created_at_ms: u64, now_ms: u64) -> Result<u64, Problem> {
-    let first = Timing::parse(timing, created_at_ms).and_then(|timing| timing.find_first(now_ms));
+/// The first time of a timing that is set at `now_ms`; the members of the timing stand behind `pointer`.
+fn find_first_time(timing: &ScheduleTiming, now_ms: u64, pointer: &str) -> Result<u64, Problem> {
+    let first = Timing::parse(timing, now_ms).and_then(|timing| timing.find_first(now_ms));
     first.map_err(|error: TimingError| {
-        let pointer = format!("/timing/{}", error.member(timing));
+        let pointer = format!("{pointer}{}", error.member(timing));
         Problem::new(ProblemCode::TimingInvalid).with_pointer(&pointer, error.to_string())
     })
 }
@@ -237,7 +257,7 @@ fn check_name(name: &str) -> Result<(), Problem> {
 }
 
 /// The first half of the key of an owner's schedules.
-fn owner_key(owner: &str) -> String {
+pub fn owner_key(owner: &str) -> String {
     let mut digest = auth::hash_owner(owner);
     digest.truncate(32);
     digest
@@ -245,16 +265,24 @@ fn owner_key(owner: &str) -> String {
 
 /// True once there is nothing left for it to do.
 fn has_ended(record: &ScheduleRecord) -> bool {
-    record.next_run_ms.is_none() && record.starting_run().is_none()
+    record.next_run_at_ms.is_none() && record.starting_run().is_none()
 }
 
-/// The schedules whose keys fit, and which `is_wanted`, the oldest first; whether there are more than `count_max`.
-async fn read_schedules(
-    bus: &Bus,
-    key_filter: &str,
-    is_wanted: impl Fn(&ScheduleRecord) -> bool + Send,
-    count_max: usize,
-) -> Result<(Vec<ScheduleRecord>, bool), Problem> {
+/// What lies in the bucket below some keys.
+#[derive(Debug, Default)]
+struct FoundSchedules {
+    /// Those that fire, or may be resumed; at most [`LISTED_MAX`].
+    active: Vec<ScheduleRecord>,
+    /// Those without a time left; at most [`LISTED_MAX`].
+    ended: Vec<ScheduleRecord>,
+    /// All records, also tombstones.
+    record_count: usize,
+    /// Those that are listed or would be.
+    visible_count: usize,
+}
+
+/// Reads the schedules whose keys fit.
+async fn read_schedules(bus: &Bus, key_filter: &str) -> Result<FoundSchedules, Problem> {
     let reading = async {
         let settings = reader::ReaderConfig::new(
             subjects::kv_stream_name(ScheduleRecord::BUCKET),
@@ -262,24 +290,28 @@ async fn read_schedules(
             ReaderStart::LastPerSubject,
         );
         let mut entries = bus.open_reader(settings).await?;
-        let (mut found, mut has_more) = (Vec::new(), false);
+        let mut found = FoundSchedules::default();
         while let Some(entry) = entries.next_pending().await? {
             // The mark of one that has expired has no bytes.
             if entry.payload.is_empty() {
                 continue;
             }
-            match nats::decode_record::<ScheduleRecord>(&entry.subject, &entry.payload) {
-                Ok((_, record)) if record.is_removed() || !is_wanted(&record) => {}
-                Ok(_) if found.len() >= count_max => {
-                    has_more = true;
-                    break;
+            found.record_count += 1;
+            let record = match nats::decode_record::<ScheduleRecord>(&entry.subject, &entry.payload) {
+                Ok((_, record)) if record.is_removed() => continue,
+                Ok((_, record)) => record,
+                Err(error) => {
+                    tracing::warn!(%error, subject = entry.subject, "a schedule can't be read");
+                    continue;
                 }
-                Ok((_, record)) => found.push(record),
-                Err(error) => tracing::warn!(%error, subject = entry.subject, "a schedule can't be read"),
+            };
+            found.visible_count += 1;
+            let list = if has_ended(&record) { &mut found.ended } else { &mut found.active };
+            if list.len() < LISTED_MAX {
+                list.push(record);
             }
         }
-        found.sort_unstable_by_key(|record| record.schedule_id);
-        Ok::<_, BusError>((found, has_more))
+        Ok::<_, BusError>(found)
     };
     let read = tokio::time::timeout(READ_TIME_MAX, reading).await;
     Ok(read.map_err(|error| Problem::unavailable(&error))??)
@@ -305,7 +337,8 @@ static LIST_SCHEDULES: Operation = Operation::read(
 
 /// List schedules
 ///
-/// An owner sees its own; operators and admins see everybody's. Those without a time left stand there for `retention.ended`.
+/// An owner sees its own; operators and admins see everybody's. Those without a time left stand there for `retention.ended`, as far as
+/// there is room beside the others.
 #[utoipa::path(
     get,
     path = LIST_SCHEDULES.path,
@@ -316,8 +349,13 @@ static LIST_SCHEDULES: Operation = Operation::read(
 async fn list_schedules(State(app): State<AppState>, who: Principal) -> Result<Json<ScheduleList>, Problem> {
     let owner = who.list_owner_filter().map(|owner| owner_key(&owner));
     let filter = schedule_key(owner.as_deref().unwrap_or("*"), "*");
-    let (found, has_more) = read_schedules(&app.bus, &filter, |_| true, LISTED_MAX).await?;
-    let items = found.into_iter().map(ScheduleDocument::new).collect();
+    let found = read_schedules(&app.bus, &filter).await?;
+    let mut listed = found.active;
+    listed.extend(found.ended);
+    listed.truncate(LISTED_MAX);
+    listed.sort_unstable_by_key(|record| record.schedule_id);
+    let has_more = found.visible_count > listed.len();
+    let items = listed.into_iter().map(ScheduleDocument::new).collect();
     Ok(Json(ScheduleList { items, limit: LISTED_MAX, has_more }))
 }
 
@@ -362,17 +400,25 @@ async fn load_visible(
     let schedule_id: ScheduleId = id.parse().map_err(|_| no_such_schedule())?;
     // Of any owner: an operator asks for schedules of all owners.
     let key = schedule_key("*", &schedule_id.to_string());
-    let held = bus.load_record::<ScheduleRecord>(&key).await?.ok_or_else(no_such_schedule)?;
+    let held = bus.load_record::<ScheduleRecord>(&key).await.map_err(|error| match error {
+        BusError::Undecodable { .. } => Problem::new(ProblemCode::ScheduleNewer),
+        other => other.into(),
+    })?;
+    let held = held.ok_or_else(no_such_schedule)?;
     if who.may_see(&held.record.owner) { Ok(held) } else { Err(no_such_schedule()) }
 }
 
-/// The schedule, if `who` may have it fire at other times: what an operator put before the jobs of everybody is for operators.
+/// The schedule, if `who` may have it fire at other times, and this version understands it: what an operator put before the jobs of
+/// everybody is for operators.
 async fn load_steerable(
     bus: &Bus,
     id: &str,
     who: &Principal,
 ) -> Result<VersionedRecord<ScheduleRecord>, Problem> {
     let held = load_changeable(bus, id, who).await?;
+    if held.record.is_of_newer_version() {
+        return Err(Problem::new(ProblemCode::ScheduleNewer));
+    }
     if let JobRequest::Transcode(wanted) = &held.record.job {
         require_priority(who, wanted.priority)?;
     }

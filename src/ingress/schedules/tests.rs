@@ -1,13 +1,15 @@
 //! Schedules over HTTP and as they fire, by the records and the events that are there afterwards.
 
+use futures::StreamExt as _;
 use nats::{Outbox, ReaderStart, VersionedRecord, reader};
 use packaging::plan::derive_job_id;
 use schemas::{
     KvRecord as _,
     access::PrincipalRole,
+    idempotency::{IdempotencyRecord, IdempotencyState},
     ids::{MediaId, ScheduleId},
     job::JobStatus,
-    media::MediaStatus,
+    media::{MediaReopened, MediaStatus, ReopenStep},
     schedule::{
         JobRequest, MissedRunPolicy, RUNS_MAX, RunOutcome, RunTrigger, SCHEDULES_MAX, ScheduleRecord,
         ScheduleRun, ScheduleTiming, TranscodeJobRequest,
@@ -82,6 +84,11 @@ impl Encoded {
         found
     }
 
+    /// Does what a keeper does of a schedule at `now_ms`.
+    async fn run_due(&self, record: &ScheduleRecord, now_ms: u64) -> Result<ScheduleRecord, NextEncodeError> {
+        run_due(&self.runner(), record, now_ms).await
+    }
+
     fn runner(&self) -> ScheduleRunner {
         ScheduleRunner {
             bus: self.admin.clone(),
@@ -90,22 +97,31 @@ impl Encoded {
         }
     }
 
-    /// Puts a schedule there that fires each hour, next at `next_run_ms`.
-    async fn put(&self, next_run_ms: u64, runs: Vec<ScheduleRun>) -> ScheduleRecord {
-        let record = ScheduleRecord { runs, ..hourly(next_run_ms) };
+    /// Puts a schedule there that fires each hour, next at `next_run_at_ms`.
+    async fn put(&self, next_run_at_ms: u64, runs: Vec<ScheduleRun>) -> ScheduleRecord {
+        let record = ScheduleRecord { runs, ..hourly(next_run_at_ms) };
         self.admin.commit_record(&mut VersionedRecord::new(record.clone()), Outbox::new()).await.unwrap();
         record
     }
 }
 
-fn hourly(next_run_ms: u64) -> ScheduleRecord {
+async fn run_due(
+    runner: &ScheduleRunner,
+    record: &ScheduleRecord,
+    now_ms: u64,
+) -> Result<ScheduleRecord, NextEncodeError> {
+    let fired = runner.fire_due(&record.key(), now_ms).await?.unwrap();
+    runner.finish_run(&fired, now_ms).await
+}
+
+fn hourly(next_run_at_ms: u64) -> ScheduleRecord {
     ScheduleRecord {
         schedule_id: ScheduleId::from_bytes(nats::new_id_bytes()),
         owner: OWNER.to_owned(),
         owner_key: owner_key(OWNER),
         created_by: OWNER.to_owned(),
         name: String::new(),
-        timing: ScheduleTiming::Every { interval_ms: HOUR_MS, first_ms: Some(next_run_ms) },
+        timing: ScheduleTiming::Every { interval_ms: HOUR_MS, first_at_ms: Some(next_run_at_ms) },
         missed: MissedRunPolicy::Once,
         job: JobRequest::Transcode(TranscodeJobRequest {
             media_id: FILM,
@@ -113,7 +129,7 @@ fn hourly(next_run_ms: u64) -> ScheduleRecord {
             priority: JobPriority::P2,
         }),
         created_at_ms: 1,
-        next_run_ms: Some(next_run_ms),
+        next_run_at_ms: Some(next_run_at_ms),
         paused_at_ms: None,
         runs: Vec::new(),
         kept_until_ms: None,
@@ -122,7 +138,9 @@ fn hourly(next_run_ms: u64) -> ScheduleRecord {
 }
 
 fn starting(fired_at_ms: u64, attempt_before: u32) -> ScheduleRun {
-    let outcome = RunOutcome::Starting { attempt_before };
+    let JobRequest::Transcode(job) = hourly(1).job else { panic!("it is one") };
+    let job = Box::new(JobRequest::Transcode(job));
+    let outcome = RunOutcome::Starting { job, attempt_before };
     ScheduleRun { planned_at_ms: fired_at_ms, fired_at_ms, trigger: RunTrigger::Time, outcome }
 }
 
@@ -150,7 +168,7 @@ async fn a_schedule_is_made_read_changed_paused_and_removed() {
         ("active".into(), &json!(OWNER), &json!("once"))
     );
     assert_eq!((&made["job"], &made["runs"]), (&encode_job(), &json!([])));
-    let upcoming: Vec<u64> = serde_json::from_value(made["upcoming_ms"].clone()).unwrap();
+    let upcoming: Vec<u64> = serde_json::from_value(made["upcoming_at_ms"].clone()).unwrap();
     assert_eq!(upcoming.len(), 5);
     let noon = |ms: &u64| [10, 11].contains(&(ms / HOUR_MS % 24)) && ms % HOUR_MS == 0;
     assert!(upcoming.iter().all(noon) && upcoming[0] > nats::now_ms(), "{upcoming:?}");
@@ -163,14 +181,14 @@ async fn a_schedule_is_made_read_changed_paused_and_removed() {
         (&changed["name"], &changed["missed"], &changed["job"]),
         (&json!(""), &json!("all"), &encode_job())
     );
-    let first_ms = changed["upcoming_ms"][0].as_u64().unwrap();
-    assert!(first_ms.abs_diff(nats::now_ms() + 2 * HOUR_MS) < 60_000, "an interval from now: {changed}");
+    let first_at_ms = changed["upcoming_at_ms"][0].as_u64().unwrap();
+    assert!(first_at_ms.abs_diff(nats::now_ms() + 2 * HOUR_MS) < 60_000, "an interval from now: {changed}");
     for (action, state) in
         [("pause", "paused"), ("pause", "paused"), ("resume", "active"), ("resume", "active")]
     {
         let answer = site.send("POST", &format!("{path}/{action}"), &site.owner, &Value::Null).await;
         assert_eq!((answer.status, stands(&read(&answer))), (200, state.to_owned()), "{answer:?}");
-        assert_eq!(get().await["upcoming_ms"].as_array().unwrap().is_empty(), state == "paused");
+        assert_eq!(get().await["upcoming_at_ms"].as_array().unwrap().is_empty(), state == "paused");
     }
     assert_eq!(site.send("DELETE", &path, &site.owner, &Value::Null).await.status, 204);
     assert_eq!(site.send("GET", &path, &site.owner, &Value::Null).await.status, 404);
@@ -261,7 +279,7 @@ async fn an_account_has_a_limited_number_of_schedules_that_still_fire() {
     let held =
         site.admin.load_record::<ScheduleRecord>(&format!("{}.*", owner_key(OWNER))).await.unwrap().unwrap();
     let ended = |found: Option<&ScheduleRecord>| {
-        Some((ScheduleRecord { next_run_ms: None, ..found?.clone() }, Outbox::new()))
+        Some((ScheduleRecord { next_run_at_ms: None, ..found?.clone() }, Outbox::new()))
     };
     site.admin.change_record(&held.record.key(), ended).await.unwrap();
     site.make(&daily()).await;
@@ -281,7 +299,7 @@ async fn a_run_out_of_turn_begins_the_job_and_leaves_the_times() {
         "trigger": "person", "state": "begun", "job_id": derive_job_id(FILM, 2),
         "planned_at_ms": document["runs"][0]["planned_at_ms"], "fired_at_ms": document["runs"][0]["fired_at_ms"],
     });
-    assert_eq!((&document["runs"][0], &document["upcoming_ms"]), (&wanted, &before["upcoming_ms"]));
+    assert_eq!((&document["runs"][0], &document["upcoming_at_ms"]), (&wanted, &before["upcoming_at_ms"]));
     let attempt = site.medium().await.attempt;
     let run_name = attempt.scheduled.unwrap();
     assert_eq!((attempt.encode, run_name.schedule_id.to_string()), (2, id.clone()));
@@ -310,7 +328,7 @@ async fn a_job_is_asked_for_now_or_at_a_time() {
     let id = read(&later)["schedule_id"].as_str().unwrap().to_owned();
     assert!(later.header("location").unwrap().ends_with(&format!("/v1/schedules/{id}")), "{later:?}");
     let schedule = read(&site.send("GET", &format!("/v1/schedules/{id}"), &site.owner, &Value::Null).await);
-    assert_eq!(schedule["upcoming_ms"], json!([at_ms]));
+    assert_eq!(schedule["upcoming_at_ms"], json!([at_ms]));
     let now = ask(json!({ "job": encode_job() })).await;
     let job_id = derive_job_id(FILM, 2);
     assert_eq!(now.status, 202, "{now:?}");
@@ -336,15 +354,14 @@ async fn a_time_fires_once_however_many_look() {
     let site = Encoded::start().await;
     let now_ms = nats::now_ms();
     let record = site.put(now_ms, Vec::new()).await;
-    let (key, runner) = (record.key(), site.runner());
-    assert_eq!(runner.run_due(&key, now_ms - 1).await.unwrap(), Some(record.clone()), "not yet");
-    let looks = (0..8).map(|_| runner.run_due(&key, now_ms));
+    assert_eq!(site.run_due(&record, now_ms - 1).await.unwrap(), record, "not yet");
+    let looks = (0..8).map(|_| site.run_due(&record, now_ms));
     for looked in futures::future::join_all(looks).await {
         // Who came second finds that somebody else was first.
-        assert!(matches!(looked, Ok(Some(_)) | Err(NextEncodeError::Bus(_))), "{looked:?}");
+        assert!(matches!(looked, Ok(_) | Err(NextEncodeError::Bus(_))), "{looked:?}");
     }
-    let fired = runner.run_due(&key, now_ms).await.unwrap().unwrap();
-    assert_eq!(fired.next_run_ms, Some(now_ms + HOUR_MS));
+    let fired = site.run_due(&record, now_ms).await.unwrap();
+    assert_eq!(fired.next_run_at_ms, Some(now_ms + HOUR_MS));
     assert_eq!(fired.runs.len(), 1, "{fired:?}");
     assert_eq!(last_outcome(&fired), RunOutcome::Begun { job_id: derive_job_id(FILM, 2) });
     assert_eq!(site.medium().await.attempt.number, 1);
@@ -355,10 +372,10 @@ async fn a_time_fires_once_however_many_look() {
 #[tokio::test]
 async fn a_run_whose_keeper_ended_is_begun_once() {
     let site = Encoded::start().await;
-    let (runner, now_ms) = (site.runner(), nats::now_ms());
+    let now_ms = nats::now_ms();
     // Before the job was begun.
     let record = site.put(now_ms + HOUR_MS, vec![starting(now_ms, 0)]).await;
-    let first = runner.run_due(&record.key(), now_ms).await.unwrap().unwrap();
+    let first = site.run_due(&record, now_ms).await.unwrap();
     assert_eq!(last_outcome(&first), RunOutcome::Begun { job_id: derive_job_id(FILM, 2) });
     assert_eq!(site.medium().await.attempt.scheduled, Some(record.name_run(now_ms)));
     // Behind it, and before that was written down.
@@ -366,13 +383,13 @@ async fn a_run_whose_keeper_ended_is_begun_once() {
         Some((ScheduleRecord { runs: vec![starting(now_ms, 0)], ..found?.clone() }, Outbox::new()))
     };
     site.admin.change_record(&record.key(), back).await.unwrap();
-    let second = runner.run_due(&record.key(), now_ms).await.unwrap().unwrap();
+    let second = site.run_due(&record, now_ms).await.unwrap();
     assert_eq!(last_outcome(&second), last_outcome(&first));
     assert_eq!(site.medium().await.attempt.number, 1, "it is not begun again");
     // Somebody else had it encoded in between: one is enough.
     site.put_job(2, JobStatus::Succeeded).await;
     let other = site.put(now_ms + HOUR_MS, vec![starting(now_ms, 0)]).await;
-    assert_eq!(refusal_code(&runner.run_due(&other.key(), now_ms).await.unwrap().unwrap()), "not_encodable");
+    assert_eq!(refusal_code(&site.run_due(&other, now_ms).await.unwrap()), "not_encodable");
     assert_eq!(site.medium().await.attempt.number, 1);
 }
 
@@ -387,42 +404,45 @@ async fn an_outage_of_the_store_delays_a_run_and_does_not_lose_it() {
     store.put(&schemas::keys::source_key(FILM), "hello").await.unwrap();
     s3.set_fault_rule(|_, _| Some(InjectedFault::Status(503)));
     let away = ScheduleRunner { store, ..site.runner() };
-    let error = away.run_due(&record.key(), now_ms).await.unwrap_err();
+    let error = run_due(&away, &record, now_ms).await.unwrap_err();
     assert!(matches!(error, NextEncodeError::Store(_)), "{error:?}");
     let key = record.key();
     let load = async || site.admin.load_record::<ScheduleRecord>(&key).await.unwrap().unwrap().record;
-    assert_eq!(last_outcome(&load().await), RunOutcome::Starting { attempt_before: 0 });
+    assert_eq!(last_outcome(&load().await), starting(now_ms, 0).outcome);
     s3.clear_fault_rule();
-    let begun = away.run_due(&key, now_ms + 60_000).await.unwrap().unwrap();
+    let begun = run_due(&away, &record, now_ms + 60_000).await.unwrap();
     assert_eq!(last_outcome(&begun), RunOutcome::Begun { job_id: derive_job_id(FILM, 2) });
     // Not for ever.
     let stuck = site.put(now_ms + HOUR_MS, vec![starting(now_ms, 1)]).await;
     site.put_job(2, JobStatus::Succeeded).await;
     s3.set_fault_rule(|_, _| Some(InjectedFault::Status(503)));
-    assert!(away.run_due(&stuck.key(), now_ms + START_MS_MAX - 1).await.is_err());
-    let given_up = away.run_due(&stuck.key(), now_ms + START_MS_MAX).await.unwrap().unwrap();
+    assert!(run_due(&away, &stuck, now_ms + START_MS_MAX - 1).await.is_err());
+    let given_up = run_due(&away, &stuck, now_ms + START_MS_MAX).await.unwrap();
     assert_eq!(refusal_code(&given_up), "store_unavailable");
 }
 
 #[tokio::test]
 async fn a_run_without_a_job_says_why_and_the_next_time_is_tried() {
     let site = Encoded::start().await;
-    let (runner, now_ms) = (site.runner(), nats::now_ms());
+    let now_ms = nats::now_ms();
     let record = site.put(now_ms, Vec::new()).await;
     site.change_medium(|medium| {
         medium.status = MediaStatus::Rejected;
         Outbox::new()
     })
     .await;
-    let fired = runner.run_due(&record.key(), now_ms).await.unwrap().unwrap();
+    let fired = site.run_due(&record, now_ms).await.unwrap();
     assert_eq!(refusal_code(&fired), "not_encodable");
     site.change_medium(|medium| {
         (medium.status, medium.owner) = (MediaStatus::Ready, "other".to_owned());
         Outbox::new()
     })
     .await;
-    let fired = runner.run_due(&record.key(), now_ms + HOUR_MS).await.unwrap().unwrap();
-    assert_eq!((refusal_code(&fired).as_str(), fired.next_run_ms), ("not_owner", Some(now_ms + 2 * HOUR_MS)));
+    let fired = site.run_due(&record, now_ms + HOUR_MS).await.unwrap();
+    assert_eq!(
+        (refusal_code(&fired).as_str(), fired.next_run_at_ms),
+        ("not_owner", Some(now_ms + 2 * HOUR_MS))
+    );
     let gone = ScheduleRecord {
         job: JobRequest::Transcode(TranscodeJobRequest {
             media_id: MediaId::from_bytes([9; 16]),
@@ -432,12 +452,12 @@ async fn a_run_without_a_job_says_why_and_the_next_time_is_tried() {
         ..hourly(now_ms)
     };
     site.admin.commit_record(&mut VersionedRecord::new(gone.clone()), Outbox::new()).await.unwrap();
-    assert_eq!(refusal_code(&runner.run_due(&gone.key(), now_ms).await.unwrap().unwrap()), "not_found");
+    assert_eq!(refusal_code(&site.run_due(&gone, now_ms).await.unwrap()), "not_found");
     // Only the newest runs stand in the record.
     let many = (0..=u64::try_from(RUNS_MAX).unwrap()).map(|hour| now_ms + (2 + hour) * HOUR_MS);
     let mut last = fired;
     for at_ms in many {
-        last = runner.run_due(&record.key(), at_ms).await.unwrap().unwrap();
+        last = site.run_due(&record, at_ms).await.unwrap();
     }
     assert_eq!(last.runs.len(), RUNS_MAX);
 }
@@ -446,9 +466,118 @@ async fn a_run_without_a_job_says_why_and_the_next_time_is_tried() {
 async fn what_only_a_newer_version_understands_waits_for_it() {
     let site = Encoded::start().await;
     let now_ms = nats::now_ms();
-    let newer = ScheduleRecord { job: JobRequest::Unknown, ..hourly(now_ms) };
-    site.admin.commit_record(&mut VersionedRecord::new(newer.clone()), Outbox::new()).await.unwrap();
-    let looked = site.runner().run_due(&newer.key(), now_ms).await.unwrap();
-    assert_eq!(looked, Some(newer));
+    let kind = ScheduleRecord { job: JobRequest::Unknown, ..hourly(now_ms) };
+    let outcome = ScheduleRun { outcome: RunOutcome::Unknown, ..starting(now_ms - HOUR_MS, 0) };
+    let run = ScheduleRecord { runs: vec![outcome], ..hourly(now_ms) };
+    let job = RunOutcome::Starting { job: Box::new(JobRequest::Unknown), attempt_before: 0 };
+    let begun = ScheduleRun { outcome: job, ..starting(now_ms - HOUR_MS, 0) };
+    let begun = ScheduleRecord { runs: vec![begun], ..hourly(now_ms) };
+    for newer in [kind, run, begun] {
+        site.admin.commit_record(&mut VersionedRecord::new(newer.clone()), Outbox::new()).await.unwrap();
+        assert_eq!(site.run_due(&newer, now_ms).await.unwrap(), newer);
+        let path = format!("/v1/schedules/{}", newer.schedule_id);
+        for (method, path, body) in [
+            ("PATCH", path.clone(), json!({ "name": "mine" })),
+            ("POST", format!("{path}/pause"), Value::Null),
+            ("POST", format!("{path}/resume"), Value::Null),
+            ("POST", format!("{path}/run-now"), Value::Null),
+        ] {
+            let answer = site.send(method, &path, &site.owner, &body).await;
+            assert_eq!(
+                (answer.status, &read(&answer)["code"]),
+                (503, &json!("schedule_newer")),
+                "{answer:?}"
+            );
+        }
+        let kept = site.admin.load_record::<ScheduleRecord>(&newer.key()).await.unwrap().unwrap();
+        assert_eq!(kept.record, newer);
+    }
     assert_eq!(site.schedule_events().await, []);
+}
+
+#[tokio::test]
+async fn a_time_that_fired_does_not_fire_again_by_a_new_timing() {
+    let site = Encoded::start().await;
+    let now_ms = nats::now_ms();
+    // It fired in the moment in which the request was on its way: a clock that is a little behind says it is still to come.
+    let planned_at_ms = now_ms + 30_000;
+    let run = ScheduleRun {
+        outcome: RunOutcome::Begun { job_id: derive_job_id(FILM, 1) },
+        ..starting(planned_at_ms, 0)
+    };
+    let record = site.put(planned_at_ms + HOUR_MS, vec![run]).await;
+    let path = format!("/v1/schedules/{}", record.schedule_id);
+    let same = json!({ "timing": { "type": "every", "interval_ms": HOUR_MS, "first_at_ms": planned_at_ms } });
+    let answer = site.send("PATCH", &path, &site.owner, &same).await;
+    assert_eq!(read(&answer)["upcoming_at_ms"][0], json!(planned_at_ms + HOUR_MS), "{answer:?}");
+    // A single time that fired is over.
+    let once = json!({ "timing": { "type": "once", "at_ms": planned_at_ms } });
+    let answer = site.send("PATCH", &path, &site.owner, &once).await;
+    assert_eq!((answer.status, &read(&answer)["state"]), (200, &json!("ended")), "{answer:?}");
+    let pause = site.send("POST", &format!("{path}/pause"), &site.owner, &Value::Null).await;
+    assert_eq!((pause.status, &read(&pause)["code"]), (409, &json!("schedule_ended")), "{pause:?}");
+}
+
+#[tokio::test]
+async fn what_fired_is_begun_whatever_becomes_of_the_schedule_meanwhile() {
+    let site = Encoded::start().await;
+    let now_ms = nats::now_ms();
+    let record = site.put(now_ms + HOUR_MS, vec![starting(now_ms, 0)]).await;
+    let path = format!("/v1/schedules/{}", record.schedule_id);
+    let other = json!({ "job": { "kind": "transcode", "media_id": FILM, "profile": "default" } });
+    assert_eq!(site.send("PATCH", &path, &site.owner, &other).await.status, 200);
+    let busy = site.send("POST", &format!("{path}/run-now"), &site.owner, &Value::Null).await;
+    assert_eq!((busy.status, &read(&busy)["code"]), (409, &json!("schedule_busy")), "{busy:?}");
+    let mut reopened = site.admin.subscribe_core(subjects::event_filter::<MediaReopened>()).await.unwrap();
+    site.run_due(&record, now_ms).await.unwrap();
+    let message = reopened.next().await.unwrap();
+    let event: MediaReopened = nats::decode_message(&message.subject, &message.payload).unwrap();
+    let ReopenStep::Encode { settings, .. } = event.step else { panic!("{event:?}") };
+    assert_eq!(settings.profile.as_deref(), Some("small"), "as it was when it fired");
+    // The medium has another owner since, and the schedule is removed before its job has begun.
+    site.put_job(2, JobStatus::Succeeded).await;
+    let sold = site.put(now_ms + HOUR_MS, vec![starting(now_ms, 1)]).await;
+    site.change_medium(|medium| {
+        medium.owner = "other".to_owned();
+        Outbox::new()
+    })
+    .await;
+    assert_eq!(refusal_code(&site.run_due(&sold, now_ms).await.unwrap()), "not_encodable");
+    let gone = site.put(now_ms + HOUR_MS, vec![starting(now_ms, 1)]).await;
+    let path = format!("/v1/schedules/{}", gone.schedule_id);
+    assert_eq!(site.send("DELETE", &path, &site.owner, &Value::Null).await.status, 204);
+    let verbs: Vec<String> = site.schedule_events().await.into_iter().map(|(verb, _)| verb).collect();
+    assert_eq!(verbs, ["changed", "refused", "removed", "refused"]);
+}
+
+#[tokio::test]
+async fn a_request_that_comes_again_makes_one_schedule() {
+    let site = Encoded::start().await;
+    let headers = format!("{}Content-Type: application/json\r\nIdempotency-Key: \"nightly\"\r\n", site.owner);
+    let ask = async |path: &str, body: &Value| site.site.ask("POST", path, &headers, &body.to_string()).await;
+    let first = ask("/v1/schedules", &daily()).await;
+    assert_eq!(first.status, 201, "{first:?}");
+    // As after a replica died whose answer nobody saw.
+    forget_answers(&site).await;
+    let again = ask("/v1/schedules", &daily()).await;
+    assert_eq!(
+        (again.status, &read(&again)["schedule_id"]),
+        (201, &read(&first)["schedule_id"]),
+        "{again:?}"
+    );
+    let list = read(&site.send("GET", "/v1/schedules", &site.owner, &Value::Null).await);
+    assert_eq!(list["items"].as_array().unwrap().len(), 1);
+}
+
+/// Has the service forget what it answered to requests with a key, but not when each came first.
+async fn forget_answers(site: &Encoded) {
+    let bucket = site.admin.context().get_key_value(IdempotencyRecord::BUCKET).await.unwrap();
+    let mut keys = bucket.keys().await.unwrap();
+    while let Some(key) = keys.next().await {
+        let forget = |found: Option<&IdempotencyRecord>| {
+            let state = IdempotencyState::Open { until_ms: 1 };
+            Some((IdempotencyRecord { state, ..found?.clone() }, Outbox::new()))
+        };
+        site.admin.change_record(&key.unwrap(), forget).await.unwrap();
+    }
 }

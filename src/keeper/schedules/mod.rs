@@ -2,10 +2,13 @@
 //!
 //! Limits: [`AT_ONCE_MAX`] schedules at a time; one that could not be fired is tried again after [`RETRY_MS`].
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
 use futures::StreamExt as _;
-use ingress::schedules::firing::ScheduleRunner;
+use ingress::{jobs::retry::NextEncodeError, schedules::firing::ScheduleRunner};
 use nats::{Bus, BusError, ReaderStart, reader};
 use schemas::{KvRecord as _, schedule::ScheduleRecord, subjects};
 use store::Store;
@@ -13,12 +16,18 @@ use tokio_util::sync::CancellationToken;
 
 use super::KeeperConfig;
 
+#[cfg(test)]
+mod tests;
+
 /// Schedules that are fired at the same time.
 pub const AT_ONCE_MAX: usize = 16;
 
 /// After how long a schedule is looked at again that an outage kept from firing, or whose run somebody else is beginning, in
 /// milliseconds.
 pub const RETRY_MS: u64 = 5_000;
+
+/// How long beginning a job may take before it is left for later.
+const BEGIN_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// Longest time between two looks at the broker's clock, in milliseconds: it may be set.
 const LOOK_MS_MAX: u64 = 30_000;
@@ -48,13 +57,15 @@ pub async fn run_schedules(bus: Bus, store: Store, config: KeeperConfig, held: C
                 wait_ms = timer.wait_ms(nats::estimated_broker_now_ms());
             }
             () = tokio::time::sleep(Duration::from_millis(wait_ms)) => {
-                wait_ms = match run_turn(&bus, &mut timer).await {
-                    Ok(next_ms) => next_ms,
-                    Err(error) => {
-                        tracing::warn!(%error, "schedules can't be looked at");
-                        RETRY_MS
-                    }
+                // A turn that is cut short is one of a keeper that ended: the next one goes on from the records.
+                let turn = tokio::select! {
+                    () = held.cancelled() => return,
+                    turn = run_turn(&bus, &mut timer) => turn,
                 };
+                wait_ms = turn.unwrap_or_else(|error| {
+                    tracing::warn!(%error, "schedules can't be looked at");
+                    RETRY_MS
+                });
             }
         }
     }
@@ -64,8 +75,10 @@ pub async fn run_schedules(bus: Bus, store: Store, config: KeeperConfig, held: C
 async fn run_turn(bus: &Bus, timer: &mut ScheduleTimer) -> Result<u64, BusError> {
     // Not by this host's clock: one that is ahead would fire early.
     let now_ms = bus.broker_now_ms(&subjects::kv_stream_name(ScheduleRecord::BUCKET)).await?;
+    let began = Instant::now();
     timer.run_due(now_ms).await;
-    Ok(timer.wait_ms(now_ms))
+    let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    Ok(timer.wait_ms(now_ms.saturating_add(took_ms)))
 }
 
 /// When which schedule is to be looked at. What it remembers decides nothing: the records do.
@@ -73,13 +86,13 @@ async fn run_turn(bus: &Bus, timer: &mut ScheduleTimer) -> Result<u64, BusError>
 pub struct ScheduleTimer {
     runner: ScheduleRunner,
     /// Unix time in milliseconds by the broker's clock, by key.
-    due_ms: HashMap<String, u64>,
+    due_at_ms: HashMap<String, u64>,
 }
 
 impl ScheduleTimer {
     /// A timer that knows no schedule.
     pub fn new(runner: ScheduleRunner) -> Self {
-        Self { runner, due_ms: HashMap::new() }
+        Self { runner, due_at_ms: HashMap::new() }
     }
 
     /// Takes note of an entry of the bucket.
@@ -93,7 +106,7 @@ impl ScheduleTimer {
                 if !payload.is_empty() {
                     tracing::warn!(%error, key, "a schedule can't be read, and does not fire");
                 }
-                self.due_ms.remove(key);
+                self.due_at_ms.remove(key);
             }
         }
     }
@@ -101,51 +114,89 @@ impl ScheduleTimer {
     fn remember(&mut self, key: &str, record: Option<&ScheduleRecord>) {
         match record.and_then(find_next_look) {
             Some(at_ms) => {
-                self.due_ms.insert(key.to_owned(), at_ms);
+                self.due_at_ms.insert(key.to_owned(), at_ms);
             }
             None => {
-                self.due_ms.remove(key);
+                self.due_at_ms.remove(key);
             }
         }
     }
 
     /// Milliseconds from `now_ms` until a schedule is to be looked at, at most until the clock is.
     pub fn wait_ms(&self, now_ms: u64) -> u64 {
-        let next_ms = self.due_ms.values().min().copied().unwrap_or(u64::MAX);
+        let next_ms = self.due_at_ms.values().min().copied().unwrap_or(u64::MAX);
         next_ms.saturating_sub(now_ms).min(LOOK_MS_MAX)
     }
 
-    /// Does everything that is due at `now_ms`, each missed time, too.
+    /// Does what is due at `now_ms`, one run of each schedule: a schedule that makes up for many keeps no other one waiting. All fire
+    /// before the first job is begun, since that may take as long as the store lets it.
     pub async fn run_due(&mut self, now_ms: u64) {
-        loop {
-            let due: Vec<String> =
-                self.due_ms.iter().filter(|(_, ms)| **ms <= now_ms).map(|(key, _)| key.clone()).collect();
-            if due.is_empty() {
-                return;
+        let due: Vec<String> =
+            self.due_at_ms.iter().filter(|(_, ms)| **ms <= now_ms).map(|(key, _)| key.clone()).collect();
+        let runner = &self.runner;
+        let fired: Vec<_> = futures::stream::iter(due)
+            .map(|key| async move {
+                let fired = runner.fire_due(&key, now_ms).await;
+                (key, fired)
+            })
+            .buffer_unordered(AT_ONCE_MAX)
+            .collect()
+            .await;
+        let mut starting = Vec::new();
+        for (key, fired) in fired {
+            let before_ms = self.due_at_ms.get(&key).copied();
+            match fired {
+                Ok(record) => {
+                    self.remember(&key, record.as_ref());
+                    starting.extend(record.filter(|record| record.starting_run().is_some()));
+                }
+                Err(error) => tracing::warn!(%error, key, "a schedule is fired later"),
             }
-            let runner = &self.runner;
-            let fired: Vec<_> = futures::stream::iter(due)
-                .map(|key| async move {
-                    let fired = runner.run_due(&key, now_ms).await;
-                    (key, fired)
-                })
-                .buffer_unordered(AT_ONCE_MAX)
-                .collect()
-                .await;
-            for (key, fired) in fired {
-                match fired {
-                    Ok(record) => {
-                        let before_ms = self.due_ms.get(&key).copied();
-                        self.remember(&key, record.as_ref());
-                        // What only a newer version understands is left to it.
-                        if self.due_ms.get(&key).copied() == before_ms {
-                            self.due_ms.insert(key, now_ms.saturating_add(RETRY_MS));
-                        }
+            // It could not be fired, or only a newer version understands it.
+            if self.due_at_ms.get(&key).copied() == before_ms {
+                self.due_at_ms.insert(key, now_ms.saturating_add(RETRY_MS));
+            }
+        }
+        self.begin_jobs(starting, now_ms).await;
+    }
+
+    /// Begins the jobs of runs that are starting, until the store or the broker is found to be away.
+    async fn begin_jobs(&mut self, mut starting: Vec<ScheduleRecord>, now_ms: u64) {
+        // Those first that were not tried yet.
+        let fired_at_ms = |record: &ScheduleRecord| record.starting_run().map(|run| run.fired_at_ms);
+        starting.sort_unstable_by_key(|record| std::cmp::Reverse(fired_at_ms(record)));
+        for record in &starting {
+            self.due_at_ms.insert(record.key(), now_ms.saturating_add(RETRY_MS));
+        }
+        let runner = self.runner.clone();
+        let mut begun = futures::stream::iter(starting)
+            .map(|record| {
+                let runner = &runner;
+                async move {
+                    let finishing = runner.finish_run(&record, now_ms);
+                    let finished = tokio::time::timeout(BEGIN_TIME_MAX, finishing).await;
+                    (record.key(), finished)
+                }
+            })
+            .buffer_unordered(AT_ONCE_MAX);
+        while let Some((key, finished)) = begun.next().await {
+            match finished {
+                Ok(Ok(record)) => self.remember(&key, Some(&record)),
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, key, "the job of a schedule is begun later");
+                    if matches!(
+                        error,
+                        NextEncodeError::Store(_) | NextEncodeError::Bus(BusError::Unavailable(_))
+                    ) {
+                        return;
                     }
-                    Err(error) => {
-                        tracing::warn!(%error, key, "a schedule is fired later");
-                        self.due_ms.insert(key, now_ms.saturating_add(RETRY_MS));
-                    }
+                }
+                Err(_) => {
+                    tracing::warn!(
+                        key,
+                        "the job of a schedule is begun later: its source can't be looked at in time"
+                    );
+                    return;
                 }
             }
         }
@@ -158,5 +209,5 @@ fn find_next_look(record: &ScheduleRecord) -> Option<u64> {
     if let Some(run) = record.starting_run() {
         return Some(run.fired_at_ms.saturating_add(RETRY_MS));
     }
-    record.next_run_ms.filter(|_| record.paused_at_ms.is_none() && !schemas::KvRecord::is_removed(record))
+    record.next_run_at_ms.filter(|_| record.paused_at_ms.is_none() && !schemas::KvRecord::is_removed(record))
 }
