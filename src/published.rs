@@ -503,12 +503,11 @@ fn message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
 /// The same of what workers say of themselves and are asked to do, of schedules, and of what the order of the queue is asked.
 fn worker_message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
     match name {
-        "admin.worker_changed" => Some((vec!["ingress"], vec![])),
-        "admin.letter_changed" => Some((vec!["ingress", "admin"], vec![])),
+        "admin.worker_changed" | "schedule.created" | "schedule.removed" => Some((vec!["ingress"], vec![])),
+        "admin.letter_changed" | "schedule.changed" => Some((vec!["ingress", "admin"], vec![])),
         "ask.worker" => Some((vec!["ingress"], vec!["transcode"])),
         "ask.worker.answer" => Some((vec!["transcode"], vec!["ingress"])),
         "kv.workers" => Some((vec!["transcode"], vec!["ingress", "keeper"])),
-        "schedule.created" | "schedule.changed" | "schedule.removed" => Some((vec!["ingress"], vec![])),
         "schedule.fired" | "schedule.refused" => Some((vec!["ingress", "keeper"], vec![])),
         "schedule.missed" => Some((vec!["keeper"], vec![])),
         "kv.schedules" => Some((vec!["ingress", "keeper"], vec!["ingress", "keeper"])),

@@ -125,13 +125,12 @@ impl WhenArgs {
             return Ok(json!({ "type": "every", "interval_ms": to_ms(interval)? }));
         }
         let at = self.at.as_deref().unwrap_or_default();
-        let time = match at.parse::<jiff::Timestamp>() {
-            Ok(time) => u64::try_from(time.as_millisecond()).context("--at lies before 1970")?,
-            Err(_) => {
-                let from_now =
-                    parse_duration(at).context("--at is no RFC 3339 time with an offset, nor a duration")?;
-                to_ms(now.duration_since(SystemTime::UNIX_EPOCH)? + from_now)?
-            }
+        let time = if let Ok(time) = at.parse::<jiff::Timestamp>() {
+            u64::try_from(time.as_millisecond()).context("--at lies before 1970")?
+        } else {
+            let from_now =
+                parse_duration(at).context("--at is no RFC 3339 time with an offset, nor a duration")?;
+            to_ms(now.duration_since(SystemTime::UNIX_EPOCH)? + from_now)?
         };
         Ok(json!({ "type": "once", "at_ms": time }))
     }

@@ -297,7 +297,7 @@ pub(super) async fn remove_schedule(
             let code = ProblemCode::NotFound.code().to_owned();
             describe_refusal(&record, run.planned_at_ms, &RunOutcome::Refused { code, detail })
         });
-        let outbox = refused.iter().fold(outbox, |outbox, event| outbox.with_event(event));
+        let outbox = refused.iter().fold(outbox, Outbox::with_event);
         Some((record, outbox))
     };
     app.bus.change_record::<ScheduleRecord>(&held.record.key(), change).await?;

@@ -4,7 +4,7 @@
 //! Limits: what an outage keeps from being begun is tried for [`START_MS_MAX`].
 
 use nats::{Bus, BusError, Outbox, VersionedRecord};
-use schedule::{DueRun, Timing, find_due_run};
+use schedule::{DueRun, LATE_MS_MAX, Timing, find_due_run};
 use schemas::{
     KvRecord as _,
     encode::EncodeSettings,
@@ -76,7 +76,8 @@ impl ScheduleRunner {
                 || timing.as_ref().is_some_and(|timing| timing.find_from(*ms) == Some(*ms))
         };
         // A run is known by its time: none of those that are planned.
-        let planned_at_ms = (now_ms..).find(|ms| !is_taken(ms)).unwrap_or(now_ms);
+        let planned_at_ms =
+            (now_ms..=now_ms.saturating_add(LATE_MS_MAX)).find(|ms| !is_taken(ms)).unwrap_or(now_ms);
         let next_run_at_ms = held.record.next_run_at_ms;
         let due = DueRun { planned_at_ms: Some(planned_at_ms), missed_at_ms: None, next_run_at_ms };
         let fired = self.fire(held, due, RunCause::Person(person), now_ms).await?;
@@ -178,7 +179,7 @@ impl ScheduleRunner {
             };
             next.runs.iter_mut().find(is_it)?.outcome = outcome.clone();
             let refused = describe_refusal(&next, run.planned_at_ms, &outcome);
-            let outbox = refused.iter().fold(Outbox::new(), |outbox, event| outbox.with_event(event));
+            let outbox = refused.iter().fold(Outbox::new(), Outbox::with_event);
             Some((next, outbox))
         };
         let stored = self.bus.change_record::<ScheduleRecord>(&record.key(), change).await?;

@@ -170,7 +170,7 @@ async fn a_schedule_is_made_read_changed_paused_and_removed() {
     assert_eq!((&made["job"], &made["runs"]), (&encode_job(), &json!([])));
     let upcoming: Vec<u64> = serde_json::from_value(made["upcoming_at_ms"].clone()).unwrap();
     assert_eq!(upcoming.len(), 5);
-    let noon = |ms: &u64| [10, 11].contains(&(ms / HOUR_MS % 24)) && ms % HOUR_MS == 0;
+    let noon = |ms: &u64| [10, 11].contains(&(ms / HOUR_MS % 24)) && ms.is_multiple_of(HOUR_MS);
     assert!(upcoming.iter().all(noon) && upcoming[0] > nats::now_ms(), "{upcoming:?}");
     let change =
         json!({ "name": "", "missed": "all", "timing": { "type": "every", "interval_ms": 2 * HOUR_MS } });
