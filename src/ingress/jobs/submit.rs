@@ -72,6 +72,7 @@ pub(super) static SUBMIT_JOB: Operation = Operation::change(
     request_body(content = ref("#/components/schemas/JobSubmission"), content_type = "application/json"),
     responses(
         (status = 202, description = "The job, or the schedule", body = ref("#/components/schemas/JobSubmitted"), headers(("Location"))),
+        (status = 404, description = "There is no such medium, or it is not yours"),
         (status = 409, description = "The medium can't be encoded now, or there are too many schedules: `code` says which"),
         (status = 422, description = "There is no such kind or profile, or the time has passed: `code` says which"),
     ),

@@ -134,6 +134,7 @@ static CREATE_SCHEDULE: Operation = Operation::change(
     request_body(content = ref("#/components/schemas/ScheduleRequest"), content_type = "application/json"),
     responses(
         (status = 201, description = "The schedule", body = ref("#/components/schemas/ScheduleDocument"), headers(("Location"))),
+        (status = 404, description = "There is no such medium, or it is not yours"),
         (status = 409, description = "There are too many schedules already"),
         (status = 422, description = "It can't fire like that, or there is no such profile: `code` says which"),
     ),
