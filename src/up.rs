@@ -64,6 +64,7 @@ pub async fn run_all_roles(
     let broker = if config.broker.urls.is_empty() {
         let folder = data_dir.join(BROKER_FOLDER);
         config.ingress.capacity.broker_folder = Some(folder.clone());
+        config.keeper.capacity.broker_folder = Some(folder.clone());
         let settings = server::BrokerConfig { data_dir: folder, ..server::BrokerConfig::default() };
         // What is reserved has to be allowed; whether the disk has it is another question.
         let reserved_bytes = topology::reserved_bytes(&config.topology_settings())?;

@@ -222,6 +222,8 @@ impl Settings {
         self.transcode.ended_kept_ms = kept_ms;
         self.ingress.uploads.ended_kept_ms = kept_ms;
         self.keeper.ended_kept_ms = kept_ms;
+        self.keeper.uploads = self.ingress.uploads.clone();
+        self.keeper.capacity = self.ingress.capacity.clone();
     }
 
     /// Reads a TOML file over the defaults. Also says what of it is in the old form.

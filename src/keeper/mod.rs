@@ -35,6 +35,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use gate::grant::PlaybackGrants;
+use ingress::{capacity::CapacityConfig, uploads::UploadConfig};
 
 /// Periods and ages of the singletons.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -62,6 +63,12 @@ pub struct KeeperConfig {
     /// How long a job or an upload is kept that ended without saying so, in milliseconds; set by `retention.ended_ms`.
     #[serde(skip)]
     pub ended_kept_ms: u64,
+    /// From where on schedules begin nothing; set by `ingress.capacity`.
+    #[serde(skip)]
+    pub capacity: CapacityConfig,
+    /// How much room uploads leave; set by `ingress.uploads`.
+    #[serde(skip)]
+    pub uploads: UploadConfig,
     /// The chain watcher.
     pub watcher: watcher::WatcherConfig,
 }
@@ -79,6 +86,8 @@ impl Default for KeeperConfig {
             views_period_ms: 5 * 60_000,
             removal_told_ms: schemas::REMOVAL_MARKER_MS,
             ended_kept_ms: schemas::ENDED_KEPT_MS,
+            capacity: CapacityConfig::default(),
+            uploads: UploadConfig::default(),
             watcher: watcher::WatcherConfig::default(),
         }
     }

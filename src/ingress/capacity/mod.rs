@@ -27,7 +27,7 @@ use super::uploads;
 use web::{
     error::{NO_ROOM_RETRY_AFTER_S, Problem},
     filter::RequestFilter,
-    operation::matched_operation,
+    operation::{RoomNeed, matched_operation},
     problem_code::ProblemCode,
 };
 
@@ -116,8 +116,13 @@ impl CapacityLimit {
         }
     }
 
-    fn to_problem(&self) -> Problem {
-        let kind = if self.is_disk() { ProblemCode::StoreFull } else { ProblemCode::BrokerFull };
+    /// The code of what is refused while it is full.
+    pub fn problem_code(&self) -> ProblemCode {
+        if self.is_disk() { ProblemCode::StoreFull } else { ProblemCode::BrokerFull }
+    }
+
+    pub(crate) fn to_problem(&self) -> Problem {
+        let kind = self.problem_code();
         let (name, free) = (&self.name, self.free_bytes());
         let detail = format!("{name} may hold {} bytes, and {free} of them are free", self.limit_bytes);
         self.add_members(Problem::new(kind).with_detail(detail))
@@ -217,6 +222,12 @@ impl CapacityMonitor {
         *shared.limits.write() = limits.into();
     }
 
+    /// The first of the limits of `need` that is full.
+    pub(crate) fn find_full(&self, need: &RoomNeed) -> Option<CapacityLimit> {
+        let is_it = |limit: &&CapacityLimit| limit.is_full() && need.limits.contains(&limit.name.as_str());
+        self.limits().iter().find(is_it).cloned()
+    }
+
     /// All limits as they were found last.
     pub fn limits(&self) -> Arc<[CapacityLimit]> {
         Arc::clone(&self.shared.limits.read())
@@ -254,8 +265,7 @@ impl RequestFilter for CapacityMonitor {
             return Ok(());
         }
         let limits = self.limits();
-        let mut these = limits.iter().filter(|limit| needed.contains(&limit.name.as_str()));
-        if let Some(full) = these.find(|limit| limit.is_full()) {
+        if let Some(full) = self.find_full(&need) {
             return Err(full.to_problem());
         }
         // What is too large for any disk is refused as that by the handlers of uploads.

@@ -90,7 +90,7 @@ impl From<NextEncodeError> for RedriveError {
 
 impl RedriveError {
     /// A stable code; those that the API knows are spelled alike.
-    pub const fn code(&self) -> &'static str {
+    pub fn code(&self) -> &'static str {
         match self {
             Self::Bus(error) => error.code(),
             Self::NextEncode(error) => error.code(),

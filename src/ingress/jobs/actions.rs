@@ -202,6 +202,7 @@ pub(crate) fn explain_encode_failure(error: NextEncodeError) -> Problem {
         NextEncodeError::Store(error) => Problem::unavailable(&error),
         NextEncodeError::UnknownMedium(_) => Problem::not_found("its medium is not there any more"),
         NextEncodeError::SourceGone(_) => Problem::new(ProblemCode::SourceGone),
+        NextEncodeError::NoRoom(limit) => limit.to_problem(),
         NextEncodeError::TooManyEncodes(_) => Problem::new(ProblemCode::EncodesTooMany),
         NextEncodeError::TooManySuperseded(_) => Problem::new(ProblemCode::EncodesInUse),
     }

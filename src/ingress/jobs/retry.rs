@@ -15,6 +15,8 @@ use schemas::{
 };
 use store::Store;
 
+use crate::capacity::CapacityLimit;
+
 /// Most encodes of a medium.
 pub const ENCODES_MAX: u32 = 1_000;
 
@@ -53,6 +55,9 @@ pub enum NextEncodeError {
     /// There is no number left for another encode.
     #[error("{0} has {ENCODES_MAX} encodes")]
     TooManyEncodes(MediaId),
+    /// There is no room for what it makes.
+    #[error("there is no room: {} is full", .0.name)]
+    NoRoom(CapacityLimit),
     /// Those that it replaced are still played.
     #[error("{SUPERSEDED_ENCODES_MAX} replaced encodes of {0} wait for their sessions to end")]
     TooManySuperseded(MediaId),
@@ -60,13 +65,14 @@ pub enum NextEncodeError {
 
 impl NextEncodeError {
     /// A stable code; those that the API knows are spelled alike.
-    pub const fn code(&self) -> &'static str {
+    pub fn code(&self) -> &'static str {
         match self {
             Self::Bus(error) => error.code(),
             Self::Store(_) => "store_unavailable",
             Self::UnknownMedium(_) => "not_found",
             Self::SourceGone(_) => "source_gone",
             Self::TooManyEncodes(_) => "encodes_too_many",
+            Self::NoRoom(limit) => limit.problem_code().code(),
             Self::TooManySuperseded(_) => "encodes_in_use",
         }
     }

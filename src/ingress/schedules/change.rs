@@ -340,6 +340,7 @@ pub(super) async fn run_schedule_now(
     let runner = ScheduleRunner {
         bus: app.bus.clone(),
         store: app.store.clone(),
+        capacity: app.capacity.clone(),
         ended_kept_ms: app.config.uploads.ended_kept_ms,
     };
     match runner.run_now(held, &who.owner, now_ms).await? {

@@ -17,7 +17,10 @@ use schemas::{
 use store::Store;
 use web::problem_code::ProblemCode;
 
-use crate::jobs::retry::{NextEncode, NextEncodeError, begin_scheduled_encode};
+use crate::{
+    capacity::{CapacityMonitor, ENCODE},
+    jobs::retry::{NextEncode, NextEncodeError, begin_scheduled_encode},
+};
 
 /// How long a job is tried to be begun, in milliseconds: an hour.
 pub const START_MS_MAX: u64 = 3_600_000;
@@ -29,6 +32,8 @@ pub struct ScheduleRunner {
     pub bus: Bus,
     /// Where the sources are.
     pub store: Store,
+    /// Whether there is room for what is begun.
+    pub capacity: CapacityMonitor,
     /// How long a schedule without a time is kept, in milliseconds.
     pub ended_kept_ms: u64,
 }
@@ -192,6 +197,9 @@ impl ScheduleRunner {
         wanted: &TranscodeJobRequest,
         (run, attempt_before): (ScheduledRun, u32),
     ) -> Result<RunOutcome, NextEncodeError> {
+        if let Some(full) = self.capacity.find_full(&ENCODE) {
+            return Err(NextEncodeError::NoRoom(full));
+        }
         let (profile, priority) = (wanted.profile.clone(), wanted.priority);
         let settings = EncodeSettings { profile, priority, scheduled: Some(run) };
         let medium = (wanted.media_id, owner, attempt_before);
@@ -222,12 +230,12 @@ pub(super) fn describe_refusal(
     })
 }
 
-/// True for what goes by itself: the broker, or the store, is away.
+/// True for what may go by itself: the broker, or the store, is away or full.
 fn is_passing(error: &NextEncodeError) -> bool {
     match error {
         NextEncodeError::Bus(BusError::Invalid { .. }) => false,
         // Also what only a newer version can read: one of it may be the next keeper.
-        NextEncodeError::Bus(_) => true,
+        NextEncodeError::Bus(_) | NextEncodeError::NoRoom(_) => true,
         NextEncodeError::Store(error) => error.is_outage(),
         _ => false,
     }

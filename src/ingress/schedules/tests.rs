@@ -27,9 +27,11 @@ use super::{
     owner_key,
 };
 use crate::{
+    capacity::{CapacityConfig, CapacityMonitor},
     jobs::retry::NextEncodeError,
     tests::Answer,
     transcode::tests::{Encoded, FILM, OWNER},
+    uploads::UploadConfig,
 };
 
 const HOUR_MS: u64 = 3_600_000;
@@ -89,10 +91,18 @@ impl Encoded {
         run_due(&self.runner(), record, now_ms).await
     }
 
+    /// What there is room for if so many bytes are to stay free on the disk.
+    fn capacity(&self, free_bytes_min: u64) -> CapacityMonitor {
+        let (config, uploads) =
+            (CapacityConfig::default(), UploadConfig { free_bytes_min, ..UploadConfig::default() });
+        CapacityMonitor::new(self.admin.clone(), self.site.store.clone(), config, &uploads)
+    }
+
     fn runner(&self) -> ScheduleRunner {
         ScheduleRunner {
             bus: self.admin.clone(),
             store: self.site.store.clone(),
+            capacity: self.capacity(0),
             ended_kept_ms: 30 * 24 * HOUR_MS,
         }
     }
@@ -419,6 +429,20 @@ async fn an_outage_of_the_store_delays_a_run_and_does_not_lose_it() {
     assert!(run_due(&away, &stuck, now_ms + START_MS_MAX - 1).await.is_err());
     let given_up = run_due(&away, &stuck, now_ms + START_MS_MAX).await.unwrap();
     assert_eq!(refusal_code(&given_up), "store_unavailable");
+}
+
+#[tokio::test]
+async fn a_full_store_delays_a_run_until_there_is_room() {
+    let site = Encoded::start().await;
+    let now_ms = nats::now_ms();
+    let record = site.put(now_ms, Vec::new()).await;
+    let full = ScheduleRunner { capacity: site.capacity(u64::MAX), ..site.runner() };
+    full.capacity.poll_limits().await;
+    let error = run_due(&full, &record, now_ms).await.unwrap_err();
+    assert_eq!(error.code(), "store_full", "{error:?}");
+    assert_eq!(site.medium().await.attempt.number, 0);
+    let begun = site.run_due(&record, now_ms + 60_000).await.unwrap();
+    assert_eq!(last_outcome(&begun), RunOutcome::Begun { job_id: derive_job_id(FILM, 2) });
 }
 
 #[tokio::test]

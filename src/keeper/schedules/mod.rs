@@ -8,7 +8,7 @@ use std::{
 };
 
 use futures::StreamExt as _;
-use ingress::{jobs::retry::NextEncodeError, schedules::firing::ScheduleRunner};
+use ingress::{capacity::CapacityMonitor, jobs::retry::NextEncodeError, schedules::firing::ScheduleRunner};
 use nats::{Bus, BusError, ReaderStart, reader};
 use schemas::{KvRecord as _, schedule::ScheduleRecord, subjects};
 use store::Store;
@@ -34,7 +34,8 @@ const LOOK_MS_MAX: u64 = 30_000;
 
 /// Fires schedules until `held` fires.
 pub async fn run_schedules(bus: Bus, store: Store, config: KeeperConfig, held: CancellationToken) {
-    let runner = ScheduleRunner { bus: bus.clone(), store, ended_kept_ms: config.ended_kept_ms };
+    let capacity = CapacityMonitor::new(bus.clone(), store.clone(), config.capacity, &config.uploads);
+    let runner = ScheduleRunner { bus: bus.clone(), store, capacity, ended_kept_ms: config.ended_kept_ms };
     let mut timer = ScheduleTimer::new(runner);
     let settings = reader::ReaderConfig::new(
         subjects::kv_stream_name(ScheduleRecord::BUCKET),
@@ -162,6 +163,9 @@ impl ScheduleTimer {
 
     /// Begins the jobs of runs that are starting, until the store or the broker is found to be away.
     async fn begin_jobs(&mut self, mut starting: Vec<ScheduleRecord>, now_ms: u64) {
+        if !starting.is_empty() {
+            self.runner.capacity.poll_limits().await;
+        }
         // Those first that were not tried yet.
         let fired_at_ms = |record: &ScheduleRecord| record.starting_run().map(|run| run.fired_at_ms);
         starting.sort_unstable_by_key(|record| std::cmp::Reverse(fired_at_ms(record)));
@@ -186,7 +190,9 @@ impl ScheduleTimer {
                     tracing::warn!(%error, key, "the job of a schedule is begun later");
                     if matches!(
                         error,
-                        NextEncodeError::Store(_) | NextEncodeError::Bus(BusError::Unavailable(_))
+                        NextEncodeError::Store(_)
+                            | NextEncodeError::NoRoom(_)
+                            | NextEncodeError::Bus(BusError::Unavailable(_))
                     ) {
                         return;
                     }

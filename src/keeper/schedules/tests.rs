@@ -65,7 +65,9 @@ fn timing(number: usize) -> ScheduleTiming {
 
 /// A keeper's timer that has read the bucket.
 async fn start_timer(bus: &Bus, store: &Store) -> ScheduleTimer {
-    let runner = ScheduleRunner { bus: bus.clone(), store: store.clone(), ended_kept_ms: 1 };
+    let config = KeeperConfig::default();
+    let capacity = CapacityMonitor::new(bus.clone(), store.clone(), config.capacity, &config.uploads);
+    let runner = ScheduleRunner { bus: bus.clone(), store: store.clone(), capacity, ended_kept_ms: 1 };
     let mut timer = ScheduleTimer::new(runner);
     for (subject, payload) in
         read_all(bus, &subjects::kv_stream_name(ScheduleRecord::BUCKET), "$KV.schedules.>").await
