@@ -184,7 +184,8 @@ POST /v1/dead-letters/{sequence}/discard Principal(Worker) Worker
 POST /v1/dead-letters/{sequence}/redrive Principal(Worker) Worker
 POST /v1/forms Body Upload
 POST /v1/forms/tokens Principal(Upload) Upload
-POST /v1/jobs Principal(Worker) Transcoder
+POST /v1/jobs Principal(Worker) Worker
+POST /v1/jobs/bulk Principal(Worker) Worker
 POST /v1/jobs/{job_id}/cancel Principal(Worker) Worker
 POST /v1/jobs/{job_id}/pause Principal(Worker) Worker
 POST /v1/jobs/{job_id}/resume Principal(Worker) Worker
@@ -510,6 +511,8 @@ impl Story {
         let job = json!({ "kind": "transcode", "media_id": media_id });
         let body = json!({ "job": job }).to_string();
         self.does("post /v1/jobs", "/v1/jobs", &json, &body, 202).await;
+        let body = json!({ "jobs": [{ "job": job, "run_at_ms": nats::now_ms() + 60_000 }] }).to_string();
+        self.does("post /v1/jobs/bulk", "/v1/jobs/bulk", &json, &body, 200).await;
         self.schedules(&json, &job).await;
     }
 

@@ -162,21 +162,28 @@ impl From<nats::BusError> for Problem {
     }
 }
 
-impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
-        let mut body = self.members;
+impl Problem {
+    /// The document, for an answer that has several.
+    pub fn to_document(&self) -> Value {
+        let mut body = self.members.clone();
         body.insert("type".into(), json!(self.kind.type_uri()));
         body.insert("title".into(), json!(self.kind.title()));
         body.insert("status".into(), json!(self.status.as_u16()));
         body.insert("code".into(), json!(self.kind.code()));
-        if let Some(detail) = self.detail {
+        if let Some(detail) = &self.detail {
             body.insert("detail".into(), json!(detail));
         }
         if let Some(id) = super::request::current_id() {
             body.insert("instance".into(), json!(instance_urn(id)));
             body.insert("request_id".into(), json!(id.to_string()));
         }
-        let mut response = (self.status, Json(Value::Object(body))).into_response();
+        Value::Object(body)
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, Json(self.to_document())).into_response();
         response
             .headers_mut()
             .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));

@@ -48,7 +48,7 @@ pub mod cancellation;
 mod pausing;
 mod priority;
 pub mod retry;
-mod submit;
+pub(crate) mod submit;
 mod why;
 
 /// Part records that one request reads at the same time.
@@ -59,6 +59,7 @@ pub fn router() -> OperationRouter<AppState> {
     OperationRouter::default()
         .with(&LIST_JOBS, list_jobs)
         .with(&submit::SUBMIT_JOB, submit::submit_job)
+        .with(&submit::SUBMIT_JOBS, submit::submit_jobs)
         .with(&COUNT_JOBS, count_jobs)
         .with(&READ_JOB, read_job)
         .with(&actions::CANCEL_JOB, actions::cancel_job)
@@ -75,6 +76,7 @@ pub fn router() -> OperationRouter<AppState> {
     list_jobs,
     count_jobs,
     submit::submit_job,
+    submit::submit_jobs,
     read_job,
     actions::cancel_job,
     actions::retry_job,
@@ -94,7 +96,9 @@ impl openapi::OperationGroup for JobsApiDoc {
         schemas.add_response::<ListPage<JobIndexItem>>();
         schemas.add_request::<priority::JobChangeRequest>();
         schemas.add_request::<submit::JobSubmission>();
+        schemas.add_request::<submit::JobBulkSubmission>();
         schemas.add_response::<submit::JobSubmittedDocument>();
+        schemas.add_response::<submit::JobBulkSubmittedDocument>();
         schemas.add_response::<JobCounts>();
         schemas.add_response::<JobDocument<'_>>();
         schemas.add_response::<actions::JobRetriedDocument>();

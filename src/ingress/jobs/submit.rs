@@ -1,4 +1,6 @@
-//! Asking for a job: now, or at a time.
+//! Asking for jobs: now, or at a time, one or many.
+//!
+//! Limits: one request asks for at most [`BULK_JOBS_MAX`] jobs.
 
 use axum::{
     Extension, Json,
@@ -13,7 +15,7 @@ use schemas::{
     schedule::JobRequest,
 };
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{AppState, capacity, schedules, transcode::begin_transcode};
 use auth::Principal;
@@ -21,10 +23,14 @@ use web::{
     body::JsonBody,
     error::Problem,
     idempotency::IdempotencyClaim,
-    limit::RateLimitGroup,
+    limit::{RateLimitGroup, RateLimitPermit},
     operation::{Operation, OperationAccess},
+    problem_code::ProblemCode,
     public_address::PublicAddress,
 };
+
+/// Most jobs that one request asks for.
+pub(crate) const BULK_JOBS_MAX: usize = 100;
 
 /// A job that is asked for.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -39,6 +45,18 @@ pub(super) struct JobSubmission {
     run_at_ms: Option<u64>,
 }
 
+/// Jobs that are asked for.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "JobBulkSubmission", example = json!({
+    "jobs": [{ "job": { "kind": "transcode", "media_id": "06db00820dt0303jc5mn0r355k" }, "run_at_ms": 1_795_000_000_000_u64 }],
+}))]
+pub(super) struct JobBulkSubmission {
+    /// Each on its own: one that is refused keeps no other from being begun.
+    #[schemars(length(min = 1, max = BULK_JOBS_MAX))]
+    jobs: Vec<JobSubmission>,
+}
+
 /// What was asked for.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "JobSubmitted", example = json!({ "job_id": "06db008a0lt0303jc5mn0r356g", "schedule_id": null }))]
@@ -49,20 +67,47 @@ pub(super) struct JobSubmittedDocument {
     schedule_id: Option<ScheduleId>,
 }
 
+/// What became of each job that was asked for, in the same order.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "JobBulkSubmitted", example = json!({
+    "items": [{ "job_id": "06db008a0lt0303jc5mn0r356g", "schedule_id": null, "problem": null }], "refused_count": 0,
+}))]
+pub(super) struct JobBulkSubmittedDocument {
+    /// The jobs.
+    items: Vec<JobBulkItem>,
+    /// How many of them have a problem.
+    refused_count: usize,
+}
+
+/// What became of one of them.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "JobBulkItem")]
+struct JobBulkItem {
+    /// The job, or the schedule that begins it; both null where there is a problem.
+    #[serde(flatten)]
+    submitted: JobSubmittedDocument,
+    /// Why there is none, as it would have been answered alone; null where there is one.
+    #[schemars(schema_with = "optional_problem")]
+    problem: Option<Value>,
+}
+
+fn optional_problem(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({ "anyOf": [{ "$ref": "#/components/schemas/Problem" }, { "type": "null" }] })
+}
+
 pub(super) static SUBMIT_JOB: Operation = Operation::change(
     Method::POST,
     "/v1/jobs",
     OperationAccess::Principal(ApiKeyScope::Worker),
-    // Whichever way it is asked for, an encode counts as one.
-    Some(RateLimitGroup::Transcoder),
+    Some(RateLimitGroup::Worker),
     &["media.reopened", "schedule.created"],
 )
 .with_room(capacity::JOB);
 
 /// Ask for a job
 ///
-/// Of the kind `transcode`, it is what `POST /v1/media/{media_id}/transcode` begins. With `run_at_ms` it begins at that time, by a
-/// schedule that fires once, and can be changed or removed until then.
+/// Of the kind `transcode`, it is what `POST /v1/media/{media_id}/transcode` begins, and counts as one, too. With `run_at_ms` it begins
+/// at that time, by a schedule that fires once, and can be changed or removed until then.
 #[utoipa::path(
     post,
     path = SUBMIT_JOB.path,
@@ -81,23 +126,97 @@ pub(super) async fn submit_job(
     State(app): State<AppState>,
     who: Principal,
     address: PublicAddress,
+    permit: RateLimitPermit,
     claim: Option<Extension<IdempotencyClaim>>,
     JsonBody(wanted): JsonBody<JobSubmission>,
 ) -> Result<Response, Problem> {
-    let (document, place) = match (wanted.job, wanted.run_at_ms) {
-        (job, Some(at_ms)) => {
-            let made = schedules::make_single_run(&app, &who, claim.as_deref(), (job, at_ms)).await?;
-            let document = JobSubmittedDocument { job_id: None, schedule_id: Some(made.schedule_id) };
-            (document, format!("schedules/{}", made.schedule_id))
+    let id = claim.map_or_else(nats::new_id_bytes, |claim| claim.derive_id(0));
+    let document =
+        submit(&app, &who, || permit.charge_group(RateLimitGroup::Transcoder), wanted, (id, "")).await?;
+    let place = match (&document.job_id, &document.schedule_id) {
+        (Some(job_id), _) => format!("jobs/{job_id}"),
+        (None, schedule_id) => {
+            format!("schedules/{}", schedule_id.map(|id| id.to_string()).unwrap_or_default())
         }
-        (JobRequest::Transcode(wanted), None) => {
-            let begun = begin_transcode(&app, wanted, &who, "/job/profile").await?;
-            let document = JobSubmittedDocument { job_id: Some(begun.job_id), schedule_id: None };
-            (document, format!("jobs/{}", begun.job_id))
-        }
-        (JobRequest::Unknown, None) => return Err(schedules::unknown_kind()),
     };
     let location = HeaderValue::try_from(format!("{}/v1/{place}", address.prefix()))
         .map_err(|error| Problem::internal(&error))?;
     Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(document)).into_response())
+}
+
+pub(super) static SUBMIT_JOBS: Operation = Operation::change(
+    Method::POST,
+    "/v1/jobs/bulk",
+    OperationAccess::Principal(ApiKeyScope::Worker),
+    Some(RateLimitGroup::Worker),
+    &["media.reopened", "schedule.created"],
+)
+.with_room(capacity::JOB);
+
+/// Ask for many jobs
+///
+/// At most 100, each as `POST /v1/jobs` takes it: what is refused says why, and keeps no other from being begun. Each encode that
+/// begins now counts as one; of those behind the last that may, the problem is `rate_limited`.
+#[utoipa::path(
+    post,
+    path = SUBMIT_JOBS.path,
+    tag = "worker",
+    operation_id = "submit_jobs",
+    params(("Idempotency-Key", Header)),
+    request_body(content = ref("#/components/schemas/JobBulkSubmission"), content_type = "application/json"),
+    responses((
+        status = 200, description = "What became of each, in the same order", body = ref("#/components/schemas/JobBulkSubmitted"),
+    )),
+)]
+pub(super) async fn submit_jobs(
+    State(app): State<AppState>,
+    who: Principal,
+    permit: RateLimitPermit,
+    claim: Option<Extension<IdempotencyClaim>>,
+    JsonBody(wanted): JsonBody<JobBulkSubmission>,
+) -> Result<Json<JobBulkSubmittedDocument>, Problem> {
+    if !(1..=BULK_JOBS_MAX).contains(&wanted.jobs.len()) {
+        let detail = format!("1 to {BULK_JOBS_MAX} jobs");
+        return Err(Problem::new(ProblemCode::RequestInvalid).with_pointer("/jobs", detail));
+    }
+    let mut items = Vec::with_capacity(wanted.jobs.len());
+    for (number, wanted) in (0_u8..).zip(wanted.jobs) {
+        let id = claim.as_ref().map_or_else(nats::new_id_bytes, |claim| claim.derive_id(number));
+        let place = format!("/jobs/{number}");
+        let charge = || permit.charge_item(RateLimitGroup::Transcoder);
+        let (submitted, problem) = match submit(&app, &who, charge, wanted, (id, &place)).await {
+            Ok(submitted) => (submitted, None),
+            Err(problem) => {
+                let nothing = JobSubmittedDocument { job_id: None, schedule_id: None };
+                (nothing, Some(problem.to_document()))
+            }
+        };
+        items.push(JobBulkItem { submitted, problem });
+    }
+    let refused_count = items.iter().filter(|item| item.problem.is_some()).count();
+    Ok(Json(JobBulkSubmittedDocument { items, refused_count }))
+}
+
+/// Begins a job, or makes the schedule that does, by the id `id`; `place` is where it stands in the request.
+async fn submit(
+    app: &AppState,
+    who: &Principal,
+    charge_encode: impl FnOnce() -> Result<(), Problem> + Send,
+    wanted: JobSubmission,
+    (id, place): ([u8; 16], &str),
+) -> Result<JobSubmittedDocument, Problem> {
+    match (wanted.job, wanted.run_at_ms) {
+        (job, Some(at_ms)) => {
+            let schedule_id = ScheduleId::from_bytes(id);
+            let made = schedules::make_single_run(app, who, schedule_id, (job, at_ms), place).await?;
+            Ok(JobSubmittedDocument { job_id: None, schedule_id: Some(made.schedule_id) })
+        }
+        (JobRequest::Transcode(wanted), None) => {
+            // Whichever way it is asked for, an encode counts as one.
+            charge_encode()?;
+            let begun = begin_transcode(app, wanted, who, &format!("{place}/job/profile")).await?;
+            Ok(JobSubmittedDocument { job_id: Some(begun.job_id), schedule_id: None })
+        }
+        (JobRequest::Unknown, None) => Err(schedules::unknown_kind(&format!("{place}/job"))),
+    }
 }

@@ -143,7 +143,7 @@ pub(super) async fn change_schedule(
         check_name(name)?;
     }
     if let Some(job) = &wanted.job
-        && find_job_owner(&app, &who, job).await? != held.record.owner
+        && find_job_owner(&app, &who, job, "/job").await? != held.record.owner
     {
         return Err(Problem::new(ProblemCode::ScheduleOwnerOther));
     }

@@ -146,44 +146,60 @@ async fn create_schedule(
     claim: Option<Extension<IdempotencyClaim>>,
     JsonBody(wanted): JsonBody<ScheduleRequest>,
 ) -> Result<Response, Problem> {
-    let record = make_schedule(&app, &who, claim.as_deref(), wanted, "/timing/").await?;
+    let id = claim.map_or_else(nats::new_id_bytes, |claim| claim.derive_id(0));
+    let record =
+        make_schedule(&app, &who, ScheduleId::from_bytes(id), wanted, &RequestPlaces::of_schedule()).await?;
     let path = format!("{}/v1/schedules/{}", address.prefix(), record.schedule_id);
     let location = HeaderValue::try_from(path).map_err(|error| Problem::internal(&error))?;
     let document = ScheduleDocument::new(record);
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(document)).into_response())
 }
 
-/// A schedule that fires once, for `POST /v1/jobs`.
+/// Where in a request the job, and the members of the timing, stand: what JSON Pointers to them begin with.
+struct RequestPlaces {
+    job: String,
+    timing: String,
+}
+
+impl RequestPlaces {
+    /// In a request that is a schedule, or a change of one.
+    fn of_schedule() -> Self {
+        Self { job: "/job".to_owned(), timing: "/timing/".to_owned() }
+    }
+}
+
+/// A schedule that fires once, for a job that stands at `place` of a request.
 pub(crate) async fn make_single_run(
     app: &AppState,
     who: &Principal,
-    claim: Option<&IdempotencyClaim>,
+    schedule_id: ScheduleId,
     (job, at_ms): (JobRequest, u64),
+    place: &str,
 ) -> Result<ScheduleRecord, Problem> {
     let timing = ScheduleTiming::Once { at_ms };
     let wanted = ScheduleRequest { name: String::new(), timing, missed: MissedRunPolicy::Once, job };
-    make_schedule(app, who, claim, wanted, "/run_").await
+    // There, the time is `run_at_ms`.
+    let places = RequestPlaces { job: format!("{place}/job"), timing: format!("{place}/run_") };
+    make_schedule(app, who, schedule_id, wanted, &places).await
 }
 
-/// Makes a schedule, or finds that a request with the same key has made it; `timing_pointer` is where the members of its timing stand.
+/// Makes a schedule, or finds that an earlier request has made the one of that id.
 async fn make_schedule(
     app: &AppState,
     who: &Principal,
-    claim: Option<&IdempotencyClaim>,
+    schedule_id: ScheduleId,
     wanted: ScheduleRequest,
-    timing_pointer: &str,
+    places: &RequestPlaces,
 ) -> Result<ScheduleRecord, Problem> {
-    let owner = find_job_owner(app, who, &wanted.job).await?;
+    let owner = find_job_owner(app, who, &wanted.job, &places.job).await?;
     check_name(&wanted.name)?;
     let now_ms = app.bus.broker_now_ms(&subjects::kv_stream_name(ScheduleRecord::BUCKET)).await?;
     let owner_key = owner_key(&owner);
-    let id = claim.map_or_else(nats::new_id_bytes, |claim| claim.derive_id(0));
-    let schedule_id = ScheduleId::from_bytes(id);
     let key = schedule_key(&owner_key, &schedule_id.to_string());
     if let Some(made) = app.bus.load_record::<ScheduleRecord>(&key).await? {
         return Ok(made.record);
     }
-    let next_run_at_ms = find_first_time(&wanted.timing, now_ms, timing_pointer)?;
+    let next_run_at_ms = find_first_time(&wanted.timing, now_ms, &places.timing)?;
     check_count(&app.bus, &owner_key).await?;
     let record = ScheduleRecord {
         schedule_id,
@@ -224,20 +240,25 @@ async fn check_count(bus: &Bus, owner_key: &str) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Whose job it will be, if `who` may have it done.
-async fn find_job_owner(app: &AppState, who: &Principal, job: &JobRequest) -> Result<String, Problem> {
-    let JobRequest::Transcode(wanted) = job else { return Err(unknown_kind()) };
+/// Whose job it will be, if `who` may have it done; `pointer` is where it stands in the request.
+async fn find_job_owner(
+    app: &AppState,
+    who: &Principal,
+    job: &JobRequest,
+    pointer: &str,
+) -> Result<String, Problem> {
+    let JobRequest::Transcode(wanted) = job else { return Err(unknown_kind(pointer)) };
     let medium = media::load_owned(&app.bus, wanted.media_id, who).await?;
     require_priority(who, wanted.priority)?;
     if let Some(profile) = &wanted.profile {
-        transcode::find_profile(app, Some(profile.clone()), "/job/profile")?;
+        transcode::find_profile(app, Some(profile.clone()), &format!("{pointer}/profile"))?;
     }
     Ok(medium.owner().to_owned())
 }
 
-/// That there are no jobs of such a kind.
-pub(crate) fn unknown_kind() -> Problem {
-    Problem::new(ProblemCode::JobKindUnknown).with_pointer("/job/kind", "there is transcode")
+/// That there are no jobs of the kind that stands in a job at `pointer` of the request.
+pub(crate) fn unknown_kind(pointer: &str) -> Problem {
+    Problem::new(ProblemCode::JobKindUnknown).with_pointer(&format!("{pointer}/kind"), "there is transcode")
 }
 
 /// The first time of a timing that is set at `now_ms`; the members of the timing stand behind `pointer`.

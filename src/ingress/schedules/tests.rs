@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     capacity::{CapacityConfig, CapacityMonitor},
-    jobs::retry::NextEncodeError,
+    jobs::{retry::NextEncodeError, submit::BULK_JOBS_MAX},
     tests::Answer,
     transcode::tests::{Encoded, FILM, OWNER},
     uploads::UploadConfig,
@@ -357,6 +357,56 @@ async fn a_job_is_asked_for_now_or_at_a_time() {
         let answer = ask(body).await;
         assert_eq!((answer.status, &read(&answer)["code"]), (status, &json!(code)), "{answer:?}");
     }
+}
+
+#[tokio::test]
+async fn many_jobs_are_asked_for_at_once_and_each_is_judged_alone() {
+    let site = Encoded::start().await;
+    let ask = async |body: Value| site.send("POST", "/v1/jobs/bulk", &site.owner, &body).await;
+    let at_ms = nats::now_ms() + HOUR_MS;
+    let jobs = json!([
+        { "job": encode_job() },
+        { "job": encode_job() },
+        { "job": encode_job(), "run_at_ms": at_ms },
+        { "job": encode_job(), "run_at_ms": 1 },
+        { "job": { "kind": "brew" } },
+        { "job": { "kind": "transcode", "media_id": FILM, "profile": "huge" } },
+    ]);
+    let answer = ask(json!({ "jobs": jobs })).await;
+    let items = read(&answer)["items"].clone();
+    assert_eq!((answer.status, &read(&answer)["refused_count"]), (200, &json!(4)), "{answer:?}");
+    let job_id = derive_job_id(FILM, 2);
+    assert_eq!(items[0], json!({ "job_id": job_id, "schedule_id": null, "problem": null }));
+    assert!(items[2]["schedule_id"].is_string() && items[2]["problem"].is_null(), "{items}");
+    for (number, status, code, pointer) in [
+        (1, 409, "not_encodable", ""),
+        (3, 422, "timing_invalid", "/jobs/3/run_at_ms"),
+        (4, 422, "job_kind_unknown", "/jobs/4/job/kind"),
+        (5, 422, "profile_unknown", "/jobs/5/job/profile"),
+    ] {
+        let problem = &items[number]["problem"];
+        assert_eq!((&problem["status"], &problem["code"]), (&json!(status), &json!(code)), "{items}");
+        assert_eq!(problem["errors"][0]["pointer"].as_str().unwrap_or_default(), pointer, "{items}");
+        assert!(items[number]["job_id"].is_null() && items[number]["schedule_id"].is_null(), "{items}");
+    }
+    for count in [0, BULK_JOBS_MAX + 1] {
+        let jobs = vec![json!({ "job": encode_job() }); count];
+        assert_eq!(ask(json!({ "jobs": jobs })).await.status, 400, "{count}");
+    }
+}
+
+#[tokio::test]
+async fn encodes_count_as_such_by_whichever_way_they_are_asked_for() {
+    let site = Encoded::start().await;
+    let jobs = vec![json!({ "job": encode_job() }); BULK_JOBS_MAX];
+    let answer = site.send("POST", "/v1/jobs/bulk", &site.owner, &json!({ "jobs": jobs })).await;
+    let items = read(&answer)["items"].clone();
+    let limited =
+        items.as_array().unwrap().iter().filter(|item| item["problem"]["code"] == "rate_limited").count();
+    // Fifty fit, and some come back while they are begun.
+    assert!((1..=BULK_JOBS_MAX / 2).contains(&limited), "{limited}");
+    let path = format!("/v1/media/{FILM}/transcode");
+    assert_eq!(site.send("POST", &path, &site.owner, &json!({})).await.status, 429);
 }
 
 #[tokio::test]

@@ -83,6 +83,17 @@ impl RateLimitPermit {
         self.take_unit(group, if is_known { RateLimitScope::Principal } else { RateLimitScope::Client })
     }
 
+    /// Counts one of several things that the request asks for in `group`, for its principal, or for its client while nobody is known.
+    /// Unlike [`RateLimitPermit::charge_group`], each call counts, and one that finds no room leaves the request and what was counted
+    /// before as they are.
+    ///
+    /// # Errors
+    /// 429 when there is no room for this one.
+    pub fn charge_item(&self, group: RateLimitGroup) -> Result<(), Problem> {
+        let Some(inner) = &self.inner else { return Ok(()) };
+        inner.take_item(group).map_err(|refused| fields::rate_limited(&refused))
+    }
+
     /// Names the principal, for whom the request counts from now on.
     ///
     /// # Errors
@@ -199,6 +210,23 @@ impl RateLimitPermitState {
             }
             Err(wait) => Err(self.refuse_and_refund(&mut taken, bucket, wait, now_ns)),
         }
+    }
+
+    fn take_item(&self, group: RateLimitGroup) -> Result<(), RateLimitRefusal> {
+        let now_ns = self.limits.now_ns();
+        let mut taken = self.taken.lock();
+        let is_known = taken.owner.is_some();
+        let scope = if is_known { RateLimitScope::Principal } else { RateLimitScope::Client };
+        let Some(bucket) = self.bucket_for(group, scope, &taken) else { return Ok(()) };
+        let outcome = bucket.full_at(&self.limits, now_ns, |full_at| {
+            *full_at = bucket.share.take_unit(*full_at, now_ns)?;
+            Ok(())
+        });
+        self.limits.shared.report.count_request(group, scope, outcome.is_ok());
+        if taken.buckets.iter().all(|earlier| earlier.key != bucket.key) {
+            taken.buckets.push(bucket);
+        }
+        outcome.map_err(|wait| RateLimitRefusal { policy: (group, scope), wait })
     }
 
     /// Gives back what was taken before.
