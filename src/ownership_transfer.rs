@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use nats::{Bus, BusError, Outbox, ReaderStart, reader};
+use nats::{Bus, BusError, Outbox, ReaderStart, VersionedRecord, reader};
 use schemas::{
     KvRecord, document,
     ids::{MediaId, RequestId, UploadId},
@@ -121,24 +121,36 @@ async fn transfer_schedules(bus: &Bus, from: &str, to: &str) -> Result<usize, Bu
     let stream = subjects::kv_stream_name(ScheduleRecord::BUCKET);
     let mut found = Vec::new();
     let settings = reader::ReaderConfig::new(stream, filters, ReaderStart::LastPerSubject);
-    visit_entries(bus, settings, |key, payload| {
-        let record = nats::decode_record::<ScheduleRecord>(key, payload).map(|(_, record)| record);
-        found.extend(record.ok().filter(|record| !record.is_removed() && !record.is_of_newer_version()));
+    visit_entries(bus, settings, |key, payload| match nats::decode_record::<ScheduleRecord>(key, payload) {
+        Ok((_, record)) if record.is_removed() => {}
+        Ok((_, record)) if !record.is_of_newer_version() => found.push(record),
+        _ if payload.is_empty() => {}
+        _ => tracing::error!(key, "a schedule of a newer version stays where it is: give it by that version"),
     })
     .await?;
     for old in &found {
         let given = ScheduleRecord { owner: to.to_owned(), owner_key: owner_key(to), ..old.clone() };
+        let key = given.key();
         let event = ingress::schedules::describe_change(&given, BY);
-        let copy = |held: Option<&ScheduleRecord>| held.is_none().then(|| (given.clone(), Outbox::new()));
-        bus.change_record::<ScheduleRecord>(&given.key(), copy).await?;
+        match bus.load_with_tombstone::<ScheduleRecord>(&key).await? {
+            // Given before, until something came in between.
+            Some(held) if !held.record.is_removed() => {}
+            // It was given away from there a short while ago.
+            Some(mut held) => {
+                held.record = given;
+                bus.commit_record(&mut held, Outbox::new().with_event(&event)).await?;
+            }
+            None => {
+                let mut held = VersionedRecord::new(given);
+                bus.commit_record(&mut held, Outbox::new().with_event(&event)).await?;
+            }
+        }
         bus.change_record::<ScheduleRecord>(&old.key(), |held| {
             Some((ScheduleRecord { removed_at_ms: Some(nats::now_ms()), ..held?.clone() }, Outbox::new()))
         })
         .await?;
-        // Written last: the newest record of an id is the one that is read by it.
-        let announce =
-            |held: Option<&ScheduleRecord>| Some((held?.clone(), Outbox::new().with_event(&event)));
-        bus.change_record::<ScheduleRecord>(&given.key(), announce).await?;
+        // Written last: operators read the newest record of an id.
+        bus.change_record::<ScheduleRecord>(&key, |held| Some((held?.clone(), Outbox::new()))).await?;
     }
     Ok(found.len())
 }
@@ -239,7 +251,7 @@ async fn visit_entries(
 
 #[cfg(test)]
 mod tests {
-    use nats::{Role, VersionedRecord, testing::TestBroker};
+    use nats::{Role, testing::TestBroker};
     use schemas::{access, ids::SessionId, schedule::ScheduleChanged, session::AuthKeyCreated};
 
     use super::*;
@@ -322,6 +334,10 @@ mod tests {
         let wanted = ScheduleRecord { owner: bound.clone(), owner_key: owner_key(&bound), ..nightly.clone() };
         assert_eq!(schedule, wanted, "it fires for its new owner");
         assert!(bus.load_record::<ScheduleRecord>(&nightly.key()).await.unwrap().is_none());
+        // There and back again, while what was removed there is still a tombstone.
+        transfer_schedules(&bus, &bound, key_owner).await.unwrap();
+        assert_eq!(transfer_schedules(&bus, key_owner, &bound).await.unwrap(), 1);
+        assert_eq!(bus.load_record::<ScheduleRecord>(&by_id).await.unwrap().unwrap().record, wanted);
         assert_eq!(find_chainless_owners(&bus).await.unwrap(), []);
         // Each change was published, and again there is nothing to give.
         let mut published = Vec::new();
@@ -332,7 +348,7 @@ mod tests {
         ];
         let settings = reader::ReaderConfig::new(subjects::EVENTS, filters, ReaderStart::All);
         visit_entries(&bus, settings, |subject, _| published.push(subject.to_owned())).await.unwrap();
-        assert_eq!(published.len(), 3, "{published:?}");
+        assert_eq!(published.len(), 5, "{published:?}");
         assert_eq!(transfer_ownership(&bus, &bare, &bound).await.unwrap(), OwnerTransferCounts::default());
     }
 }

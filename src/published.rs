@@ -508,9 +508,10 @@ fn worker_message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static s
         "ask.worker" => Some((vec!["ingress"], vec!["transcode"])),
         "ask.worker.answer" => Some((vec!["transcode"], vec!["ingress"])),
         "kv.workers" => Some((vec!["transcode"], vec!["ingress", "keeper"])),
-        "schedule.fired" | "schedule.refused" => Some((vec!["ingress", "keeper"], vec![])),
-        "schedule.missed" => Some((vec!["keeper"], vec![])),
-        "kv.schedules" => Some((vec!["ingress", "keeper"], vec!["ingress", "keeper"])),
+        "schedule.fired" | "schedule.refused" | "schedule.missed" => {
+            Some((vec!["ingress", "keeper"], vec![]))
+        }
+        "kv.schedules" => Some((vec!["admin", "ingress", "keeper"], vec!["admin", "ingress", "keeper"])),
         "ask.position" => Some((vec!["ingress"], vec!["keeper"])),
         "ask.position.answer" => Some((vec!["keeper"], vec!["ingress"])),
         _ => None,

@@ -86,8 +86,8 @@ pub enum ScheduleTiming {
     },
     /// At each time that a cron expression names, by the clock on a wall of its time zone.
     Cron {
-        /// Five fields: minute, hour, day of the month, month, day of the week. `L`, `W`, `#` and names are understood. Up to 24 times a
-        /// day, as numbers, lists and ranges of minute and hour, are fixed times; with `*`, steps or more of them it is an interval.
+        /// Five fields: minute, hour, day of the month, month, day of the week. `L`, `W`, `#` and names are understood. With `*` or a step
+        /// in minute or hour it is an interval, else it names fixed times.
         #[schemars(length(min = 1, max = EXPRESSION_BYTES_MAX))]
         expression: String,
         /// Name in the IANA time zone database, such as `Europe/Berlin`; `UTC` when absent.
@@ -191,6 +191,7 @@ pub struct ScheduleRun {
 
 /// One schedule in the bucket `schedules`, key `<owner_key>.<schedule_id>`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 #[schemars(rename = "ScheduleRecord")]
 pub struct ScheduleRecord {
     /// The schedule.
@@ -229,8 +230,8 @@ pub struct ScheduleRecord {
 }
 
 impl ScheduleRecord {
-    /// Name of `run` everywhere else.
-    pub const fn name_run(&self, planned_at_ms: u64) -> ScheduledRun {
+    /// How other records and events call the run of that time.
+    pub const fn scheduled_run(&self, planned_at_ms: u64) -> ScheduledRun {
         ScheduledRun { schedule_id: self.schedule_id, planned_at_ms }
     }
 

@@ -222,13 +222,15 @@ async fn change_schedules(
 async fn run_now(args: &ScheduleIdsArgs, as_json: bool) -> anyhow::Result<()> {
     let show = |changed: &Value| {
         let run = &changed["runs"][0];
-        if as_json {
-            return Ok(output::print_json(run)?);
-        }
         let text = |name: &str| output::sanitize_text(run[name].as_str().unwrap_or_default());
-        match run["job_id"].as_str() {
-            Some(_) => output::print_message(format!("Begun: job {}", text("job_id"))),
-            None => anyhow::bail!("{} ({})", text("detail"), text("code")),
+        if as_json {
+            output::print_json(run)?;
+        }
+        match run["state"].as_str() {
+            Some("refused") => anyhow::bail!("{} ({})", text("detail"), text("code")),
+            _ if as_json => {}
+            Some("begun") => output::print_message(format!("Begun: job {}", text("job_id"))),
+            _ => output::print_message("It ran: its job begins as soon as what it needs answers again"),
         }
         Ok(())
     };

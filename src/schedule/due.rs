@@ -30,14 +30,21 @@ pub fn find_due_run(
         return Some(fire(timing, next_run_at_ms, next_run_at_ms));
     }
     Some(match missed {
-        MissedRunPolicy::Once => fire(timing, next_run_at_ms, timing.find_last(now_ms)?.max(next_run_at_ms)),
+        MissedRunPolicy::Once => {
+            fire(timing, next_run_at_ms, timing.find_last(now_ms).unwrap_or_default().max(next_run_at_ms))
+        }
         MissedRunPolicy::All => {
             // Mostly there are few, and looking from the other end is dear.
             let later = std::iter::successors(Some(next_run_at_ms), |ms| timing.find_after(*ms));
             let count = later.take_while(|ms| *ms <= now_ms).take(CATCH_UP_MAX + 1).count();
             let first_at_ms = match count {
                 0..=CATCH_UP_MAX => next_run_at_ms,
-                _ => timing.list_last(now_ms, CATCH_UP_MAX).front().copied()?.max(next_run_at_ms),
+                _ => timing
+                    .list_last(now_ms, CATCH_UP_MAX)
+                    .front()
+                    .copied()
+                    .unwrap_or_default()
+                    .max(next_run_at_ms),
             };
             fire(timing, next_run_at_ms, first_at_ms)
         }

@@ -1,11 +1,10 @@
 //! The times of a schedule.
 //!
-//! Cron expressions are read by croner in five fields. Around a change of the clocks on the walls it follows Vixie cron: a fixed time
+//! Cron expressions are read by croner in five fields. Around a change of the clocks on the walls it is as with Vixie cron: a fixed time
 //! that a spring night leaves out comes right behind the gap, and one that an autumn night has twice comes the first time only; of an
 //! interval, with a `*` or a step in minute or hour, what a gap leaves out does not come, and what comes twice comes twice. Croner takes
-//! lists and ranges for intervals, so they are split into their fixed times here.
-//!
-//! Limits: at most [`FIXED_TIMES_MAX`] fixed times a day; what has more counts as an interval.
+//! lists and ranges for intervals, and leaves out what a gap moves to a day that the expression does not name, so it is asked for fixed
+//! times as a wall shows them, and what they are in the zone is worked out here.
 
 use std::collections::VecDeque;
 
@@ -14,16 +13,17 @@ use croner::{
     parser::{CronParser, Seconds, Year},
 };
 // Croner knows no newer one; times cross to and from it as milliseconds.
-use jiff_for_croner::{Timestamp, Zoned, tz::TimeZone};
+use jiff_for_croner::{
+    SignedDuration, Timestamp, Zoned,
+    civil::DateTime,
+    tz::{AmbiguousOffset, TimeZone},
+};
 use schemas::schedule::{EXPRESSION_BYTES_MAX, INTERVAL_MS_MAX, INTERVAL_MS_MIN, ScheduleTiming};
 
 use crate::AHEAD_MS_MAX;
 
 /// A minute: cron knows nothing finer.
 const MINUTE_MS: u64 = 60_000;
-
-/// Most fixed times a day of a cron expression.
-const FIXED_TIMES_MAX: usize = 24;
 
 /// More than clocks on walls were ever changed by at once, in milliseconds: islands that went over the date line left out a day.
 const WALL_CLOCK_CHANGE_MS_MAX: u64 = 25 * 3_600_000;
@@ -76,9 +76,14 @@ enum Times {
     Once {
         at_ms: u64,
     },
-    /// Whatever any of them names.
-    Cron {
-        crons: Vec<Cron>,
+    /// Times on walls, and no interval.
+    Fixed {
+        cron: Box<Cron>,
+        zone: TimeZone,
+    },
+    /// An interval on walls.
+    Interval {
+        cron: Box<Cron>,
         zone: TimeZone,
     },
     Every {
@@ -110,17 +115,20 @@ impl Timing {
                 // A path or `posix/...` is a name to the database, too.
                 let is_name = time_zone.len() <= EXPRESSION_BYTES_MAX && !time_zone.contains("..");
                 let zone = is_name.then(|| TimeZone::get(time_zone).ok()).flatten();
+                let fields: Vec<&str> = expression.split_whitespace().collect();
+                let [minute, hour, _, _, _] = fields.as_slice() else {
+                    return Err(TimingError::Expression(format!("it has {} fields", fields.len())));
+                };
                 let parser =
                     CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build();
-                let parse = |text: &str| {
-                    parser.parse(text).map_err(|error| TimingError::Expression(error.to_string()))
-                };
-                let whole = parse(expression)?;
-                let crons = match split_fixed_times(expression) {
-                    Some(fixed) => fixed.iter().map(|text| parse(text)).collect::<Result<_, _>>()?,
-                    None => vec![whole],
-                };
-                Times::Cron { crons, zone: zone.ok_or(TimingError::TimeZone)? }
+                let parsed = parser.parse(expression);
+                let cron = Box::new(parsed.map_err(|error| TimingError::Expression(error.to_string()))?);
+                let zone = zone.ok_or(TimingError::TimeZone)?;
+                if [minute, hour].iter().any(|field| field.contains(['*', '/', '?'])) {
+                    Times::Interval { cron, zone }
+                } else {
+                    Times::Fixed { cron, zone }
+                }
             }
         }))
     }
@@ -133,7 +141,7 @@ impl Timing {
         let none = if matches!(self.0, Times::Once { .. }) { TimingError::Past } else { TimingError::Never };
         let first_at_ms = self.find_from(now_ms).ok_or(none)?;
         if first_at_ms > now_ms.saturating_add(AHEAD_MS_MAX) {
-            let is_cron = matches!(self.0, Times::Cron { .. });
+            let is_cron = matches!(self.0, Times::Fixed { .. } | Times::Interval { .. });
             return Err(if is_cron { TimingError::Never } else { TimingError::TooFar });
         }
         Ok(first_at_ms)
@@ -147,9 +155,8 @@ impl Timing {
                 let steps = from_ms.saturating_sub(*first_at_ms).div_ceil(*interval_ms);
                 first_at_ms.checked_add(steps.checked_mul(*interval_ms)?)
             }
-            Times::Cron { crons, zone } => {
-                crons.iter().filter_map(|cron| find_cron_time(cron, zone, from_ms)).min()
-            }
+            Times::Fixed { cron, zone } => find_fixed_time(cron, zone, from_ms),
+            Times::Interval { cron, zone } => find_interval_time(cron, zone, from_ms),
         }
     }
 
@@ -184,55 +191,65 @@ impl Timing {
             Times::Every { interval_ms, .. } => {
                 Some(ms.saturating_sub(interval_ms.saturating_mul(u64::try_from(count).ok()?)))
             }
-            // Backwards croner finds other times than forwards where clocks on walls change: forwards is what fires.
-            Times::Cron { crons, zone } => {
-                let now = to_zoned(ms, zone)?;
-                let oldest = |cron: &Cron| {
-                    let older = |time: &Zoned| cron.find_previous_occurrence(time, false).ok();
-                    to_ms(&std::iter::successors(Some(now.clone()), older).take(count + 1).last()?)
-                };
-                // Each alone has enough of them.
-                Some(crons.iter().filter_map(oldest).max()?.saturating_sub(WALL_CLOCK_CHANGE_MS_MAX))
+            // Only about: backwards croner finds other times than forwards where clocks on walls change, and forwards is what fires.
+            Times::Fixed { cron, zone } | Times::Interval { cron, zone } => {
+                let now = zone.to_datetime(to_timestamp(ms)?);
+                let older = |time: &DateTime| cron.find_previous_occurrence(time, false).ok();
+                let oldest = std::iter::successors(Some(now), older).take(count + 1).last()?;
+                Some(resolve_on_wall(zone, oldest)?.saturating_sub(WALL_CLOCK_CHANGE_MS_MAX))
             }
         }
     }
 }
 
-/// The first time of an expression at `from_ms` or later.
-fn find_cron_time(cron: &Cron, zone: &TimeZone, from_ms: u64) -> Option<u64> {
-    // From a whole minute before: croner finds what a gap moved to its end only from where the gap lies ahead.
+/// The first time of an interval at `from_ms` or later.
+fn find_interval_time(cron: &Cron, zone: &TimeZone, from_ms: u64) -> Option<u64> {
+    // Times of whole minutes, from one before.
     let before_ms = (from_ms / MINUTE_MS * MINUTE_MS).saturating_sub(MINUTE_MS);
     let next = |time: &Zoned| cron.find_next_occurrence(time, false).ok();
-    let mut times = std::iter::successors(next(&to_zoned(before_ms, zone)?), next);
-    times.find_map(|time| to_ms(&time).filter(|found_ms| *found_ms >= from_ms))
+    let start = to_timestamp(before_ms)?.to_zoned(zone.clone());
+    let mut times = std::iter::successors(next(&start), next);
+    times.find_map(|time| to_ms(time.timestamp()).filter(|found_ms| *found_ms >= from_ms))
 }
 
-/// An expression for each time of the day that minute and hour name as numbers, lists and ranges; nothing where they are an interval.
-fn split_fixed_times(expression: &str) -> Option<Vec<String>> {
-    let fields: Vec<&str> = expression.split_whitespace().collect();
-    let [minute, hour, rest @ ..] = fields.as_slice() else { return None };
-    let (minutes, hours) = (list_numbers(minute)?, list_numbers(hour)?);
-    let count = minutes.len() * hours.len();
-    let days = rest.join(" ");
-    let text =
-        |hour: &u32| minutes.iter().map(|minute| format!("{minute} {hour} {days}")).collect::<Vec<_>>();
-    (rest.len() == 3 && (1..=FIXED_TIMES_MAX).contains(&count)).then(|| hours.iter().flat_map(text).collect())
+/// The first fixed time at `from_ms` or later.
+fn find_fixed_time(cron: &Cron, zone: &TimeZone, from_ms: u64) -> Option<u64> {
+    let from = to_timestamp(from_ms)?;
+    // What a gap moved to its end stands before it on the wall.
+    let changed_ms = find_last_change(zone, from).and_then(to_ms);
+    let is_recent = changed_ms.is_some_and(|ms| from_ms.saturating_sub(ms) < WALL_CLOCK_CHANGE_MS_MAX);
+    let back_ms = MINUTE_MS + if is_recent { WALL_CLOCK_CHANGE_MS_MAX } else { 0 };
+    let start = zone.to_datetime(from).checked_sub(to_duration(back_ms)?).ok()?;
+    let next = |time: &DateTime| cron.find_next_occurrence(time, false).ok();
+    let mut times = std::iter::successors(next(&start), next);
+    times.find_map(|time| resolve_on_wall(zone, time).filter(|found_ms| *found_ms >= from_ms))
 }
 
-/// What a field of numbers, lists and ranges names, which was found to be one.
-fn list_numbers(field: &str) -> Option<Vec<u32>> {
-    let numbers = field.split(',').map(|item| {
-        let (first, last) = item.split_once('-').unwrap_or((item, item));
-        Some(first.parse::<u32>().ok()?..=last.parse::<u32>().ok().filter(|last| *last < 60)?)
-    });
-    Some(numbers.collect::<Option<Vec<_>>>()?.into_iter().flatten().collect())
+/// When a wall of `zone` shows `time`, in Unix milliseconds: the first time where it does twice, and the end of the gap where it never
+/// does.
+fn resolve_on_wall(zone: &TimeZone, time: DateTime) -> Option<u64> {
+    let (AmbiguousOffset::Unambiguous { offset }
+    | AmbiguousOffset::Fold { before: offset, .. }
+    | AmbiguousOffset::Gap { before: offset, .. }) = zone.to_ambiguous_timestamp(time).offset();
+    let shown = offset.to_timestamp(time).ok()?;
+    let is_gap = zone.to_offset(shown) != offset;
+    to_ms(if is_gap { find_last_change(zone, shown)? } else { shown })
 }
 
-fn to_zoned(ms: u64, zone: &TimeZone) -> Option<Zoned> {
-    let time = Timestamp::from_millisecond(i64::try_from(ms).ok()?).ok()?;
-    Some(time.to_zoned(zone.clone()))
+/// The last change of the clocks on the walls of `zone` at `time` or before.
+fn find_last_change(zone: &TimeZone, time: Timestamp) -> Option<Timestamp> {
+    let behind = time.checked_add(to_duration(1)?).ok()?;
+    zone.preceding(behind).next().map(|change| change.timestamp())
 }
 
-fn to_ms(time: &Zoned) -> Option<u64> {
-    u64::try_from(time.timestamp().as_millisecond()).ok()
+fn to_duration(ms: u64) -> Option<SignedDuration> {
+    Some(SignedDuration::from_millis(i64::try_from(ms).ok()?))
+}
+
+fn to_timestamp(ms: u64) -> Option<Timestamp> {
+    Timestamp::from_millisecond(i64::try_from(ms).ok()?).ok()
+}
+
+fn to_ms(time: Timestamp) -> Option<u64> {
+    u64::try_from(time.as_millisecond()).ok()
 }

@@ -224,8 +224,7 @@ impl CapacityMonitor {
 
     /// The first of the limits of `need` that is full.
     pub(crate) fn find_full(&self, need: &RoomNeed) -> Option<CapacityLimit> {
-        let is_it = |limit: &&CapacityLimit| limit.is_full() && need.limits.contains(&limit.name.as_str());
-        self.limits().iter().find(is_it).cloned()
+        find_full_limit(&self.limits(), need).cloned()
     }
 
     /// All limits as they were found last.
@@ -265,7 +264,7 @@ impl RequestFilter for CapacityMonitor {
             return Ok(());
         }
         let limits = self.limits();
-        if let Some(full) = self.find_full(&need) {
+        if let Some(full) = find_full_limit(&limits, &need) {
             return Err(full.to_problem());
         }
         // What is too large for any disk is refused as that by the handlers of uploads.
@@ -279,6 +278,11 @@ impl RequestFilter for CapacityMonitor {
             None => Ok(()),
         }
     }
+}
+
+/// The first of the limits of `need` that is full.
+fn find_full_limit<'a>(limits: &'a [CapacityLimit], need: &RoomNeed) -> Option<&'a CapacityLimit> {
+    limits.iter().find(|limit| limit.is_full() && need.limits.contains(&limit.name.as_str()))
 }
 
 /// 507 for a declared length that the disk of the store has no room for.

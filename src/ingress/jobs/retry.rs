@@ -147,6 +147,7 @@ pub async fn begin_scheduled_encode(
     (media_id, owner, attempt_before): (MediaId, &str, u32),
     (run, settings): (ScheduledRun, EncodeSettings),
 ) -> Result<NextEncode, NextEncodeError> {
+    let settings = EncodeSettings { scheduled: Some(run), ..settings };
     let mut tries = 0;
     loop {
         let held = load_reopenable(bus, media_id).await?;
@@ -159,7 +160,12 @@ pub async fn begin_scheduled_encode(
             return Ok(NextEncode::Superseded("the medium belongs to somebody else now"));
         }
         if attempt.number != attempt_before {
-            return Ok(NextEncode::Superseded("it was taken up again by others meanwhile"));
+            return Ok(match find_scheduled_job(bus, media_id, attempt.encode, run).await? {
+                Some(job) => {
+                    NextEncode::Begun { attempt: attempt.number, encode: job.encode, job_id: job.job_id }
+                }
+                None => NextEncode::Superseded("it was taken up again by others meanwhile"),
+            });
         }
         match begin_encode_of(bus, store, held, settings.clone()).await {
             // Also the keeper and a replica that begin the same run.
@@ -168,6 +174,25 @@ pub async fn begin_scheduled_encode(
         }
     }
 }
+
+/// The job of a run among those of the newest encodes of a medium: others may have had it encoded since.
+async fn find_scheduled_job(
+    bus: &Bus,
+    media_id: MediaId,
+    newest: u32,
+    run: ScheduledRun,
+) -> Result<Option<JobRecord>, nats::BusError> {
+    for encode in (1..=newest).rev().take(SCHEDULED_JOBS_MAX) {
+        let job = find_job(bus, media_id, encode).await?;
+        if let Some(job) = job.filter(|job| job.scheduled == Some(run)) {
+            return Ok(Some(job));
+        }
+    }
+    Ok(None)
+}
+
+/// Most encodes among which that of a run is looked for.
+const SCHEDULED_JOBS_MAX: usize = 16;
 
 /// Most times that others may change a medium while a run begins.
 const CONFLICTS_MAX: u32 = 8;

@@ -217,6 +217,6 @@ async fn submit(
             let begun = begin_transcode(app, wanted, who, &format!("{place}/job/profile")).await?;
             Ok(JobSubmittedDocument { job_id: Some(begun.job_id), schedule_id: None })
         }
-        (JobRequest::Unknown, None) => Err(schedules::unknown_kind(&format!("{place}/job"))),
+        (JobRequest::Unknown, None) => Err(schedules::unknown_kind(&format!("{place}/job/kind"))),
     }
 }

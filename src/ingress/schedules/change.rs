@@ -11,8 +11,8 @@ use schemas::{
     KvRecord as _,
     access::ApiKeyScope,
     schedule::{
-        JobRequest, MissedRunPolicy, NAME_CHARS_MAX, RunOutcome, RunTrigger, ScheduleChanged, ScheduleRecord,
-        ScheduleRemoved, ScheduleTiming,
+        JobRequest, MissedRunPolicy, NAME_CHARS_MAX, RunTrigger, ScheduleChanged, ScheduleMissed,
+        ScheduleRecord, ScheduleRemoved, ScheduleTiming,
     },
     subjects,
 };
@@ -20,13 +20,12 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::{
-    check_count, check_name, document, find_first_time, find_job_owner,
-    firing::{ScheduleRunner, describe_refusal, read_timing},
-    has_ended, load_changeable, load_steerable, no_such_schedule,
+    RequestPlace, check_count, check_name, document, find_job_owner,
+    firing::{ScheduleRunner, describe_refusal, read_timing, refuse},
+    has_ended, load_changeable, load_steerable, no_such_schedule, read_timing_request,
 };
 use crate::{AppState, capacity};
 use auth::Principal;
-use schedule::Timing;
 use web::{
     body::JsonBody,
     error::Problem,
@@ -74,51 +73,59 @@ pub fn describe_change(record: &ScheduleRecord, changed_by: &str) -> ScheduleCha
     }
 }
 
-/// Changes the schedule, unless `change` leaves it; answers with how it is then.
-async fn commit_change(
-    app: &AppState,
-    key: &str,
-    who: &Principal,
-    change: impl Fn(&mut ScheduleRecord) -> bool + Send + Sync,
-) -> Result<Response, Problem> {
-    let record = change_record(app, key, who, change).await?;
-    Ok(document::render(record)?.to_response(&HeaderMap::new()))
-}
-
+/// Changes the schedule, unless `change` leaves it; answers how it is then. Times that had passed unused, and that the change lets go,
+/// become an event of their own.
 async fn change_record(
     app: &AppState,
     key: &str,
     who: &Principal,
+    now_ms: u64,
     change: impl Fn(&mut ScheduleRecord) -> bool + Send + Sync,
 ) -> Result<ScheduleRecord, Problem> {
     let changed = |found: Option<&ScheduleRecord>| {
-        let mut record = found?.clone();
+        let before = found.filter(|found| !found.is_of_newer_version())?;
+        let mut record = before.clone();
         if !change(&mut record) {
             return None;
         }
+        let missed = describe_missed(before, &record, now_ms);
+        let outbox = missed.iter().fold(Outbox::new(), Outbox::with_event);
         let event = describe_change(&record, &who.owner);
-        Some((record, Outbox::new().with_event(&event)))
+        Some((record, outbox.with_event(&event)))
     };
-    let held = app.bus.change_record::<ScheduleRecord>(key, changed).await?;
-    Ok(held.ok_or_else(no_such_schedule)?.record)
+    let held = app.bus.change_record::<ScheduleRecord>(key, changed).await?.ok_or_else(no_such_schedule)?;
+    if held.record.is_of_newer_version() {
+        return Err(Problem::new(ProblemCode::ScheduleNewer));
+    }
+    Ok(held.record)
 }
 
-/// The timing that a schedule is given at `now_ms`.
-fn read_new_timing(timing: &ScheduleTiming, now_ms: u64) -> Result<Timing, Problem> {
-    find_first_time(timing, now_ms, "/timing/")?;
-    Timing::parse(timing, now_ms).map_err(|error| Problem::internal(&error))
+/// The times that had come before `now_ms`, that no keeper had fired yet, and that a change lets go.
+fn describe_missed(before: &ScheduleRecord, after: &ScheduleRecord, now_ms: u64) -> Option<ScheduleMissed> {
+    let first_at_ms = before.next_run_at_ms.filter(|ms| *ms < now_ms && after.next_run_at_ms != Some(*ms))?;
+    let last_at_ms = read_timing(before)?.find_last(now_ms).unwrap_or(first_at_ms).max(first_at_ms);
+    let (schedule_id, owner) = (before.schedule_id, before.owner.clone());
+    Some(ScheduleMissed { schedule_id, owner, first_at_ms, last_at_ms })
+}
+
+fn answer_with(record: ScheduleRecord) -> Result<Response, Problem> {
+    Ok(document::render(record)?.to_response(&HeaderMap::new()))
 }
 
 async fn read_broker_time(app: &AppState) -> Result<u64, Problem> {
     Ok(app.bus.broker_now_ms(&subjects::kv_stream_name(ScheduleRecord::BUCKET)).await?)
 }
 
-pub(super) static CHANGE_SCHEDULE: Operation =
-    schedule_operation(Method::PATCH, "/v1/schedules/{schedule_id}", &["schedule.changed"]);
+pub(super) static CHANGE_SCHEDULE: Operation = schedule_operation(
+    Method::PATCH,
+    "/v1/schedules/{schedule_id}",
+    &["schedule.changed", "schedule.missed"],
+);
 
 /// Change a schedule
 ///
-/// A new timing begins now: one that had ended fires again.
+/// A new timing begins now: one that had ended fires again, and times that had passed without being fired are let go, and are in the
+/// event `schedule.missed`.
 #[utoipa::path(
     patch,
     path = CHANGE_SCHEDULE.path,
@@ -143,7 +150,7 @@ pub(super) async fn change_schedule(
         check_name(name)?;
     }
     if let Some(job) = &wanted.job
-        && find_job_owner(&app, &who, job, "/job").await? != held.record.owner
+        && find_job_owner(&app, &who, job, &RequestPlace::Schedule).await? != held.record.owner
     {
         return Err(Problem::new(ProblemCode::ScheduleOwnerOther));
     }
@@ -153,11 +160,15 @@ pub(super) async fn change_schedule(
         // One interval from now, not from when the schedule was made.
         first_at_ms.get_or_insert_with(|| now_ms.saturating_add(*interval_ms));
     }
-    let timing = wanted.timing.as_ref().map(|timing| read_new_timing(timing, now_ms)).transpose()?;
+    let timing = wanted
+        .timing
+        .as_ref()
+        .map(|timing| read_timing_request(timing, now_ms, &RequestPlace::Schedule))
+        .transpose()?;
     if timing.is_some() && has_ended(&held.record) {
         check_count(&app.bus, &held.record.owner_key).await?;
     }
-    commit_change(&app, &held.record.key(), &who, |record| {
+    let changed = change_record(&app, &held.record.key(), &who, now_ms, |record| {
         let before = record.clone();
         if let Some(name) = &wanted.name {
             record.name.clone_from(name);
@@ -166,7 +177,7 @@ pub(super) async fn change_schedule(
         if let Some(job) = &wanted.job {
             record.job = job.clone();
         }
-        if let (Some(wanted), Some(timing)) = (&wanted.timing, &timing) {
+        if let (Some(wanted), Some((timing, _))) = (&wanted.timing, &timing) {
             record.timing = wanted.clone();
             // Behind all that has fired, also since `now_ms`: no time fires twice.
             let planned = record.runs.iter().filter(|run| run.trigger == RunTrigger::Time);
@@ -179,7 +190,8 @@ pub(super) async fn change_schedule(
         }
         *record != before
     })
-    .await
+    .await?;
+    answer_with(changed)
 }
 
 pub(super) static PAUSE_SCHEDULE: Operation =
@@ -209,7 +221,7 @@ pub(super) async fn pause_schedule(
         return Err(Problem::new(ProblemCode::ScheduleNewer));
     }
     let now_ms = read_broker_time(&app).await?;
-    let paused = change_record(&app, &held.record.key(), &who, |record| {
+    let paused = change_record(&app, &held.record.key(), &who, now_ms, |record| {
         let is_new = record.paused_at_ms.is_none() && !has_ended(record);
         if is_new {
             record.paused_at_ms = Some(now_ms);
@@ -220,16 +232,19 @@ pub(super) async fn pause_schedule(
     if paused.paused_at_ms.is_none() {
         return Err(Problem::new(ProblemCode::ScheduleEnded));
     }
-    Ok(document::render(paused)?.to_response(&HeaderMap::new()))
+    answer_with(paused)
 }
 
-pub(super) static RESUME_SCHEDULE: Operation =
-    schedule_operation(Method::POST, "/v1/schedules/{schedule_id}/resume", &["schedule.changed"]);
+pub(super) static RESUME_SCHEDULE: Operation = schedule_operation(
+    Method::POST,
+    "/v1/schedules/{schedule_id}/resume",
+    &["schedule.changed", "schedule.missed"],
+);
 
 /// Resume a schedule
 ///
-/// Times that passed while it was paused are let go, whatever its policy; a single time that passed counts as missed. Resuming it
-/// twice is no error.
+/// Times that passed until then are let go, whatever its policy, and are in the event `schedule.missed`; a single time that passed
+/// counts as missed, and fires by its policy. Resuming it twice is no error.
 #[utoipa::path(
     post,
     path = RESUME_SCHEDULE.path,
@@ -248,7 +263,7 @@ pub(super) async fn resume_schedule(
 ) -> Result<Response, Problem> {
     let held = load_steerable(&app.bus, &id, &who).await?;
     let now_ms = read_broker_time(&app).await?;
-    commit_change(&app, &held.record.key(), &who, |record| {
+    let resumed = change_record(&app, &held.record.key(), &who, now_ms, |record| {
         let was_paused = record.paused_at_ms.take().is_some();
         if was_paused && !matches!(record.timing, ScheduleTiming::Once { .. }) {
             let next_ms = read_timing(record).and_then(|timing| timing.find_from(now_ms));
@@ -258,7 +273,8 @@ pub(super) async fn resume_schedule(
         }
         was_paused
     })
-    .await
+    .await?;
+    answer_with(resumed)
 }
 
 pub(super) static REMOVE_SCHEDULE: Operation = schedule_operation(
@@ -293,9 +309,9 @@ pub(super) async fn remove_schedule(
         let outbox = Outbox::new().with_event(&event);
         // What was announced, and is not to be any more, ends as well.
         let refused = record.starting_run().and_then(|run| {
-            let detail = "the schedule was removed before its job had begun".to_owned();
-            let code = ProblemCode::NotFound.code().to_owned();
-            describe_refusal(&record, run.planned_at_ms, &RunOutcome::Refused { code, detail })
+            let refused =
+                refuse(ProblemCode::ScheduleEnded, "the schedule was removed before its job had begun");
+            describe_refusal(&record, run.planned_at_ms, &refused)
         });
         let outbox = refused.iter().fold(outbox, Outbox::with_event);
         Some((record, outbox))
@@ -344,7 +360,7 @@ pub(super) async fn run_schedule_now(
         ended_kept_ms: app.config.uploads.ended_kept_ms,
     };
     match runner.run_now(held, &who.owner, now_ms).await? {
-        Some(record) => Ok(document::render(record)?.to_response(&HeaderMap::new())),
+        Some(record) => answer_with(record),
         None => Err(Problem::new(ProblemCode::ScheduleBusy)),
     }
 }

@@ -4,7 +4,7 @@
 //! Limits: what an outage keeps from being begun is tried for [`START_MS_MAX`].
 
 use nats::{Bus, BusError, Outbox, VersionedRecord};
-use schedule::{DueRun, LATE_MS_MAX, Timing, find_due_run};
+use schedule::{DueRun, Timing, find_due_run};
 use schemas::{
     KvRecord as _,
     encode::EncodeSettings,
@@ -24,6 +24,9 @@ use crate::{
 
 /// How long a job is tried to be begun, in milliseconds: an hour.
 pub const START_MS_MAX: u64 = 3_600_000;
+
+/// Within how many milliseconds a time is looked for that no other run has.
+const FREE_MS_MAX: u64 = 1_000;
 
 /// What firing needs.
 #[derive(Debug, Clone)]
@@ -47,17 +50,30 @@ pub enum RunCause<'a> {
     Person(&'a str),
 }
 
+/// How a schedule was found, and what was done with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ScheduleLook {
+    /// It is not there any more.
+    Gone,
+    /// It was left as it is: it is not due, a run of it is starting, or only a newer version understands it.
+    Left(ScheduleRecord),
+    /// It went on to its next time, which may have come, too.
+    Fired(ScheduleRecord),
+}
+
 impl ScheduleRunner {
-    /// Fires the schedule if it is due at `now_ms`, by the broker's clock; answers how it is then. Where a run of it is starting, its
-    /// job is still to be begun by [`ScheduleRunner::finish_run`].
+    /// Fires the schedule if it is due at `now_ms`, by the broker's clock. Where a run of it is starting then, its job is still to be
+    /// begun by [`ScheduleRunner::finish_run`].
     ///
     /// # Errors
     /// [`BusError`] when it is to be tried again later: nothing is lost.
-    pub async fn fire_due(&self, key: &str, now_ms: u64) -> Result<Option<ScheduleRecord>, BusError> {
-        let Some(held) = self.bus.load_record::<ScheduleRecord>(key).await? else { return Ok(None) };
+    pub async fn fire_due(&self, key: &str, now_ms: u64) -> Result<ScheduleLook, BusError> {
+        let Some(held) = self.bus.load_record::<ScheduleRecord>(key).await? else {
+            return Ok(ScheduleLook::Gone);
+        };
         match find_due(&held.record, now_ms) {
-            Some(due) => self.fire(held, due, RunCause::Time, now_ms).await.map(Some),
-            None => Ok(Some(held.record)),
+            Some(due) => self.fire(held, due, RunCause::Time, now_ms).await.map(ScheduleLook::Fired),
+            None => Ok(ScheduleLook::Left(held.record)),
         }
     }
 
@@ -82,7 +98,7 @@ impl ScheduleRunner {
         };
         // A run is known by its time: none of those that are planned.
         let planned_at_ms =
-            (now_ms..=now_ms.saturating_add(LATE_MS_MAX)).find(|ms| !is_taken(ms)).unwrap_or(now_ms);
+            (now_ms..=now_ms.saturating_add(FREE_MS_MAX)).find(|ms| !is_taken(ms)).unwrap_or(now_ms);
         let next_run_at_ms = held.record.next_run_at_ms;
         let due = DueRun { planned_at_ms: Some(planned_at_ms), missed_at_ms: None, next_run_at_ms };
         let fired = self.fire(held, due, RunCause::Person(person), now_ms).await?;
@@ -165,10 +181,12 @@ impl ScheduleRunner {
         record: &ScheduleRecord,
         now_ms: u64,
     ) -> Result<ScheduleRecord, NextEncodeError> {
-        let Some(run) = record.starting_run() else { return Ok(record.clone()) };
+        let Some(run) = record.starting_run().filter(|_| !record.is_of_newer_version()) else {
+            return Ok(record.clone());
+        };
         let RunOutcome::Starting { job, attempt_before } = &run.outcome else { return Ok(record.clone()) };
         let JobRequest::Transcode(wanted) = &**job else { return Ok(record.clone()) };
-        let name = record.name_run(run.planned_at_ms);
+        let name = record.scheduled_run(run.planned_at_ms);
         let outcome = match self.begin_encode(&record.owner, wanted, (name, *attempt_before)).await {
             Ok(outcome) => outcome,
             Err(error) if is_passing(&error) && now_ms < run.fired_at_ms.saturating_add(START_MS_MAX) => {
@@ -177,7 +195,8 @@ impl ScheduleRunner {
             Err(error) => RunOutcome::Refused { code: error.code().to_owned(), detail: error.to_string() },
         };
         let change = |found: Option<&ScheduleRecord>| {
-            let mut next = found?.clone();
+            // Also one of a newer version that came meanwhile: its keeper finds what was begun.
+            let mut next = found.filter(|found| !found.is_of_newer_version())?.clone();
             let is_it = |other: &&mut ScheduleRun| {
                 other.planned_at_ms == run.planned_at_ms
                     && matches!(other.outcome, RunOutcome::Starting { .. })
@@ -201,7 +220,7 @@ impl ScheduleRunner {
             return Err(NextEncodeError::NoRoom(full));
         }
         let (profile, priority) = (wanted.profile.clone(), wanted.priority);
-        let settings = EncodeSettings { profile, priority, scheduled: Some(run) };
+        let settings = EncodeSettings { profile, priority, scheduled: None };
         let medium = (wanted.media_id, owner, attempt_before);
         Ok(match begin_scheduled_encode(&self.bus, &self.store, medium, (run, settings)).await? {
             NextEncode::Begun { job_id, .. } => RunOutcome::Begun { job_id },
@@ -210,7 +229,7 @@ impl ScheduleRunner {
     }
 }
 
-fn refuse(code: ProblemCode, detail: &str) -> RunOutcome {
+pub(super) fn refuse(code: ProblemCode, detail: &str) -> RunOutcome {
     RunOutcome::Refused { code: code.code().to_owned(), detail: detail.to_owned() }
 }
 

@@ -148,23 +148,34 @@ async fn create_schedule(
 ) -> Result<Response, Problem> {
     let id = claim.map_or_else(nats::new_id_bytes, |claim| claim.derive_id(0));
     let record =
-        make_schedule(&app, &who, ScheduleId::from_bytes(id), wanted, &RequestPlaces::of_schedule()).await?;
+        make_schedule(&app, &who, ScheduleId::from_bytes(id), wanted, &RequestPlace::Schedule).await?;
     let path = format!("{}/v1/schedules/{}", address.prefix(), record.schedule_id);
     let location = HeaderValue::try_from(path).map_err(|error| Problem::internal(&error))?;
     let document = ScheduleDocument::new(record);
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(document)).into_response())
 }
 
-/// Where in a request the job, and the members of the timing, stand: what JSON Pointers to them begin with.
-struct RequestPlaces {
-    job: String,
-    timing: String,
+/// Where a job and its time stand in a request, for JSON Pointers to what is wrong with them.
+enum RequestPlace<'a> {
+    /// In a schedule, or a change of one.
+    Schedule,
+    /// In what `POST /v1/jobs` takes, which stands there in the request.
+    Submission(&'a str),
 }
 
-impl RequestPlaces {
-    /// In a request that is a schedule, or a change of one.
-    fn of_schedule() -> Self {
-        Self { job: "/job".to_owned(), timing: "/timing/".to_owned() }
+impl RequestPlace<'_> {
+    fn job_pointer(&self, member: &str) -> String {
+        match self {
+            Self::Schedule => format!("/job/{member}"),
+            Self::Submission(place) => format!("{place}/job/{member}"),
+        }
+    }
+
+    fn timing_pointer(&self, member: &str) -> String {
+        match self {
+            Self::Schedule => format!("/timing/{member}"),
+            Self::Submission(place) => format!("{place}/run_at_ms"),
+        }
     }
 }
 
@@ -178,9 +189,7 @@ pub(crate) async fn make_single_run(
 ) -> Result<ScheduleRecord, Problem> {
     let timing = ScheduleTiming::Once { at_ms };
     let wanted = ScheduleRequest { name: String::new(), timing, missed: MissedRunPolicy::Once, job };
-    // There, the time is `run_at_ms`.
-    let places = RequestPlaces { job: format!("{place}/job"), timing: format!("{place}/run_") };
-    make_schedule(app, who, schedule_id, wanted, &places).await
+    make_schedule(app, who, schedule_id, wanted, &RequestPlace::Submission(place)).await
 }
 
 /// Makes a schedule, or finds that an earlier request has made the one of that id.
@@ -189,9 +198,9 @@ async fn make_schedule(
     who: &Principal,
     schedule_id: ScheduleId,
     wanted: ScheduleRequest,
-    places: &RequestPlaces,
+    place: &RequestPlace<'_>,
 ) -> Result<ScheduleRecord, Problem> {
-    let owner = find_job_owner(app, who, &wanted.job, &places.job).await?;
+    let owner = find_job_owner(app, who, &wanted.job, place).await?;
     check_name(&wanted.name)?;
     let now_ms = app.bus.broker_now_ms(&subjects::kv_stream_name(ScheduleRecord::BUCKET)).await?;
     let owner_key = owner_key(&owner);
@@ -199,7 +208,7 @@ async fn make_schedule(
     if let Some(made) = app.bus.load_record::<ScheduleRecord>(&key).await? {
         return Ok(made.record);
     }
-    let next_run_at_ms = find_first_time(&wanted.timing, now_ms, &places.timing)?;
+    let (_, next_run_at_ms) = read_timing_request(&wanted.timing, now_ms, place)?;
     check_count(&app.bus, &owner_key).await?;
     let record = ScheduleRecord {
         schedule_id,
@@ -240,32 +249,40 @@ async fn check_count(bus: &Bus, owner_key: &str) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Whose job it will be, if `who` may have it done; `pointer` is where it stands in the request.
+/// Whose job it will be, if `who` may have it done.
 async fn find_job_owner(
     app: &AppState,
     who: &Principal,
     job: &JobRequest,
-    pointer: &str,
+    place: &RequestPlace<'_>,
 ) -> Result<String, Problem> {
-    let JobRequest::Transcode(wanted) = job else { return Err(unknown_kind(pointer)) };
+    let JobRequest::Transcode(wanted) = job else { return Err(unknown_kind(&place.job_pointer("kind"))) };
     let medium = media::load_owned(&app.bus, wanted.media_id, who).await?;
     require_priority(who, wanted.priority)?;
     if let Some(profile) = &wanted.profile {
-        transcode::find_profile(app, Some(profile.clone()), &format!("{pointer}/profile"))?;
+        transcode::find_profile(app, Some(profile.clone()), &place.job_pointer("profile"))?;
     }
     Ok(medium.owner().to_owned())
 }
 
-/// That there are no jobs of the kind that stands in a job at `pointer` of the request.
+/// That there are no jobs of the kind that stands at `pointer` of the request.
 pub(crate) fn unknown_kind(pointer: &str) -> Problem {
-    Problem::new(ProblemCode::JobKindUnknown).with_pointer(&format!("{pointer}/kind"), "there is transcode")
+    Problem::new(ProblemCode::JobKindUnknown).with_pointer(pointer, "there is transcode")
 }
 
-/// The first time of a timing that is set at `now_ms`; the members of the timing stand behind `pointer`.
-fn find_first_time(timing: &ScheduleTiming, now_ms: u64, pointer: &str) -> Result<u64, Problem> {
-    let first = Timing::parse(timing, now_ms).and_then(|timing| timing.find_first(now_ms));
-    first.map_err(|error: TimingError| {
-        let pointer = format!("{pointer}{}", error.member(timing));
+/// A timing that is set at `now_ms`, and its first time.
+fn read_timing_request(
+    wanted: &ScheduleTiming,
+    now_ms: u64,
+    place: &RequestPlace<'_>,
+) -> Result<(Timing, u64), Problem> {
+    let read = || {
+        let timing = Timing::parse(wanted, now_ms)?;
+        let first_at_ms = timing.find_first(now_ms)?;
+        Ok((timing, first_at_ms))
+    };
+    read().map_err(|error: TimingError| {
+        let pointer = place.timing_pointer(error.member(wanted));
         Problem::new(ProblemCode::TimingInvalid).with_pointer(&pointer, error.to_string())
     })
 }
@@ -420,8 +437,9 @@ async fn load_visible(
     who: &Principal,
 ) -> Result<VersionedRecord<ScheduleRecord>, Problem> {
     let schedule_id: ScheduleId = id.parse().map_err(|_| no_such_schedule())?;
-    // Of any owner: an operator asks for schedules of all owners.
-    let key = schedule_key("*", &schedule_id.to_string());
+    // An operator asks for those of all owners.
+    let owner = who.list_owner_filter().map(|owner| owner_key(&owner));
+    let key = schedule_key(owner.as_deref().unwrap_or("*"), &schedule_id.to_string());
     let held = bus.load_record::<ScheduleRecord>(&key).await.map_err(|error| match error {
         BusError::Undecodable { .. } => Problem::new(ProblemCode::ScheduleNewer),
         other => other.into(),

@@ -9,7 +9,7 @@ use schemas::{
     idempotency::{IdempotencyRecord, IdempotencyState},
     ids::{MediaId, ScheduleId},
     job::JobStatus,
-    media::{MediaReopened, MediaStatus, ReopenStep},
+    media::{MediaAttempt, MediaReopened, MediaStatus, ReopenStep},
     schedule::{
         JobRequest, MissedRunPolicy, RUNS_MAX, RunOutcome, RunTrigger, SCHEDULES_MAX, ScheduleRecord,
         ScheduleRun, ScheduleTiming, TranscodeJobRequest,
@@ -23,13 +23,13 @@ use store::{
 };
 
 use super::{
-    firing::{START_MS_MAX, ScheduleRunner},
+    firing::{START_MS_MAX, ScheduleLook, ScheduleRunner},
     owner_key,
 };
 use crate::{
     capacity::{CapacityConfig, CapacityMonitor},
     jobs::{retry::NextEncodeError, submit::BULK_JOBS_MAX},
-    tests::Answer,
+    tests::{Answer, job_record},
     transcode::tests::{Encoded, FILM, OWNER},
     uploads::UploadConfig,
 };
@@ -120,8 +120,10 @@ async fn run_due(
     record: &ScheduleRecord,
     now_ms: u64,
 ) -> Result<ScheduleRecord, NextEncodeError> {
-    let fired = runner.fire_due(&record.key(), now_ms).await?.unwrap();
-    runner.finish_run(&fired, now_ms).await
+    match runner.fire_due(&record.key(), now_ms).await? {
+        ScheduleLook::Left(record) | ScheduleLook::Fired(record) => runner.finish_run(&record, now_ms).await,
+        ScheduleLook::Gone => panic!("{} is gone", record.schedule_id),
+    }
 }
 
 fn hourly(next_run_at_ms: u64) -> ScheduleRecord {
@@ -437,7 +439,7 @@ async fn a_run_whose_keeper_ended_is_begun_once() {
     let record = site.put(now_ms + HOUR_MS, vec![starting(now_ms, 0)]).await;
     let first = site.run_due(&record, now_ms).await.unwrap();
     assert_eq!(last_outcome(&first), RunOutcome::Begun { job_id: derive_job_id(FILM, 2) });
-    assert_eq!(site.medium().await.attempt.scheduled, Some(record.name_run(now_ms)));
+    assert_eq!(site.medium().await.attempt.scheduled, Some(record.scheduled_run(now_ms)));
     // Behind it, and before that was written down.
     let back = |found: Option<&ScheduleRecord>| {
         Some((ScheduleRecord { runs: vec![starting(now_ms, 0)], ..found?.clone() }, Outbox::new()))
@@ -446,11 +448,22 @@ async fn a_run_whose_keeper_ended_is_begun_once() {
     let second = site.run_due(&record, now_ms).await.unwrap();
     assert_eq!(last_outcome(&second), last_outcome(&first));
     assert_eq!(site.medium().await.attempt.number, 1, "it is not begun again");
+    // Somebody had it encoded again since: what the run began is found by its job.
+    site.admin.change_record(&record.key(), back).await.unwrap();
+    let mut job = job_record(FILM, OWNER, 2, JobStatus::Succeeded);
+    job.scheduled = Some(record.scheduled_run(now_ms));
+    site.admin.commit_record(&mut VersionedRecord::new(job), Outbox::new()).await.unwrap();
+    let newer = MediaAttempt { number: 2, faults: 0, encode: 3, scheduled: None };
+    site.change_medium(|medium| {
+        medium.attempt = newer;
+        Outbox::new()
+    })
+    .await;
+    assert_eq!(last_outcome(&site.run_due(&record, now_ms).await.unwrap()), last_outcome(&first));
     // Somebody else had it encoded in between: one is enough.
-    site.put_job(2, JobStatus::Succeeded).await;
     let other = site.put(now_ms + HOUR_MS, vec![starting(now_ms, 0)]).await;
     assert_eq!(refusal_code(&site.run_due(&other, now_ms).await.unwrap()), "not_encodable");
-    assert_eq!(site.medium().await.attempt.number, 1);
+    assert_eq!(site.medium().await.attempt.number, 2);
 }
 
 #[tokio::test]
@@ -590,6 +603,30 @@ async fn a_time_that_fired_does_not_fire_again_by_a_new_timing() {
     assert_eq!((answer.status, &read(&answer)["state"]), (200, &json!("ended")), "{answer:?}");
     let pause = site.send("POST", &format!("{path}/pause"), &site.owner, &Value::Null).await;
     assert_eq!((pause.status, &read(&pause)["code"]), (409, &json!("schedule_ended")), "{pause:?}");
+}
+
+#[tokio::test]
+async fn times_that_a_change_lets_go_are_in_an_event() {
+    let site = Encoded::start().await;
+    let now_ms = nats::now_ms();
+    // Two times passed, and no keeper ran.
+    let begin_ms = now_ms - HOUR_MS - HOUR_MS / 2;
+    let paused = ScheduleRecord { paused_at_ms: Some(now_ms), ..hourly(begin_ms) };
+    site.admin.commit_record(&mut VersionedRecord::new(paused.clone()), Outbox::new()).await.unwrap();
+    let path = format!("/v1/schedules/{}/resume", paused.schedule_id);
+    let answer = site.send("POST", &path, &site.owner, &Value::Null).await;
+    assert_eq!(read(&answer)["upcoming_at_ms"][0], json!(begin_ms + 2 * HOUR_MS), "{answer:?}");
+    let other = site.put(begin_ms, Vec::new()).await;
+    let path = format!("/v1/schedules/{}", other.schedule_id);
+    let change = json!({ "timing": { "type": "every", "interval_ms": 2 * HOUR_MS } });
+    assert_eq!(site.send("PATCH", &path, &site.owner, &change).await.status, 200);
+    let events = site.schedule_events().await;
+    let verbs: Vec<&str> = events.iter().map(|(verb, _)| verb.as_str()).collect();
+    assert_eq!(verbs, ["missed", "changed", "missed", "changed"]);
+    for number in [0, 2] {
+        let (first, last) = (&events[number].1["first_at_ms"], &events[number].1["last_at_ms"]);
+        assert_eq!((first, last), (&json!(begin_ms), &json!(begin_ms + HOUR_MS)));
+    }
 }
 
 #[tokio::test]

@@ -8,7 +8,11 @@ use std::{
 };
 
 use futures::StreamExt as _;
-use ingress::{capacity::CapacityMonitor, jobs::retry::NextEncodeError, schedules::firing::ScheduleRunner};
+use ingress::{
+    capacity::CapacityMonitor,
+    jobs::retry::NextEncodeError,
+    schedules::firing::{ScheduleLook, ScheduleRunner},
+};
 use nats::{Bus, BusError, ReaderStart, reader};
 use schemas::{KvRecord as _, schedule::ScheduleRecord, subjects};
 use store::Store;
@@ -25,6 +29,9 @@ pub const AT_ONCE_MAX: usize = 16;
 /// After how long a schedule is looked at again that an outage kept from firing, or whose run somebody else is beginning, in
 /// milliseconds.
 pub const RETRY_MS: u64 = 5_000;
+
+/// How long beginning the jobs of a turn may take: what is due meanwhile waits, and counts as missed after a minute.
+const BEGIN_ALL_TIME_MAX: Duration = Duration::from_secs(20);
 
 /// How long beginning a job may take before it is left for later.
 const BEGIN_TIME_MAX: Duration = Duration::from_secs(10);
@@ -145,27 +152,45 @@ impl ScheduleTimer {
             .await;
         let mut starting = Vec::new();
         for (key, fired) in fired {
-            let before_ms = self.due_at_ms.get(&key).copied();
             match fired {
-                Ok(record) => {
-                    self.remember(&key, record.as_ref());
-                    starting.extend(record.filter(|record| record.starting_run().is_some()));
+                Ok(ScheduleLook::Gone) => {
+                    self.due_at_ms.remove(&key);
                 }
-                Err(error) => tracing::warn!(%error, key, "a schedule is fired later"),
-            }
-            // It could not be fired, or only a newer version understands it.
-            if self.due_at_ms.get(&key).copied() == before_ms {
-                self.due_at_ms.insert(key, now_ms.saturating_add(RETRY_MS));
+                Ok(ScheduleLook::Fired(record)) => {
+                    self.remember(&key, Some(&record));
+                    starting.extend(Some(record).filter(|record| record.starting_run().is_some()));
+                }
+                Ok(ScheduleLook::Left(record))
+                    if record.starting_run().is_some() && !record.is_of_newer_version() =>
+                {
+                    starting.push(record);
+                }
+                Ok(ScheduleLook::Left(record)) => {
+                    self.remember(&key, Some(&record));
+                    // Only a newer version understands it.
+                    if let Some(at_ms) = self.due_at_ms.get_mut(&key) {
+                        *at_ms = (*at_ms).max(now_ms.saturating_add(RETRY_MS));
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%error, key, "a schedule is fired later");
+                    self.due_at_ms.insert(key, now_ms.saturating_add(RETRY_MS));
+                }
             }
         }
-        self.begin_jobs(starting, now_ms).await;
+        if !starting.is_empty() {
+            let beginning = self.begin_jobs(starting, now_ms);
+            if tokio::time::timeout(BEGIN_ALL_TIME_MAX, beginning).await.is_err() {
+                tracing::warn!(
+                    "not all jobs of schedules could be begun in time: the others are begun later"
+                );
+            }
+        }
     }
 
     /// Begins the jobs of runs that are starting, until the store or the broker is found to be away.
     async fn begin_jobs(&mut self, mut starting: Vec<ScheduleRecord>, now_ms: u64) {
-        if !starting.is_empty() {
-            self.runner.capacity.poll_limits().await;
-        }
+        self.runner.capacity.poll_limits().await;
         // Those first that were not tried yet.
         let fired_at_ms = |record: &ScheduleRecord| record.starting_run().map(|run| run.fired_at_ms);
         starting.sort_unstable_by_key(|record| std::cmp::Reverse(fired_at_ms(record)));
@@ -185,6 +210,8 @@ impl ScheduleTimer {
             .buffer_unordered(AT_ONCE_MAX);
         while let Some((key, finished)) = begun.next().await {
             match finished {
+                // A newer version came meanwhile, and goes on from there.
+                Ok(Ok(record)) if record.starting_run().is_some() => {}
                 Ok(Ok(record)) => self.remember(&key, Some(&record)),
                 Ok(Err(error)) => {
                     tracing::warn!(%error, key, "the job of a schedule is begun later");
@@ -215,5 +242,5 @@ fn find_next_look(record: &ScheduleRecord) -> Option<u64> {
     if let Some(run) = record.starting_run() {
         return Some(run.fired_at_ms.saturating_add(RETRY_MS));
     }
-    record.next_run_at_ms.filter(|_| record.paused_at_ms.is_none() && !schemas::KvRecord::is_removed(record))
+    record.next_run_at_ms.filter(|_| record.paused_at_ms.is_none() && !record.is_removed())
 }

@@ -7,7 +7,8 @@ use schedule::Timing;
 use schemas::{
     ids::{MediaId, ScheduleId},
     schedule::{
-        JobRequest, MissedRunPolicy, ScheduleFired, ScheduleMissed, ScheduleTiming, TranscodeJobRequest,
+        JobRequest, MissedRunPolicy, RunOutcome, RunTrigger, ScheduleFired, ScheduleMissed, ScheduleRun,
+        ScheduleTiming, TranscodeJobRequest,
     },
     subjects::JobPriority,
 };
@@ -150,6 +151,34 @@ async fn each_time_of_a_thousand_schedules_fires_once_in_a_week_of_two_keepers()
     assert!(count > 4 * SCHEDULES, "{count}");
     let missed = read_all(&admin, subjects::EVENTS, &subjects::event_filter::<ScheduleMissed>()).await;
     assert!(missed.len() > SCHEDULES / 4, "{}", missed.len());
+}
+
+#[tokio::test]
+async fn what_a_newer_version_made_is_looked_at_now_and_then_only() {
+    let broker = TestBroker::start().await;
+    let (admin, keeper) = (broker.bus(Role::Admin).await, broker.bus(Role::Keeper).await);
+    let folder = tempfile::tempdir().unwrap();
+    let config = store::StoreConfig::from_url(format!("file://{}", folder.path().display()));
+    let store = store::testing::open_test_store(config).unwrap();
+    let once = ScheduleTiming::Once { at_ms: BEGIN_MS };
+    let job = RunOutcome::Starting { job: Box::new(JobRequest::Unknown), attempt_before: 0 };
+    let run = ScheduleRun { planned_at_ms: 1, fired_at_ms: 1, trigger: RunTrigger::Time, outcome: job };
+    let kind = ScheduleRecord { job: JobRequest::Unknown, ..record(0, once.clone(), BEGIN_MS) };
+    let begun = ScheduleRecord { runs: vec![run], ..record(1, once, BEGIN_MS) };
+    for made in [&kind, &begun] {
+        admin.commit_record(&mut VersionedRecord::new(made.clone()), Outbox::new()).await.unwrap();
+    }
+    let mut timer = start_timer(&keeper, &store).await;
+    let mut now_ms = BEGIN_MS;
+    for _ in 0..3 {
+        timer.run_due(now_ms).await;
+        assert_eq!(timer.wait_ms(now_ms), RETRY_MS, "no turn follows the other without a pause");
+        now_ms += RETRY_MS;
+    }
+    for made in [kind, begun] {
+        let kept = admin.load_record::<ScheduleRecord>(&made.key()).await.unwrap().unwrap();
+        assert_eq!(kept.record, made);
+    }
 }
 
 #[tokio::test]
