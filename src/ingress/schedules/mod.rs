@@ -1,7 +1,7 @@
 //! Schedules: jobs that begin at set times. The keeper fires them; here they are made, read, changed and removed.
 //!
 //! Limits: an account has at most [`SCHEDULES_MAX`] schedules that have not ended, and [`OWNER_RECORDS_MAX`] with those that ended or
-//! were removed (requests at the same moment may go a few over it); a list shows at most [`LISTED_MAX`].
+//! were removed (requests at the same moment may go a few over it).
 
 use axum::{
     Extension, Json,
@@ -9,7 +9,7 @@ use axum::{
     http::{HeaderMap, HeaderValue, Method, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use nats::{Bus, BusError, Outbox, ReaderStart, VersionedRecord, reader};
+use nats::{Bus, BusError, Outbox, VersionedRecord};
 use schemars::JsonSchema;
 use schemas::{
     KvRecord as _,
@@ -21,7 +21,7 @@ use schemas::{
     },
     subjects,
 };
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use super::{AppState, capacity, jobs::require_priority, media, openapi, transcode};
 use auth::Principal;
@@ -41,23 +41,18 @@ mod change;
 pub use change::describe_change;
 mod document;
 pub mod firing;
+mod list;
 #[cfg(test)]
 mod tests;
 
-/// Most schedules that one answer lists.
-pub const LISTED_MAX: usize = 1_000;
-
 /// Most records of schedules of one account: those that fire, those that ended and are still kept, and tombstones.
 pub const OWNER_RECORDS_MAX: usize = 1_000;
-
-/// How long reading a list may take.
-const READ_TIME_MAX: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// The routes.
 pub fn router() -> OperationRouter<AppState> {
     OperationRouter::default()
         .with(&CREATE_SCHEDULE, create_schedule)
-        .with(&LIST_SCHEDULES, list_schedules)
+        .with(&list::LIST_SCHEDULES, list::list_schedules)
         .with(&READ_SCHEDULE, read_schedule)
         .with(&change::CHANGE_SCHEDULE, change::change_schedule)
         .with(&change::REMOVE_SCHEDULE, change::remove_schedule)
@@ -70,7 +65,7 @@ pub fn router() -> OperationRouter<AppState> {
 #[derive(utoipa::OpenApi)]
 #[openapi(paths(
     create_schedule,
-    list_schedules,
+    list::list_schedules,
     read_schedule,
     change::change_schedule,
     change::remove_schedule,
@@ -89,7 +84,7 @@ impl openapi::OperationGroup for SchedulesApiDoc {
         schemas.add_request::<ScheduleRequest>();
         schemas.add_request::<change::ScheduleChangeRequest>();
         schemas.add_response::<ScheduleDocument>();
-        schemas.add_response::<ScheduleList>();
+        schemas.add_response::<list::ScheduleList>();
     }
 }
 
@@ -242,7 +237,7 @@ async fn make_schedule(
 
 /// Refuses one more schedule that fires where the owner has as many as it may.
 async fn check_count(bus: &Bus, owner_key: &str) -> Result<(), Problem> {
-    let list = read_schedules(bus, &schedule_key(owner_key, "*")).await?;
+    let list = list::read_schedules(bus, &schedule_key(owner_key, "*")).await?;
     if list.active.len() >= SCHEDULES_MAX || list.record_count >= OWNER_RECORDS_MAX {
         return Err(Problem::new(ProblemCode::SchedulesTooMany));
     }
@@ -305,97 +300,6 @@ pub fn owner_key(owner: &str) -> String {
 /// True once there is nothing left for it to do.
 fn has_ended(record: &ScheduleRecord) -> bool {
     record.next_run_at_ms.is_none() && record.starting_run().is_none()
-}
-
-/// What lies in the bucket below some keys.
-#[derive(Debug, Default)]
-struct FoundSchedules {
-    /// Those that fire, or may be resumed; at most [`LISTED_MAX`].
-    active: Vec<ScheduleRecord>,
-    /// Those without a time left; at most [`LISTED_MAX`].
-    ended: Vec<ScheduleRecord>,
-    /// All records, also tombstones.
-    record_count: usize,
-    /// Those that are listed or would be.
-    visible_count: usize,
-}
-
-/// Reads the schedules whose keys fit.
-async fn read_schedules(bus: &Bus, key_filter: &str) -> Result<FoundSchedules, Problem> {
-    let reading = async {
-        let settings = reader::ReaderConfig::new(
-            subjects::kv_stream_name(ScheduleRecord::BUCKET),
-            vec![subjects::kv_subject(ScheduleRecord::BUCKET, key_filter)],
-            ReaderStart::LastPerSubject,
-        );
-        let mut entries = bus.open_reader(settings).await?;
-        let mut found = FoundSchedules::default();
-        while let Some(entry) = entries.next_pending().await? {
-            // The mark of one that has expired has no bytes.
-            if entry.payload.is_empty() {
-                continue;
-            }
-            found.record_count += 1;
-            let record = match nats::decode_record::<ScheduleRecord>(&entry.subject, &entry.payload) {
-                Ok((_, record)) if record.is_removed() => continue,
-                Ok((_, record)) => record,
-                Err(error) => {
-                    tracing::warn!(%error, subject = entry.subject, "a schedule can't be read");
-                    continue;
-                }
-            };
-            found.visible_count += 1;
-            let list = if has_ended(&record) { &mut found.ended } else { &mut found.active };
-            if list.len() < LISTED_MAX {
-                list.push(record);
-            }
-        }
-        Ok::<_, BusError>(found)
-    };
-    let read = tokio::time::timeout(READ_TIME_MAX, reading).await;
-    Ok(read.map_err(|error| Problem::unavailable(&error))??)
-}
-
-/// Schedules.
-#[derive(Debug, Serialize, JsonSchema)]
-#[schemars(rename = "ScheduleList", example = document::example_list())]
-struct ScheduleList {
-    /// The oldest first.
-    items: Vec<ScheduleDocument>,
-    /// Most schedules that are listed.
-    limit: usize,
-    /// True when there are more schedules than are listed.
-    has_more: bool,
-}
-
-static LIST_SCHEDULES: Operation = Operation::read(
-    "/v1/schedules",
-    OperationAccess::Principal(ApiKeyScope::Worker),
-    Some(RateLimitGroup::Worker),
-);
-
-/// List schedules
-///
-/// An owner sees its own; operators and admins see everybody's. Those without a time left stand there for `retention.ended`, as far as
-/// there is room beside the others.
-#[utoipa::path(
-    get,
-    path = LIST_SCHEDULES.path,
-    tag = "worker",
-    operation_id = "list_schedules",
-    responses((status = 200, description = "The schedules", body = ref("#/components/schemas/ScheduleList"))),
-)]
-async fn list_schedules(State(app): State<AppState>, who: Principal) -> Result<Json<ScheduleList>, Problem> {
-    let owner = who.list_owner_filter().map(|owner| owner_key(&owner));
-    let filter = schedule_key(owner.as_deref().unwrap_or("*"), "*");
-    let found = read_schedules(&app.bus, &filter).await?;
-    let mut listed = found.active;
-    listed.extend(found.ended);
-    listed.truncate(LISTED_MAX);
-    listed.sort_unstable_by_key(|record| record.schedule_id);
-    let has_more = found.visible_count > listed.len();
-    let items = listed.into_iter().map(ScheduleDocument::new).collect();
-    Ok(Json(ScheduleList { items, limit: LISTED_MAX, has_more }))
 }
 
 static READ_SCHEDULE: Operation = Operation::read(

@@ -64,6 +64,13 @@ fn timing(number: usize) -> ScheduleTiming {
     }
 }
 
+/// A store in a folder that goes with the test.
+fn open_store() -> (tempfile::TempDir, Store) {
+    let folder = tempfile::tempdir().unwrap();
+    let config = store::StoreConfig::from_url(format!("file://{}", folder.path().display()));
+    (folder, store::testing::open_test_store(config).unwrap())
+}
+
 /// A keeper's timer that has read the bucket.
 async fn start_timer(bus: &Bus, store: &Store) -> ScheduleTimer {
     let config = KeeperConfig::default();
@@ -109,12 +116,7 @@ async fn each_time_of_a_thousand_schedules_fires_once_in_a_week_of_two_keepers()
     let broker = TestBroker::start().await;
     let (admin, first, second) =
         (broker.bus(Role::Admin).await, broker.bus(Role::Keeper).await, broker.bus(Role::Keeper).await);
-    let folder = tempfile::tempdir().unwrap();
-    let store = store::testing::open_test_store(store::StoreConfig::from_url(format!(
-        "file://{}",
-        folder.path().display()
-    )))
-    .unwrap();
+    let (_folder, store) = open_store();
     let records: Vec<ScheduleRecord> =
         (0..SCHEDULES).map(|number| record(number, timing(number), BEGIN_MS)).collect();
     for made in &records {
@@ -157,9 +159,7 @@ async fn each_time_of_a_thousand_schedules_fires_once_in_a_week_of_two_keepers()
 async fn what_a_newer_version_made_is_looked_at_now_and_then_only() {
     let broker = TestBroker::start().await;
     let (admin, keeper) = (broker.bus(Role::Admin).await, broker.bus(Role::Keeper).await);
-    let folder = tempfile::tempdir().unwrap();
-    let config = store::StoreConfig::from_url(format!("file://{}", folder.path().display()));
-    let store = store::testing::open_test_store(config).unwrap();
+    let (_folder, store) = open_store();
     let once = ScheduleTiming::Once { at_ms: BEGIN_MS };
     let job = RunOutcome::Starting { job: Box::new(JobRequest::Unknown), attempt_before: 0 };
     let run = ScheduleRun { planned_at_ms: 1, fired_at_ms: 1, trigger: RunTrigger::Time, outcome: job };
@@ -185,12 +185,7 @@ async fn what_a_newer_version_made_is_looked_at_now_and_then_only() {
 async fn a_keeper_fires_what_is_made_and_changed_while_it_runs() {
     let broker = TestBroker::start().await;
     let (admin, keeper) = (broker.bus(Role::Admin).await, broker.bus(Role::Keeper).await);
-    let folder = tempfile::tempdir().unwrap();
-    let store = store::testing::open_test_store(store::StoreConfig::from_url(format!(
-        "file://{}",
-        folder.path().display()
-    )))
-    .unwrap();
+    let (_folder, store) = open_store();
     let stop = CancellationToken::new();
     let running = tokio::spawn(run_schedules(keeper, store, KeeperConfig::default(), stop.clone()));
     let mut events = admin.subscribe_core(subjects::event_filter::<ScheduleFired>()).await.unwrap();
