@@ -3,7 +3,8 @@
 //! A schedule's record is the truth: the compare-and-set that advances it to its next time is what fires it, so that no time is fired
 //! twice, whichever keeper holds the timer.
 //!
-//! A version that does not know a member of a schedule leaves it alone: half understood it would do something else.
+//! A version that knows no such kind of job, timing or outcome leaves a schedule alone, as does one that finds a member in a job or a timing
+//! that it does not know: half understood it would do something else.
 //!
 //! Limits: the newest [`RUNS_MAX`] runs stand in the record, all of them in the events; an account has at most [`SCHEDULES_MAX`]
 //! schedules; two times are at least [`INTERVAL_MS_MIN`] apart.
@@ -191,7 +192,6 @@ pub struct ScheduleRun {
 
 /// One schedule in the bucket `schedules`, key `<owner_key>.<schedule_id>`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
 #[schemars(rename = "ScheduleRecord")]
 pub struct ScheduleRecord {
     /// The schedule.
