@@ -132,18 +132,12 @@ async fn transfer_schedules(bus: &Bus, from: &str, to: &str) -> Result<usize, Bu
         let given = ScheduleRecord { owner: to.to_owned(), owner_key: owner_key(to), ..old.clone() };
         let key = given.key();
         let event = ingress::schedules::describe_change(&given, BY);
-        match bus.load_with_tombstone::<ScheduleRecord>(&key).await? {
-            // Given before, until something came in between.
-            Some(held) if !held.record.is_removed() => {}
-            // It was given away from there a short while ago.
-            Some(mut held) => {
-                held.record = given;
-                bus.commit_record(&mut held, Outbox::new().with_event(&event)).await?;
-            }
-            None => {
-                let mut held = VersionedRecord::new(given);
-                bus.commit_record(&mut held, Outbox::new().with_event(&event)).await?;
-            }
+        let held = bus.load_with_tombstone::<ScheduleRecord>(&key).await?;
+        // It may lie there already, where something came in between before, or as a tombstone, where it was given away from there.
+        if held.as_ref().is_none_or(|held| held.record.is_removed()) {
+            let mut held = held.unwrap_or_else(|| VersionedRecord::new(given.clone()));
+            held.record = given;
+            bus.commit_record(&mut held, Outbox::new().with_event(&event)).await?;
         }
         bus.change_record::<ScheduleRecord>(&old.key(), |held| {
             Some((ScheduleRecord { removed_at_ms: Some(nats::now_ms()), ..held?.clone() }, Outbox::new()))

@@ -7,10 +7,13 @@ use std::{convert::Infallible, sync::Arc};
 
 use axum::{
     extract::FromRequestParts,
-    http::{HeaderMap, Uri, header, request::Parts, uri::Authority},
+    http::{HeaderMap, HeaderValue, Uri, header, request::Parts, uri::Authority},
 };
 
-use super::client::{ClientIdentification, ForwardingHeader};
+use super::{
+    client::{ClientIdentification, ForwardingHeader},
+    error::Problem,
+};
 
 /// Longest host and longest path in front, in bytes.
 const TEXT_BYTES_MAX: usize = 255;
@@ -28,6 +31,14 @@ impl PublicAddress {
     /// The address of the settings.
     pub fn configured(url: &str) -> Self {
         Self { known: url.trim_end_matches('/').to_owned(), host: None }
+    }
+
+    /// The field `Location` of what lies at `path`, which begins with a slash.
+    ///
+    /// # Errors
+    /// 500 where the address is no text for a header.
+    pub fn location(&self, path: &str) -> Result<HeaderValue, Problem> {
+        HeaderValue::try_from(format!("{}{path}", self.prefix())).map_err(|error| Problem::internal(&error))
     }
 
     /// What the head of a request says; `trusted` is the header of the proxy that it came through, if that is trusted.

@@ -3,7 +3,7 @@
 use axum::{
     Json,
     extract::{Path, State},
-    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
+    http::{HeaderMap, Method, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use nats::VersionedRecord;
@@ -147,8 +147,7 @@ pub(crate) fn answer_with_begun_job(
     job_id: JobId,
     document: impl Serialize,
 ) -> Result<Response, Problem> {
-    let location = HeaderValue::try_from(format!("{}/v1/jobs/{job_id}", address.prefix()))
-        .map_err(|error| Problem::internal(&error))?;
+    let location = address.location(&format!("/v1/jobs/{job_id}"))?;
     Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(document)).into_response())
 }
 

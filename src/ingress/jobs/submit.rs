@@ -5,7 +5,7 @@
 use axum::{
     Extension, Json,
     extract::State,
-    http::{HeaderValue, Method, StatusCode, header},
+    http::{Method, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use schemars::JsonSchema;
@@ -139,8 +139,7 @@ pub(super) async fn submit_job(
             format!("schedules/{}", schedule_id.map(|id| id.to_string()).unwrap_or_default())
         }
     };
-    let location = HeaderValue::try_from(format!("{}/v1/{place}", address.prefix()))
-        .map_err(|error| Problem::internal(&error))?;
+    let location = address.location(&format!("/v1/{place}"))?;
     Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(document)).into_response())
 }
 

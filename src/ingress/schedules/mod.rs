@@ -6,7 +6,7 @@
 use axum::{
     Extension, Json,
     extract::{Path, State},
-    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
+    http::{HeaderMap, Method, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use nats::{Bus, BusError, Outbox, VersionedRecord};
@@ -144,8 +144,7 @@ async fn create_schedule(
     let id = claim.map_or_else(nats::new_id_bytes, |claim| claim.derive_id(0));
     let record =
         make_schedule(&app, &who, ScheduleId::from_bytes(id), wanted, &RequestPlace::Schedule).await?;
-    let path = format!("{}/v1/schedules/{}", address.prefix(), record.schedule_id);
-    let location = HeaderValue::try_from(path).map_err(|error| Problem::internal(&error))?;
+    let location = address.location(&format!("/v1/schedules/{}", record.schedule_id))?;
     let document = ScheduleDocument::new(record);
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(document)).into_response())
 }

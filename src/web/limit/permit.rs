@@ -44,6 +44,13 @@ struct TakenUnits {
     refused: Option<RateLimitRefusal>,
 }
 
+impl TakenUnits {
+    /// For whom a request counts whose kind only its body says.
+    const fn known_scope(&self) -> RateLimitScope {
+        if self.owner.is_some() { RateLimitScope::Principal } else { RateLimitScope::Client }
+    }
+}
+
 #[derive(Debug, Clone, Copy)]
 struct ChargedBucket {
     group: RateLimitGroup,
@@ -79,8 +86,9 @@ impl RateLimitPermit {
     /// # Errors
     /// 429 when there is no room; then nothing is counted.
     pub fn charge_group(&self, group: RateLimitGroup) -> Result<(), Problem> {
-        let is_known = self.inner.as_ref().is_some_and(|inner| inner.taken.lock().owner.is_some());
-        self.take_unit(group, if is_known { RateLimitScope::Principal } else { RateLimitScope::Client })
+        let Some(inner) = &self.inner else { return Ok(()) };
+        let scope = inner.taken.lock().known_scope();
+        self.take_unit(group, scope)
     }
 
     /// Counts one of several things that the request asks for in `group`, for its principal, or for its client while nobody is known.
@@ -198,12 +206,7 @@ impl RateLimitPermitState {
         if taken.buckets.iter().any(|earlier| earlier.key == bucket.key) {
             return Ok(());
         }
-        let outcome = bucket.full_at(&self.limits, now_ns, |full_at| {
-            *full_at = bucket.share.take_unit(*full_at, now_ns)?;
-            Ok(())
-        });
-        self.limits.shared.report.count_request(group, scope, outcome.is_ok());
-        match outcome {
+        match self.take_from(&bucket, now_ns) {
             Ok(()) => {
                 taken.buckets.push(bucket);
                 Ok(())
@@ -212,17 +215,22 @@ impl RateLimitPermitState {
         }
     }
 
-    fn take_item(&self, group: RateLimitGroup) -> Result<(), RateLimitRefusal> {
-        let now_ns = self.limits.now_ns();
-        let mut taken = self.taken.lock();
-        let is_known = taken.owner.is_some();
-        let scope = if is_known { RateLimitScope::Principal } else { RateLimitScope::Client };
-        let Some(bucket) = self.bucket_for(group, scope, &taken) else { return Ok(()) };
+    /// Takes a unit, or says how long there is none, and reports which of both.
+    fn take_from(&self, bucket: &ChargedBucket, now_ns: u64) -> Result<(), Duration> {
         let outcome = bucket.full_at(&self.limits, now_ns, |full_at| {
             *full_at = bucket.share.take_unit(*full_at, now_ns)?;
             Ok(())
         });
-        self.limits.shared.report.count_request(group, scope, outcome.is_ok());
+        self.limits.shared.report.count_request(bucket.group, bucket.scope, outcome.is_ok());
+        outcome
+    }
+
+    fn take_item(&self, group: RateLimitGroup) -> Result<(), RateLimitRefusal> {
+        let now_ns = self.limits.now_ns();
+        let mut taken = self.taken.lock();
+        let scope = taken.known_scope();
+        let Some(bucket) = self.bucket_for(group, scope, &taken) else { return Ok(()) };
+        let outcome = self.take_from(&bucket, now_ns);
         if taken.buckets.iter().all(|earlier| earlier.key != bucket.key) {
             taken.buckets.push(bucket);
         }
