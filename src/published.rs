@@ -334,7 +334,7 @@ fn describe_parameter(name: &str) -> &'static str {
         }
         "part" => "Name of a part, such as v0000, a0 or finish.",
         "priority" => "p0, p1 or p2; p0 is served first.",
-        "kind" => "Kind of job, such as transcode.",
+        "kind" => "Queue of the job: transcode, or tasks for what makes no encode.",
         "partition" => "Part of VIEWS in which a medium is, from 0.",
         "worker" => "Random name of a worker process, lower-case hexadecimal.",
         "bucket" => "Name of a bucket.",
@@ -451,8 +451,7 @@ fn message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
         "media.rejected" => (vec!["upload"], vec!["index"]),
         "job.paused" | "job.resumed" | "job.reprioritized" | "media.changed" | "ask.jobs"
         | "ask.job_counts" | "ask.media" | "ask.public_media" => (vec!["ingress"], vec!["index"]),
-        "media.playable" | "media.ready" | "job.dead" | "job.failed" | "job.parked" | "job.queued"
-        | "job.retried" | "job.started" | "job.succeeded" => (vec!["transcode"], vec!["index"]),
+        "media.playable" | "media.ready" => (vec!["transcode"], vec!["index"]),
         "job.cancelled" => (vec!["ingress", "keeper"], vec!["index"]),
         "media.delayed" => (vec!["transcode", "upload"], vec!["index"]),
         "media.reopened" => (vec!["admin", "ingress", "keeper"], vec!["index", "transcode", "upload"]),
@@ -463,26 +462,22 @@ fn message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
         "kv.media" => (vec!["ingress"], vec!["index", "ingress", "keeper"]),
         "kv.assets" => (
             vec!["admin", "index", "ingress", "keeper", "transcode", "upload"],
-            vec!["index", "ingress", "transcode"],
+            vec!["index", "ingress", "tasks", "transcode"],
         ),
-        "kv.jobs" => {
-            (vec!["ingress", "keeper", "transcode"], vec!["index", "ingress", "keeper", "transcode"])
-        }
-        "kv.jobs.part" => (vec!["transcode"], vec!["index", "ingress", "keeper", "transcode"]),
         "gate.changed" | "gate.granted" | "gate.denied" | "kv.apikeys" | "kv.apikeys.owner"
         | "kv.idempotency" | "kv.keys" | "kv.limits.replicas" | "kv.limits.reported" | "kv.nonces"
         | "kv.nonces.link" | "kv.nonces.upload" | "kv.nonces.prefix" | "kv.secrets" | "kv.secrets.ring" => {
             (vec!["ingress"], vec!["ingress"])
         }
-        "kv.store" => (vec!["admin", "ingress"], vec!["admin", "ingress", "keeper", "transcode", "upload"]),
+        "kv.store" => {
+            (vec!["admin", "ingress"], vec!["admin", "ingress", "keeper", "tasks", "transcode", "upload"])
+        }
         "kv.grants" | "kv.grants.slot" | "kv.limits.uploads" | "kv.sessions" | "kv.sessions.wallet" => {
             (vec!["ingress", "keeper"], vec!["ingress", "keeper"])
         }
         "kv.grants.cursor" | "kv.limits.views" => (vec!["keeper"], vec!["keeper"]),
         "view.opened" => (vec!["ingress", "keeper"], vec!["keeper"]),
-        "kv.envelope" => (vec!["index", "ingress", "keeper", "transcode", "upload"], vec!["keeper"]),
-        "job.task" => (vec!["keeper"], vec!["transcode"]),
-        "job.progress" => (vec!["transcode"], vec!["ingress"]),
+        "kv.envelope" => (vec!["index", "ingress", "keeper", "tasks", "transcode", "upload"], vec!["keeper"]),
         "audit.record" => (vec!["audit"], vec!["ingress"]),
         "ask.jobs.answer" | "ask.job_counts.answer" | "ask.media.answer" | "ask.public_media.answer" => {
             (vec!["index"], vec!["ingress"])
@@ -500,20 +495,32 @@ fn message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
     Some((senders, receivers))
 }
 
-/// The same of what workers say of themselves and are asked to do, of schedules, and of what the order of the queue is asked.
+/// The same of jobs, of what workers say of themselves and are asked to do, of schedules, and of what the order of the queue is asked.
 fn worker_message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
     match name {
+        "job.queued" => Some((vec!["ingress", "transcode"], vec!["index"])),
+        "job.dead" | "job.failed" | "job.parked" | "job.retried" | "job.started" | "job.succeeded" => {
+            Some((vec!["tasks", "transcode"], vec!["index"]))
+        }
+        "job.task" => Some((vec!["keeper"], vec!["tasks", "transcode"])),
+        "kv.jobs" => Some((
+            vec!["ingress", "keeper", "tasks", "transcode"],
+            vec!["index", "ingress", "keeper", "tasks", "transcode"],
+        )),
+        "kv.jobs.part" => {
+            Some((vec!["tasks", "transcode"], vec!["index", "ingress", "keeper", "tasks", "transcode"]))
+        }
         "admin.worker_changed" | "schedule.created" | "schedule.removed" => Some((vec!["ingress"], vec![])),
         "admin.letter_changed" | "schedule.changed" => Some((vec!["ingress", "admin"], vec![])),
-        "ask.worker" => Some((vec!["ingress"], vec!["transcode"])),
-        "ask.worker.answer" => Some((vec!["transcode"], vec!["ingress"])),
-        "kv.workers" => Some((vec!["transcode"], vec!["ingress", "keeper"])),
+        "ask.worker" => Some((vec!["ingress"], vec!["tasks", "transcode"])),
+        "job.progress" | "ask.worker.answer" => Some((vec!["tasks", "transcode"], vec!["ingress"])),
+        "kv.workers" => Some((vec!["tasks", "transcode"], vec!["ingress", "keeper"])),
         "schedule.fired" | "schedule.refused" | "schedule.missed" => {
             Some((vec!["ingress", "keeper"], vec![]))
         }
         "kv.schedules" => Some((vec!["admin", "ingress", "keeper"], vec!["admin", "ingress", "keeper"])),
-        "ask.position" => Some((vec!["ingress"], vec!["keeper"])),
-        "ask.position.answer" => Some((vec!["keeper"], vec!["ingress"])),
+        "ask.position" | "ask.tasks_position" => Some((vec!["ingress"], vec!["keeper"])),
+        "ask.position.answer" | "ask.tasks_position.answer" => Some((vec!["keeper"], vec!["ingress"])),
         _ => None,
     }
 }

@@ -22,7 +22,11 @@ use async_nats::{
 use futures::{FutureExt, StreamExt};
 use parking_lot::Mutex;
 use schemars::JsonSchema;
-use schemas::fault::{FailureClass, error_chain};
+use schemas::{
+    fault::{FailureClass, error_chain},
+    job::JobQueue,
+    subjects::{self, JobPriority},
+};
 use serde::{Deserialize, Serialize};
 use tokio::{
     sync::{Notify, watch},
@@ -102,6 +106,18 @@ pub struct StageQueue {
     pub durables: Vec<String>,
     /// Core subjects that announce new messages.
     pub wake: Vec<String>,
+}
+
+impl StageQueue {
+    /// The work queue with the parts of the jobs of one queue.
+    pub fn of_jobs(queue: JobQueue) -> Self {
+        let durable = |priority: &JobPriority| format!("{}-{}", queue.name(), priority.subject_token());
+        Self {
+            stream: subjects::JOBS.to_owned(),
+            durables: JobPriority::ALL.iter().map(durable).collect(),
+            wake: vec![subjects::job_filter(queue.name())],
+        }
+    }
 }
 
 /// Messages whose tries are remembered at once; beyond them counting begins anew.

@@ -37,6 +37,8 @@ roles! {
     Upload "upload"
     /// The transcode stage.
     Transcode "transcode"
+    /// The tasks stage.
+    Tasks "tasks"
     /// The index stage.
     Index "index"
     /// The audit stage.

@@ -209,13 +209,12 @@ pub fn other_entries() -> Vec<CatalogEntry> {
         reply_entry::<index_query::IndexReply<index_query::MediaIndexPage>>(index_query::PUBLIC_MEDIA),
         request_entry::<index_query::JobIndexQuery>(index_query::JOBS),
         reply_entry::<index_query::IndexReply<index_query::JobIndexPage>>(index_query::JOBS),
-        CatalogEntry {
-            name: "ask.position".into(),
-            address: crate::subjects::dispatch_request_subject(dispatch_query::POSITION),
-            stream: String::new(),
-            schema: schema_for!(dispatch_query::DispatchPositionQuery),
-        },
-        reply_entry::<dispatch_query::DispatchPosition>(dispatch_query::POSITION),
+        position_request_entry(job::JobQueue::Transcode),
+        reply_entry::<dispatch_query::DispatchPosition>(dispatch_query::position_verb(
+            job::JobQueue::Transcode,
+        )),
+        position_request_entry(job::JobQueue::Tasks),
+        reply_entry::<dispatch_query::DispatchPosition>(dispatch_query::position_verb(job::JobQueue::Tasks)),
         CatalogEntry {
             name: "ask.worker".into(),
             address: crate::subjects::worker_command_subject("{worker}"),
@@ -224,6 +223,17 @@ pub fn other_entries() -> Vec<CatalogEntry> {
         },
         reply_entry::<worker::WorkerCommandReply>("worker"),
     ]
+}
+
+/// The question to the dispatcher of a queue.
+fn position_request_entry(queue: job::JobQueue) -> CatalogEntry {
+    let verb = dispatch_query::position_verb(queue);
+    CatalogEntry {
+        name: format!("ask.{verb}"),
+        address: crate::subjects::dispatch_request_subject(verb),
+        stream: String::new(),
+        schema: schema_for!(dispatch_query::DispatchPositionQuery),
+    }
 }
 
 /// Everything, in a stable order.

@@ -4,10 +4,15 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::ids::JobId;
+use crate::{ids::JobId, job::JobQueue};
 
-/// Verb: where a job stands.
-pub const POSITION: &str = "position";
+/// Verb: where a job of a queue stands. Each queue has a dispatcher of its own.
+pub const fn position_verb(queue: JobQueue) -> &'static str {
+    match queue {
+        JobQueue::Transcode => "position",
+        JobQueue::Tasks => "tasks_position",
+    }
+}
 
 /// Largest question in bytes.
 pub const QUESTION_BYTES_MAX: usize = 1_024;

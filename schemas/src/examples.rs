@@ -239,6 +239,7 @@ fn media_encode() -> media::MediaEncode {
         subtitles: Vec::new(),
         has_poster: true,
         has_storyboard: false,
+        has_checksums: false,
         warnings: Vec::new(),
     }
 }
@@ -563,6 +564,7 @@ pub fn job_record() -> job::JobRecord {
         made: Vec::new(),
         paused_at_ms: None,
         scheduled: None,
+        verified: None,
     }
 }
 

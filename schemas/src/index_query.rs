@@ -148,7 +148,7 @@ pub struct JobIndexQuery {
 pub struct JobIndexItem {
     /// The job.
     pub job_id: JobId,
-    /// Kind, such as `transcode`.
+    /// Kind: `transcode` or `verify`; others may come.
     pub kind: String,
     /// Priority of its parts.
     pub priority: JobPriority,
@@ -158,11 +158,11 @@ pub struct JobIndexItem {
     pub owner: String,
     /// Where it stands.
     pub status: job::JobStatus,
-    /// Number of the encode it makes.
+    /// Number of the encode it makes; 0 where it makes none.
     pub encode: u32,
-    /// Duration of the output in milliseconds.
+    /// Duration of the output in milliseconds, or of the medium that it goes through.
     pub duration_ms: u64,
-    /// Parts it has, with the one that finishes it.
+    /// Parts it has, with the one that finishes an encode.
     pub parts_total: u32,
     /// Parts that are stored.
     pub parts_done: u32,

@@ -17,6 +17,15 @@ pub const PARTS_MAX: usize = 900;
 /// Kind of the jobs that make an encode.
 pub const TRANSCODE: &str = "transcode";
 
+/// Kind of the jobs that compare what is stored of a medium with what was written down of it.
+pub const VERIFY: &str = "verify";
+
+/// Name of the one part of a job that makes no encode.
+pub const TASK: &str = "task";
+
+/// Code of a medium of which something is lost or damaged in the store, as a job of the kind [`VERIFY`] found.
+pub const MEDIA_DAMAGED: &str = "media_damaged";
+
 /// Durable on EVENTS of the stage that plans those jobs, and its name.
 pub const PLAN_TRANSCODE: &str = "transcode-plan";
 
@@ -37,6 +46,37 @@ pub const JOB_SUPERSEDED: &str = "job_superseded";
 
 /// Code of a try whose worker vanished.
 pub const WORKER_LOST: &str = "worker_lost";
+
+/// Which workers make the parts of a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum JobQueue {
+    /// Those that encode.
+    Transcode,
+    /// Those that do all else.
+    Tasks,
+}
+
+impl JobQueue {
+    /// All queues.
+    pub const ALL: [Self; 2] = [Self::Transcode, Self::Tasks];
+
+    /// Its name: in subjects, durables, records of workers, and for people.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Transcode => TRANSCODE,
+            Self::Tasks => "tasks",
+        }
+    }
+
+    /// The queue of a kind of jobs; `None` for kinds that only newer versions know.
+    pub fn of_kind(kind: &str) -> Option<Self> {
+        match kind {
+            TRANSCODE => Some(Self::Transcode),
+            VERIFY => Some(Self::Tasks),
+            _ => None,
+        }
+    }
+}
 
 /// Where a job stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -190,8 +230,9 @@ pub struct SubtitlePlan {
     pub is_hearing_impaired: bool,
 }
 
-/// What is made, decided once by the planner.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+/// What is made, decided once by the planner. In a job that makes no encode it names the source and its duration,
+/// and nothing that is made.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "Plan")]
 pub struct EncodePlan {
     /// Object key of the source.
@@ -236,7 +277,7 @@ pub struct EncodePlan {
 pub struct JobRecord {
     /// The job.
     pub job_id: JobId,
-    /// Kind, such as `transcode`.
+    /// Kind: `transcode` or `verify`; others may come.
     pub kind: String,
     /// Priority of its parts.
     pub priority: JobPriority,
@@ -246,9 +287,9 @@ pub struct JobRecord {
     pub owner: String,
     /// Where it stands.
     pub status: JobStatus,
-    /// Number of the encode it makes.
+    /// Number of the encode it makes; 0 where it makes none.
     pub encode: u32,
-    /// Folder of its objects.
+    /// Folder of its objects; of a job that stores none, one that is never there.
     pub prefix: String,
     /// What is made.
     pub plan: EncodePlan,
@@ -286,9 +327,87 @@ pub struct JobRecord {
     /// The run of a schedule that asked for it; absent where a person did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scheduled: Option<ScheduledRun>,
+    /// What a job of the kind [`VERIFY`] found; absent until it has ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verified: Option<VerifyReport>,
+}
+
+/// Most faults that a [`VerifyReport`] names.
+pub const VERIFY_FAULTS_MAX: usize = 50;
+
+/// What comparing a medium with what was written down of it came to.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct VerifyReport {
+    /// Objects that were looked for.
+    pub objects: u64,
+    /// Bytes that were read and compared by their SHA-256.
+    pub read_bytes: u64,
+    /// Bytes of objects that could be compared by their size alone, since they were stored without a checksum: what older versions
+    /// encoded.
+    pub sized_bytes: u64,
+    /// Objects that are missing or differ.
+    pub faults: u64,
+    /// The first of them, at most [`VERIFY_FAULTS_MAX`].
+    pub first_faults: Vec<VerifyFault>,
+}
+
+/// An object that is not as it was stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct VerifyFault {
+    /// Which: its path below the folder of the medium, such as `source` or `e1/3fd1a7c2b94e5d60/v720/3.m4s`.
+    pub object: String,
+    /// What about it: `missing`, `size_differs`, `digest_differs`, or `no_checksum` where it should have one; others may come.
+    pub code: String,
+    /// The same for people.
+    pub detail: String,
 }
 
 impl JobRecord {
+    /// A job that makes no encode: one part, which is all of it. Its plan says what is read: the source and its duration.
+    pub fn new_task(
+        job_id: JobId,
+        kind: &str,
+        (media_id, owner): (MediaId, &str),
+        (plan, priority): (EncodePlan, JobPriority),
+        now_ms: u64,
+    ) -> Self {
+        Self {
+            job_id,
+            kind: kind.to_owned(),
+            priority,
+            media_id,
+            owner: owner.to_owned(),
+            status: JobStatus::Active,
+            encode: 0,
+            prefix: crate::keys::task_prefix(media_id, job_id),
+            plan,
+            parts: vec![TASK.to_owned()],
+            code: None,
+            detail: None,
+            created_at_ms: now_ms,
+            ended_at_ms: None,
+            kept_until_ms: None,
+            folded: None,
+            publishing_at_ms: None,
+            retry_of: None,
+            cleared_at_ms: None,
+            made: Vec::new(),
+            paused_at_ms: None,
+            scheduled: None,
+            verified: None,
+        }
+    }
+
+    /// Which workers make its parts; `None` for a kind that only newer versions know.
+    pub fn queue(&self) -> Option<JobQueue> {
+        JobQueue::of_kind(&self.kind)
+    }
+
+    /// True when it makes an encode of its medium, and says there what became of it.
+    pub fn is_encode(&self) -> bool {
+        self.queue() == Some(JobQueue::Transcode)
+    }
+
     /// Ends the job; from now on it is kept for `kept_ms`, in milliseconds.
     pub const fn mark_ended(&mut self, status: JobStatus, now_ms: u64, kept_ms: u64) {
         self.status = status;
@@ -383,7 +502,8 @@ impl JobRecord {
 /// Queue subject of a part of a job. The finish goes before all others: it is short, and all else of the job is done.
 pub fn part_subject(kind: &str, priority: JobPriority, job_id: JobId, part: &str) -> String {
     let priority = if part == FINISH { JobPriority::P0 } else { priority };
-    subjects::job_part_subject(kind, priority, job_id, part)
+    let queue = JobQueue::of_kind(kind);
+    subjects::job_part_subject(queue.map_or(kind, |queue| queue.name()), priority, job_id, part)
 }
 
 impl crate::KvRecord for JobRecord {

@@ -1,6 +1,6 @@
 //! Every object key, built here and spelled nowhere else. Client text never becomes part of one.
 
-use crate::ids::{MediaId, UploadId};
+use crate::ids::{JobId, MediaId, UploadId};
 
 /// The source as uploaded.
 pub fn source_key(media_id: MediaId) -> String {
@@ -40,6 +40,12 @@ pub fn media_prefix(media_id: MediaId) -> String {
 /// Folder of one encode: `digest` is the digest of its options, so that a repeat writes the same bytes to the same keys.
 pub fn encode_prefix(media_id: MediaId, encode: u32, digest: &str) -> String {
     format!("media/{media_id}/e{encode}/{digest}")
+}
+
+/// Folder of a job that makes no encode. Nothing is stored there: it is what such a job names in the place of an encode's folder, so
+/// that nobody who removes what a job has stored removes anything.
+pub fn task_prefix(media_id: MediaId, job_id: JobId) -> String {
+    format!("media/{media_id}/tasks/{job_id}")
 }
 
 /// Number in the name of an encode's folder; of a retried job that of the one whose folder it goes on in. `None` for other folders.
@@ -88,6 +94,13 @@ pub fn event_playlist_path(rendition: &str) -> String {
     format!("{rendition}/event.m3u8")
 }
 
+/// SHA-256 of each object that a part of the job stored, relative to the encode's folder.
+pub fn checksums_path(part: &str) -> String {
+    format!("{CHECKSUMS}/{part}.sha256")
+}
+
+/// Folder of the checksums of an encode, relative to the encode's folder.
+pub const CHECKSUMS: &str = "checksums";
 /// Name of the file with all subtitles of a rendition.
 pub const WHOLE_SUBTITLES: &str = "subtitles.vtt";
 /// Multivariant playlist, relative to the encode's folder.

@@ -287,6 +287,9 @@ pub struct MediaEncode {
     /// True when there is a storyboard.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub has_storyboard: bool,
+    /// True when the SHA-256 of each of its objects is stored beside them; encodes of before have none.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub has_checksums: bool,
     /// What of the source this encode leaves out or changes, by the profile that it was made with.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<MediaWarning>,

@@ -45,10 +45,24 @@ const REMOVED_KEPT_MS: u64 = 3_600_000;
 pub enum JobRequest {
     /// Encodes a medium again, as `POST /v1/media/{media_id}/transcode` does.
     Transcode(TranscodeJobRequest),
+    /// Reads all that is stored of a medium, the source and what plays, and compares it with the checksums that were written down when
+    /// it was stored.
+    Verify(VerifyJobRequest),
     /// A kind that only newer versions know.
     #[serde(other)]
     #[schemars(skip)]
     Unknown,
+}
+
+/// Which medium is verified.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VerifyJobRequest {
+    /// The medium.
+    pub media_id: MediaId,
+    /// Priority of the job; `p1` when absent. `p0` is for admins.
+    #[serde(default)]
+    pub priority: JobPriority,
 }
 
 /// Which medium is encoded again, and how.
@@ -66,11 +80,32 @@ pub struct TranscodeJobRequest {
     pub priority: JobPriority,
 }
 
+/// How [`JobRequest`] is described to readers: a kind that is new to them comes as an object of which they know no more than its kind.
+pub fn open_job_request(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    let known = generator.subschema_for::<JobRequest>();
+    schemars::json_schema!({
+        "anyOf": [
+            known,
+            { "type": "object", "required": ["kind"], "properties": { "kind": { "type": "string" } } },
+        ],
+    })
+}
+
 impl JobRequest {
     /// The medium that it is about.
     pub const fn media_id(&self) -> Option<MediaId> {
         match self {
             Self::Transcode(wanted) => Some(wanted.media_id),
+            Self::Verify(wanted) => Some(wanted.media_id),
+            Self::Unknown => None,
+        }
+    }
+
+    /// Priority of the job; `None` of a kind that only newer versions know.
+    pub const fn priority(&self) -> Option<JobPriority> {
+        match self {
+            Self::Transcode(wanted) => Some(wanted.priority),
+            Self::Verify(wanted) => Some(wanted.priority),
             Self::Unknown => None,
         }
     }
@@ -154,6 +189,7 @@ pub enum RunOutcome {
     /// The job is about to be begun; after a crash the keeper goes on from here.
     Starting {
         /// What is begun: the schedule may be changed meanwhile.
+        #[schemars(schema_with = "open_job_request")]
         job: Box<JobRequest>,
         /// The attempt that the medium was at before: if it is at another one that is not this run's, somebody else came first.
         attempt_before: u32,
@@ -209,6 +245,7 @@ pub struct ScheduleRecord {
     /// What becomes of times that passed.
     pub missed: MissedRunPolicy,
     /// What is done then.
+    #[schemars(schema_with = "open_job_request")]
     pub job: JobRequest,
     /// Unix time in milliseconds at which it was made.
     pub created_at_ms: u64,
@@ -311,6 +348,7 @@ schedule_event! {
         /// When it fires.
         timing: ScheduleTiming,
         /// What is done then.
+        #[schemars(schema_with = "open_job_request")]
         job: JobRequest,
         /// Unix time in milliseconds of its first time.
         next_run_at_ms: Option<u64>,
@@ -327,6 +365,7 @@ schedule_event! {
         /// What becomes of times that passed.
         missed: MissedRunPolicy,
         /// What is done then.
+        #[schemars(schema_with = "open_job_request")]
         job: JobRequest,
         /// True while it is paused.
         is_paused: bool,
@@ -353,6 +392,7 @@ schedule_event! {
         /// Who set it off.
         trigger: RunTrigger,
         /// What is begun.
+        #[schemars(schema_with = "open_job_request")]
         job: JobRequest,
         /// The account that had it run out of turn; absent where its time came.
         #[serde(default, skip_serializing_if = "Option::is_none")]

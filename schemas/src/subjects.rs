@@ -63,14 +63,14 @@ pub fn entity_event_filter(entity: &str) -> String {
     format!("evt.{entity}.*.*")
 }
 
-/// Subject of one part of a job.
-pub fn job_part_subject(kind: &str, priority: JobPriority, job_id: JobId, part: &str) -> String {
-    format!("job.{kind}.{}.{job_id}.{part}", priority.subject_token())
+/// Subject of one part of a job in a queue.
+pub fn job_part_subject(queue: &str, priority: JobPriority, job_id: JobId, part: &str) -> String {
+    format!("job.{queue}.{}.{job_id}.{part}", priority.subject_token())
 }
 
-/// Every part of every job of one kind: the wake-up filter of its workers.
-pub fn job_filter(kind: &str) -> String {
-    format!("job.{kind}.>")
+/// Every part of every job of one queue: the wake-up filter of its workers.
+pub fn job_filter(queue: &str) -> String {
+    format!("job.{queue}.>")
 }
 
 /// Progress of one part.

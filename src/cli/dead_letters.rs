@@ -151,6 +151,7 @@ fn print_redrive(sequence: u64, done: RedriveOutcome, as_json: bool) -> anyhow::
         RedriveOutcome::Resumed { job_id, part } => {
             format!("{sequence}: part {part} of the job {job_id} is in its queue again")
         }
+        RedriveOutcome::Retried { job_id } => format!("{sequence}: tried again by the job {job_id}"),
         RedriveOutcome::Superseded { reason } => format!("{sequence}: nothing to do, {reason}"),
     })?)
 }

@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 use super::{
     JobIdsArgs, JobsCommand, MediaCommand, PageArgs,
     client::{ApiClient, ClientError},
-    output, publish, render, transcode,
+    each::act_on_each,
+    output, publish, render, transcode, verify,
 };
 
 /// A way to show an item of a list: the heads of the columns, and what stands in them.
@@ -34,10 +35,11 @@ const MEDIA: ListColumns = ListColumns {
 };
 
 const JOBS: ListColumns = ListColumns {
-    heads: &["JOB", "STATUS", "PARTS", "CREATED", "CPU", "MEDIA"],
+    heads: &["JOB", "KIND", "STATUS", "PARTS", "CREATED", "CPU", "MEDIA"],
     row: |item| {
         vec![
             format_field(item, "job_id"),
+            format_field(item, "kind"),
             format_status(item),
             format!("{}/{}", format_field(item, "parts_done"), format_field(item, "parts_total")),
             format_field(item, "created_at_ms"),
@@ -78,6 +80,7 @@ pub async fn run_media(command: MediaCommand, as_json: bool) -> anyhow::Result<(
             publish::unpublish_media(&ApiClient::new(&client)?, &media_ids, as_json).await
         }
         MediaCommand::Transcode(args) => transcode::transcode_media(&args, as_json).await,
+        MediaCommand::Verify(args) => verify::verify_media(&args, as_json).await,
         MediaCommand::Rm { media_ids, client } => {
             let client = ApiClient::new(&client)?;
             let remove = async |media_id: &str| remove_medium(&client, media_id, as_json).await;
@@ -123,24 +126,6 @@ pub async fn run_jobs(command: JobsCommand, as_json: bool) -> anyhow::Result<()>
             act_on_each("job", &job_ids, async |job_id| retry_job(&client, job_id, as_json).await).await
         }
     }
-}
-
-/// Does something to each of `ids`, also behind one at which it fails; the last failure is that of the command.
-pub(super) async fn act_on_each(
-    kind: &str,
-    ids: &[String],
-    act: impl AsyncFn(&str) -> anyhow::Result<()>,
-) -> anyhow::Result<()> {
-    let mut failed = None;
-    for id in ids {
-        if let Err(error) = act(id).await
-            && let Some(before) =
-                failed.replace(error.context(format!("{kind} {}", output::sanitize_text(id))))
-        {
-            output::print_message(format!("{before:#}"));
-        }
-    }
-    failed.map_or(Ok(()), Err)
 }
 
 async fn act_on_job(client: &ApiClient, job_id: &str, action: &str) -> anyhow::Result<Value> {

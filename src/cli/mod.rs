@@ -11,6 +11,7 @@ pub mod dead_letters;
 pub mod demo;
 mod dispatch;
 pub mod doctor;
+mod each;
 pub mod environment;
 pub mod event;
 mod failure;
@@ -39,6 +40,7 @@ pub mod topology;
 mod transcode;
 pub mod tus;
 pub mod upload;
+mod verify;
 pub mod watch;
 pub mod workers;
 
@@ -53,7 +55,7 @@ pub use outcome::CommandOutcome;
 pub use schedules::{ScheduleIdsArgs, SchedulesCommand};
 pub use subcommands::{
     AuditCommand, DeadCommand, JobIdsArgs, JobsCommand, MediaCommand, NatsCommand, OwnerCommand, ReplayArgs,
-    SchemasCommand, StoreCommand, TranscodeArgs, WorkerNameArgs, WorkersCommand,
+    SchemasCommand, StoreCommand, TranscodeArgs, VerifyArgs, WorkerNameArgs, WorkersCommand,
 };
 
 use crate::roles::ProcessRole;

@@ -5,12 +5,12 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context as _;
 use clap::Subcommand;
 use reqwest::Method;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::{
     ClientArgs,
     client::{ApiClient, ClientError},
-    list::act_on_each,
+    each::act_on_each,
     output, render,
 };
 
@@ -47,6 +47,12 @@ pub enum SchedulesCommand {
 Each prints the id of its schedule. A cron expression has five fields: minute, hour, day of the month, month, day of the week. Around a
 change of the clocks on the walls a fixed time comes exactly once. A time is missed when no keeper could begin it within a minute.")]
     Transcode(ScheduleTranscodeArgs),
+    /// Have media compared with what was written down when they were stored, at a time, or again and again
+    #[command(after_help = "Example:
+  streamgate schedules verify 068p... --every 30d --name 'monthly check'
+
+When something is lost or damaged, its job fails with the code `media_damaged`, and says what.")]
+    Verify(ScheduleJobArgs),
     /// Have schedules fire no more until they are resumed; jobs that they began go on
     Pause(ScheduleIdsArgs),
     /// Have paused schedules fire again; times that passed meanwhile are let go
@@ -73,6 +79,17 @@ pub struct ScheduleIdsArgs {
 /// Flags of `schedules transcode`.
 #[derive(Debug, clap::Args)]
 pub struct ScheduleTranscodeArgs {
+    /// Which media, and when.
+    #[command(flatten)]
+    job: ScheduleJobArgs,
+    /// Name of a profile; the one by which uploads are encoded unless said otherwise
+    #[arg(long, value_name = "NAME")]
+    profile: Option<String>,
+}
+
+/// What all jobs that begin at set times need.
+#[derive(Debug, clap::Args)]
+pub struct ScheduleJobArgs {
     /// Their ids
     #[arg(required = true, value_name = "MEDIA_ID")]
     media_ids: Vec<String>,
@@ -85,9 +102,6 @@ pub struct ScheduleTranscodeArgs {
     /// What people call it
     #[arg(long, default_value = "")]
     name: String,
-    /// Name of a profile; the one by which uploads are encoded unless said otherwise
-    #[arg(long, value_name = "NAME")]
-    profile: Option<String>,
     /// p0 (for keys of admins), p1 or p2; p1 unless said otherwise
     #[arg(long, value_parser = ["p0", "p1", "p2"])]
     priority: Option<String>,
@@ -154,7 +168,11 @@ pub async fn run_schedules(command: SchedulesCommand, as_json: bool) -> anyhow::
         SchedulesCommand::Show { schedule_id, client } => {
             show_schedule(&ApiClient::new(&client)?, &schedule_id, as_json).await
         }
-        SchedulesCommand::Transcode(args) => schedule_transcodes(&args, as_json).await,
+        SchedulesCommand::Transcode(args) => {
+            let profile = args.profile.iter().map(|profile| ("profile".to_owned(), json!(profile)));
+            schedule_jobs("transcode", &args.job, profile.collect(), as_json).await
+        }
+        SchedulesCommand::Verify(args) => schedule_jobs("verify", &args, Map::new(), as_json).await,
         SchedulesCommand::Pause(args) => change_schedules(&args, "pause", "Paused", as_json).await,
         SchedulesCommand::Resume(args) => change_schedules(&args, "resume", "Resumed", as_json).await,
         SchedulesCommand::Run(args) => run_now(&args, as_json).await,
@@ -162,17 +180,19 @@ pub async fn run_schedules(command: SchedulesCommand, as_json: bool) -> anyhow::
     }
 }
 
-async fn schedule_transcodes(args: &ScheduleTranscodeArgs, as_json: bool) -> anyhow::Result<()> {
+/// Makes a schedule for each medium; `more` are members of the job beside its kind, medium and priority.
+async fn schedule_jobs(
+    kind: &str,
+    args: &ScheduleJobArgs,
+    more: Map<String, Value>,
+    as_json: bool,
+) -> anyhow::Result<()> {
     let client = ApiClient::new(&args.client)?;
     let timing = args.when.to_timing(SystemTime::now())?;
     let make = async |media_id: &str| {
-        let mut job = json!({ "kind": "transcode", "media_id": media_id });
-        if let Some(profile) = &args.profile {
-            job["profile"] = json!(profile);
-        }
-        if let Some(priority) = &args.priority {
-            job["priority"] = json!(priority);
-        }
+        let mut job = more.clone();
+        job.extend([("kind".to_owned(), json!(kind)), ("media_id".to_owned(), json!(media_id))]);
+        job.extend(args.priority.iter().map(|priority| ("priority".to_owned(), json!(priority))));
         let wanted = json!({ "name": args.name, "timing": timing, "missed": args.missed, "job": job });
         let url = client.build_url("v1/schedules", &[]);
         let made: Value =

@@ -64,6 +64,14 @@ pub enum MediaCommand {
 Each prints the id of its job: `streamgate jobs show` says how far it is, `jobs cancel` ends it and leaves what plays. Who plays the old
 encode plays it to the end of the session; then it is removed.")]
     Transcode(TranscodeArgs),
+    /// Read all that is stored of media and compare it with what was written down then
+    #[command(after_help = "Examples:
+  streamgate media verify 068p... 068q...      waits for each, names what is lost or damaged, and fails then
+  streamgate media verify --detach 068p...     prints the id of the job: `streamgate jobs show` says what it found
+
+The source and what plays are read, and compared by SHA-256. `streamgate schedules verify` does it again and again, and the event
+`job.failed` with the code `media_damaged` says when something is wrong.")]
+    Verify(VerifyArgs),
     /// Remove media: nobody plays them from now on, and nothing brings them back
     #[command(after_help = "Example:
   streamgate media rm 068p... 068q...       one after the other; a medium that changes meanwhile is left alone")]
@@ -75,6 +83,23 @@ encode plays it to the end of the session; then it is removed.")]
         #[command(flatten)]
         client: ClientArgs,
     },
+}
+
+/// Flags of `media verify`.
+#[derive(Debug, clap::Args)]
+pub struct VerifyArgs {
+    /// Their ids
+    #[arg(required = true, value_name = "MEDIA_ID")]
+    pub media_ids: Vec<String>,
+    /// Begin and do not wait
+    #[arg(long)]
+    pub detach: bool,
+    /// p0 (for keys of admins), p1 or p2; p1 unless said otherwise
+    #[arg(long, value_parser = ["p0", "p1", "p2"])]
+    pub priority: Option<String>,
+    /// The server.
+    #[command(flatten)]
+    pub client: ClientArgs,
 }
 
 /// Flags of `media transcode`.

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::{
     TranscodeArgs,
     client::{ApiClient, ClientError},
-    list::act_on_each,
+    each::act_on_each,
     output, render,
 };
 

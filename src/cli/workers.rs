@@ -9,7 +9,7 @@ use super::{
     output, render,
 };
 
-const HEADS: &[&str] = &["WORKER", "STATE", "HELD", "SPEED", "STARTED", "HOST", "VERSION", "PARTS"];
+const HEADS: &[&str] = &["WORKER", "QUEUE", "STATE", "HELD", "SPEED", "STARTED", "HOST", "VERSION", "PARTS"];
 
 /// Lists the live workers.
 ///
@@ -45,7 +45,9 @@ async fn list_workers(client: &ApiClient, as_json: bool) -> anyhow::Result<()> {
         let rows: Vec<Vec<String>> = items.iter().map(worker_row).collect();
         output::print_line(render::format_table(HEADS, &rows))?;
         if items.is_empty() {
-            output::print_message("No worker runs; start one with `streamgate worker transcode`");
+            output::print_message(
+                "No worker runs; start them with `streamgate worker transcode` and `worker tasks`",
+            );
         }
     }
     if list["has_more"] == true {
@@ -63,6 +65,7 @@ fn worker_row(worker: &Value) -> Vec<String> {
     };
     vec![
         field("worker"),
+        field("queue"),
         field("state"),
         format!("{}/{}", held.len(), field("slots")),
         worker["speed"].as_u64().map_or_else(String::new, format_speed),
@@ -90,11 +93,11 @@ mod tests {
             json!({ "job_id": "j1", "part": "v0001", "since_ms": 1 }),
             json!({ "job_id": "j2", "part": "a0" }),
         ];
-        let worker = json!({ "worker": "ab", "state": "paused", "slots": 4, "held": held, "speed": 2_450, "host": "east" });
+        let worker = json!({ "worker": "ab", "queue": "tasks", "state": "paused", "slots": 4, "held": held, "speed": 2_450, "host": "east" });
         let row = worker_row(&worker);
         assert_eq!(row.len(), HEADS.len());
-        assert_eq!((row[1].as_str(), row[2].as_str(), row[3].as_str()), ("paused", "2/4", "2.4x"));
-        assert_eq!(row[7], "j1/v0001 j2/a0");
-        assert_eq!(worker_row(&json!({ "slots": 1, "speed": null }))[2..4], ["0/1", ""]);
+        assert_eq!(row[1..5].join(" "), "tasks paused 2/4 2.4x");
+        assert_eq!(row[8], "j1/v0001 j2/a0");
+        assert_eq!(worker_row(&json!({ "slots": 1, "speed": null }))[3..5], ["0/1", ""]);
     }
 }

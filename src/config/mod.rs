@@ -113,6 +113,8 @@ pub struct Settings {
     pub upload: upload::UploadStageConfig,
     /// The transcode stage.
     pub transcode: transcode::TranscodeConfig,
+    /// The tasks stage.
+    pub tasks: tasks::TasksConfig,
     /// The index stage.
     pub index: index::IndexConfig,
     /// The audit stage.
@@ -180,8 +182,13 @@ impl Settings {
 
     /// The longest time that running work has after a stop was asked for.
     pub fn grace_period(&self) -> std::time::Duration {
-        let stages =
-            [&self.upload.consume, &self.transcode.planner, &self.transcode.parts, &self.index.consume];
+        let stages = [
+            &self.upload.consume,
+            &self.transcode.planner,
+            &self.transcode.parts,
+            &self.tasks.parts,
+            &self.index.consume,
+        ];
         let longest_ms = stages.into_iter().map(|stage| stage.grace_ms).max().unwrap_or(0);
         std::time::Duration::from_millis(longest_ms.max(self.ingress.grace_ms))
     }
@@ -220,6 +227,7 @@ impl Settings {
             self.grants.session_ms.saturating_add(keeper::purge::SUPERSEDED_MARGIN_MS);
         let kept_ms = self.retention.ended_ms;
         self.transcode.ended_kept_ms = kept_ms;
+        self.tasks.ended_kept_ms = kept_ms;
         self.ingress.uploads.ended_kept_ms = kept_ms;
         self.keeper.ended_kept_ms = kept_ms;
         self.keeper.uploads = self.ingress.uploads.clone();

@@ -25,7 +25,7 @@ pub(crate) async fn answer_questions(dispatcher: &Dispatcher, held: &Cancellatio
 
 async fn answer_until_stopped(dispatcher: &Dispatcher, held: &CancellationToken) -> Result<(), BusError> {
     let bus = dispatcher.bus();
-    let positions = subjects::dispatch_request_subject(dispatch_query::POSITION);
+    let positions = subjects::dispatch_request_subject(dispatch_query::position_verb(dispatcher.queue()));
     let mut questions = bus.subscribe_core(positions).await?;
     let mut looks = bus.subscribe_core(subjects::CONTROL_DISPATCH.to_owned()).await?;
     loop {

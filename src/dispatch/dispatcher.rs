@@ -8,7 +8,7 @@ use schemas::{
     KvRecord as _,
     fault::{FailureClass, error_chain},
     ids::JobId,
-    job::{JobPartTask, JobRecord},
+    job::{JobPartTask, JobQueue, JobRecord},
     subjects,
     worker::WorkerRecord,
 };
@@ -48,6 +48,7 @@ enum TurnOutcome {
 #[derive(Debug, Clone)]
 pub(crate) struct Dispatcher {
     bus: Bus,
+    queue: JobQueue,
     config: DispatchConfig,
     metrics: DispatchMetrics,
     pub(crate) state: Arc<Mutex<DispatchState>>,
@@ -55,13 +56,18 @@ pub(crate) struct Dispatcher {
 }
 
 impl Dispatcher {
-    pub(crate) fn new(bus: Bus, config: DispatchConfig, metrics: DispatchMetrics) -> Self {
+    pub(crate) fn new(bus: Bus, queue: JobQueue, config: DispatchConfig, metrics: DispatchMetrics) -> Self {
         let state = DispatchState::new(FairQueue::new(config.owner_weights.clone()));
-        Self { bus, config, metrics, state: Arc::new(Mutex::new(state)), changed: Arc::default() }
+        Self { bus, queue, config, metrics, state: Arc::new(Mutex::new(state)), changed: Arc::default() }
     }
 
     pub(crate) const fn bus(&self) -> &Bus {
         &self.bus
+    }
+
+    /// Whose parts it lets in.
+    pub(crate) const fn queue(&self) -> JobQueue {
+        self.queue
     }
 
     /// Nothing is known of the jobs yet.
@@ -111,7 +117,8 @@ impl Dispatcher {
     pub(crate) async fn look_anew(&self, job_id: JobId) -> Result<(), BusError> {
         // Forgotten first, then read: who resumes it meanwhile is seen here, or by the follower afterwards.
         self.state.lock().forget_job(job_id);
-        if let Some(job) = records::load_runnable_job(&self.bus, job_id).await? {
+        let found = records::load_runnable_job(&self.bus, job_id).await?;
+        if let Some(job) = found.filter(|job| job.queue() == Some(self.queue)) {
             self.let_wait(&WaitingJob::of(&job));
         }
         Ok(())
@@ -120,7 +127,7 @@ impl Dispatcher {
     /// Lets parts in until `held` fires.
     pub(crate) async fn run_term(&self, held: CancellationToken) {
         tracing::debug!("parts are let in by this process");
-        self.metrics.record_term(true);
+        self.metrics.record_term(self.queue, true);
         // What an earlier term knew of the queue is old: all is opened anew.
         for job_id in self.open_jobs() {
             if let Err(error) = self.look_anew(job_id).await {
@@ -142,7 +149,7 @@ impl Dispatcher {
             }
         };
         tokio::join!(answering, letting);
-        self.metrics.record_term(false);
+        self.metrics.record_term(self.queue, false);
     }
 
     fn open_jobs(&self) -> Vec<JobId> {
@@ -156,7 +163,8 @@ impl Dispatcher {
         }
         let broker_now_ms = self.bus.broker_now_ms(&subjects::kv_stream_name(JobRecord::BUCKET)).await?;
         self.state.lock().set_clock(Instant::now(), broker_now_ms);
-        let mut listing = self.bus.stream_subjects(subjects::JOBS, subjects::JOBS_ALL).await?;
+        let mut listing =
+            self.bus.stream_subjects(subjects::JOBS, &subjects::job_filter(self.queue.name())).await?;
         self.settle_parts(&listing).await?;
         self.look_at_idle_jobs().await?;
         self.state.lock().queue.promote_aged(broker_now_ms, self.config.ageing_ms);
@@ -174,7 +182,7 @@ impl Dispatcher {
         state.queue_parts = listing.len();
         let now = Instant::now();
         let (workers, slots) = state.workers.count(now);
-        self.metrics.record_look(state.queue.len(), listing.len(), workers, slots);
+        self.metrics.record_look(self.queue, state.queue.len(), listing.len(), (workers, slots));
         let has_waiting = !state.queue.is_empty();
         state.workers.queue_room(listing.len(), has_waiting, now)
     }
@@ -233,7 +241,7 @@ impl Dispatcher {
         let task = JobPartTask { job_id, part: part.to_owned() };
         let outcome = self.bus.publish_once(subjects::JOBS, subject, &task).await?;
         if matches!(outcome, PublishOutcome::Stored(_)) {
-            self.metrics.count_let_in();
+            self.metrics.count_let_in(self.queue);
             tracing::debug!(job.id = %job_id, part, "let in");
         }
         Ok(())

@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use schemas::{
     KvRecord,
     ids::JobId,
-    job::{self, JobRecord, JobStatus},
+    job::{JobQueue, JobRecord, JobStatus},
     subjects::{self, JobPriority},
 };
 use serde::{Deserialize, Serialize};
@@ -26,20 +26,22 @@ struct JobHeader {
     created_at_ms: u64,
     #[serde(default)]
     paused_at_ms: Option<u64>,
+    #[serde(default)]
     plan: PlanHeader,
 }
 
 /// What waiting needs of a job's plan.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 struct PlanHeader {
     #[serde(default)]
     options_version: String,
 }
 
 impl JobHeader {
-    fn is_to_be_run(&self) -> bool {
-        // Parts of a kind that no worker takes would fill the queue for ever.
-        self.status == JobStatus::Active && self.paused_at_ms.is_none() && self.kind == job::TRANSCODE
+    /// Whether parts of it are to be let into `queue`. Those of a kind that no worker takes would fill it for ever.
+    fn is_to_be_run(&self, queue: JobQueue) -> bool {
+        let is_of_queue = JobQueue::of_kind(&self.kind) == Some(queue);
+        self.status == JobStatus::Active && self.paused_at_ms.is_none() && is_of_queue
     }
 }
 
@@ -84,10 +86,11 @@ fn apply_entry(dispatcher: &Dispatcher, entry: &StreamEntry) {
     let prefix = subjects::kv_subject(JobRecord::BUCKET, "");
     let key = entry.subject.strip_prefix(&prefix).unwrap_or_default();
     let Ok(job_id) = key.parse::<JobId>() else { return };
+    let queue = dispatcher.queue();
     match nats::decode_record::<JobHeader>(key, &entry.payload) {
         // What it says of itself is not published yet, and goes before what workers say of it: the write that clears it comes.
-        Ok((envelope, header)) if header.is_to_be_run() && !envelope.unsent.is_empty() => {}
-        Ok((_, header)) if header.is_to_be_run() => {
+        Ok((envelope, header)) if header.is_to_be_run(queue) && !envelope.unsent.is_empty() => {}
+        Ok((_, header)) if header.is_to_be_run(queue) => {
             dispatcher.let_wait(&WaitingJob {
                 job_id: header.job_id,
                 owner: header.owner.into(),
@@ -96,7 +99,7 @@ fn apply_entry(dispatcher: &Dispatcher, entry: &StreamEntry) {
                 options_version: header.plan.options_version.into(),
             });
         }
-        // Ended, paused, removed, of a kind that no queue takes, or of a newer version that this one can't read.
+        // Ended, paused, removed, of another queue, or of a newer version that this one can't read.
         _ => dispatcher.forget_job(job_id),
     }
 }

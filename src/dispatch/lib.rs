@@ -1,9 +1,9 @@
 //! The dispatcher: lets parts of jobs into the work queue, a few for each slot of the workers, in fair order over owners. It runs in
-//! the keeper, under a lease, and nothing else publishes `job.>`.
+//! the keeper, one for each queue under a lease of its own, and nothing else publishes `job.>`.
 //!
 //! - Follows: job records in `KV_jobs` (a standby, too, so that it takes over at once), live workers in `KV_workers`.
-//! - Publishes: `job.<kind>.<priority>.<job_id>.<part>`.
-//! - Answers: `ask.dispatch.position`; looks anew at the job that `ctl.dispatch.<job_id>` names.
+//! - Publishes: `job.<queue>.<priority>.<job_id>.<part>`.
+//! - Answers: `ask.dispatch.position` and `ask.dispatch.tasks_position`; looks anew at the job that `ctl.dispatch.<job_id>` names.
 //!
 //! What is let in is read from the queue itself, and what became of a part from its record: a dispatcher that is killed, frozen or
 //! doubled loses nothing. Two of them fill the queue at most twice over, for the time of one lease; a part that comes twice is
@@ -37,6 +37,7 @@ mod workers;
 mod tests;
 
 use nats::Bus;
+use schemas::job::JobQueue;
 use tokio_util::sync::CancellationToken;
 
 pub use config::DispatchConfig;
@@ -48,18 +49,24 @@ pub use worker_table::{QUEUED_PARTS_MIN, QUEUED_PARTS_PER_SLOT};
 
 use dispatcher::Dispatcher;
 
-/// Name of the lease.
-pub const LEASE: &str = "dispatch";
+/// Name of the lease of a queue's dispatcher.
+pub const fn lease_name(queue: JobQueue) -> &'static str {
+    match queue {
+        JobQueue::Transcode => "dispatch",
+        JobQueue::Tasks => "dispatch-tasks",
+    }
+}
 
-/// Follows the jobs, and lets parts in whenever this process holds the lease, until `shutdown`.
+/// Follows the jobs of a queue, and lets parts in whenever this process holds the lease, until `shutdown`.
 pub async fn run_dispatcher(
     bus: Bus,
+    queue: JobQueue,
     config: DispatchConfig,
     metrics: DispatchMetrics,
     shutdown: CancellationToken,
 ) {
-    let dispatcher = Dispatcher::new(bus.clone(), config, metrics);
-    let leading = bus.run_with_lease(LEASE, shutdown, |held| {
+    let dispatcher = Dispatcher::new(bus.clone(), queue, config, metrics);
+    let leading = bus.run_with_lease(lease_name(queue), shutdown, |held| {
         let dispatcher = dispatcher.clone();
         async move { dispatcher.run_term(held).await }
     });

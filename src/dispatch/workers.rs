@@ -1,7 +1,7 @@
 //! Follows what live workers say of themselves in the bucket `workers`.
 
 use nats::{ReaderStart, reader::ReaderConfig};
-use schemas::{KvRecord, job, subjects, worker::WorkerRecord};
+use schemas::{KvRecord, subjects, worker::WorkerRecord};
 
 use crate::dispatcher::Dispatcher;
 
@@ -11,7 +11,7 @@ pub(crate) async fn follow_workers(dispatcher: &Dispatcher) {
     loop {
         let settings = ReaderConfig::new(
             subjects::kv_stream_name(bucket),
-            vec![subjects::worker_filter(job::TRANSCODE)],
+            vec![subjects::worker_filter(dispatcher.queue().name())],
             ReaderStart::LastPerSubject,
         );
         let mut reader = dispatcher.bus().follow_stream("dispatch-workers", settings);

@@ -134,7 +134,9 @@ mod tests {
         let missing = "{\"status\":\"ready\",\"missing\":[\"keeper\"]}";
         assert_eq!(probe().await, missing);
         let keeper = site.broker.bus(Role::Keeper).await;
-        let subject = subjects::dispatch_request_subject(dispatch_query::POSITION);
+        let subject = subjects::dispatch_request_subject(dispatch_query::position_verb(
+            schemas::job::JobQueue::Transcode,
+        ));
         let mut questions = keeper.subscribe_core(subject.clone()).await.unwrap();
         keeper.client().flush().await.unwrap();
         // One that is there and says nothing is none.

@@ -110,6 +110,7 @@ pub(super) fn asset(media_id: MediaId, owner: &str, status: MediaStatus) -> sche
             subtitles: Vec::new(),
             has_poster: false,
             has_storyboard: false,
+            has_checksums: false,
             warnings: Vec::new(),
         }),
         ..schemas::media::MediaRecord::new(media_id, owner.to_owned(), status, 1)
@@ -936,6 +937,7 @@ pub(crate) fn job_record(
         made: Vec::new(),
         paused_at_ms: None,
         scheduled: None,
+        verified: None,
     }
 }
 

@@ -161,6 +161,10 @@ async fn read_job_bucket(bus: &Bus, bucket: &str, now_ms: u64) -> Result<JobBuck
                 seen.held.insert(key.to_owned());
             }
         } else if let Ok((_, record)) = nats::decode_record::<job::JobRecord>(key, &entry.payload) {
+            // Nothing is stored by a job that makes no encode.
+            if !record.is_encode() {
+                continue;
+            }
             if is_to_be_cleared(&record, now_ms) {
                 seen.ended.push(record);
             } else if record.cleared_at_ms.is_none()

@@ -7,7 +7,7 @@
 //! - `fold`: puts what the parts of ended jobs came to into the jobs' own records, and removes the parts.
 //! - `views`: sums the openings of public media by medium and hour.
 //! - `memory`: makes memory streams anew that a restart of the broker forgot.
-//! - `dispatch`: lets parts of jobs into the queue, in fair order over owners.
+//! - `dispatch`, `dispatch-tasks`: let parts of jobs into their queue, in fair order over owners.
 //! - `schedules`: begins jobs at their times.
 //! - `clear`: removes what cancelled and failed jobs had stored.
 //!
@@ -29,6 +29,7 @@ pub mod watcher;
 use dispatch::{DispatchConfig, DispatchMetrics};
 use nats::Bus;
 use schemars::JsonSchema;
+use schemas::job::JobQueue;
 use serde::{Deserialize, Serialize};
 use store::Store;
 use tokio::task::JoinSet;
@@ -159,8 +160,11 @@ pub async fn run_keeper(
         let clear = |held| clear::run_clearing(leased.clone(), objects.clone(), settings.clone(), held);
         leased.run_with_lease("clear", stop, clear).await;
     });
-    // Takes its lease itself: a standby follows the jobs, too.
-    tasks.spawn(dispatch::run_dispatcher(bus, config.dispatch, dispatched, shutdown));
+    // They take their leases themselves: a standby follows the jobs, too.
+    for queue in JobQueue::ALL {
+        let (bus, settings, dispatched) = (bus.clone(), config.dispatch.clone(), dispatched.clone());
+        tasks.spawn(dispatch::run_dispatcher(bus, queue, settings, dispatched, shutdown.clone()));
+    }
     while let Some(ended) = tasks.join_next().await {
         ended?;
     }

@@ -119,6 +119,8 @@ pub enum ProcessRole {
     Upload,
     /// Plans and encodes
     Transcode,
+    /// Jobs that make no encode: verification
+    Tasks,
     /// Technical metadata and lists
     Index,
     /// The append-only log
@@ -132,8 +134,16 @@ pub enum ProcessRole {
 
 impl ProcessRole {
     /// Every role, as `up` runs them.
-    pub const ALL: [Self; 7] =
-        [Self::Ingress, Self::Upload, Self::Transcode, Self::Index, Self::Audit, Self::Monitor, Self::Keeper];
+    pub const ALL: [Self; 8] = [
+        Self::Ingress,
+        Self::Upload,
+        Self::Transcode,
+        Self::Tasks,
+        Self::Index,
+        Self::Audit,
+        Self::Monitor,
+        Self::Keeper,
+    ];
 
     /// Whose rights it has.
     pub const fn bus_role(self) -> Role {
@@ -141,6 +151,7 @@ impl ProcessRole {
             Self::Ingress => Role::Ingress,
             Self::Upload => Role::Upload,
             Self::Transcode => Role::Transcode,
+            Self::Tasks => Role::Tasks,
             Self::Index => Role::Index,
             Self::Audit => Role::Audit,
             Self::Monitor => Role::Monitor,
@@ -217,7 +228,13 @@ pub async fn run_roles(
         None
     };
     start_process_tasks(&site, kinds, &mut tasks);
-    let with_store = [ProcessRole::Ingress, ProcessRole::Upload, ProcessRole::Transcode, ProcessRole::Keeper];
+    let with_store = [
+        ProcessRole::Ingress,
+        ProcessRole::Upload,
+        ProcessRole::Transcode,
+        ProcessRole::Tasks,
+        ProcessRole::Keeper,
+    ];
     // One of them looks at it for all.
     let looks = kinds.iter().copied().find(|kind| with_store.contains(kind));
     for kind in kinds.iter().copied() {
@@ -372,6 +389,10 @@ async fn run_worker_role(
             let store = site.open_store(&bus).await?;
             Ok(transcode::run_transcode(bus, store, needs_child()?, config.transcode.clone(), shutdown)
                 .await?)
+        }
+        ProcessRole::Tasks => {
+            let store = site.open_store(&bus).await?;
+            Ok(tasks::run_tasks(bus, store, config.tasks.clone(), shutdown).await?)
         }
         ProcessRole::Index => {
             // It may be shared with other roles: whose it is, and who looks into it, is left to whom it belongs.

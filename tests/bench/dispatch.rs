@@ -17,7 +17,7 @@ use schemas::{
     envelope::RecordEnvelope,
     examples,
     ids::{JobId, MediaId},
-    job::{self, JobPartRecord, JobPartStatus, JobPartTask, JobRecord, JobStatus},
+    job::{self, JobPartRecord, JobPartStatus, JobPartTask, JobQueue, JobRecord, JobStatus},
     subjects::{self, JobPriority},
     worker::{WorkerRecord, WorkerState},
 };
@@ -124,6 +124,7 @@ impl Site {
         let keeper = bus(&self.broker, Role::Keeper).await;
         self.tasks.push(tokio::spawn(run_dispatcher(
             keeper,
+            JobQueue::Transcode,
             DispatchConfig::default(),
             DispatchMetrics::default(),
             CancellationToken::new(),
@@ -137,7 +138,7 @@ impl Site {
 /// Jobs that wait, once the dispatcher answers.
 async fn jobs_waiting(bus: &Bus) -> Option<u32> {
     let question = DispatchPositionQuery { job_id: JobId::from_bytes([0; 16]) };
-    let subject = subjects::dispatch_request_subject(dispatch_query::POSITION);
+    let subject = subjects::dispatch_request_subject(dispatch_query::position_verb(JobQueue::Transcode));
     let answer = bus.request::<_, DispatchPosition>(subject, &question, Duration::from_secs(2)).await;
     answer.ok().map(|position| position.jobs_waiting)
 }

@@ -111,6 +111,7 @@ impl Site {
                 made: Vec::new(),
                 paused_at_ms: None,
                 scheduled: None,
+                verified: None,
             };
             self.admin.commit_record(&mut VersionedRecord::new(job), Outbox::new()).await.unwrap();
             for part in parts.iter().map(String::as_str).chain([job::FINISH]) {
@@ -184,6 +185,7 @@ async fn seed(admin: &Bus, store: &Store, media_id: MediaId) {
             subtitles: Vec::new(),
             has_poster: false,
             has_storyboard: false,
+            has_checksums: false,
             warnings: Vec::new(),
         }),
         ..MediaRecord::new(media_id, OWNER.into(), MediaStatus::Ready, 1)

@@ -111,6 +111,7 @@ async fn upload(bus: &Bus, kept_ms: u64) {
         made: Vec::new(),
         paused_at_ms: None,
         scheduled: None,
+        verified: None,
     };
     for name in job.parts.iter().map(String::as_str).chain([job::FINISH]) {
         put(bus, part(&job, name)).await;

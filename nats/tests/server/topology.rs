@@ -53,7 +53,7 @@ async fn applying_twice_changes_nothing() {
         missing.iter().all(|d| d.class == DifferenceClass::Absent && d.to_string().ends_with("is missing")),
         "{missing:?}"
     );
-    assert_eq!(missing.len(), 6 + 18 + 6, "streams, buckets and durables");
+    assert_eq!(missing.len(), 6 + 18 + 9, "streams, buckets and durables");
     assert_eq!(topology::apply_topology(bus.context(), &settings).await.unwrap(), missing);
     assert_eq!(topology::diff_topology(bus.context(), &settings).await.unwrap(), []);
     assert_eq!(topology::apply_topology(bus.context(), &settings).await.unwrap(), []);

@@ -19,7 +19,7 @@ use schemas::{
     dispatch_query::{self, DispatchPosition, DispatchPositionQuery},
     examples,
     ids::{JobId, MediaId},
-    job::{self, JobPartRecord, JobPartStatus, JobPartTask, JobRecord, JobStatus},
+    job::{self, JobPartRecord, JobPartStatus, JobPartTask, JobQueue, JobRecord, JobStatus},
     subjects::{self, JobPriority},
     worker::WorkerState,
 };
@@ -97,7 +97,13 @@ impl Site {
     async fn dispatcher(&self) -> JoinHandle<()> {
         let bus = self.broker.bus(Role::Keeper).await;
         let metrics = self.metrics.clone();
-        tokio::spawn(run_dispatcher(bus, DispatchConfig::default(), metrics, CancellationToken::new()))
+        tokio::spawn(run_dispatcher(
+            bus,
+            JobQueue::Transcode,
+            DispatchConfig::default(),
+            metrics,
+            CancellationToken::new(),
+        ))
     }
 
     /// A worker with so many slots; the bus of the admin, which may read how full the queue is.
@@ -140,7 +146,7 @@ impl Site {
 
     async fn position(&self, job_id: JobId) -> Result<DispatchPosition, nats::BusError> {
         let ingress = self.broker.bus(Role::Ingress).await;
-        let subject = subjects::dispatch_request_subject(dispatch_query::POSITION);
+        let subject = subjects::dispatch_request_subject(dispatch_query::position_verb(JobQueue::Transcode));
         ingress.request(subject, &DispatchPositionQuery { job_id }, Duration::from_secs(2)).await
     }
 
@@ -248,7 +254,10 @@ async fn a_flood_of_one_owner_keeps_no_other_waiting_and_loses_nothing() {
     assert!(site.queue_max.load(Ordering::Relaxed) <= QUEUED_PARTS_MIN, "{:?}", site.queue_max);
     site.wait("an empty queue", async || site.queued().await.is_empty()).await;
     let text = nats::metrics::render_collector(site.metrics.clone());
-    for line in ["streamgate_dispatch_leading 1", "streamgate_dispatch_parts_total 250"] {
+    for line in [
+        "streamgate_dispatch_leading{queue=\"transcode\"} 1",
+        "streamgate_dispatch_parts_total{queue=\"transcode\"} 250",
+    ] {
         assert!(text.contains(line), "{line}: {text}");
     }
 }
@@ -287,8 +296,12 @@ async fn dispatchers_that_are_killed_or_doubled_lose_nothing() {
     }
     // One that knows nothing of the lease stands for one that was frozen and goes on.
     let bus = site.broker.bus(Role::Keeper).await;
-    let double =
-        crate::dispatcher::Dispatcher::new(bus, DispatchConfig::default(), DispatchMetrics::default());
+    let double = crate::dispatcher::Dispatcher::new(
+        bus,
+        JobQueue::Transcode,
+        DispatchConfig::default(),
+        DispatchMetrics::default(),
+    );
     let (following, letting) = (double.clone(), double.clone());
     site.tasks.push(tokio::spawn(async move { crate::follow::follow_jobs(&following).await }));
     site.tasks.push(tokio::spawn(async move { letting.run_term(CancellationToken::new()).await }));
@@ -664,11 +677,22 @@ async fn a_dispatcher_that_stops_gives_its_lease_back() {
     let site = Site::start().await;
     let bus = site.broker.bus(Role::Keeper).await;
     let stop = CancellationToken::new();
-    let stopped =
-        tokio::spawn(run_dispatcher(bus, DispatchConfig::default(), site.metrics.clone(), stop.clone()));
+    let stopped = tokio::spawn(run_dispatcher(
+        bus,
+        JobQueue::Transcode,
+        DispatchConfig::default(),
+        site.metrics.clone(),
+        stop.clone(),
+    ));
     site.wait("an answer", async || site.position(job_id(1)).await.is_ok()).await;
     stop.cancel();
     stopped.await.unwrap();
-    let taken = site.broker.bus(Role::Keeper).await.acquire_lease(crate::LEASE, "next").await.unwrap();
+    let taken = site
+        .broker
+        .bus(Role::Keeper)
+        .await
+        .acquire_lease(crate::lease_name(JobQueue::Transcode), "next")
+        .await
+        .unwrap();
     assert!(taken.is_some(), "the next one need not wait");
 }

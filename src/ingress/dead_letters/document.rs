@@ -135,7 +135,7 @@ impl DeadLetterDetail {
 enum RedriveResult {
     /// Its medium begins a new attempt.
     Reopened,
-    /// A part that was put aside is let in again.
+    /// A part that was put aside is let in again, or its job is tried again as another one.
     Resumed,
     /// Nothing was to be done: `reason` says why.
     Superseded,
@@ -157,7 +157,7 @@ pub struct RedrivenDocument {
     /// Which attempt of the medium begins.
     #[serde(skip_serializing_if = "Option::is_none")]
     attempt: Option<u32>,
-    /// The job whose part is let in again.
+    /// The job whose part is let in again, or that is another try.
     #[serde(skip_serializing_if = "Option::is_none")]
     job_id: Option<JobId>,
     /// That part.
@@ -181,6 +181,9 @@ impl RedrivenDocument {
             },
             RedriveOutcome::Resumed { job_id, part } => {
                 Self { result: Some(RedriveResult::Resumed), job_id: Some(job_id), part: Some(part), ..none }
+            }
+            RedriveOutcome::Retried { job_id } => {
+                Self { result: Some(RedriveResult::Resumed), job_id: Some(job_id), ..none }
             }
             RedriveOutcome::Superseded { reason } => {
                 Self { result: Some(RedriveResult::Superseded), reason: Some(reason), ..none }

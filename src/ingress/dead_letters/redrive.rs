@@ -17,7 +17,10 @@ use schemas::{
 };
 use store::Store;
 
-use crate::jobs::retry::{self, NextEncode, NextEncodeError};
+use crate::jobs::{
+    retry::{self, NextEncode, NextEncodeError},
+    tasks::{TaskBeginning, TaskRequest, retry_task},
+};
 
 /// What became of a letter.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +38,11 @@ pub enum RedriveOutcome {
         job_id: JobId,
         /// The part.
         part: String,
+    },
+    /// Its job is tried again.
+    Retried {
+        /// The next job.
+        job_id: JobId,
     },
     /// Nothing was to be done.
     Superseded {
@@ -239,6 +247,7 @@ impl LetterRedriver<'_> {
         let found = self.bus.load_record::<job::JobRecord>(&task.job_id.to_string()).await?;
         let job = found.ok_or(RedriveError::UnknownJob(task.job_id))?.record;
         match job.status {
+            job::JobStatus::Failed if !job.is_encode() => self.redrive_task(&job).await,
             job::JobStatus::Failed => {
                 self.redrive_encode(job.media_id, job.encode, retry::settings_of_job(&job)).await
             }
@@ -246,6 +255,16 @@ impl LetterRedriver<'_> {
             job::JobStatus::Succeeded => Ok(RedriveOutcome::superseded("its job succeeded since")),
             job::JobStatus::Active => self.resume_part(&job, task).await,
         }
+    }
+
+    /// A job that makes no encode.
+    async fn redrive_task(&self, job: &job::JobRecord) -> Result<RedriveOutcome, RedriveError> {
+        let request = TaskRequest::of_job(job).ok_or(RedriveError::Unreadable)?;
+        Ok(match retry_task(self.bus, job, request).await? {
+            TaskBeginning::Begun(next) => RedriveOutcome::Retried { job_id: next.job_id },
+            TaskBeginning::Found(_) => RedriveOutcome::superseded("it was tried again since"),
+            TaskBeginning::Refused(why) => RedriveOutcome::superseded(why),
+        })
     }
 
     /// Lets a part that was put aside be tried again.
@@ -269,11 +288,15 @@ impl LetterRedriver<'_> {
         }
         // Only a hint: the keeper looks at such jobs by itself, too.
         self.bus.publish_core(subjects::dispatch_look_subject(job.job_id), Vec::new()).await?;
+        let resumed = RedriveOutcome::Resumed { job_id: job.job_id, part: task.part.clone() };
+        if !job.is_encode() {
+            return Ok(resumed);
+        }
         self.bus
             .change_record::<media::MediaRecord>(&job.media_id.to_string(), |found| {
                 Some((found?.with_work_resumed(nats::now_ms())?, Outbox::new()))
             })
             .await?;
-        Ok(RedriveOutcome::Resumed { job_id: job.job_id, part: task.part.clone() })
+        Ok(resumed)
     }
 }

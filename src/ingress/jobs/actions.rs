@@ -22,6 +22,7 @@ use super::{
     load_job_document, no_such_job,
     priority::require_priority,
     retry::{NextEncode, NextEncodeError, begin_next_encode, settings_of_job},
+    tasks::{TaskBeginning, TaskRequest, retry_task},
 };
 use crate::{AppState, capacity};
 use auth::Principal;
@@ -92,13 +93,13 @@ pub(super) static RETRY_JOB: Operation = Operation::change(
     "/v1/jobs/{job_id}/retry",
     OperationAccess::Principal(ApiKeyScope::Worker),
     Some(RateLimitGroup::Worker),
-    &["media.reopened"],
+    &["job.queued", "media.reopened"],
 )
 .with_room(capacity::ENCODE);
 
 /// Try a job again
 ///
-/// A new job goes on from one that failed or was cancelled: of a failed one it keeps the parts that were made, for as long as their
+/// A new job goes on from one that failed or was cancelled: of a failed encode it keeps the parts that were made, for as long as their
 /// records are kept (`keeper.fold_age_ms`) and the workers make the same bytes.
 #[utoipa::path(
     post,
@@ -123,6 +124,9 @@ pub(super) async fn retry_job(
         JobStatus::Active => return Err(nothing_to_retry("it goes on")),
         JobStatus::Succeeded => return Err(nothing_to_retry("it succeeded")),
     }
+    if !job.is_encode() {
+        return retry_as_task(&app, &job, &who, &address).await;
+    }
     let mut settings = settings_of_job(&job);
     // What an operator did for the one job is not for its owner to repeat.
     if require_priority(&who, settings.priority).is_err() {
@@ -139,6 +143,30 @@ pub(super) async fn retry_job(
     tracing::info!(job.id = %job_id, retry_of = %job.job_id, by = who.owner, "tried again");
     let document = JobRetriedDocument { job_id, media_id: job.media_id, retry_of: job.job_id };
     answer_with_begun_job(&address, job_id, document)
+}
+
+/// Another try of a job that makes no encode.
+async fn retry_as_task(
+    app: &AppState,
+    job: &JobRecord,
+    who: &Principal,
+    address: &PublicAddress,
+) -> Result<Response, Problem> {
+    let mut request =
+        TaskRequest::of_job(job).ok_or_else(|| nothing_to_retry("only another version knows its kind"))?;
+    if require_priority(who, request.priority).is_err() {
+        request.priority = JobPriority::default();
+    }
+    let next = match retry_task(&app.bus, job, request).await.map_err(explain_encode_failure)? {
+        TaskBeginning::Begun(next) => next,
+        TaskBeginning::Found(_) => return Err(nothing_to_retry("it was tried again before")),
+        TaskBeginning::Refused(why) => {
+            return Err(Problem::new(ProblemCode::NothingStored).with_detail(why));
+        }
+    };
+    tracing::info!(job.id = %next.job_id, retry_of = %job.job_id, by = who.owner, "tried again");
+    let document = JobRetriedDocument { job_id: next.job_id, media_id: job.media_id, retry_of: job.job_id };
+    answer_with_begun_job(address, next.job_id, document)
 }
 
 /// That a job was begun, and where it can be read once a worker has planned it.

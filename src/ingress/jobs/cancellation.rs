@@ -1,4 +1,4 @@
-//! Cancelling a job: its record says so by compare-and-set, its workers stop, and its medium says why nothing plays.
+//! Cancelling a job: its record says so by compare-and-set, its workers stop, and the medium of an encode says why nothing plays.
 //!
 //! The record decides; the hint to the workers and what becomes of the medium are repeated where they are missing: workers
 //! read the record each `renew_interval_ms`, and the keeper looks at cancelled jobs before it removes what they had stored.
@@ -59,7 +59,9 @@ pub async fn cancel_job(
         JobStatus::Cancelled => {
             // Only a hint that makes workers look at once; the record is what ends the job.
             bus.publish_core(subjects::job_cancel_subject(job_id), Vec::new()).await?;
-            fail_cancelled_medium(bus, &held.record).await?;
+            if held.record.is_encode() {
+                fail_cancelled_medium(bus, &held.record).await?;
+            }
             Ok(CancelOutcome::Cancelled(Box::new(held)))
         }
         ended @ (JobStatus::Succeeded | JobStatus::Failed) => Ok(CancelOutcome::Ended(ended)),

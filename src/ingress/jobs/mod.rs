@@ -19,7 +19,7 @@ use schemas::{
     access::ApiKeyScope,
     ids::{JobId, MediaId},
     index_query::{self, JobCounts, JobCountsQuery, JobIndexItem, JobIndexPage, JobIndexQuery},
-    job::{self, EncodePlan, JobPartRecord, JobPartStatus, JobPartSummary},
+    job::{self, EncodePlan, JobPartRecord, JobPartStatus, JobPartSummary, VerifyReport},
     media::MediaWaitReason,
     schedule::ScheduledRun,
     subjects::{self, JobPriority},
@@ -49,6 +49,7 @@ mod pausing;
 mod priority;
 pub mod retry;
 pub(crate) mod submit;
+pub mod tasks;
 mod why;
 
 /// Part records that one request reads at the same time.
@@ -288,7 +289,9 @@ async fn load_job_document(
 
 /// The parts of a job in queue order, the one that finishes it last.
 fn list_part_names(job: &job::JobRecord) -> Vec<String> {
-    job.parts.iter().cloned().chain([job::FINISH.to_owned()]).collect()
+    // What makes no encode has nothing to finish.
+    let finish = job.is_encode().then(|| job::FINISH.to_owned());
+    job.parts.iter().cloned().chain(finish).collect()
 }
 
 /// What the parts of a job came to so far.
@@ -316,7 +319,8 @@ async fn load_waiting_reason(
     bus: &nats::Bus,
     job: &job::JobRecord,
 ) -> Result<Option<MediaWaitReason>, Problem> {
-    if job.status != job::JobStatus::Active {
+    // Of a medium that waits its encode does.
+    if job.status != job::JobStatus::Active || !job.is_encode() {
         return Ok(None);
     }
     let medium = bus.load_record::<schemas::media::MediaRecord>(&job.media_id.to_string()).await?;
@@ -336,7 +340,7 @@ async fn load_waiting_reason(
 struct JobDocument<'a> {
     /// The job.
     job_id: JobId,
-    /// Kind, such as `transcode`.
+    /// Kind: `transcode` or `verify`; others may come.
     kind: &'a str,
     /// Priority of its parts.
     priority: JobPriority,
@@ -365,10 +369,13 @@ struct JobDocument<'a> {
     /// What it waits for while something is away; absent while it goes on.
     #[serde(skip_serializing_if = "Option::is_none")]
     waiting: Option<MediaWaitReason>,
-    /// Number of the encode it makes.
+    /// Number of the encode it makes; 0 where it makes none.
     encode: u32,
-    /// What is made.
+    /// What is made. Of a job that makes no encode: the source and its duration, and nothing else.
     plan: &'a EncodePlan,
+    /// What a job of the kind `verify` found; absent in others, and until it has ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    verified: Option<&'a VerifyReport>,
     /// How far it is.
     progress: JobProgressDocument,
     /// Its parts in queue order, the one that finishes it last.
@@ -440,9 +447,9 @@ impl JobState {
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "JobProgress")]
 struct JobProgressDocument {
-    /// Milliseconds of output that are made, as `job.progress` says.
+    /// Milliseconds of output that are made, or of the medium that are gone through, as `job.progress` says.
     done_ms: u64,
-    /// Milliseconds of output there will be.
+    /// Milliseconds of output there will be, or of the medium.
     total_ms: u64,
     /// Whole percent, rounded down.
     #[schemars(range(max = 100))]
@@ -453,7 +460,7 @@ struct JobProgressDocument {
 #[derive(Debug, Default, Serialize, JsonSchema)]
 #[schemars(rename = "JobPart")]
 struct JobPartDocument<'a> {
-    /// Its name: `v0000`, `a0`, `finish`.
+    /// Its name: `v0000`, `a0`, `finish`; `task` in a job that makes no encode.
     part: &'a str,
     /// Where it stands.
     status: JobPartStatusDocument,
@@ -521,6 +528,7 @@ fn build_job_document<'a>(
         waiting: None,
         encode: job.encode,
         plan: &job.plan,
+        verified: job.verified.as_ref(),
         progress: JobProgressDocument { done_ms, total_ms, percent: whole_percent(done_ms, total_ms) },
         parts: parts.iter().map(|(name, part)| build_part_document(job, name, part.as_ref())).collect(),
         created_at_ms: job.created_at_ms,

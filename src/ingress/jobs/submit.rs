@@ -12,12 +12,17 @@ use schemars::JsonSchema;
 use schemas::{
     access::ApiKeyScope,
     ids::{JobId, ScheduleId},
+    job::{self, JobRecord},
     schedule::JobRequest,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::{AppState, capacity, schedules, transcode::begin_transcode};
+use super::{
+    explain_encode_failure, require_priority,
+    tasks::{TaskBeginning, TaskOrigin, TaskRequest, begin_task},
+};
+use crate::{AppState, capacity, media, schedules, transcode::begin_transcode};
 use auth::Principal;
 use web::{
     body::JsonBody,
@@ -100,13 +105,15 @@ pub(super) static SUBMIT_JOB: Operation = Operation::change(
     "/v1/jobs",
     OperationAccess::Principal(ApiKeyScope::Worker),
     Some(RateLimitGroup::Worker),
-    &["media.reopened", "schedule.created"],
+    &["job.queued", "media.reopened", "schedule.created"],
 )
 .with_room(capacity::JOB);
 
 /// Ask for a job
 ///
-/// Of the kind `transcode`, it is what `POST /v1/media/{media_id}/transcode` begins, and counts as one, too. With `run_at_ms` it begins
+/// Of the kind `transcode`, it is what `POST /v1/media/{media_id}/transcode` begins, and counts as one, too. Of the kind `verify`, it
+/// reads all that is stored of the medium and compares it with what was written down then; a medium of which something is lost or
+/// damaged fails the job with the code `media_damaged`, and `verified` names what. With `run_at_ms` it begins
 /// at that time, by a schedule that fires once, and can be changed or removed until then.
 #[utoipa::path(
     post,
@@ -118,7 +125,7 @@ pub(super) static SUBMIT_JOB: Operation = Operation::change(
     responses(
         (status = 202, description = "The job, or the schedule", body = ref("#/components/schemas/JobSubmitted"), headers(("Location"))),
         (status = 404, description = "There is no such medium, or it is not yours"),
-        (status = 409, description = "The medium can't be encoded now, or there are too many schedules: `code` says which"),
+        (status = 409, description = "The medium can't be encoded now, or nothing is kept of it, or there are too many schedules: `code` says which"),
         (status = 422, description = "There is no such kind or profile, or the time has passed: `code` says which"),
     ),
 )]
@@ -148,7 +155,7 @@ pub(super) static SUBMIT_JOBS: Operation = Operation::change(
     "/v1/jobs/bulk",
     OperationAccess::Principal(ApiKeyScope::Worker),
     Some(RateLimitGroup::Worker),
-    &["media.reopened", "schedule.created"],
+    &["job.queued", "media.reopened", "schedule.created"],
 )
 .with_room(capacity::JOB);
 
@@ -216,6 +223,32 @@ async fn submit(
             let begun = begin_transcode(app, wanted, who, &format!("{place}/job/profile")).await?;
             Ok(JobSubmittedDocument { job_id: Some(begun.job_id), schedule_id: None })
         }
+        (JobRequest::Verify(wanted), None) => {
+            let request =
+                TaskRequest { kind: job::VERIFY, media_id: wanted.media_id, priority: wanted.priority };
+            let job = begin_owned_task(app, JobId::from_bytes(id), request, who).await?;
+            Ok(JobSubmittedDocument { job_id: Some(job.job_id), schedule_id: None })
+        }
         (JobRequest::Unknown, None) => Err(schedules::unknown_kind(&format!("{place}/job/kind"))),
+    }
+}
+
+/// Begins a job that makes no encode, as `who` asks for it.
+async fn begin_owned_task(
+    app: &AppState,
+    job_id: JobId,
+    request: TaskRequest,
+    who: &Principal,
+) -> Result<Box<JobRecord>, Problem> {
+    media::load_owned(&app.bus, request.media_id, who).await?;
+    require_priority(who, request.priority)?;
+    let begun = begin_task(&app.bus, job_id, request, TaskOrigin::default()).await;
+    match begun.map_err(explain_encode_failure)? {
+        TaskBeginning::Begun(job) => {
+            tracing::info!(job.id = %job_id, media.id = %job.media_id, kind = job.kind, by = who.owner, "begun");
+            Ok(job)
+        }
+        TaskBeginning::Found(job) => Ok(job),
+        TaskBeginning::Refused(why) => Err(Problem::new(ProblemCode::NothingStored).with_detail(why)),
     }
 }

@@ -14,7 +14,7 @@ use schemas::{
     access::ApiKeyScope,
     dispatch_query::{self, DispatchPosition, DispatchPositionQuery},
     ids::JobId,
-    job::{self, JobRecord, JobStatus},
+    job::{self, JobQueue, JobRecord, JobStatus},
     media::MediaWaitReason,
     subjects,
 };
@@ -152,7 +152,10 @@ pub(super) async fn explain_job(
     let known = KnownOfJob {
         waiting: load_waiting_reason(&app.bus, &job).await?,
         held_parts: if job.status == JobStatus::Active { count_held_parts(&app, &job).await? } else { 0 },
-        position: if job.is_to_be_run() { ask_position(&app, job_id, ANSWER_MAX).await } else { None },
+        position: match job.queue().filter(|_| job.is_to_be_run()) {
+            Some(queue) => ask_position(&app, queue, job_id, ANSWER_MAX).await,
+            None => None,
+        },
         job,
     };
     Ok(Json(known.explain()))
@@ -161,12 +164,17 @@ pub(super) async fn explain_job(
 /// Whether somebody lets parts into the queue: without a keeper no encode begins.
 pub(crate) async fn has_dispatcher(app: &AppState) -> bool {
     // It answers for any job, also for one that there is not.
-    ask_position(app, JobId::from_bytes([0; 16]), PROBE_ANSWER_MAX).await.is_some()
+    ask_position(app, JobQueue::Transcode, JobId::from_bytes([0; 16]), PROBE_ANSWER_MAX).await.is_some()
 }
 
 /// Where the dispatcher sees a job; `None` when none answers, or when it answers what this version can't read.
-async fn ask_position(app: &AppState, job_id: JobId, answer_max: Duration) -> Option<DispatchPosition> {
-    let subject = subjects::dispatch_request_subject(dispatch_query::POSITION);
+async fn ask_position(
+    app: &AppState,
+    queue: JobQueue,
+    job_id: JobId,
+    answer_max: Duration,
+) -> Option<DispatchPosition> {
+    let subject = subjects::dispatch_request_subject(dispatch_query::position_verb(queue));
     match app.bus.request(subject, &DispatchPositionQuery { job_id }, answer_max).await {
         Ok(position) => Some(position),
         Err(error) => {
@@ -271,7 +279,8 @@ impl KnownOfJob {
                     .into()
             }
             JobWhyReason::NoWorker => {
-                "No worker of its queue shows itself: start `streamgate worker transcode`.".into()
+                let queue = self.job.queue().map_or("", |queue| queue.name());
+                format!("No worker of its queue shows itself: start `streamgate worker {queue}`.")
             }
             JobWhyReason::Slots => {
                 format!(

@@ -5,7 +5,7 @@
 use schemars::JsonSchema;
 use schemas::{
     ids::ScheduleId,
-    schedule::{JobRequest, MissedRunPolicy, ScheduleRecord, ScheduleRun, ScheduleTiming},
+    schedule::{JobRequest, MissedRunPolicy, ScheduleRecord, ScheduleRun, ScheduleTiming, open_job_request},
 };
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -48,6 +48,7 @@ pub(super) struct ScheduleDocument {
     /// What becomes of times that pass while no keeper runs.
     missed: MissedRunPolicy,
     /// What is done then.
+    #[schemars(schema_with = "open_job_request")]
     job: JobRequest,
     /// Unix time in milliseconds at which it was made.
     created_at_ms: u64,

@@ -18,8 +18,11 @@ use store::Store;
 use web::problem_code::ProblemCode;
 
 use crate::{
-    capacity::{CapacityMonitor, ENCODE},
-    jobs::retry::{NextEncode, NextEncodeError, begin_scheduled_encode},
+    capacity::{CapacityMonitor, ENCODE, JOB},
+    jobs::{
+        retry::{NextEncode, NextEncodeError, begin_scheduled_encode},
+        tasks::{TaskBeginning, TaskRequest, begin_scheduled_task},
+    },
 };
 
 /// How long a job is tried to be begun, in milliseconds: an hour.
@@ -185,9 +188,8 @@ impl ScheduleRunner {
             return Ok(record.clone());
         };
         let RunOutcome::Starting { job, attempt_before } = &run.outcome else { return Ok(record.clone()) };
-        let JobRequest::Transcode(wanted) = &**job else { return Ok(record.clone()) };
         let name = record.scheduled_run(run.planned_at_ms);
-        let outcome = match self.begin_encode(&record.owner, wanted, (name, *attempt_before)).await {
+        let outcome = match self.begin_job(&record.owner, job, (name, *attempt_before)).await {
             Ok(outcome) => outcome,
             Err(error) if is_passing(&error) && now_ms < run.fired_at_ms.saturating_add(START_MS_MAX) => {
                 return Err(error);
@@ -208,6 +210,27 @@ impl ScheduleRunner {
         };
         let stored = self.bus.change_record::<ScheduleRecord>(&record.key(), change).await?;
         Ok(stored.map_or_else(|| record.clone(), |held| held.record))
+    }
+
+    async fn begin_job(
+        &self,
+        owner: &str,
+        job: &JobRequest,
+        (run, attempt_before): (ScheduledRun, u32),
+    ) -> Result<RunOutcome, NextEncodeError> {
+        if let JobRequest::Transcode(wanted) = job {
+            return self.begin_encode(owner, wanted, (run, attempt_before)).await;
+        }
+        let Some(request) = TaskRequest::of(job) else {
+            return Ok(refuse(ProblemCode::JobKindUnknown, "this version knows no jobs of that kind"));
+        };
+        if let Some(full) = self.capacity.find_full(&JOB) {
+            return Err(NextEncodeError::NoRoom(full));
+        }
+        Ok(match begin_scheduled_task(&self.bus, owner, run, request).await? {
+            TaskBeginning::Begun(job) | TaskBeginning::Found(job) => RunOutcome::Begun { job_id: job.job_id },
+            TaskBeginning::Refused(why) => refuse(ProblemCode::NothingStored, why),
+        })
     }
 
     async fn begin_encode(

@@ -250,10 +250,14 @@ async fn find_job_owner(
     job: &JobRequest,
     place: &RequestPlace<'_>,
 ) -> Result<String, Problem> {
-    let JobRequest::Transcode(wanted) = job else { return Err(unknown_kind(&place.job_pointer("kind"))) };
-    let medium = media::load_owned(&app.bus, wanted.media_id, who).await?;
-    require_priority(who, wanted.priority)?;
-    if let Some(profile) = &wanted.profile {
+    let (Some(media_id), Some(priority)) = (job.media_id(), job.priority()) else {
+        return Err(unknown_kind(&place.job_pointer("kind")));
+    };
+    let medium = media::load_owned(&app.bus, media_id, who).await?;
+    require_priority(who, priority)?;
+    if let JobRequest::Transcode(wanted) = job
+        && let Some(profile) = &wanted.profile
+    {
         transcode::find_profile(app, Some(profile.clone()), &place.job_pointer("profile"))?;
     }
     Ok(medium.owner().to_owned())
@@ -261,7 +265,7 @@ async fn find_job_owner(
 
 /// That there are no jobs of the kind that stands at `pointer` of the request.
 pub(crate) fn unknown_kind(pointer: &str) -> Problem {
-    Problem::new(ProblemCode::JobKindUnknown).with_pointer(pointer, "there is transcode")
+    Problem::new(ProblemCode::JobKindUnknown).with_pointer(pointer, "there are transcode and verify")
 }
 
 /// A timing that is set at `now_ms`, and its first time.
@@ -362,8 +366,8 @@ async fn load_steerable(
     if held.record.is_of_newer_version() {
         return Err(Problem::new(ProblemCode::ScheduleNewer));
     }
-    if let JobRequest::Transcode(wanted) = &held.record.job {
-        require_priority(who, wanted.priority)?;
+    if let Some(priority) = held.record.job.priority() {
+        require_priority(who, priority)?;
     }
     Ok(held)
 }

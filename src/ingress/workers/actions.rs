@@ -13,7 +13,7 @@ use nats::BusError;
 use schemars::JsonSchema;
 use schemas::{
     access::ApiKeyScope,
-    job, subjects,
+    subjects,
     worker::{AdminWorkerChanged, WorkerAction, WorkerCommand, WorkerCommandReply, WorkerState},
 };
 use serde::Serialize;
@@ -159,7 +159,7 @@ async fn change_worker(
 
 /// Why there is no answer: nobody has the name, or the one that has it says nothing.
 async fn explain_silence(app: &AppState, worker: &str, error: &BusError) -> Problem {
-    match is_live(&app.bus, job::TRANSCODE, worker).await {
+    match is_live(&app.bus, worker).await {
         Ok(true) => Problem::new(ProblemCode::WorkerSilent)
             .with_detail("it shows itself, and did not answer within 2 seconds")
             .with_retry_after_s(RETRY_AFTER_S),

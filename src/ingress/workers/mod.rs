@@ -9,7 +9,8 @@ use nats::{Bus, BusError, ReaderStart, reader};
 use schemars::JsonSchema;
 use schemas::{
     access::ApiKeyScope,
-    job, subjects,
+    job::JobQueue,
+    subjects,
     worker::{self, HeldPart, WorkerRecord, WorkerState},
 };
 use serde::Serialize;
@@ -146,7 +147,7 @@ static LIST_WORKERS: Operation = Operation::read(
 
 /// List the live workers
 ///
-/// What each transcode worker says of itself: what it holds, how fast it is, where it runs. A worker that did not show itself for ten
+/// What each worker of a job queue says of itself: what it holds, how fast it is, where it runs. A worker that did not show itself for ten
 /// seconds is not listed. At most 1,000 are; `has_more` says when there are others. For operators and admins.
 #[utoipa::path(
     get,
@@ -158,17 +159,19 @@ static LIST_WORKERS: Operation = Operation::read(
 async fn list_workers(State(app): State<AppState>, who: Principal) -> Result<Json<LiveWorkerList>, Problem> {
     who.require_operator("workers work for everybody")?;
     let now_ms = app.bus.broker_now_ms(&subjects::kv_stream_name(worker::BUCKET)).await?;
-    let filter = subjects::worker_filter(job::TRANSCODE);
-    let reading = read_live_workers(&app.bus, filter, now_ms, WORKERS_MAX);
+    let filters = JobQueue::ALL.map(|queue| subjects::worker_filter(queue.name())).to_vec();
+    let reading = read_live_workers(&app.bus, filters, now_ms, WORKERS_MAX);
     let list = tokio::time::timeout(READ_TIME_MAX, reading).await;
     Ok(Json(list.map_err(|error| Problem::unavailable(&error))??))
 }
 
-/// Whether a worker of `queue` shows itself.
-async fn is_live(bus: &Bus, queue: &str, worker: &str) -> Result<bool, BusError> {
+/// Whether a worker of this name shows itself, of whatever queue.
+async fn is_live(bus: &Bus, worker: &str) -> Result<bool, BusError> {
     let now_ms = bus.broker_now_ms(&subjects::kv_stream_name(worker::BUCKET)).await?;
-    let subject = subjects::kv_subject(worker::BUCKET, &subjects::worker_key(queue, worker));
-    let reading = tokio::time::timeout(READ_TIME_MAX, read_live_workers(bus, subject, now_ms, 1)).await;
+    let subject =
+        |queue: JobQueue| subjects::kv_subject(worker::BUCKET, &subjects::worker_key(queue.name(), worker));
+    let subjects = JobQueue::ALL.map(subject).to_vec();
+    let reading = tokio::time::timeout(READ_TIME_MAX, read_live_workers(bus, subjects, now_ms, 1)).await;
     Ok(!reading.map_err(BusError::unavailable)??.items.is_empty())
 }
 
@@ -179,13 +182,13 @@ fn is_worker_name(text: &str) -> bool {
 /// The workers whose records were stored within their time before `now_ms`, by the broker's clock.
 async fn read_live_workers(
     bus: &Bus,
-    filter: String,
+    filters: Vec<String>,
     now_ms: u64,
     workers_max: usize,
 ) -> Result<LiveWorkerList, BusError> {
     let settings = reader::ReaderConfig::new(
         subjects::kv_stream_name(worker::BUCKET),
-        vec![filter],
+        filters,
         ReaderStart::LastPerSubject,
     );
     let mut entries = bus.open_reader(settings).await?;

@@ -17,7 +17,7 @@ use crate::tests::Site;
 fn running(worker: &str, host: &str) -> WorkerRecord {
     WorkerRecord {
         worker: worker.into(),
-        queue: job::TRANSCODE.into(),
+        queue: schemas::job::TRANSCODE.into(),
         slots: 2,
         held: Vec::new(),
         state: WorkerState::Running,
@@ -31,7 +31,7 @@ fn running(worker: &str, host: &str) -> WorkerRecord {
 }
 
 fn all_of_them() -> String {
-    subjects::worker_filter(job::TRANSCODE)
+    subjects::worker_filter(schemas::job::TRANSCODE)
 }
 
 async fn put(broker: &TestBroker, record: &WorkerRecord) {
@@ -97,12 +97,12 @@ async fn a_worker_that_did_not_show_itself_is_not_listed_and_a_list_has_an_end()
         put(&broker, &running(name, "east")).await;
     }
     let now_ms = bus.broker_now_ms("KV_workers").await.unwrap();
-    let all = read_live_workers(&bus, all_of_them(), now_ms, 3).await.unwrap();
+    let all = read_live_workers(&bus, vec![all_of_them()], now_ms, 3).await.unwrap();
     assert_eq!((all.items.len(), all.has_more), (3, false));
-    let some = read_live_workers(&bus, all_of_them(), now_ms, 2).await.unwrap();
+    let some = read_live_workers(&bus, vec![all_of_them()], now_ms, 2).await.unwrap();
     assert_eq!((some.items.len(), some.has_more), (2, true));
     let late_ms = now_ms + worker::RECORD_TTL_MS + 1;
-    assert_eq!(read_live_workers(&bus, all_of_them(), late_ms, 3).await.unwrap().items, []);
+    assert_eq!(read_live_workers(&bus, vec![all_of_them()], late_ms, 3).await.unwrap().items, []);
 }
 
 /// Has a worker `name` answer `count` commands, with `state` where that is said, else as it is asked.

@@ -55,6 +55,7 @@ fn job() -> job::JobRecord {
         made: Vec::new(),
         paused_at_ms: None,
         scheduled: None,
+        verified: None,
     }
 }
 
@@ -221,6 +222,7 @@ async fn what_plays_is_not_removed_with_a_job_that_was_cancelled() {
         subtitles: Vec::new(),
         has_poster: false,
         has_storyboard: false,
+        has_checksums: false,
         warnings: Vec::new(),
     };
     let medium = media::MediaRecord {

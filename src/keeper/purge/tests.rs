@@ -177,6 +177,7 @@ fn job_record(status: job::JobStatus) -> job::JobRecord {
         made: Vec::new(),
         paused_at_ms: None,
         scheduled: None,
+        verified: None,
     }
 }
 
@@ -309,6 +310,7 @@ async fn a_replaced_encode_goes_once_no_session_can_play_it() {
         subtitles: Vec::new(),
         has_poster: false,
         has_storyboard: false,
+        has_checksums: false,
         warnings: Vec::new(),
     };
     let mut medium = media::MediaRecord { encode: Some(encode(1)), ..asset(MediaStatus::Ready) };

@@ -29,7 +29,7 @@ type LabelPair = [(&'static str, String); 2];
 type FloatGauge = Gauge<f64, AtomicU64>;
 
 /// Kinds of jobs that are counted by name.
-const TASK_KINDS: [&str; 1] = [job::TRANSCODE];
+const TASK_KINDS: [&str; 2] = [job::TRANSCODE, job::VERIFY];
 
 /// Bounds of the job durations, in seconds.
 const DURATION_BOUNDS: [f64; 12] =

@@ -9,6 +9,7 @@
 
 mod audio_frame;
 mod changes;
+mod checksums;
 pub mod ladder;
 pub mod language;
 pub mod mpd;
@@ -27,5 +28,6 @@ mod tests;
 mod time_text;
 pub mod webvtt;
 
+pub use checksums::{ChecksumList, LIST_BYTES_MAX as CHECKSUMS_BYTES_MAX};
 pub use part_reader::GrowingPartReader;
 pub use profile::{EncodeProfile, ProfileRung, SIDE_PIXELS_MAX, STEP_RATE_BPS_MAX, STEPS_MAX, X264Preset};

@@ -30,6 +30,7 @@ pub const AUDIO_RATE_HZ: u32 = 48_000;
 pub const AUDIO_CHANNELS: u32 = 2;
 
 pub use schemas::job::FINISH;
+use schemas::job::TASK;
 
 /// Segments that an unfinished encode has before it can be played. Players ask for more a target duration after they got a playlist
 /// (RFC 8216, 6.3.4): with one segment they have just played it then, and stall every time.
@@ -216,13 +217,19 @@ pub fn part_duration_ms(plan: &EncodePlan, part: &str) -> u64 {
         Some(PartWork::Audio(audio)) => {
             audio.duration_samples * 1_000 / u64::from(audio.sample_rate_hz.max(1))
         }
+        // What goes through a whole medium is as far as it is in there.
+        None if part == TASK => plan.duration_ms,
         // Text takes no time worth counting.
         Some(PartWork::Subtitles(_) | PartWork::Finish) | None => 0,
     }
 }
 
+/// Bytes of a source that count as one in the cost of a job that goes through it: 64 MiB.
+const TASK_COST_BYTES: u64 = 64 << 20;
+
 /// Declared cost of a part, from 1: millions of pixels that are encoded, by which owners share the workers. A second of sound
-/// counts as one, since an AAC encoder takes about as long for it as x264 for a million pixels at the presets used here.
+/// counts as one, since an AAC encoder takes about as long for it as x264 for a million pixels at the presets used here. The part of a job
+/// that makes no encode counts one for each 64 MiB of the source: it does not share workers with the others.
 pub fn part_cost(plan: &EncodePlan, part: &str) -> u64 {
     let cost = match find_part_work(plan, part) {
         Some(PartWork::Video { video, range }) => {
@@ -233,6 +240,7 @@ pub fn part_cost(plan: &EncodePlan, part: &str) -> u64 {
             video.rungs.iter().map(pixels).fold(0, u64::saturating_add) / 1_000_000
         }
         Some(PartWork::Audio(audio)) => audio.duration_samples / u64::from(audio.sample_rate_hz.max(1)),
+        None if part == TASK => plan.source_bytes / TASK_COST_BYTES,
         Some(PartWork::Subtitles(_) | PartWork::Finish) | None => 0,
     };
     cost.max(1)
@@ -254,10 +262,19 @@ pub fn frames_to_ms(frames: u64, rate: Rational) -> u64 {
 
 /// The job that makes the encode `number` of a medium: always the same, so that planning twice is planning once.
 pub fn derive_job_id(media_id: MediaId, number: u32) -> JobId {
+    derive_id(media_id, &[b"transcode", media_id.as_bytes(), &number.to_be_bytes()])
+}
+
+/// A job of a medium that makes no encode, by what asked for it: always the same, so that beginning it twice is beginning it once.
+pub fn derive_task_id(media_id: MediaId, asked_by: &[&[u8]]) -> JobId {
+    derive_id(media_id, &[&[b"task" as &[u8]], asked_by].concat())
+}
+
+fn derive_id(media_id: MediaId, seed: &[&[u8]]) -> JobId {
     let mut hash = Sha256::new();
-    hash.update(b"transcode");
-    hash.update(media_id.as_bytes());
-    hash.update(number.to_be_bytes());
+    for part in seed {
+        hash.update(part);
+    }
     let hash = hash.finalize();
     let mut bytes = *media_id.as_bytes();
     // The time of the medium stays in front, so that ids sort as they were made; the rest says which encode.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use packaging::EncodeProfile;
+use queue_worker::LostWorkerPolicy;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -54,6 +55,7 @@ pub struct TranscodeConfig {
 
 impl Default for TranscodeConfig {
     fn default() -> Self {
+        let lost = LostWorkerPolicy::default();
         Self {
             parts: nats::consume::ConsumeConfig {
                 slots: default_slots(),
@@ -65,10 +67,10 @@ impl Default for TranscodeConfig {
             profiles: built_in_profiles(),
             renew_interval_ms: 2_000,
             claim_fresh_ms: 6_000,
-            lost_workers_max: 3,
-            lost_delay_ms: 10_000,
-            lost_delay_ms_max: 600_000,
-            lost_park_ms: 86_400_000,
+            lost_workers_max: lost.workers_max,
+            lost_delay_ms: lost.delay_ms,
+            lost_delay_ms_max: lost.delay_ms_max,
+            lost_park_ms: lost.park_ms,
             other_version_wait_ms: 600_000,
             progress_interval_ms: 1_000,
             puts_in_flight_max: 8,
@@ -80,6 +82,16 @@ impl Default for TranscodeConfig {
 }
 
 impl TranscodeConfig {
+    /// What becomes of parts that lose workers.
+    pub const fn lost_worker_policy(&self) -> LostWorkerPolicy {
+        LostWorkerPolicy {
+            workers_max: self.lost_workers_max,
+            delay_ms: self.lost_delay_ms,
+            delay_ms_max: self.lost_delay_ms_max,
+            park_ms: self.lost_park_ms,
+        }
+    }
+
     /// The named profile, if there is one.
     pub fn find_profile(&self, name: &str) -> Option<&EncodeProfile> {
         self.profiles.get(name)

@@ -10,20 +10,20 @@ use futures::{FutureExt, Stream, StreamExt, future::FusedFuture, stream::Futures
 use media::{MediaTaskOutput, MediaTaskReport};
 use nats::Bus;
 use packaging::{
+    ChecksumList,
     plan::{self, PartWork},
     storyboard,
 };
+use queue_worker::PartClaim;
 use schemas::{
-    job::{self, JobPartProgress, StoredSegment},
+    job::{self, StoredSegment},
     keys, subjects,
 };
-use store::Store;
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     TranscodeContext,
-    claim::PartClaim,
     error::TranscodeError,
     outage, playable,
     source::StoredMediaSource,
@@ -53,7 +53,7 @@ pub(crate) enum PartRunOutcome {
 
 /// One part being made.
 pub(crate) struct PartRun<'a> {
-    pub(crate) context: &'a TranscodeContext,
+    pub(crate) context: &'a Arc<TranscodeContext>,
     pub(crate) job: &'a job::JobRecord,
     pub(crate) part: &'a str,
     pub(crate) work: PartWork<'a>,
@@ -157,20 +157,15 @@ impl PartRun<'_> {
     }
 
     async fn is_job_over(&self) -> Result<bool, TranscodeError> {
-        is_job_inactive(&self.context.bus, self.job).await
+        Ok(queue_worker::is_job_inactive(&self.context.bus, self.job).await?)
     }
-}
-
-/// True when the job is no longer active.
-pub(crate) async fn is_job_inactive(bus: &Bus, job: &job::JobRecord) -> Result<bool, TranscodeError> {
-    let found = bus.load_record::<job::JobRecord>(&job.job_id.to_string()).await?;
-    Ok(found.is_none_or(|held| held.record.status != job::JobStatus::Active))
 }
 
 /// Takes the child's outputs, stores them and keeps the claim and the progress alive.
 struct PartOutputCollector<'a> {
     run: &'a PartRun<'a>,
     tracks: PartTracks,
+    checksums: ChecksumList,
     frames_done: u64,
     progress_at: Option<Instant>,
     /// Playing begins with segments of this part.
@@ -179,8 +174,17 @@ struct PartOutputCollector<'a> {
     renewed_segments: usize,
 }
 
-/// An upload that ended, with the note to take.
-type SegmentUploadResult = Result<Option<EncodedSegment>, TranscodeError>;
+/// An object that was stored.
+struct StoredObject {
+    /// Path below the encode's folder.
+    path: String,
+    sha256: String,
+    /// The note to take of a segment.
+    segment: Option<EncodedSegment>,
+}
+
+/// An upload that ended.
+type UploadResult = Result<StoredObject, TranscodeError>;
 
 impl<'a> PartOutputCollector<'a> {
     async fn new(run: &'a PartRun<'a>) -> Self {
@@ -188,6 +192,7 @@ impl<'a> PartOutputCollector<'a> {
         Self {
             run,
             tracks: PartTracks::new(&run.job.plan, run.work, &part),
+            checksums: ChecksumList::default(),
             frames_done: 0,
             progress_at: None,
             is_first_part: playable::is_first_part(&run.job.plan, run.part),
@@ -230,6 +235,8 @@ impl<'a> PartOutputCollector<'a> {
             }
             self.publish_progress().await;
         }
+        let PartRun { context, job, part, .. } = self.run;
+        context.put_object(&job.prefix, &keys::checksums_path(part), self.checksums.render()).await?;
         Ok(Some(self.tracks))
     }
 
@@ -237,8 +244,8 @@ impl<'a> PartOutputCollector<'a> {
     fn prepare_uploads(
         &mut self,
         output: MediaTaskOutput,
-    ) -> Result<VecDeque<impl Future<Output = SegmentUploadResult> + use<>>, TranscodeError> {
-        let (name, bytes, made) = match output {
+    ) -> Result<VecDeque<impl Future<Output = UploadResult> + use<>>, TranscodeError> {
+        let (path, bytes, segment) = match output {
             MediaTaskOutput::Init { rendition, bytes } => {
                 self.tracks.add_init(rendition, &bytes)?;
                 (self.init_path(rendition)?, bytes, None)
@@ -270,8 +277,8 @@ impl<'a> PartOutputCollector<'a> {
             }
             _ => return Err(TranscodeError::Unplanned("an output of another task".into())),
         };
-        let key = format!("{}/{name}", self.run.job.prefix);
-        Ok(VecDeque::from([put_segment(self.run.context.store.clone(), key, bytes, made)]))
+        let PartRun { context, job, .. } = self.run;
+        Ok(VecDeque::from([put_output(Arc::clone(context), job.prefix.clone(), path, (bytes, segment))]))
     }
 
     fn sheet_path(&self) -> Result<String, TranscodeError> {
@@ -299,11 +306,10 @@ impl<'a> PartOutputCollector<'a> {
         })
     }
 
-    fn record_upload(&mut self, stored: SegmentUploadResult) -> Result<(), TranscodeError> {
-        match stored? {
-            Some(made) => self.tracks.add_segment(made),
-            None => Ok(()),
-        }
+    fn record_upload(&mut self, stored: UploadResult) -> Result<(), TranscodeError> {
+        let StoredObject { path, sha256, segment } = stored?;
+        self.checksums.insert(path, sha256);
+        segment.map_or(Ok(()), |segment| self.tracks.add_segment(segment))
     }
 
     /// Writes the first whole segments at once, so that playing can begin. False when the part or job is over.
@@ -335,16 +341,16 @@ impl<'a> PartOutputCollector<'a> {
                 );
                 return Ok(true);
             }
-            Err(error) => return Err(error),
+            Err(error) => return Err(error.into()),
         }
         if self.renewed_segments == 0 && self.tracks.common_segment_count() > 0 {
             outage::clear_delay(&context.bus, job.media_id).await;
         }
-        match is_job_inactive(&context.bus, job).await {
+        match queue_worker::is_job_inactive(&context.bus, job).await {
             Ok(false) => {}
             Ok(true) => return Ok(false),
             Err(error) if error.is_outage() => return Ok(true),
-            Err(error) => return Err(error),
+            Err(error) => return Err(error.into()),
         }
         if self.adds_to_beginning() {
             match playable::mark_playable(&context.bus, job).await {
@@ -378,33 +384,18 @@ impl<'a> PartOutputCollector<'a> {
     }
 }
 
-async fn put_segment(
-    store: Store,
-    key: String,
-    bytes: Bytes,
-    made: Option<EncodedSegment>,
-) -> SegmentUploadResult {
-    store.put(&key, bytes).await?;
-    Ok(made)
+async fn put_output(
+    context: Arc<TranscodeContext>,
+    prefix: String,
+    path: String,
+    (bytes, segment): (Bytes, Option<EncodedSegment>),
+) -> UploadResult {
+    let sha256 = context.put_object(&prefix, &path, bytes).await?;
+    Ok(StoredObject { path, sha256, segment })
 }
 
 /// Publishes how far a part is.
 pub(crate) async fn publish_part_progress(bus: &Bus, job: &job::JobRecord, part: &str, done_ms: u64) {
     let total_ms = plan::part_duration_ms(&job.plan, part);
-    let progress = JobPartProgress {
-        job_id: job.job_id,
-        media_id: job.media_id,
-        owner: job.owner.clone(),
-        part: part.to_owned(),
-        done_ms: done_ms.min(total_ms),
-        total_ms,
-    };
-    let subject = subjects::progress_subject(job.job_id, part);
-    let published = match nats::encode_message(&subject, &progress) {
-        Ok(payload) => bus.publish_core(subject, payload).await,
-        Err(error) => Err(error),
-    };
-    if let Err(error) = published {
-        tracing::debug!(%error, part, "progress could not be reported");
-    }
+    queue_worker::publish_progress(bus, job, part, (done_ms, total_ms)).await;
 }

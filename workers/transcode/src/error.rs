@@ -6,6 +6,7 @@ use packaging::{
     plan::{NoEncodableTrack, OPTIONS_VERSION},
     presentation::PartPlanMismatch,
 };
+use queue_worker::ClaimError;
 use schemas::{fault::error_chain, job};
 
 use crate::check::MeasureError;
@@ -145,6 +146,15 @@ impl TranscodeError {
     /// The whole chain of causes in one line.
     pub(crate) fn describe(&self) -> String {
         error_chain(self).chars().filter(|c| !c.is_control()).take(1_000).collect()
+    }
+}
+
+impl From<ClaimError> for TranscodeError {
+    fn from(error: ClaimError) -> Self {
+        match error {
+            ClaimError::Bus(source) => Self::Bus(source),
+            ClaimError::Exhausted { attempts, last } => Self::Exhausted { attempts, last },
+        }
     }
 }
 

@@ -3,7 +3,14 @@
 //! Order of effects: poster, playlists and manifest, check, report, multivariant playlist, medium, job. A crash anywhere
 //! repeats it with the same bytes under the same keys.
 
-use packaging::presentation::{Presentation, PresentationRendition};
+use std::collections::BTreeSet;
+
+use futures::TryStreamExt;
+use packaging::{
+    ChecksumList,
+    presentation::{Presentation, PresentationRendition},
+};
+use queue_worker::PartClaim;
 use schemas::{
     job::{self, JobPartRecord, JobPartStatus},
     keys,
@@ -15,9 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     TranscodeContext,
     check::{self, FindingSeverity},
-    claim::PartClaim,
     description::EncodeDescription,
-    encode,
     error::TranscodeError,
     job_result,
     poster::{self, PosterOrigin},
@@ -41,7 +46,8 @@ pub(crate) async fn finish_job(
         return job_result::fail_job(&context.bus, job, &code, &detail, context.config.ended_kept_ms).await;
     }
     let mut presentation = Presentation::assemble(&job.plan, &parts)?;
-    let poster = poster::make_poster(context, job, stop).await?;
+    let mut checksums = ChecksumList::default();
+    let poster = poster::make_poster(context, job, &mut checksums, stop).await?;
     let described = EncodeDescription::describe_encode(context, job, &mut presentation).await?;
     let asset = context
         .bus
@@ -56,17 +62,20 @@ pub(crate) async fn finish_job(
         versions: &context.driver.self_check().versions,
     });
     // Before the findings are judged: the report of an encode that does not conform says why.
-    put_text(context, job, keys::REPORT, report).await?;
+    checksums.insert(keys::REPORT, context.put_object(&job.prefix, keys::REPORT, report).await?);
     reject_errors(&described.findings)?;
     for (path, text) in described.files {
-        put_text(context, job, &path, text).await?;
+        let sha256 = context.put_object(&job.prefix, &path, text).await?;
+        checksums.insert(path, sha256);
     }
+    context.put_object(&job.prefix, &keys::checksums_path(job::FINISH), checksums.render()).await?;
+    let has_checksums = are_checksums_stored(context, job).await?;
     // Fenced once more: measuring takes long, and another worker may have finished the job meanwhile.
     if !claim.write_change(|_| {}).await? {
         return Ok(());
     }
-    if encode::is_job_inactive(&context.bus, job).await? {
-        return claim.release_ended().await;
+    if queue_worker::is_job_inactive(&context.bus, job).await? {
+        return Ok(claim.release_ended().await?);
     }
     let (listed, target) = (&described.plan, presentation.target_seconds());
     let made = MediaEncode {
@@ -82,6 +91,7 @@ pub(crate) async fn finish_job(
             .collect(),
         has_poster: poster != PosterOrigin::None,
         has_storyboard: described.has_storyboard,
+        has_checksums,
         warnings: job
             .plan
             .warnings
@@ -93,7 +103,7 @@ pub(crate) async fn finish_job(
     };
     let cpu_ms = parts.iter().map(|part| part.cpu_ms).sum();
     if !job_result::complete_job(&context.bus, job, &made, cpu_ms, context.config.ended_kept_ms).await? {
-        return claim.release_ended().await;
+        return Ok(claim.release_ended().await?);
     }
     claim.write_change(|part| part.status = JobPartStatus::Done).await?;
     tracing::info!(media.id = %job.media_id, job.id = %job.job_id, "ready");
@@ -146,12 +156,14 @@ fn reject_errors(findings: &[check::ConformanceFinding]) -> Result<(), Transcode
     if errors.is_empty() { Ok(()) } else { Err(TranscodeError::Nonconforming(errors.join("; "))) }
 }
 
-async fn put_text(
+/// Whether every part has left its checksums: one that was kept of an older version has not.
+async fn are_checksums_stored(
     context: &TranscodeContext,
     job: &job::JobRecord,
-    name: &str,
-    text: String,
-) -> Result<(), TranscodeError> {
-    context.store.put(&format!("{}/{name}", job.prefix), text).await?;
-    Ok(())
+) -> Result<bool, TranscodeError> {
+    let folder = format!("{}/{}", job.prefix, keys::CHECKSUMS);
+    let stored: BTreeSet<String> =
+        context.store.list(&folder).map_ok(|object| object.key).try_collect().await?;
+    let mut parts = job.parts.iter().map(|part| format!("{}/{}", job.prefix, keys::checksums_path(part)));
+    Ok(parts.all(|key| stored.contains(&key)))
 }

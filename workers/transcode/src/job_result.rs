@@ -175,7 +175,6 @@ mod tests {
     };
 
     use super::*;
-    use crate::claim::tests::job;
 
     /// Which of them comes first differs, and so does what it meets halfway.
     const RACES: u8 = 250;
@@ -194,6 +193,7 @@ mod tests {
             subtitles: Vec::new(),
             has_poster: false,
             has_storyboard: false,
+            has_checksums: false,
             warnings: Vec::new(),
         }
     }
@@ -221,7 +221,7 @@ mod tests {
         let (worker, person) = (broker.bus(Role::Transcode).await, broker.bus(Role::Admin).await);
         let race = async |number: u8| {
             let (job_id, media_id) = (JobId::from_bytes([number; 16]), MediaId::from_bytes([number; 16]));
-            let job = JobRecord { job_id, media_id, ..job() };
+            let job = JobRecord { job_id, media_id, ..schemas::examples::job_record() };
             let medium = MediaRecord::new(media_id, "olga".into(), MediaStatus::Stored, 1);
             put(&worker, medium).await;
             put(&worker, job.clone()).await;

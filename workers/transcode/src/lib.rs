@@ -18,8 +18,6 @@
 
 pub mod boxes;
 pub mod check;
-mod claim;
-mod command;
 mod config;
 mod description;
 mod encode;
@@ -37,17 +35,17 @@ mod source;
 mod spec;
 mod subtitles;
 #[cfg(test)]
-mod takeover_tests;
-#[cfg(test)]
 mod tests;
 mod tracks;
-mod uptime;
-mod worker_status;
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+use data_encoding::HEXLOWER;
 use nats::{Bus, consume};
-use schemas::subjects;
+use queue_worker::{WorkerIdentity, WorkerStatus};
+use schemas::{job::JobQueue, subjects};
+use sha2::{Digest, Sha256};
 use store::Store;
 use tokio_util::sync::CancellationToken;
 
@@ -55,7 +53,6 @@ pub use config::{DEFAULT_PROFILE, TranscodeConfig};
 pub use error::TranscodeError;
 pub use profile_check::{ProfileFault, check_profile};
 pub use schemas::job::{PLAN_TRANSCODE as PLAN_DURABLE, TRANSCODE as KIND};
-use worker_status::WorkerStatus;
 
 /// What every part of the stage works with.
 #[derive(Debug)]
@@ -68,6 +65,25 @@ pub(crate) struct TranscodeContext {
     pub(crate) worker: String,
     /// What it says of itself.
     pub(crate) status: WorkerStatus,
+}
+
+impl TranscodeContext {
+    /// Stores an object below the folder `prefix`; answers its SHA-256 in lower-case hex.
+    pub(crate) async fn put_object(
+        &self,
+        prefix: &str,
+        path: &str,
+        bytes: impl Into<Bytes>,
+    ) -> Result<String, TranscodeError> {
+        let (key, bytes) = (format!("{prefix}/{path}"), bytes.into());
+        let hashed = bytes.clone();
+        // Megabytes take milliseconds, too long for a thread that serves others.
+        let hashing = tokio::task::spawn_blocking(move || HEXLOWER.encode(&Sha256::digest(&hashed)));
+        let (stored, sha256) = tokio::join!(self.store.put(&key, bytes), hashing);
+        stored?;
+        // The process is about to stop, or out of memory.
+        Ok(sha256.map_err(store::StoreError::unavailable)?)
+    }
 }
 
 /// Runs planner and parts until `shutdown` fires, then lets running parts finish within the grace time.
@@ -85,8 +101,14 @@ pub async fn run_transcode(
             what: format!("transcode.profile {}: no such profile", config.profile),
         });
     }
-    let worker = data_encoding::HEXLOWER.encode(&nats::new_id_bytes());
-    let status = WorkerStatus::new(&worker, &config);
+    let worker = HEXLOWER.encode(&nats::new_id_bytes());
+    let status = WorkerStatus::new(WorkerIdentity {
+        worker: worker.clone(),
+        queue: JobQueue::Transcode,
+        slots: config.parts.slots,
+        options_version: packaging::plan::OPTIONS_VERSION.to_owned(),
+        other_version_wait_ms: config.other_version_wait_ms,
+    });
     let driver = driver.into();
     let context = Arc::new(TranscodeContext { bus: bus.clone(), store, driver, config, worker, status });
     let plans = consume::StageQueue {
@@ -97,14 +119,7 @@ pub async fn run_transcode(
             subjects::event_filter::<schemas::media::MediaReopened>(),
         ],
     };
-    let parts = consume::StageQueue {
-        stream: subjects::JOBS.to_owned(),
-        durables: subjects::JobPriority::ALL
-            .iter()
-            .map(|priority| format!("{KIND}-{}", priority.subject_token()))
-            .collect(),
-        wake: vec![subjects::job_filter(KIND)],
-    };
+    let parts = consume::StageQueue::of_jobs(JobQueue::Transcode);
     let planner = Arc::new(planner::TranscodePlanner { context: Arc::clone(&context) });
     let maker = Arc::new(part::PartProcessor::new(Arc::clone(&context)));
     // On the heap: their futures are larger than that of a role may be.
@@ -129,7 +144,7 @@ pub async fn run_transcode(
         ended = async { tokio::try_join!(planning, making) } => ended.map(drop),
         () = maker.watch_broker() => Ok(()),
         never = context.status.publish_changes(&bus, &shutdown) => match never {},
-        never = command::answer_commands(&context) => match never {},
+        never = queue_worker::answer_commands(&bus, &context.status) => match never {},
     };
     context.status.withdraw(&bus).await;
     ended

@@ -1,7 +1,6 @@
 //! One message of the work queue: claim the part, make it, record it, and see whether it was the last one.
 
 use std::{
-    collections::HashMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -9,9 +8,11 @@ use std::{
 use futures::StreamExt;
 use nats::{FailureClass, MessageDelivery, Outbox, PipelineStage, StageFault, StageOutcome};
 use packaging::plan::{self, PartWork};
-use parking_lot::Mutex;
+use queue_worker::{
+    ActiveClaims, BrokerUptime, ClaimOutcome, PartAttemptFailure, PartAvailability, PartClaim,
+    PartClaimSettings, RENEW_PERIOD_MAX,
+};
 use schemas::{
-    ids::JobId,
     job::{self, JobPartDead, JobPartRecord, JobPartStatus, JobPartTask},
     subjects,
 };
@@ -20,11 +21,9 @@ use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 
 use crate::{
     TranscodeContext,
-    claim::{self, ClaimOutcome, PartAttemptFailure, PartAvailability, PartClaim, PartClaimSettings},
     encode::{self, PartRun, PartRunOutcome},
     error::TranscodeError,
     finish, job_result, outage, playable,
-    uptime::BrokerUptime,
 };
 
 /// Makes parts.
@@ -32,8 +31,7 @@ pub(crate) struct PartProcessor {
     context: Arc<TranscodeContext>,
     /// Whether those who hold parts could show themselves.
     uptime: BrokerUptime,
-    /// Claims of this process by queue subject, for the fence check before each progress ping.
-    active: Mutex<HashMap<String, Arc<PartClaim>>>,
+    active: ActiveClaims,
     /// Held by each running part, and alone by one that lost workers: it may take the process with it.
     room: Arc<RwLock<()>>,
     started: Instant,
@@ -55,7 +53,7 @@ const OTHER_VERSION_DELAY: Duration = Duration::from_secs(10);
 impl PipelineStage for PartProcessor {
     const NAME: &'static str = "transcode";
     // Not by the ack wait alone: the durables may have been made with a longer one.
-    const RENEW_PERIOD_MAX: Duration = claim::RENEW_PERIOD_MAX;
+    const RENEW_PERIOD_MAX: Duration = RENEW_PERIOD_MAX;
     type Message = JobPartTask;
 
     async fn handle(
@@ -95,7 +93,8 @@ impl PipelineStage for PartProcessor {
             }
             Err(error) => return self.handle_error(error, None).await,
         };
-        let _active = self.register_claim(&delivery.subject, &claim, job.job_id, &task.part);
+        let _active =
+            self.active.register(&self.context.status, (&delivery.subject, &claim), (job.job_id, &task.part));
         let run = PartRun {
             context: &self.context,
             job: &job,
@@ -115,19 +114,7 @@ impl PipelineStage for PartProcessor {
     }
 
     async fn renew_claim(&self, _task: &JobPartTask, delivery: &MessageDelivery) -> bool {
-        let claim = self.active.lock().get(&delivery.subject).cloned();
-        let Some(claim) = claim else { return true };
-        match claim.renew(|_| {}).await {
-            Ok(is_ours) => is_ours,
-            Err(error) => {
-                tracing::warn!(
-                    error = error.describe(),
-                    subject = delivery.subject,
-                    "the fence could not be checked"
-                );
-                true
-            }
-        }
+        self.active.renew(&delivery.subject).await
     }
 
     async fn on_outage(&self, task: &JobPartTask, _delivery: &MessageDelivery, fault: &StageFault) {
@@ -144,25 +131,12 @@ impl PipelineStage for PartProcessor {
     }
 }
 
-/// Takes a claim off the list when its handling ends, however it ends.
-struct ActiveClaimGuard<'a> {
-    parts: &'a PartProcessor,
-    subject: &'a str,
-}
-
-impl Drop for ActiveClaimGuard<'_> {
-    fn drop(&mut self) {
-        self.parts.active.lock().remove(self.subject);
-        self.parts.context.status.release_part(self.subject);
-    }
-}
-
 impl PartProcessor {
     pub(crate) fn new(context: Arc<TranscodeContext>) -> Self {
         Self {
             context,
             uptime: BrokerUptime::default(),
-            active: Mutex::new(HashMap::new()),
+            active: ActiveClaims::default(),
             room: Arc::default(),
             started: Instant::now(),
         }
@@ -185,7 +159,7 @@ impl PartProcessor {
             worker: &self.context.worker,
             fresh: Duration::from_millis(config.claim_fresh_ms),
             attempts_max: config.parts.attempts_max,
-            config,
+            policy: config.lost_worker_policy(),
             uptime: &self.uptime,
         };
         let held = match PartClaim::check_availability(&self.context.bus, job, part, rules).await? {
@@ -203,7 +177,7 @@ impl PartProcessor {
         if room.is_none() {
             return Ok(ClaimOutcome::Held(ROOM_DELAY));
         }
-        PartClaim::take_part(&self.context.bus, job, held, rules).await
+        Ok(PartClaim::take_part(&self.context.bus, job, held, rules).await?)
     }
 
     /// Leaves a part to workers that make the bytes its other parts are made of, for as long as an upgrade may take.
@@ -228,19 +202,6 @@ impl PartProcessor {
             room = Arc::clone(&self.room).write_owned() => Some(PartPermit::Alone(room)),
             () = delivery.cancel.cancelled() => None,
         }
-    }
-
-    /// A finish in the place of a part takes the part's place in the list, too.
-    fn register_claim<'a>(
-        &'a self,
-        subject: &'a str,
-        claim: &Arc<PartClaim>,
-        job_id: JobId,
-        part: &str,
-    ) -> ActiveClaimGuard<'a> {
-        self.active.lock().insert(subject.to_owned(), Arc::clone(claim));
-        self.context.status.hold_part(subject, job_id, part);
-        ActiveClaimGuard { parts: self, subject }
     }
 
     /// `None`: the part is made, and its record says so.
@@ -376,7 +337,11 @@ impl PartProcessor {
                 return Ok(StageOutcome::Lost);
             }
         };
-        let _active = self.register_claim(&delivery.subject, &claim, job.job_id, plan::FINISH);
+        let _active = self.active.register(
+            &self.context.status,
+            (&delivery.subject, &claim),
+            (job.job_id, plan::FINISH),
+        );
         let run = PartRun {
             context: &self.context,
             job,

@@ -325,6 +325,7 @@ fn build_job_record(wanted: &EncodeRequest, plan: job::EncodePlan) -> job::JobRe
         made: Vec::new(),
         paused_at_ms: None,
         scheduled: wanted.settings.scheduled,
+        verified: None,
     }
 }
 
@@ -346,6 +347,7 @@ mod tests {
                 subtitles: Vec::new(),
                 has_poster: false,
                 has_storyboard: false,
+                has_checksums: false,
                 warnings: Vec::new(),
             }
         };

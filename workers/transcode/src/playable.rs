@@ -55,6 +55,7 @@ pub(crate) async fn mark_playable(bus: &Bus, job: &job::JobRecord) -> Result<(),
             subtitles: Vec::new(),
             has_poster: false,
             has_storyboard: false,
+            has_checksums: false,
             warnings: Vec::new(),
         });
         let event = MediaPlayable {

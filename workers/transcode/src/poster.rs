@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use media::{MediaRetryDecision, MediaTaskError, MediaTaskOutput};
-use packaging::plan;
+use packaging::{ChecksumList, plan};
 use schemas::{
     job::{self, PosterPlan},
     keys,
@@ -29,12 +29,13 @@ pub(crate) enum PosterOrigin {
 pub(crate) async fn make_poster(
     context: &TranscodeContext,
     job: &job::JobRecord,
+    checksums: &mut ChecksumList,
     stop: &CancellationToken,
 ) -> Result<PosterOrigin, TranscodeError> {
     let Some(wanted) = &job.plan.poster else { return Ok(PosterOrigin::None) };
     context.store.head(&job.plan.source_key).await?;
     let is_still = job.plan.video.is_none() && job.plan.audio.is_empty();
-    let fault = match take_picture(context, job, wanted, stop).await? {
+    let fault = match take_picture(context, job, wanted, checksums, stop).await? {
         Ok(()) if wanted.is_cover => return Ok(PosterOrigin::Cover),
         Ok(()) => return Ok(PosterOrigin::Frame),
         Err(fault) => fault,
@@ -47,7 +48,7 @@ pub(crate) async fn make_poster(
     tracing::warn!(%fault, media.id = %job.media_id, is_cover = wanted.is_cover, "no poster could be taken");
     let frame = plan::plan_frame_poster(&job.plan).filter(|_| wanted.is_cover);
     let Some(frame) = frame else { return Ok(PosterOrigin::None) };
-    match take_picture(context, job, &frame, stop).await? {
+    match take_picture(context, job, &frame, checksums, stop).await? {
         Ok(()) => Ok(PosterOrigin::Frame),
         Err(fault) if fault.retry_decision() == MediaRetryDecision::Retry => Err(fault.into()),
         Err(_) => Ok(PosterOrigin::None),
@@ -59,6 +60,7 @@ async fn take_picture(
     context: &TranscodeContext,
     job: &job::JobRecord,
     wanted: &PosterPlan,
+    checksums: &mut ChecksumList,
     stop: &CancellationToken,
 ) -> Result<Result<(), MediaTaskError>, TranscodeError> {
     let source =
@@ -77,7 +79,7 @@ async fn take_picture(
     };
     match tokio::join!(taken, collected) {
         (Ok(_), Some(bytes)) => {
-            context.store.put(&format!("{}/{}", job.prefix, keys::POSTER), bytes).await?;
+            checksums.insert(keys::POSTER, context.put_object(&job.prefix, keys::POSTER, bytes).await?);
             Ok(Ok(()))
         }
         (Ok(_), None) => Err(TranscodeError::Unplanned("no picture".into())),

@@ -57,6 +57,8 @@ pub(crate) struct IndexedJob {
 
 impl From<job::JobRecord> for IndexedJob {
     fn from(record: job::JobRecord) -> Self {
+        // The one that finishes an encode stands behind those that its record names.
+        let parts_total = record.parts.len() + usize::from(record.is_encode());
         Self {
             job_id: record.job_id,
             kind: record.kind,
@@ -66,7 +68,7 @@ impl From<job::JobRecord> for IndexedJob {
             status: record.status,
             encode: record.encode,
             duration_ms: record.plan.duration_ms,
-            parts_total: u32::try_from(record.parts.len() + 1).unwrap_or(u32::MAX),
+            parts_total: u32::try_from(parts_total).unwrap_or(u32::MAX),
             code: record.code,
             detail: record.detail,
             created_at_ms: record.created_at_ms,

@@ -97,6 +97,7 @@ pub(crate) fn encode(names: &[(&str, u32, u32, u64)]) -> MediaEncode {
         subtitles: Vec::new(),
         has_poster: true,
         has_storyboard: false,
+        has_checksums: false,
         warnings: Vec::new(),
     }
 }
@@ -140,6 +141,7 @@ pub(crate) fn job(number: u8, medium: u8, owner: &str, status: job::JobStatus) -
         made: Vec::new(),
         paused_at_ms: None,
         scheduled: None,
+        verified: None,
     }
 }
 

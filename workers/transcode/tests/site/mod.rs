@@ -244,6 +244,7 @@ impl Site {
         let bus = broker.bus(Role::Keeper).await;
         let dispatching = dispatch::run_dispatcher(
             bus,
+            schemas::job::JobQueue::Transcode,
             dispatch::DispatchConfig::default(),
             dispatch::DispatchMetrics::default(),
             CancellationToken::new(),
@@ -346,6 +347,7 @@ impl Site {
             made: Vec::new(),
             paused_at_ms: None,
             scheduled: None,
+            verified: None,
         };
         let bus = self.broker.bus(Role::Transcode).await;
         bus.commit_record(&mut VersionedRecord::new(record), Outbox::new()).await.unwrap();

@@ -13,11 +13,8 @@ use schemas::{
 };
 
 use crate::{
-    claim::{
-        ClaimOutcome, PartAttemptFailure, PartClaim, RENEW_PERIOD_MAX,
-        tests::{FRESH, ask, ask_as, job},
-    },
-    uptime::BrokerUptime,
+    BrokerUptime, ClaimOutcome, PartAttemptFailure, PartClaim, RENEW_PERIOD_MAX,
+    claim::tests::{FRESH, ask, ask_as, job},
 };
 
 /// A holder of a part, and another worker that would like to have it.

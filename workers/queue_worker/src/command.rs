@@ -5,25 +5,25 @@
 use std::convert::Infallible;
 
 use futures::StreamExt;
-use nats::BusError;
+use nats::{Bus, BusError};
 use schemas::{
     fault::error_chain,
     subjects,
     worker::{WorkerCommand, WorkerCommandReply},
 };
 
-use crate::TranscodeContext;
+use crate::WorkerStatus;
 
 /// Largest command in bytes.
 const COMMAND_BYTES_MAX: usize = 1_024;
 
 /// Answers commands for as long as it is polled. Without a subscription the work goes on, and nobody can steer it.
-pub(crate) async fn answer_commands(context: &TranscodeContext) -> Infallible {
-    let subject = subjects::worker_command_subject(&context.worker);
-    match context.bus.subscribe_core(subject).await {
+pub async fn answer_commands(bus: &Bus, status: &WorkerStatus) -> Infallible {
+    let subject = subjects::worker_command_subject(status.worker());
+    match bus.subscribe_core(subject).await {
         Ok(mut commands) => {
             while let Some(command) = commands.next().await {
-                if let Err(error) = answer_command(context, &command).await {
+                if let Err(error) = answer_command(bus, status, &command).await {
                     tracing::warn!(error = error_chain(&error), "a command was not answered");
                 }
             }
@@ -33,7 +33,11 @@ pub(crate) async fn answer_commands(context: &TranscodeContext) -> Infallible {
     std::future::pending().await
 }
 
-async fn answer_command(context: &TranscodeContext, message: &async_nats::Message) -> Result<(), BusError> {
+async fn answer_command(
+    bus: &Bus,
+    status: &WorkerStatus,
+    message: &async_nats::Message,
+) -> Result<(), BusError> {
     let Some(reply) = message.reply.clone() else { return Ok(()) };
     if message.payload.len() > COMMAND_BYTES_MAX {
         return Err(BusError::TooLarge {
@@ -43,8 +47,8 @@ async fn answer_command(context: &TranscodeContext, message: &async_nats::Messag
         });
     }
     let command: WorkerCommand = nats::decode_message(&message.subject, &message.payload)?;
-    let state = context.status.apply_action(command.action);
+    let state = status.apply_action(command.action);
     tracing::info!(action = ?command.action, ?state, "asked by an admin");
     let answer = nats::encode_message(&message.subject, &WorkerCommandReply { state })?;
-    context.bus.client().publish(reply, answer.into()).await.map_err(BusError::unavailable)
+    bus.client().publish(reply, answer.into()).await.map_err(BusError::unavailable)
 }

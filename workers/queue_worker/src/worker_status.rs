@@ -17,13 +17,12 @@ use schemas::{
     KvRecord as _,
     fault::error_chain,
     ids::JobId,
+    job::JobQueue,
     subjects,
     worker::{self, HeldPart, WorkerAction, WorkerRecord, WorkerState},
 };
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
-
-use crate::{KIND, TranscodeConfig};
 
 /// Least time between two puts.
 const CHANGE_PERIOD: Duration = Duration::from_millis(200);
@@ -39,12 +38,25 @@ const MADE_PARTS_MAX: usize = 1_024;
 /// Where the name of this host stands.
 const HOST_FILE: &str = "/proc/sys/kernel/hostname";
 
+/// What stays the same of a worker.
+#[derive(Debug, Clone)]
+pub struct WorkerIdentity {
+    /// Its name: a random one per process.
+    pub worker: String,
+    /// Whose parts it makes.
+    pub queue: JobQueue,
+    /// Parts that it works on at once.
+    pub slots: usize,
+    /// Version of the encoder options with which it makes parts; empty where that does not matter.
+    pub options_version: String,
+    /// How long it leaves jobs of other such versions to others, in milliseconds.
+    pub other_version_wait_ms: u64,
+}
+
 /// What this worker holds and has made.
 #[derive(Debug)]
-pub(crate) struct WorkerStatus {
-    worker: String,
-    slots: u32,
-    other_version_wait_ms: u64,
+pub struct WorkerStatus {
+    identity: WorkerIdentity,
     host: String,
     started: Instant,
     known: Mutex<KnownWork>,
@@ -71,7 +83,8 @@ struct MadePart {
 }
 
 impl WorkerStatus {
-    pub(crate) fn new(worker: &str, config: &TranscodeConfig) -> Self {
+    /// A worker that holds nothing and takes parts.
+    pub fn new(identity: WorkerIdentity) -> Self {
         let work = KnownWork {
             held: HashMap::new(),
             made: VecDeque::new(),
@@ -79,9 +92,7 @@ impl WorkerStatus {
             is_stopping: false,
         };
         Self {
-            worker: worker.to_owned(),
-            slots: u32::try_from(config.parts.slots.max(1)).unwrap_or(u32::MAX),
-            other_version_wait_ms: config.other_version_wait_ms,
+            identity,
             host: std::fs::read_to_string(HOST_FILE).map(|text| cut_host_name(&text)).unwrap_or_default(),
             started: Instant::now(),
             known: Mutex::new(work),
@@ -91,18 +102,23 @@ impl WorkerStatus {
         }
     }
 
+    /// Name of the worker.
+    pub fn worker(&self) -> &str {
+        &self.identity.worker
+    }
+
     /// Whether new parts are taken.
-    pub(crate) fn watch_parts(&self) -> watch::Receiver<bool> {
+    pub fn watch_parts(&self) -> watch::Receiver<bool> {
         self.takes_parts.subscribe()
     }
 
     /// Whether new plans are made.
-    pub(crate) fn watch_plans(&self) -> watch::Receiver<bool> {
+    pub fn watch_plans(&self) -> watch::Receiver<bool> {
         self.takes_plans.subscribe()
     }
 
     /// Does what it is asked to, unless the process stops; answers where this worker stands then.
-    pub(crate) fn apply_action(&self, action: WorkerAction) -> WorkerState {
+    pub fn apply_action(&self, action: WorkerAction) -> WorkerState {
         let mut known = self.known.lock();
         if let Some(wanted) = action.wanted_state().filter(|_| !known.is_stopping) {
             known.state = wanted;
@@ -121,21 +137,21 @@ impl WorkerStatus {
     }
 
     /// A part is held now, in the place of what was held for the same message.
-    pub(crate) fn hold_part(&self, subject: &str, job_id: JobId, part: &str) {
+    pub fn hold_part(&self, subject: &str, job_id: JobId, part: &str) {
         let held = HeldPart { job_id, part: part.to_owned(), since_ms: nats::estimated_broker_now_ms() };
         self.known.lock().held.insert(subject.to_owned(), held);
         self.changed.notify_one();
     }
 
     /// What was held for a message is held no more.
-    pub(crate) fn release_part(&self, subject: &str) {
+    pub fn release_part(&self, subject: &str) {
         if self.known.lock().held.remove(subject).is_some() {
             self.changed.notify_one();
         }
     }
 
     /// A part with `output_ms` of output was made since `began`.
-    pub(crate) fn record_made(&self, began: Instant, output_ms: u64) {
+    pub fn record_made(&self, began: Instant, output_ms: u64) {
         let mut known = self.known.lock();
         if known.made.len() >= MADE_PARTS_MAX {
             known.made.pop_front();
@@ -144,7 +160,7 @@ impl WorkerStatus {
     }
 
     /// Puts the record at once, when it changed, and every 3 seconds. The work never waits for it.
-    pub(crate) async fn publish_changes(&self, bus: &Bus, shutdown: &CancellationToken) -> Infallible {
+    pub async fn publish_changes(&self, bus: &Bus, shutdown: &CancellationToken) -> Infallible {
         // The start is said by the broker's time, which nobody may have asked for yet.
         if let Err(error) = bus.broker_now_ms(&subjects::kv_stream_name(worker::BUCKET)).await {
             tracing::debug!(error = error_chain(&error), "the broker's clock could not be read");
@@ -171,11 +187,11 @@ impl WorkerStatus {
     }
 
     /// Takes the record away.
-    pub(crate) async fn withdraw(&self, bus: &Bus) {
-        let key = subjects::worker_key(KIND, &self.worker);
+    pub async fn withdraw(&self, bus: &Bus) {
+        let key = subjects::worker_key(self.identity.queue.name(), &self.identity.worker);
         let removing = bus.purge_key(WorkerRecord::BUCKET, &key, Duration::from_secs(1));
         if !matches!(tokio::time::timeout(WITHDRAWAL_MAX, removing).await, Ok(Ok(()))) {
-            tracing::debug!(worker = self.worker, "the record of this worker ends by itself");
+            tracing::debug!(worker = self.identity.worker, "the record of this worker ends by itself");
         }
     }
 
@@ -186,14 +202,14 @@ impl WorkerStatus {
         held.sort_by(|a, b| (a.since_ms, a.job_id, &a.part).cmp(&(b.since_ms, b.job_id, &b.part)));
         held.truncate(worker::HELD_MAX);
         WorkerRecord {
-            worker: self.worker.clone(),
-            queue: KIND.to_owned(),
-            slots: self.slots,
+            worker: self.identity.worker.clone(),
+            queue: self.identity.queue.name().to_owned(),
+            slots: u32::try_from(self.identity.slots.max(1)).unwrap_or(u32::MAX),
             held,
             state: known.state,
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            options_version: packaging::plan::OPTIONS_VERSION.to_owned(),
-            other_version_wait_ms: self.other_version_wait_ms,
+            options_version: self.identity.options_version.clone(),
+            other_version_wait_ms: self.identity.other_version_wait_ms,
             host: self.host.clone(),
             started_at_ms,
             speed: compute_speed(known.made.iter().copied().collect()),
@@ -224,6 +240,16 @@ fn compute_speed(mut made: Vec<MadePart>) -> Option<u64> {
 mod tests {
     use super::*;
 
+    fn status() -> WorkerStatus {
+        WorkerStatus::new(WorkerIdentity {
+            worker: "w".to_owned(),
+            queue: JobQueue::Transcode,
+            slots: 1,
+            options_version: String::new(),
+            other_version_wait_ms: 0,
+        })
+    }
+
     #[test]
     fn parts_that_are_made_at_once_share_their_time() {
         let start = Instant::now();
@@ -246,7 +272,7 @@ mod tests {
 
     #[test]
     fn a_worker_that_stops_takes_no_commands() {
-        let status = WorkerStatus::new("w", &TranscodeConfig::default());
+        let status = status();
         let (parts, plans) = (status.watch_parts(), status.watch_plans());
         for (action, state, takes) in [
             (WorkerAction::Pause, WorkerState::Paused, (false, true)),
@@ -270,7 +296,7 @@ mod tests {
 
     #[test]
     fn a_finish_in_the_place_of_a_part_takes_its_place_in_the_list() {
-        let status = WorkerStatus::new("w", &TranscodeConfig::default());
+        let status = status();
         let job_id = JobId::from_bytes([1; 16]);
         let names =
             || -> Vec<String> { status.build_record(0).held.into_iter().map(|held| held.part).collect() };

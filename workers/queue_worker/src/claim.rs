@@ -5,12 +5,11 @@
 //!
 //! Limits: a holder shows itself every [`RENEW_PERIOD_MAX`]. Its part is taken over only when it was not seen for `claim_fresh_ms` of
 //! the broker's time, and could have been: the broker answered the next worker all that time (`uptime.rs`). How often a message was
-//! delivered says nothing. `lost_workers_max`, `lost_delay_ms` and `lost_park_ms` say what becomes of a part that loses workers.
+//! delivered says nothing. [`LostWorkerPolicy`] says what becomes of a part that loses workers.
 
 use std::time::{Duration, Instant};
 
 use nats::{Bus, Outbox, VersionedRecord};
-use packaging::plan;
 use schemas::{
     KvRecord as _,
     job::{self, JobPartRecord, JobPartStatus, JobRetried, JobStarted, LostWorkers},
@@ -18,10 +17,13 @@ use schemas::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{TranscodeConfig, encode::is_job_inactive, error::TranscodeError, uptime::BrokerUptime};
+use crate::{BrokerUptime, ClaimError};
 
 /// Longest time between two renewals of a claim, whatever its holder does meanwhile.
-pub(crate) const RENEW_PERIOD_MAX: Duration = Duration::from_secs(2);
+pub const RENEW_PERIOD_MAX: Duration = Duration::from_secs(2);
+
+/// How long ago a holder may have shown itself for its part not to be taken over, unless the settings say otherwise.
+pub const CLAIM_FRESH: Duration = Duration::from_secs(6);
 
 /// Shortest time for one try of a renewal; `claim_fresh_ms` may be set very low.
 const RENEW_TRY_MIN: Duration = Duration::from_millis(500);
@@ -36,7 +38,8 @@ const CHANGE_TIME_MAX: Duration = Duration::from_secs(30);
 const RELEASE_ATTEMPTS_MAX: u32 = 3;
 
 /// What asking for a part led to.
-pub(crate) enum ClaimOutcome {
+#[derive(Debug)]
+pub enum ClaimOutcome {
     /// It is ours.
     Ours(Box<PartClaim>),
     /// Somebody else holds it: ask again after this time.
@@ -52,7 +55,8 @@ pub(crate) enum ClaimOutcome {
 }
 
 /// What looking at a part led to.
-pub(crate) enum PartAvailability {
+#[derive(Debug)]
+pub enum PartAvailability {
     /// Nobody holds it.
     Free(Box<VersionedRecord<JobPartRecord>>),
     /// It can't be had.
@@ -61,7 +65,7 @@ pub(crate) enum PartAvailability {
 
 /// How a try ended that left its part undone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum PartAttemptFailure {
+pub enum PartAttemptFailure {
     /// Something else was away, or the process had to stop: the try does not count.
     Interrupted,
     /// The work failed with a code.
@@ -70,37 +74,57 @@ pub(crate) enum PartAttemptFailure {
     Crashed,
 }
 
+/// What becomes of a part that loses workers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LostWorkerPolicy {
+    /// Workers that may vanish while they hold a part before it is slowed.
+    pub workers_max: u32,
+    /// How long the part of the last of them waits for its next try, in milliseconds; doubled with each further one.
+    pub delay_ms: u64,
+    /// Longest such wait, in milliseconds.
+    pub delay_ms_max: u64,
+    /// How long after the first loss a part that goes on losing workers is put aside, in milliseconds.
+    pub park_ms: u64,
+}
+
+impl Default for LostWorkerPolicy {
+    fn default() -> Self {
+        Self { workers_max: 3, delay_ms: 10_000, delay_ms_max: 600_000, park_ms: 86_400_000 }
+    }
+}
+
 /// Settings of claims.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct PartClaimSettings<'a> {
+pub struct PartClaimSettings<'a> {
     /// Name of this worker process.
-    pub(crate) worker: &'a str,
+    pub worker: &'a str,
     /// How long a holder counts as alive after it was seen.
-    pub(crate) fresh: Duration,
+    pub fresh: Duration,
     /// Most failed tries.
-    pub(crate) attempts_max: u32,
+    pub attempts_max: u32,
     /// What becomes of parts that lose workers.
-    pub(crate) config: &'a TranscodeConfig,
+    pub policy: LostWorkerPolicy,
     /// Whether holders could show themselves.
-    pub(crate) uptime: &'a BrokerUptime,
+    pub uptime: &'a BrokerUptime,
 }
 
 impl PartClaimSettings<'_> {
     /// Pause before the next try of a part that lost that many workers.
     fn pause_ms(&self, workers: u32) -> u64 {
-        let Some(times) = workers.checked_sub(self.config.lost_workers_max.max(1)) else { return 0 };
-        let doubled = self.config.lost_delay_ms.saturating_mul(1 << times.min(20));
-        doubled.min(self.config.lost_delay_ms_max)
+        let Some(times) = workers.checked_sub(self.policy.workers_max.max(1)) else { return 0 };
+        let doubled = self.policy.delay_ms.saturating_mul(1 << times.min(20));
+        doubled.min(self.policy.delay_ms_max)
     }
 
     fn should_park(&self, lost: LostWorkers) -> bool {
-        lost.workers >= self.config.lost_workers_max
-            && lost.last_at_ms.saturating_sub(lost.first_at_ms) >= self.config.lost_park_ms
+        lost.workers >= self.policy.workers_max
+            && lost.last_at_ms.saturating_sub(lost.first_at_ms) >= self.policy.park_ms
     }
 }
 
 /// A part that is ours until a compare-and-set fails.
-pub(crate) struct PartClaim {
+#[derive(Debug)]
+pub struct PartClaim {
     bus: Bus,
     held: tokio::sync::Mutex<HeldPart>,
     worker: String,
@@ -113,6 +137,7 @@ pub(crate) struct PartClaim {
 }
 
 /// The record of a part as its holder knows it.
+#[derive(Debug)]
 struct HeldPart {
     versioned: VersionedRecord<JobPartRecord>,
     /// Tries in a row that were not answered in time.
@@ -121,12 +146,12 @@ struct HeldPart {
 
 impl PartClaim {
     /// Looks whether a part of `job` can be had; a holder that was not seen for long is missed, and that is written down.
-    pub(crate) async fn check_availability(
+    pub async fn check_availability(
         bus: &Bus,
         job: &job::JobRecord,
         part: &str,
         rules: PartClaimSettings<'_>,
-    ) -> Result<PartAvailability, TranscodeError> {
+    ) -> Result<PartAvailability, ClaimError> {
         let found = bus.load_record::<JobPartRecord>(&subjects::part_key(job.job_id, part)).await?;
         let Some(mut held) = found else {
             return Ok(PartAvailability::Free(Box::new(VersionedRecord::new(JobPartRecord::new(
@@ -141,7 +166,7 @@ impl PartClaim {
         }
         if held.record.faults >= rules.attempts_max {
             let last = held.record.code.unwrap_or_else(|| job::WORKER_LOST.to_owned());
-            return Err(TranscodeError::Exhausted { attempts: held.record.faults, last });
+            return Err(ClaimError::Exhausted { attempts: held.record.faults, last });
         }
         let is_released = held.record.last_seen_ms == 0;
         let retry_at_ms = held.record.retry_at_ms();
@@ -179,7 +204,7 @@ impl PartClaim {
         held: &mut VersionedRecord<JobPartRecord>,
         now_ms: u64,
         rules: PartClaimSettings<'_>,
-    ) -> Result<Option<ClaimOutcome>, TranscodeError> {
+    ) -> Result<Option<ClaimOutcome>, ClaimError> {
         let record = &mut held.record;
         let before = record.lost.unwrap_or(LostWorkers {
             workers: 0,
@@ -222,12 +247,12 @@ impl PartClaim {
     }
 
     /// Takes a part that is free.
-    pub(crate) async fn take_part(
+    pub async fn take_part(
         bus: &Bus,
         job: &job::JobRecord,
         mut held: VersionedRecord<JobPartRecord>,
         rules: PartClaimSettings<'_>,
-    ) -> Result<ClaimOutcome, TranscodeError> {
+    ) -> Result<ClaimOutcome, ClaimError> {
         let record = &mut held.record;
         let is_counted = !record.is_interrupted;
         record.attempt += u32::from(is_counted);
@@ -273,40 +298,34 @@ impl PartClaim {
     }
 
     /// Tries before this one that failed.
-    pub(crate) const fn fault_count(&self) -> u32 {
+    pub const fn fault_count(&self) -> u32 {
         self.faults
     }
 
     /// Tries before this one that ended in a crash of the media child.
-    pub(crate) const fn crash_count(&self) -> u32 {
+    pub const fn crash_count(&self) -> u32 {
         self.crashes
     }
 
     /// Fires when somebody else took the part.
-    pub(crate) const fn lost_token(&self) -> &CancellationToken {
+    pub const fn lost_token(&self) -> &CancellationToken {
         &self.lost
     }
 
     /// The record as last written.
-    pub(crate) async fn current_record(&self) -> JobPartRecord {
+    pub async fn current_record(&self) -> JobPartRecord {
         self.held.lock().await.versioned.record.clone()
     }
 
     /// Shows that the holder lives, and writes what `change` changes, in one try: who does so again and again need not wait for an
     /// answer that was lost. False when the part is lost; a broker that is away is not a loss, the next renewal finds out.
-    pub(crate) async fn renew(
-        &self,
-        change: impl FnOnce(&mut JobPartRecord),
-    ) -> Result<bool, TranscodeError> {
+    pub async fn renew(&self, change: impl FnOnce(&mut JobPartRecord)) -> Result<bool, ClaimError> {
         change(&mut self.held.lock().await.versioned.record);
-        self.try_renewal().await.unwrap_or_else(|| Err(TranscodeError::from(unanswered())))
+        self.try_renewal().await.unwrap_or_else(|| Err(ClaimError::from(unanswered())))
     }
 
     /// The same for what must not be lost: tries for [`CHANGE_TIME_MAX`] when no answer comes.
-    pub(crate) async fn write_change(
-        &self,
-        change: impl FnOnce(&mut JobPartRecord),
-    ) -> Result<bool, TranscodeError> {
+    pub async fn write_change(&self, change: impl FnOnce(&mut JobPartRecord)) -> Result<bool, ClaimError> {
         let begun = Instant::now();
         change(&mut self.held.lock().await.versioned.record);
         while begun.elapsed() < CHANGE_TIME_MAX {
@@ -314,11 +333,11 @@ impl PartClaim {
                 return ended;
             }
         }
-        Err(TranscodeError::from(unanswered()))
+        Err(ClaimError::from(unanswered()))
     }
 
     /// Writes what is known of the record. `None` when no answer came in time: it may be stored or not, which the next try finds out.
-    async fn try_renewal(&self) -> Option<Result<bool, TranscodeError>> {
+    async fn try_renewal(&self) -> Option<Result<bool, ClaimError>> {
         let mut held = self.held.lock().await;
         if self.lost.is_cancelled() {
             return Some(Ok(false));
@@ -338,7 +357,7 @@ impl PartClaim {
         ended
     }
 
-    async fn write_renewal(&self, held: &mut VersionedRecord<JobPartRecord>) -> Result<bool, TranscodeError> {
+    async fn write_renewal(&self, held: &mut VersionedRecord<JobPartRecord>) -> Result<bool, ClaimError> {
         match self.bus.commit_record(held, Outbox::new()).await {
             Ok(()) => Ok(true),
             Err(nats::BusError::Conflict { .. }) => self.recover_conflict(held).await,
@@ -351,7 +370,7 @@ impl PartClaim {
     async fn reload(
         &self,
         wanted: &JobPartRecord,
-    ) -> Result<Option<VersionedRecord<JobPartRecord>>, TranscodeError> {
+    ) -> Result<Option<VersionedRecord<JobPartRecord>>, ClaimError> {
         let found =
             self.bus.load_record::<JobPartRecord>(&subjects::part_key(wanted.job_id, &wanted.part)).await?;
         Ok(found.filter(|found| {
@@ -362,10 +381,7 @@ impl PartClaim {
         }))
     }
 
-    async fn recover_conflict(
-        &self,
-        held: &mut VersionedRecord<JobPartRecord>,
-    ) -> Result<bool, TranscodeError> {
+    async fn recover_conflict(&self, held: &mut VersionedRecord<JobPartRecord>) -> Result<bool, ClaimError> {
         let wanted = held.record.clone();
         if let Some(found) = self.reload(&wanted).await? {
             *held = found;
@@ -382,17 +398,17 @@ impl PartClaim {
     }
 
     /// Lets go of a part whose job ended first: nobody works on it any more, and its record says so.
-    pub(crate) async fn release_ended(&self) -> Result<(), TranscodeError> {
+    pub async fn release_ended(&self) -> Result<(), ClaimError> {
         self.release("job_ended", "its job ended first", PartAttemptFailure::Interrupted).await.map(drop)
     }
 
     /// Lets go of the part, so that the next try need not wait.
-    pub(crate) async fn release(
+    pub async fn release(
         &self,
         code: &str,
         detail: &str,
         left: PartAttemptFailure,
-    ) -> Result<bool, TranscodeError> {
+    ) -> Result<bool, ClaimError> {
         if self.lost.is_cancelled() {
             return Ok(false);
         }
@@ -435,7 +451,7 @@ fn build_attempt_events(job: &job::JobRecord, part: &JobPartRecord) -> Outbox {
             code: part.code.clone().unwrap_or_else(|| job::WORKER_LOST.to_owned()),
         });
     }
-    let front = job.parts.first().map_or(plan::FINISH, String::as_str);
+    let front = job.parts.first().map_or(job::FINISH, String::as_str);
     // The front part of a retry may be made already: of its other parts the first one counts, since the event is sent once.
     if part.part == front || job.retry_of.is_some() {
         return outbox.with_event(&JobStarted {
@@ -447,6 +463,15 @@ fn build_attempt_events(job: &job::JobRecord, part: &JobPartRecord) -> Outbox {
         });
     }
     outbox
+}
+
+/// True when a job has ended, or is not there any more.
+///
+/// # Errors
+/// [`ClaimError::Bus`] when the broker does not answer.
+pub async fn is_job_inactive(bus: &Bus, job: &job::JobRecord) -> Result<bool, ClaimError> {
+    let found = bus.load_record::<job::JobRecord>(&job.job_id.to_string()).await?;
+    Ok(found.is_none_or(|held| held.record.status != job::JobStatus::Active))
 }
 
 /// A renewal that the broker did not answer in time.
@@ -461,7 +486,7 @@ pub(crate) mod tests {
 
     use super::*;
 
-    pub(crate) const FRESH: Duration = Duration::from_secs(6);
+    pub(crate) const FRESH: Duration = CLAIM_FRESH;
 
     pub(crate) async fn ask_as(
         worker: &str,
@@ -469,9 +494,9 @@ pub(crate) mod tests {
         bus: &Bus,
         job: &job::JobRecord,
         part: &str,
-    ) -> Result<ClaimOutcome, TranscodeError> {
-        let config = crate::TranscodeConfig::default();
-        let rules = PartClaimSettings { worker, fresh: FRESH, attempts_max: 5, config: &config, uptime };
+    ) -> Result<ClaimOutcome, ClaimError> {
+        let policy = LostWorkerPolicy::default();
+        let rules = PartClaimSettings { worker, fresh: FRESH, attempts_max: 5, policy, uptime };
         match PartClaim::check_availability(bus, job, part, rules).await? {
             PartAvailability::Free(held) => PartClaim::take_part(bus, job, *held, rules).await,
             PartAvailability::Taken(asked) => Ok(asked),
@@ -521,6 +546,7 @@ pub(crate) mod tests {
             made: Vec::new(),
             paused_at_ms: None,
             scheduled: None,
+            verified: None,
         }
     }
 

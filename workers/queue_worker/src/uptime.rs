@@ -23,7 +23,7 @@ const CLOCK_STEP_MS_MAX: u64 = 1_000;
 
 /// Answers of the leader that stores the claims.
 #[derive(Debug, Default)]
-pub(crate) struct BrokerUptime {
+pub struct BrokerUptime {
     seen: Mutex<Option<UptimeSpan>>,
 }
 
@@ -63,7 +63,7 @@ impl BrokerUptime {
     ///
     /// # Errors
     /// [`BusError::Unavailable`] when the broker does not answer.
-    pub(crate) async fn probe_broker(&self, bus: &Bus) -> Result<u64, BusError> {
+    pub async fn probe_broker(&self, bus: &Bus) -> Result<u64, BusError> {
         let asked = Instant::now();
         let broker_ms = bus.broker_now_ms(&subjects::kv_stream_name(JobPartRecord::BUCKET)).await?;
         let epoch = bus.watch_connection().borrow().epoch;
@@ -72,13 +72,13 @@ impl BrokerUptime {
     }
 
     /// For how long the broker had answered without a break when it last did.
-    pub(crate) fn unbroken_for(&self) -> Duration {
+    pub fn unbroken_for(&self) -> Duration {
         let seen = self.seen.lock();
         seen.map_or(Duration::ZERO, |span| span.newest.answered.saturating_duration_since(span.since))
     }
 
     /// Asks the broker again and again. Never ends.
-    pub(crate) async fn watch_broker(&self, bus: &Bus) {
+    pub async fn watch_broker(&self, bus: &Bus) {
         loop {
             // What takes longer is a break whatever comes: the next question may be answered at once.
             let probed = tokio::time::timeout(BREAK_MAX, self.probe_broker(bus)).await;

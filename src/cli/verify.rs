@@ -1,0 +1,130 @@
+//! `media verify`: has media compared with what was written down when they were stored, and says what came of it.
+
+use std::time::Duration;
+
+use anyhow::{anyhow, bail};
+use indicatif::{ProgressBar, ProgressStyle};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::{VerifyArgs, client::ApiClient, each::act_on_each, output, render};
+
+/// How often a job is looked at until it has ended.
+const LOOK_PERIOD: Duration = Duration::from_millis(500);
+
+/// Has each medium verified, also behind one that is damaged.
+///
+/// # Errors
+/// The last refusal of the server, or that a medium is damaged.
+pub(super) async fn verify_media(args: &VerifyArgs, as_json: bool) -> anyhow::Result<()> {
+    let client = ApiClient::new(&args.client)?;
+    let verify = async |media_id: &str| {
+        let mut job = json!({ "kind": "verify", "media_id": media_id });
+        if let Some(priority) = &args.priority {
+            job["priority"] = json!(priority);
+        }
+        let url = client.build_url("v1/jobs", &[]);
+        let begun: Value = client
+            .send(client.build_request(Method::POST, url).json(&json!({ "job": job })))
+            .await?
+            .json()
+            .await?;
+        let job_id = output::sanitize_text(begun["job_id"].as_str().unwrap_or_default());
+        if args.detach {
+            if as_json {
+                return Ok(output::print_json(&json!({ "media_id": media_id, "job_id": job_id }))?);
+            }
+            output::print_message(format!("Verifying {}: job {job_id}", output::sanitize_text(media_id)));
+            return Ok(());
+        }
+        let job = wait_for_end(&client, media_id, &job_id).await?;
+        if as_json {
+            output::print_json(&job)?;
+        }
+        report_end(media_id, &job, as_json)
+    };
+    act_on_each("medium", &args.media_ids, verify).await
+}
+
+/// The job once it has ended.
+async fn wait_for_end(client: &ApiClient, media_id: &str, job_id: &str) -> anyhow::Result<Value> {
+    let bar = ProgressBar::new(100);
+    if let Ok(style) = ProgressStyle::with_template("{msg} {bar:40} {percent} %") {
+        bar.set_style(style);
+    }
+    bar.set_message(output::sanitize_text(media_id));
+    loop {
+        let job = client.get_json(&format!("v1/jobs/{job_id}"), &[]).await?;
+        if job["status"] != "active" {
+            bar.finish_and_clear();
+            return Ok(job);
+        }
+        bar.set_position(job["progress"]["percent"].as_u64().unwrap_or_default());
+        tokio::time::sleep(LOOK_PERIOD).await;
+    }
+}
+
+/// Says what came of it.
+fn report_end(media_id: &str, job: &Value, as_json: bool) -> anyhow::Result<()> {
+    let text = |value: &Value| output::sanitize_text(value.as_str().unwrap_or_default());
+    let report = &job["verified"];
+    let Some(faults) = report["faults"].as_u64() else {
+        bail!("it was not verified: {} ({})", text(&job["detail"]), text(&job["code"]));
+    };
+    if !as_json {
+        let faults = report["first_faults"].as_array().map_or(&[] as &[Value], Vec::as_slice);
+        for fault in faults {
+            let (object, code) = (text(&fault["object"]), text(&fault["code"]));
+            output::print_line(format!("{object}  {code}  {}", text(&fault["detail"])))?;
+        }
+    }
+    if faults > 0 {
+        return Err(anyhow!("{}", count_damage(faults)));
+    }
+    if !as_json {
+        output::print_line(format!("{}: {}", output::sanitize_text(media_id), describe_intact(report)))?;
+    }
+    Ok(())
+}
+
+fn count_damage(faults: u64) -> String {
+    if faults == 1 {
+        "1 object is lost or damaged".into()
+    } else {
+        format!("{faults} objects are lost or damaged")
+    }
+}
+
+fn describe_intact(report: &Value) -> String {
+    let number = |name: &str| report[name].as_u64().unwrap_or_default();
+    let read = render::format_size(number("read_bytes"));
+    let sized = match number("sized_bytes") {
+        0 => String::new(),
+        bytes => format!(", and {} without a checksum are as large as they were", render::format_size(bytes)),
+    };
+    format!("intact, {} objects: {read} read{sized}", number("objects"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_no_checksum_is_said() {
+        let report = json!({ "objects": 12, "read_bytes": 2_048, "sized_bytes": 0, "faults": 0 });
+        assert_eq!(describe_intact(&report), "intact, 12 objects: 2.0 KiB read");
+        let report = json!({ "objects": 12, "read_bytes": 2_048, "sized_bytes": 1_024, "faults": 0 });
+        assert_eq!(
+            describe_intact(&report),
+            "intact, 12 objects: 2.0 KiB read, and 1.0 KiB without a checksum are as large as they were"
+        );
+    }
+
+    #[test]
+    fn a_job_without_a_report_is_an_error() {
+        let job =
+            json!({ "status": "failed", "code": "media_gone", "detail": "the medium is not there any more" });
+        let error = report_end("m", &job, false).unwrap_err().to_string();
+        assert_eq!(error, "it was not verified: the medium is not there any more (media_gone)");
+    }
+}

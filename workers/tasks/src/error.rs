@@ -1,0 +1,89 @@
+//! What can go wrong in the stage, and whether to try again.
+
+use nats::FailureClass;
+use queue_worker::ClaimError;
+use schemas::{fault::error_chain, job};
+
+/// An error of the tasks stage.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TaskError {
+    /// As the bus says.
+    #[error("the bus failed")]
+    Bus(#[from] nats::BusError),
+    /// As the store says.
+    #[error("the store failed")]
+    Store(#[from] store::StoreError),
+    /// As the claim says.
+    #[error(transparent)]
+    Claim(#[from] ClaimError),
+    /// Reject: the job lost one worker after another for long; it goes on once somebody resumes it.
+    #[error("{workers} workers vanished while they held the part")]
+    Parked {
+        /// Workers that vanished.
+        workers: u32,
+    },
+    /// Reject: only another version knows what is to be done.
+    #[error("this version does not know the kind {kind:.40?}: run workers of the version that made the job")]
+    UnknownKind {
+        /// Kind of the job.
+        kind: String,
+    },
+    /// Reject: the medium was removed.
+    #[error("the medium is not there any more")]
+    MediaGone,
+    /// Reject: the medium has no verified source.
+    #[error("the medium has no verified source")]
+    NothingStored,
+    /// Fault: the medium was encoded again, time after time, while it was read.
+    #[error("the medium changed while it was read")]
+    Changing,
+    /// Fault: the try took too long.
+    #[error("it took longer than `tasks.try_time_ms_max`, {try_time_ms_max} ms")]
+    TooLong {
+        /// Longest time of a try, in milliseconds.
+        try_time_ms_max: u64,
+    },
+}
+
+impl TaskError {
+    /// A stable code for events, records and people.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Bus(source) => source.code(),
+            Self::Store(source) => source.code(),
+            Self::Claim(source) => source.code(),
+            Self::Parked { .. } => job::WORKERS_LOST,
+            Self::UnknownKind { .. } => "job_unknown",
+            Self::MediaGone => "media_gone",
+            Self::NothingStored => "nothing_stored",
+            Self::Changing => "media_changing",
+            Self::TooLong { .. } => "time_exceeded",
+        }
+    }
+
+    /// What it says about the work.
+    pub fn class(&self) -> FailureClass {
+        match self {
+            Self::Bus(source) => source.failure_class(),
+            Self::Store(source) => source.class(),
+            Self::Claim(source) => source.class(),
+            Self::Changing | Self::TooLong { .. } => FailureClass::Fault,
+            Self::Parked { .. } | Self::UnknownKind { .. } | Self::MediaGone | Self::NothingStored => {
+                FailureClass::Reject
+            }
+        }
+    }
+
+    /// The whole chain of causes in one line.
+    pub(crate) fn describe(&self) -> String {
+        error_chain(self).chars().filter(|c| !c.is_control()).take(1_000).collect()
+    }
+}
+
+impl From<TaskError> for nats::StageFault {
+    fn from(error: TaskError) -> Self {
+        let (class, code) = (error.class(), error.code());
+        Self::new(class, code, error)
+    }
+}

@@ -1,0 +1,96 @@
+//! How a job ends that makes no encode: its own record says so, and that of its part afterwards.
+
+use nats::{Bus, Outbox};
+use schemas::job::{
+    self, JobFailed, JobPartDead, JobPartRecord, JobPartStatus, JobRecord, JobStatus, JobSucceeded,
+    VerifyReport,
+};
+
+use crate::error::TaskError;
+
+/// What came of a job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum TaskOutcome {
+    /// What was stored was looked at.
+    Verified(VerifyReport),
+    /// It can't be done; a stable code, and the same for people.
+    Failed(String, String),
+}
+
+impl TaskOutcome {
+    /// Why the job fails; `None` when it succeeds.
+    fn failure(&self) -> Option<(&str, String)> {
+        match self {
+            Self::Verified(report) => {
+                let first = report.first_faults.first()?;
+                let detail = match report.faults {
+                    1 => format!("{}: {}", first.object, first.detail),
+                    faults => format!("{faults} objects, the first: {}: {}", first.object, first.detail),
+                };
+                Some((job::MEDIA_DAMAGED, detail))
+            }
+            Self::Failed(code, detail) => Some((code, detail.clone())),
+        }
+    }
+}
+
+/// Ends a job, unless it has ended. Repeating it is harmless.
+pub(crate) async fn end_job(
+    bus: &Bus,
+    job: &JobRecord,
+    outcome: &TaskOutcome,
+    ended_kept_ms: u64,
+) -> Result<(), TaskError> {
+    let failure = outcome.failure();
+    bus.change_record::<JobRecord>(&job.job_id.to_string(), |found| {
+        let mut record = found.filter(|job| job.status == JobStatus::Active)?.clone();
+        let now_ms = nats::estimated_broker_now_ms();
+        if let TaskOutcome::Verified(report) = outcome {
+            record.verified = Some(report.clone());
+        }
+        let (job_id, media_id) = (record.job_id, record.media_id);
+        let (owner, kind) = (record.owner.clone(), record.kind.clone());
+        let Some((code, detail)) = &failure else {
+            record.mark_ended(JobStatus::Succeeded, now_ms, ended_kept_ms);
+            let wall_ms = now_ms.saturating_sub(record.created_at_ms);
+            let succeeded = JobSucceeded { job_id, media_id, owner, kind, wall_ms, cpu_ms: 0 };
+            return Some((record, Outbox::new().with_event(&succeeded)));
+        };
+        record.mark_ended(JobStatus::Failed, now_ms, ended_kept_ms);
+        (record.code, record.detail) = (Some((*code).to_owned()), Some(detail.clone()));
+        let (code, detail) = ((*code).to_owned(), detail.clone());
+        let failed = JobFailed { job_id, media_id, owner, kind, code, detail };
+        Some((record, Outbox::new().with_event(&failed)))
+    })
+    .await?;
+    if let Some((code, detail)) = failure {
+        tracing::warn!(media.id = %job.media_id, job.id = %job.job_id, code, detail, "the job failed");
+    }
+    Ok(())
+}
+
+/// Says in the record of a part that it was given up, and lies in the dead letters.
+pub(crate) async fn fail_part(
+    bus: &Bus,
+    job: &JobRecord,
+    part: &str,
+    (code, detail): (&str, &str),
+) -> Result<(), TaskError> {
+    let key = schemas::subjects::part_key(job.job_id, part);
+    bus.change_record::<JobPartRecord>(&key, |found| {
+        let mut record = found.filter(|part| part.status == JobPartStatus::Claimed)?.clone();
+        record.status = JobPartStatus::Failed;
+        (record.code, record.detail) = (Some(code.to_owned()), Some(detail.to_owned()));
+        let dead = JobPartDead {
+            job_id: job.job_id,
+            media_id: job.media_id,
+            owner: job.owner.clone(),
+            kind: job.kind.clone(),
+            part: part.to_owned(),
+            code: code.to_owned(),
+        };
+        Some((record, Outbox::new().with_event(&dead)))
+    })
+    .await?;
+    Ok(())
+}

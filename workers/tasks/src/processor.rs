@@ -1,0 +1,243 @@
+//! One message of the queue: claim the part, do the job, and say what came of it.
+//!
+//! Order of effects: the job's own record, then that of its part, then the acknowledgement. Who takes over finds one or none of them.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::StreamExt;
+use nats::{FailureClass, MessageDelivery, PipelineStage, StageFault, StageOutcome};
+use queue_worker::{
+    ActiveClaims, BrokerUptime, CLAIM_FRESH, ClaimOutcome, LostWorkerPolicy, PartAttemptFailure,
+    PartAvailability, PartClaim, PartClaimSettings, RENEW_PERIOD_MAX,
+};
+use schemas::{
+    job::{self, FINISH, JobPartRecord, JobPartStatus, JobPartTask, JobRecord, TASK},
+    subjects,
+};
+
+use crate::{
+    TasksContext,
+    error::TaskError,
+    job_result::{TaskOutcome, end_job, fail_part},
+    progress::TaskProgress,
+    verify,
+};
+
+/// Does jobs.
+pub(crate) struct TaskProcessor {
+    context: Arc<TasksContext>,
+    /// Whether those who hold parts could show themselves.
+    uptime: BrokerUptime,
+    active: ActiveClaims,
+}
+
+/// How a try ended that did not fail.
+enum TryEnding {
+    /// It has come to something.
+    Done(TaskOutcome),
+    /// The job ended meanwhile.
+    JobOver,
+    /// The process has to stop.
+    Stopped,
+    /// Another worker has it.
+    Lost,
+}
+
+impl PipelineStage for TaskProcessor {
+    const NAME: &'static str = "tasks";
+    const RENEW_PERIOD_MAX: Duration = RENEW_PERIOD_MAX;
+    type Message = JobPartTask;
+
+    async fn handle(
+        &self,
+        task: &JobPartTask,
+        delivery: &MessageDelivery,
+    ) -> Result<StageOutcome, StageFault> {
+        let bus = &self.context.bus;
+        let Some(held) = bus.load_record::<JobRecord>(&task.job_id.to_string()).await? else {
+            tracing::info!(job.id = %task.job_id, "the job is gone with its medium, or long over");
+            return Ok(StageOutcome::Done);
+        };
+        let job = held.record;
+        // A paused one: the dispatcher lets it in again once it is resumed.
+        if !job.is_to_be_run() {
+            return Ok(StageOutcome::Done);
+        }
+        if task.part == FINISH {
+            return Ok(self.end_after_part(&job).await.map(|()| StageOutcome::Done)?);
+        }
+        let claim = match self.claim_part(&job).await? {
+            ClaimOutcome::Ours(claim) => Arc::new(*claim),
+            ClaimOutcome::Held(rest) => {
+                let delay_ms = u64::try_from(rest.as_millis()).unwrap_or(u64::MAX);
+                return Ok(StageOutcome::Later { delay_ms: delay_ms.saturating_add(50) });
+            }
+            // What is tried later leaves the queue until then: the dispatcher lets it in again.
+            ClaimOutcome::JobOver | ClaimOutcome::Delayed => return Ok(StageOutcome::Done),
+            ClaimOutcome::Over(_) => {
+                return Ok(self.end_after_part(&job).await.map(|()| StageOutcome::Done)?);
+            }
+            ClaimOutcome::Parked(lost) => return Err(TaskError::Parked { workers: lost.workers }.into()),
+        };
+        let _active =
+            self.active.register(&self.context.status, (&delivery.subject, &claim), (job.job_id, TASK));
+        let tried = async {
+            let ending = self.run_try(&job, &claim, delivery).await?;
+            self.conclude_try(&job, &claim, ending).await
+        };
+        match Box::pin(tried).await {
+            Ok(outcome) => Ok(outcome),
+            Err(error) => fail_try(&claim, error).await,
+        }
+    }
+
+    async fn renew_claim(&self, _task: &JobPartTask, delivery: &MessageDelivery) -> bool {
+        self.active.renew(&delivery.subject).await
+    }
+
+    async fn on_dead_letter(
+        &self,
+        task: &JobPartTask,
+        _delivery: &MessageDelivery,
+        fault: &StageFault,
+    ) -> Result<(), StageFault> {
+        let found = self.context.bus.load_record::<JobRecord>(&task.job_id.to_string()).await?;
+        // Workers that vanish are no fault of the job: it waits for somebody who resumes it.
+        let Some(held) = found.filter(|_| fault.code != job::WORKERS_LOST) else { return Ok(()) };
+        let (code, detail) = (fault.code, fault.describe());
+        fail_part(&self.context.bus, &held.record, TASK, (code, &detail)).await?;
+        let outcome = TaskOutcome::Failed(code.to_owned(), detail);
+        Ok(end_job(&self.context.bus, &held.record, &outcome, self.context.config.ended_kept_ms).await?)
+    }
+}
+
+impl TaskProcessor {
+    pub(crate) fn new(context: Arc<TasksContext>) -> Self {
+        Self { context, uptime: BrokerUptime::default(), active: ActiveClaims::default() }
+    }
+
+    /// Asks the broker all the time whether it is there. Never ends.
+    pub(crate) async fn watch_broker(&self) {
+        self.uptime.watch_broker(&self.context.bus).await;
+    }
+
+    async fn claim_part(&self, job: &JobRecord) -> Result<ClaimOutcome, TaskError> {
+        let TasksContext { bus, config, status, .. } = &*self.context;
+        let rules = PartClaimSettings {
+            worker: status.worker(),
+            fresh: CLAIM_FRESH,
+            attempts_max: config.parts.attempts_max,
+            policy: LostWorkerPolicy::default(),
+            uptime: &self.uptime,
+        };
+        match PartClaim::check_availability(bus, job, TASK, rules).await? {
+            PartAvailability::Free(held) => Ok(PartClaim::take_part(bus, job, *held, rules).await?),
+            PartAvailability::Taken(asked) => Ok(asked),
+        }
+    }
+
+    /// Does the job until it is done, not wanted any more, or somebody else's.
+    async fn run_try(
+        &self,
+        job: &JobRecord,
+        claim: &PartClaim,
+        delivery: &MessageDelivery,
+    ) -> Result<TryEnding, TaskError> {
+        let TasksContext { bus, config, .. } = &*self.context;
+        let mut control = bus.subscribe_core(subjects::job_cancel_subject(job.job_id)).await?;
+        let working = tokio::time::timeout(Duration::from_millis(config.try_time_ms_max), self.run_kind(job));
+        tokio::pin!(working);
+        loop {
+            tokio::select! {
+                biased;
+                () = delivery.cancel.cancelled() => return Ok(TryEnding::Stopped),
+                () = claim.lost_token().cancelled() => return Ok(TryEnding::Lost),
+                done = &mut working => {
+                    let too_long = |_| TaskError::TooLong { try_time_ms_max: config.try_time_ms_max };
+                    return Ok(TryEnding::Done(done.map_err(too_long)??));
+                }
+                Some(_) = control.next() => {}
+                () = tokio::time::sleep(RENEW_PERIOD_MAX) => {}
+            }
+            // What was cancelled before we listened nobody says again.
+            match queue_worker::is_job_inactive(bus, job).await {
+                Ok(false) => {}
+                Ok(true) => return Ok(TryEnding::JobOver),
+                Err(error) if error.is_outage() => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    async fn run_kind(&self, job: &JobRecord) -> Result<TaskOutcome, TaskError> {
+        let progress = TaskProgress::new(&self.context.bus, job, self.context.config.progress_interval_ms);
+        match job.kind.as_str() {
+            job::VERIFY => {
+                let report = verify::verify_medium(&self.context, job.media_id, &progress).await?;
+                Ok(TaskOutcome::Verified(report))
+            }
+            kind => Err(TaskError::UnknownKind { kind: kind.to_owned() }),
+        }
+    }
+
+    async fn conclude_try(
+        &self,
+        job: &JobRecord,
+        claim: &PartClaim,
+        ending: TryEnding,
+    ) -> Result<StageOutcome, TaskError> {
+        let outcome = match ending {
+            TryEnding::Done(outcome) => outcome,
+            TryEnding::JobOver => {
+                claim.release_ended().await?;
+                return Ok(StageOutcome::Done);
+            }
+            TryEnding::Lost => return Ok(StageOutcome::Lost),
+            TryEnding::Stopped if claim.lost_token().is_cancelled() => return Ok(StageOutcome::Lost),
+            TryEnding::Stopped => {
+                // Letting go without counting the try hands the part to another worker at once.
+                let left = PartAttemptFailure::Interrupted;
+                let is_ours = claim.release("worker_stopped", "the worker had to stop", left).await?;
+                return Ok(if is_ours { StageOutcome::Later { delay_ms: 1 } } else { StageOutcome::Lost });
+            }
+        };
+        // Fenced once more: another worker may have taken it over, and come to something else.
+        if !claim.write_change(|_| {}).await? {
+            return Ok(StageOutcome::Lost);
+        }
+        end_job(&self.context.bus, job, &outcome, self.context.config.ended_kept_ms).await?;
+        let is_ours = claim.write_change(|part| part.status = JobPartStatus::Done).await?;
+        Ok(if is_ours { StageOutcome::Done } else { StageOutcome::Lost })
+    }
+
+    /// Ends a job whose part is over: something went away before that could be written.
+    async fn end_after_part(&self, job: &JobRecord) -> Result<(), TaskError> {
+        let bus = &self.context.bus;
+        let found = bus.load_record::<JobPartRecord>(&subjects::part_key(job.job_id, TASK)).await?;
+        let Some(part) = found.map(|held| held.record).filter(|part| part.status == JobPartStatus::Failed)
+        else {
+            return Ok(());
+        };
+        let code = part.code.unwrap_or_else(|| job::PART_FAILED.to_owned());
+        let outcome = TaskOutcome::Failed(code, part.detail.unwrap_or_default());
+        end_job(bus, job, &outcome, self.context.config.ended_kept_ms).await
+    }
+}
+
+/// After an error: an outage is waited out, everything else counts as a try. The claim is let go either way.
+async fn fail_try(claim: &PartClaim, error: TaskError) -> Result<StageOutcome, StageFault> {
+    let left = match error.class() {
+        FailureClass::Outage => PartAttemptFailure::Interrupted,
+        FailureClass::Fault | FailureClass::Reject => PartAttemptFailure::Failed,
+    };
+    match claim.release(error.code(), &error.describe(), left).await {
+        Ok(true) => {}
+        Ok(false) => return Ok(StageOutcome::Lost),
+        Err(other) => {
+            let error = other.describe();
+            tracing::warn!(error, "the claim could not be let go; it runs out by itself");
+        }
+    }
+    // By the record: what the loop counts ends with the process, and other workers know nothing of it.
+    Err(StageFault::from(error).with_attempt(claim.fault_count() + 1))
+}

@@ -1,0 +1,341 @@
+//! Kind `verify`: reads all that is stored of a medium, the source and the encode that plays, and compares it with what was written
+//! down when it was stored.
+//!
+//! The source is compared by the size and the SHA-256 of its record; an object of the encode by the checksum that its worker stored
+//! beside it. Encodes of versions that stored none are compared by number and size.
+//!
+//! An object that can't be read while the store answers is damaged, too: a disk says so of a sector that is gone. While the store is
+//! away nothing is concluded.
+//!
+//! Limits: [`VERIFY_FAULTS_MAX`] faults are named; an object that can't be read is tried [`READS_MAX`] times.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use data_encoding::HEXLOWER;
+use futures::{StreamExt, TryStreamExt};
+use packaging::{CHECKSUMS_BYTES_MAX, ChecksumList};
+use schemas::{
+    KvRecord as _,
+    ids::MediaId,
+    job::{VERIFY_FAULTS_MAX, VerifyFault, VerifyReport},
+    keys,
+    media::{MediaEncode, MediaRecord, MediaSource, MediaStatus},
+};
+use sha2::{Digest, Sha256};
+use store::{Store, StoreError};
+
+use crate::{TasksContext, error::TaskError, progress::TaskProgress};
+
+/// Times that an object is tried which can't be read while the store answers.
+const READS_MAX: u32 = 3;
+
+/// Time between two of them, doubled each time.
+const READ_PAUSE: Duration = Duration::from_secs(1);
+
+/// Times that a medium is looked at which is encoded again meanwhile.
+const LOOKS_MAX: u32 = 3;
+
+/// What was written down of an object.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct ExpectedObject {
+    /// Bytes, where they are known without the store.
+    size_bytes: Option<u64>,
+    /// SHA-256 in lower-case hex; `None` where there is none.
+    sha256: Option<String>,
+    /// It was stored when checksums were.
+    has_checksum: bool,
+}
+
+/// Compares a medium with what was written down of it.
+///
+/// # Errors
+/// [`TaskError::Store`] while the store is away; [`TaskError::MediaGone`] and [`TaskError::NothingStored`] when there is nothing to
+/// compare.
+pub(crate) async fn verify_medium(
+    context: &TasksContext,
+    media_id: MediaId,
+    progress: &TaskProgress<'_>,
+) -> Result<VerifyReport, TaskError> {
+    for _ in 0..LOOKS_MAX {
+        let medium = load_medium(context, media_id).await?;
+        let inspection = Inspection::new(context, &medium, progress).await?;
+        let report = inspection.run().await?;
+        // What was replaced or removed meanwhile is no damage.
+        if report.faults == 0 || is_unchanged(&medium, &load_medium(context, media_id).await?) {
+            return Ok(report);
+        }
+    }
+    Err(TaskError::Changing)
+}
+
+async fn load_medium(context: &TasksContext, media_id: MediaId) -> Result<MediaRecord, TaskError> {
+    let found = context.bus.load_record::<MediaRecord>(&media_id.to_string()).await?;
+    found.map(|held| held.record).filter(|medium| !medium.is_removed()).ok_or(TaskError::MediaGone)
+}
+
+fn is_unchanged(before: &MediaRecord, now: &MediaRecord) -> bool {
+    before.source == now.source
+        && before.source_removed_at_ms == now.source_removed_at_ms
+        && find_ready_encode(before) == find_ready_encode(now)
+}
+
+/// The encode that plays, once it is whole.
+fn find_ready_encode(medium: &MediaRecord) -> Option<&MediaEncode> {
+    medium.encode.as_ref().filter(|_| medium.status == MediaStatus::Ready)
+}
+
+/// The source, if it was verified and is kept.
+fn find_source(medium: &MediaRecord) -> Option<&MediaSource> {
+    let is_kept = !matches!(medium.status, MediaStatus::Uploading | MediaStatus::Rejected)
+        && medium.source_removed_at_ms.is_none();
+    medium.source.as_ref().filter(|_| is_kept)
+}
+
+/// One look at everything that is stored of a medium.
+struct Inspection<'a> {
+    context: &'a TasksContext,
+    progress: &'a TaskProgress<'a>,
+    /// Folder of the medium.
+    folder: String,
+    /// By path below it.
+    expected: BTreeMap<String, ExpectedObject>,
+    /// Sizes of what is stored, by path.
+    stored: BTreeMap<String, u64>,
+    report: VerifyReport,
+    faults: Vec<VerifyFault>,
+}
+
+impl<'a> Inspection<'a> {
+    async fn new(
+        context: &'a TasksContext,
+        medium: &MediaRecord,
+        progress: &'a TaskProgress<'a>,
+    ) -> Result<Self, TaskError> {
+        let source = find_source(medium).ok_or(TaskError::NothingStored)?;
+        let mut inspection = Self {
+            context,
+            progress,
+            folder: keys::media_prefix(medium.media_id),
+            expected: BTreeMap::new(),
+            stored: BTreeMap::new(),
+            report: VerifyReport::default(),
+            faults: Vec::new(),
+        };
+        inspection.expect_source(source).await?;
+        if let Some(encode) = find_ready_encode(medium) {
+            inspection.expect_encode(encode).await?;
+        }
+        Ok(inspection)
+    }
+
+    fn relative<'k>(&self, key: &'k str) -> &'k str {
+        key.strip_prefix(&self.folder).and_then(|path| path.strip_prefix('/')).unwrap_or(key)
+    }
+
+    fn note_fault(&mut self, object: &str, code: &str, detail: impl Into<String>) {
+        self.report.faults += 1;
+        self.faults.push(VerifyFault {
+            object: object.to_owned(),
+            code: code.to_owned(),
+            detail: detail.into(),
+        });
+    }
+
+    async fn expect_source(&mut self, source: &MediaSource) -> Result<(), TaskError> {
+        let path = self.relative(&source.key).to_owned();
+        match self.context.store.head(&source.key).await {
+            Ok(found) => _ = self.stored.insert(path.clone(), found.size_bytes),
+            Err(StoreError::NotFound { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let (size_bytes, sha256) = (Some(source.size_bytes), Some(source.sha256.clone()));
+        self.expected.insert(path, ExpectedObject { size_bytes, sha256, has_checksum: true });
+        Ok(())
+    }
+
+    async fn expect_encode(&mut self, encode: &MediaEncode) -> Result<(), TaskError> {
+        let folder = self.relative(&encode.prefix).to_owned();
+        let mut listed = self.context.store.list(&encode.prefix);
+        while let Some(object) = listed.try_next().await? {
+            self.stored.insert(self.relative(&object.key).to_owned(), object.size_bytes);
+        }
+        let has_checksum = encode.has_checksums;
+        for path in list_objects(encode) {
+            let object = ExpectedObject { has_checksum, ..ExpectedObject::default() };
+            self.expected.insert(format!("{folder}/{path}"), object);
+        }
+        if has_checksum {
+            let checksums = self.read_checksums(&folder).await?;
+            for (path, sha256) in checksums.iter() {
+                let object = self.expected.entry(format!("{folder}/{path}")).or_default();
+                (object.sha256, object.has_checksum) = (Some(sha256.to_owned()), true);
+            }
+        }
+        self.compare_sizes(encode, &folder);
+        Ok(())
+    }
+
+    /// The checksums that are stored beside an encode.
+    async fn read_checksums(&mut self, folder: &str) -> Result<ChecksumList, TaskError> {
+        let prefix = format!("{folder}/{}/", keys::CHECKSUMS);
+        let paths: Vec<String> =
+            self.stored.keys().filter(|path| path.starts_with(&prefix)).cloned().collect();
+        let mut all = ChecksumList::default();
+        for path in paths {
+            let bytes =
+                self.context.store.get(&format!("{}/{path}", self.folder), CHECKSUMS_BYTES_MAX).await?;
+            match std::str::from_utf8(&bytes).ok().and_then(ChecksumList::parse) {
+                Some(list) => all.extend(list),
+                None => self.note_fault(&path, "malformed", "this is no list of checksums"),
+            }
+        }
+        Ok(all)
+    }
+
+    /// Compares the bytes of each rendition with what its encode says.
+    fn compare_sizes(&mut self, encode: &MediaEncode, folder: &str) {
+        for rendition in &encode.renditions {
+            let segments = (1..=rendition.segment_count).map(|n| keys::segment_path(&rendition.name, n));
+            let paths = segments.chain([keys::init_segment_path(&rendition.name)]);
+            let sizes = paths.map(|path| self.stored.get(&format!("{folder}/{path}")).copied());
+            // What is missing is named by itself.
+            let Some(sum_bytes) = sizes.sum::<Option<u64>>() else { continue };
+            if sum_bytes != rendition.size_bytes {
+                let detail = format!("{sum_bytes} bytes are stored, {} were made", rendition.size_bytes);
+                self.note_fault(&format!("{folder}/{}", rendition.name), "size_differs", detail);
+            }
+        }
+    }
+
+    /// Looks at every object.
+    async fn run(mut self) -> Result<VerifyReport, TaskError> {
+        let expected = std::mem::take(&mut self.expected);
+        let sizes = expected.iter().filter(|(_, object)| object.sha256.is_some());
+        self.progress.begin(sizes.filter_map(|(path, _)| self.stored.get(path)).sum());
+        self.report.objects = u64::try_from(expected.len()).unwrap_or(u64::MAX);
+        let mut to_read = Vec::new();
+        for (path, object) in expected {
+            let Some(size_bytes) = self.stored.get(&path).copied() else {
+                self.note_fault(&path, "missing", "it is not in the store");
+                continue;
+            };
+            match object {
+                ExpectedObject { size_bytes: Some(wanted_bytes), .. } if wanted_bytes != size_bytes => {
+                    let detail = format!("{size_bytes} bytes are stored, {wanted_bytes} were received");
+                    self.note_fault(&path, "size_differs", detail);
+                }
+                ExpectedObject { sha256: Some(sha256), .. } => to_read.push((path, size_bytes, sha256)),
+                ExpectedObject { has_checksum: true, .. } => {
+                    self.note_fault(&path, "no_checksum", "none of the lists of checksums names it");
+                }
+                _ if size_bytes == 0 => self.note_fault(&path, "size_differs", "it is empty"),
+                _ => self.report.sized_bytes += size_bytes,
+            }
+        }
+        self.read_objects(to_read).await?;
+        self.faults.sort_by(|a, b| a.object.cmp(&b.object));
+        self.faults.truncate(VERIFY_FAULTS_MAX);
+        Ok(VerifyReport { first_faults: self.faults, ..self.report })
+    }
+
+    /// Reads objects of these sizes and compares them with these digests.
+    async fn read_objects(&mut self, to_read: Vec<(String, u64, String)>) -> Result<(), TaskError> {
+        let (store, folder, progress) = (&self.context.store, &self.folder, self.progress);
+        let mut reading = futures::stream::iter(to_read)
+            .map(|(path, size_bytes, sha256)| async move {
+                let read = read_digest(store, &format!("{folder}/{path}"), size_bytes, progress).await?;
+                Ok::<_, TaskError>((path, size_bytes, (sha256, read)))
+            })
+            .buffer_unordered(self.context.config.reads_max.max(1));
+        let mut read = Vec::new();
+        while let Some(object) = reading.try_next().await? {
+            read.push(object);
+        }
+        drop(reading);
+        for (path, size_bytes, (wanted, found)) in read {
+            match found {
+                Ok(found) => {
+                    self.report.read_bytes += size_bytes;
+                    if found != wanted {
+                        let detail = format!("its SHA-256 is {found}, {wanted} was written down");
+                        self.note_fault(&path, "digest_differs", detail);
+                    }
+                }
+                Err(error @ StoreError::NotFound { .. }) => {
+                    self.note_fault(&path, "missing", error.to_string());
+                }
+                Err(error) => self.note_fault(&path, "unreadable", schemas::fault::error_chain(&error)),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Paths of an encode, below its folder, as far as its record says.
+fn list_objects(encode: &MediaEncode) -> Vec<String> {
+    let mut paths = Vec::new();
+    for rendition in &encode.renditions {
+        paths.push(keys::init_segment_path(&rendition.name));
+        paths.push(keys::media_playlist_path(&rendition.name));
+        paths.extend((1..=rendition.segment_count).map(|number| keys::segment_path(&rendition.name, number)));
+    }
+    for subtitles in &encode.subtitles {
+        paths.push(keys::whole_subtitles_path(&subtitles.name));
+        paths.push(keys::media_playlist_path(&subtitles.name));
+    }
+    if !encode.renditions.is_empty() {
+        paths.extend([keys::MULTIVARIANT.to_owned(), keys::MANIFEST.to_owned()]);
+    }
+    paths.extend(encode.has_poster.then(|| keys::POSTER.to_owned()));
+    paths.extend(encode.has_storyboard.then(|| keys::STORYBOARD.to_owned()));
+    paths
+}
+
+/// SHA-256 of an object. The inner error says what is wrong with the object, the outer one that the store is away.
+async fn read_digest(
+    store: &Store,
+    key: &str,
+    size_bytes: u64,
+    progress: &TaskProgress<'_>,
+) -> Result<Result<String, StoreError>, TaskError> {
+    let mut pause = READ_PAUSE;
+    for _ in 1..READS_MAX {
+        match hash_object(store, key, size_bytes, progress).await {
+            Ok(digest) => return Ok(Ok(digest)),
+            Err(error @ StoreError::NotFound { .. }) => return Ok(Err(error)),
+            Err(error) => tracing::debug!(%error, key, "read again"),
+        }
+        tokio::time::sleep(pause).await;
+        pause *= 2;
+    }
+    match hash_object(store, key, size_bytes, progress).await {
+        Err(error) if error.is_outage() => {
+            // Only where everything else can be read is it the object that is at fault.
+            store.probe().await?;
+            Ok(Err(error))
+        }
+        read => Ok(read),
+    }
+}
+
+async fn hash_object(
+    store: &Store,
+    key: &str,
+    size_bytes: u64,
+    progress: &TaskProgress<'_>,
+) -> Result<String, StoreError> {
+    let mut hasher = Sha256::new();
+    let mut pieces = Box::pin(store.get_stream(key, 0..size_bytes));
+    while let Some(piece) = pieces.next().await {
+        let piece = piece?;
+        let read_bytes = u64::try_from(piece.len()).unwrap_or(u64::MAX);
+        // Hashing 4 MiB takes milliseconds, too long for a thread that serves others.
+        let hashing = tokio::task::spawn_blocking(move || {
+            hasher.update(&piece);
+            hasher
+        });
+        hasher = hashing.await.map_err(StoreError::unavailable)?;
+        progress.add(read_bytes).await;
+    }
+    Ok(HEXLOWER.encode(&hasher.finalize()))
+}
