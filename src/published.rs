@@ -607,8 +607,10 @@ mod tests {
         // An envelope lies in every bucket, and an answer goes wherever the question came from.
         let named = |entry: &CatalogEntry| entry.name != "kv.envelope" && entry.address != "{inbox}";
         for entry in catalog::all_entries().into_iter().filter(named) {
-            let subject = entry.address.replace("{kind}", schemas::job::TRANSCODE);
             for role in message_roles(&entry.name).unwrap().0 {
+                // A worker writes under the name of its own queue.
+                let queue = if role == "tasks" { role } else { schemas::job::TRANSCODE };
+                let subject = entry.address.replace("{kind}", queue);
                 let (_, rights) = nats::server::PERMISSIONS
                     .split_once(&format!("PERMISSIONS_{} = {{", role.to_uppercase()))
                     .unwrap();

@@ -1170,6 +1170,8 @@ fn visit_others(visitor: &mut impl ExampleVisitor) {
     visitor.visit("ask.jobs.answer", index_query::IndexReply::Page(job_page()));
     visitor.visit("ask.position", dispatch_query::DispatchPositionQuery { job_id: JOB });
     visitor.visit("ask.position.answer", dispatch_position());
+    visitor.visit("ask.tasks_position", dispatch_query::DispatchPositionQuery { job_id: JOB });
+    visitor.visit("ask.tasks_position.answer", dispatch_position());
     visitor.visit("ask.worker", worker::WorkerCommand { action: worker::WorkerAction::Pause });
     visitor.visit("ask.worker.answer", worker::WorkerCommandReply { state: worker::WorkerState::Paused });
 }

@@ -247,8 +247,8 @@ mod tests {
         for columns in [MEDIA, JOBS] {
             let row = (columns.row)(&item);
             assert_eq!(row.len(), columns.heads.len());
-            assert_eq!(row[1], "failed (media_corrupt)");
+            assert!(row.contains(&"failed (media_corrupt)".to_owned()), "{row:?}");
         }
-        assert_eq!((JOBS.row)(&item)[2], "1/3");
+        assert_eq!((JOBS.row)(&item)[3], "1/3");
     }
 }

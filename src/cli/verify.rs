@@ -112,11 +112,11 @@ mod tests {
     #[test]
     fn what_has_no_checksum_is_said() {
         let report = json!({ "objects": 12, "read_bytes": 2_048, "sized_bytes": 0, "faults": 0 });
-        assert_eq!(describe_intact(&report), "intact, 12 objects: 2.0 KiB read");
+        assert_eq!(describe_intact(&report), "intact, 12 objects: 2.00 KiB read");
         let report = json!({ "objects": 12, "read_bytes": 2_048, "sized_bytes": 1_024, "faults": 0 });
         assert_eq!(
             describe_intact(&report),
-            "intact, 12 objects: 2.0 KiB read, and 1.0 KiB without a checksum are as large as they were"
+            "intact, 12 objects: 2.00 KiB read, and 1.00 KiB without a checksum are as large as they were"
         );
     }
 

@@ -98,6 +98,7 @@ async fn all_roles_stop_in_time_while_the_broker_is_frozen() {
         &mut config.upload.consume,
         &mut config.transcode.planner,
         &mut config.transcode.parts,
+        &mut config.tasks.parts,
         &mut config.index.consume,
     ] {
         stage.grace_ms = 1_000;

@@ -162,8 +162,8 @@ kinds! {
         "Use one that `Allow` lists.";
     NoSession 409 "no_session" "There is no session to end"
         "An API key has none: revoke the key instead.";
-    NothingStored 409 "nothing_stored" "Nothing that was verified is kept of this medium"
-        "Wait until it is verified; one that was rejected has to be uploaded again.";
+    NothingStored 409 "nothing_stored" "Nothing is kept of this medium that could be gone through"
+        "Wait until it is verified and begins to play; one that was rejected has to be uploaded again.";
     NoSite 403 "no_site" "No site may sign people in here"
         "The operator has to name one: `auth.domains`, or `ingress.public_url`.";
     NotEncodable 409 "not_encodable" "This medium can't be encoded now"

@@ -587,4 +587,6 @@ pub(super) fn whole_percent(done_ms: u64, total_ms: u64) -> u64 {
 }
 
 #[cfg(test)]
+mod task_tests;
+#[cfg(test)]
 mod tests;

@@ -80,7 +80,9 @@ pub async fn begin_task(
     let medium = bus.load_record::<MediaRecord>(&media_id.to_string()).await?;
     let medium = medium.ok_or(NextEncodeError::UnknownMedium(media_id))?.record;
     let Some(plan) = describe_source(&medium) else {
-        return Ok(TaskBeginning::Refused("it is not verified, or its source was removed"));
+        return Ok(TaskBeginning::Refused(
+            "it is not verified, waits for its first encode, or its source was removed",
+        ));
     };
     // The broker's clock, as everywhere in the record.
     let now_ms = bus.broker_now_ms(&subjects::kv_stream_name(job_bucket())).await?;
@@ -144,10 +146,13 @@ async fn load_job(bus: &Bus, job_id: JobId) -> Result<Option<JobRecord>, BusErro
     Ok(bus.load_record::<JobRecord>(&job_id.to_string()).await?.map(|held| held.record))
 }
 
-/// What is read of a medium; `None` when nothing verified is kept of it.
+/// What is read of a medium; `None` when nothing verified is kept of it, or it is about to be encoded for the first time.
 fn describe_source(medium: &MediaRecord) -> Option<EncodePlan> {
-    let is_kept = !matches!(medium.status, MediaStatus::Uploading | MediaStatus::Rejected)
-        && medium.source_removed_at_ms.is_none();
+    // Of one that was stored a moment ago there is nothing to be said; versions of before would fail it with a job of it that is
+    // cancelled.
+    let is_settled =
+        matches!(medium.status, MediaStatus::Playable | MediaStatus::Ready | MediaStatus::Failed);
+    let is_kept = is_settled && medium.source_removed_at_ms.is_none();
     let source = medium.source.as_ref().filter(|_| is_kept)?;
     Some(EncodePlan {
         source_key: source.key.clone(),

@@ -236,6 +236,23 @@ async fn what_plays_is_not_removed_with_a_job_that_was_cancelled() {
 }
 
 #[tokio::test]
+async fn a_job_that_makes_no_encode_takes_nothing_with_it() {
+    let site = Site::start().await;
+    let source = schemas::keys::source_key(job().media_id);
+    site.store.put(&source, "bytes").await.unwrap();
+    for (number, status) in [(1, JobStatus::Cancelled), (2, JobStatus::Failed)] {
+        let plan = (job::EncodePlan::default(), schemas::subjects::JobPriority::P1);
+        let (job_id, medium) = (schemas::ids::JobId::from_bytes([number; 16]), (job().media_id, "olga"));
+        let mut record = job::JobRecord::new_task(job_id, job::VERIFY, medium, plan, 1);
+        record.mark_ended(status, 1, schemas::ENDED_KEPT_MS);
+        site.put(job::JobRecord { folded: Some(Vec::new()), ..record }).await;
+    }
+    let cleared_count = clear::clear_ended_jobs(&site.keeper, &site.store).await.unwrap();
+    assert_eq!(cleared_count, 0, "nothing of them is stored");
+    site.store.head(&source).await.unwrap();
+}
+
+#[tokio::test]
 async fn what_a_failed_job_stored_goes_once_no_retry_can_keep_it() {
     let site = Site::start().await;
     let (ended, _) = site.ended(JobStatus::Failed, &[("v0000", JobPartStatus::Done)]).await;

@@ -230,8 +230,11 @@ impl Store {
     }
 
     /// Removes everything below a folder; an absent one is fine. In a local store also what crashed writers left beside the
-    /// objects.
+    /// objects. The store itself is no folder: [`StoreError::Invalid`].
     pub async fn remove_folder(&self, folder: &str) -> Result<(), StoreError> {
+        if folder.split('/').all(str::is_empty) {
+            return Err(StoreError::Invalid("a folder without a name is the whole store".to_owned()));
+        }
         if self.is_local() {
             let folder = self.object_path(folder)?.to_string();
             return self.with_local_root(move |root| root.remove_folder(&folder)).await;
