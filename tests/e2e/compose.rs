@@ -245,7 +245,18 @@ async fn what_the_compose_file_starts_takes_a_video_and_plays_it() {
     let names: Vec<&str> = services.iter().map(|service| service.name.as_str()).collect();
     assert_eq!(
         names,
-        ["keys", "topology", "ingress", "upload", "transcode", "index", "audit", "monitor", "keeper"]
+        [
+            "keys",
+            "topology",
+            "ingress",
+            "upload",
+            "transcode",
+            "tasks",
+            "index",
+            "audit",
+            "monitor",
+            "keeper"
+        ]
     );
     let mut host = Host::start().await;
     host.start_service(&services[0]).await;

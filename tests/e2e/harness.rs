@@ -23,7 +23,7 @@ use tempfile::TempDir;
 pub(crate) const WAIT_MAX: Duration = Duration::from_secs(150);
 
 /// The workers of one installation; each is one process.
-pub(crate) const WORKERS: [&str; 5] = ["upload", "transcode", "index", "audit", "monitor"];
+pub(crate) const WORKERS: [&str; 6] = ["upload", "transcode", "tasks", "index", "audit", "monitor"];
 
 /// One running process of the product.
 #[derive(Debug)]

@@ -50,6 +50,7 @@ mod transcode;
 mod tus;
 mod upgrade;
 mod upload_clients;
+mod verify;
 mod walkthroughs;
 mod wallet;
 mod webdriver;
