@@ -498,7 +498,7 @@ fn message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
 /// The same of jobs, of what workers say of themselves and are asked to do, of schedules, and of what the order of the queue is asked.
 fn worker_message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
     match name {
-        "job.queued" => Some((vec!["ingress", "transcode"], vec!["index"])),
+        "job.queued" => Some((vec!["admin", "ingress", "keeper", "transcode"], vec!["index"])),
         "job.dead" | "job.failed" | "job.parked" | "job.retried" | "job.started" | "job.succeeded" => {
             Some((vec!["tasks", "transcode"], vec!["index"]))
         }

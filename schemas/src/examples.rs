@@ -452,6 +452,7 @@ fn asset_record() -> media::MediaRecord {
         removed_at_ms: None,
         waiting: None,
         superseded: Vec::new(),
+        verification: None,
         attempt: media::MediaAttempt::default(),
     }
 }
@@ -1138,6 +1139,7 @@ fn visit_others(visitor: &mut impl ExampleVisitor) {
         part: owned_text("v0000"),
         done_ms: 2_000,
         total_ms: 4_000,
+        kind: String::new(),
     };
     visitor.visit("job.progress", progress);
     visitor.visit("audit.record", audit_record());

@@ -338,6 +338,9 @@ pub const VERIFY_FAULTS_MAX: usize = 50;
 /// What comparing a medium with what was written down of it came to.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct VerifyReport {
+    /// Number of the encode that was compared; absent where none was whole, so that the source alone was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encode: Option<u32>,
     /// Objects that were looked for.
     pub objects: u64,
     /// Bytes that were read and compared by their SHA-256.
@@ -345,7 +348,7 @@ pub struct VerifyReport {
     /// Bytes of objects that could be compared by their size alone, since they were stored without a checksum: what older versions
     /// encoded.
     pub sized_bytes: u64,
-    /// Objects that are missing or differ.
+    /// What was found wrong; most of it about one object each.
     pub faults: u64,
     /// The first of them, at most [`VERIFY_FAULTS_MAX`].
     pub first_faults: Vec<VerifyFault>,
@@ -356,7 +359,8 @@ pub struct VerifyReport {
 pub struct VerifyFault {
     /// Which: its path below the folder of the medium, such as `source` or `e1/3fd1a7c2b94e5d60/v720/3.m4s`.
     pub object: String,
-    /// What about it: `missing`, `size_differs`, `digest_differs`, or `no_checksum` where it should have one; others may come.
+    /// What about it: `missing`, `size_differs`, `digest_differs`, `unreadable` by the disk, `no_checksum` where it should have one, or
+    /// `malformed`, of a list of checksums; others may come.
     pub code: String,
     /// The same for people.
     pub detail: String,
@@ -629,6 +633,9 @@ pub struct JobPartRecord {
     /// True when its last try was interrupted through no fault of its own; the next one goes on counting from it.
     #[serde(default)]
     pub is_interrupted: bool,
+    /// True when the SHA-256 of each object that it stored is stored beside them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub has_checksums: bool,
 }
 
 impl JobPartRecord {
@@ -651,6 +658,7 @@ impl JobPartRecord {
             faults: 0,
             lost: None,
             is_interrupted: false,
+            has_checksums: false,
         }
     }
 
@@ -762,6 +770,9 @@ pub struct JobPartProgress {
     pub done_ms: u64,
     /// Milliseconds of output this part will have.
     pub total_ms: u64,
+    /// Kind of the job; empty from workers of before, which encode.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub kind: String,
 }
 
 macro_rules! job_event {

@@ -370,6 +370,9 @@ pub struct MediaRecord {
     /// [`SUPERSEDED_ENCODES_MAX`](crate::encode::SUPERSEDED_ENCODES_MAX).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub superseded: Vec<SupersededEncode>,
+    /// The job that verifies what is stored of it, or did so last: there is one at a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verification: Option<JobId>,
 }
 
 impl MediaRecord {
@@ -392,6 +395,7 @@ impl MediaRecord {
             waiting: None,
             attempt: MediaAttempt::default(),
             superseded: Vec::new(),
+            verification: None,
         }
     }
 

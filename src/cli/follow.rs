@@ -70,10 +70,13 @@ pub enum FollowOutcome {
 }
 
 impl FollowTarget {
-    /// Whether an event of this kind ends what is followed.
-    pub fn outcome_of(&self, kind: &str) -> Option<FollowOutcome> {
-        let (media, job) = (self.media.is_some(), self.job.is_some());
-        match kind {
+    /// Whether an event ends what is followed. Of the jobs of a medium those do that encode it.
+    pub fn outcome_of(&self, event: &FollowedEvent) -> Option<FollowOutcome> {
+        let job = self.job.is_some();
+        let is_other = event.kind.starts_with("job.")
+            && event.data["data"]["kind"].as_str().is_some_and(|kind| kind != "transcode");
+        let media = self.media.is_some() && (job || !is_other);
+        match event.kind.as_str() {
             "media.ready" if media => Some(FollowOutcome::Well),
             "job.succeeded" if media || job => Some(FollowOutcome::Well),
             "media.rejected" | "media.failed" | "media.removed" | "upload.expired" | "upload.terminated"
@@ -204,7 +207,7 @@ impl SseFollower {
         match self.client.get_json(&path, &[]).await {
             Ok(document) => {
                 let event = build_state_event(entity, &document);
-                Ok(Some(event).filter(|event| self.wanted.outcome_of(&event.kind).is_some()))
+                Ok(Some(event).filter(|event| self.wanted.outcome_of(event).is_some()))
             }
             // An upload whose first byte is on its way has no document yet.
             Err(ClientError::Refused(refusal)) if refusal.status == 404 && entity == "media" => {
@@ -260,8 +263,22 @@ mod tests {
             ("media.playable", true, true, None),
             ("job.progress", true, true, None),
         ] {
-            assert_eq!(of(media, job).outcome_of(kind), wanted, "{kind} {media} {job}");
+            let event = FollowedEvent { id: None, kind: kind.into(), data: json!({ "data": {} }) };
+            assert_eq!(of(media, job).outcome_of(&event), wanted, "{kind} {media} {job}");
         }
+    }
+
+    #[test]
+    fn a_medium_is_followed_past_jobs_that_encode_nothing() {
+        let end = |target: FollowTarget, kind: &str| {
+            let data = json!({ "data": { "kind": kind } });
+            target.outcome_of(&FollowedEvent { id: None, kind: "job.failed".into(), data })
+        };
+        let medium = || FollowTarget { media: Some("m".into()), ..FollowTarget::default() };
+        let job = || FollowTarget { job: Some("j".into()), ..FollowTarget::default() };
+        assert_eq!(end(medium(), "verify"), None);
+        assert_eq!(end(medium(), "transcode"), Some(FollowOutcome::Badly));
+        assert_eq!(end(job(), "verify"), Some(FollowOutcome::Badly));
     }
 
     #[test]

@@ -251,7 +251,7 @@ async fn wait_until_ready(
     let (end, last) = loop {
         let event = follower.next_event().await?;
         printer.print_event(&event);
-        if let Some(end) = wanted.outcome_of(&event.kind) {
+        if let Some(end) = wanted.outcome_of(&event) {
             break (end, event);
         }
     };

@@ -1,13 +1,16 @@
 //! `media verify`: has media compared with what was written down when they were stored, and says what came of it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{anyhow, bail};
+use anyhow::{Context, anyhow, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::{VerifyArgs, client::ApiClient, each::act_on_each, output, render};
+
+/// How long a server may be away before the wait ends; the job goes on.
+const AWAY_MAX: Duration = Duration::from_secs(120);
 
 /// How often a job is looked at until it has ended.
 const LOOK_PERIOD: Duration = Duration::from_millis(500);
@@ -37,6 +40,9 @@ pub(super) async fn verify_media(args: &VerifyArgs, as_json: bool) -> anyhow::Re
             output::print_message(format!("Verifying {}: job {job_id}", output::sanitize_text(media_id)));
             return Ok(());
         }
+        if !as_json {
+            output::print_message(format!("Verifying {}: job {job_id}", output::sanitize_text(media_id)));
+        }
         let job = wait_for_end(&client, media_id, &job_id).await?;
         if as_json {
             output::print_json(&job)?;
@@ -53,13 +59,34 @@ async fn wait_for_end(client: &ApiClient, media_id: &str, job_id: &str) -> anyho
         bar.set_style(style);
     }
     bar.set_message(output::sanitize_text(media_id));
+    let (mut failed_since, mut state) = (None, Value::Null);
     loop {
-        let job = client.get_json(&format!("v1/jobs/{job_id}"), &[]).await?;
-        if job["status"] != "active" {
-            bar.finish_and_clear();
-            return Ok(job);
+        match client.get_json(&format!("v1/jobs/{job_id}"), &[]).await {
+            Ok(job) if job["status"] != "active" => {
+                bar.finish_and_clear();
+                return Ok(job);
+            }
+            Ok(job) => {
+                failed_since = None;
+                bar.set_position(job["progress"]["percent"].as_u64().unwrap_or_default());
+                if job["state"] != state {
+                    state = job["state"].clone();
+                    bar.set_message(format!(
+                        "{} {}",
+                        output::sanitize_text(media_id),
+                        output::sanitize_text(state.as_str().unwrap_or_default())
+                    ));
+                }
+            }
+            // A server that is started anew, or a proxy before it.
+            Err(error) if error.is_transient() => {
+                if failed_since.get_or_insert_with(Instant::now).elapsed() >= AWAY_MAX {
+                    return Err(error)
+                        .with_context(|| format!("the job {job_id} goes on without this command"));
+                }
+            }
+            Err(error) => return Err(error.into()),
         }
-        bar.set_position(job["progress"]["percent"].as_u64().unwrap_or_default());
         tokio::time::sleep(LOOK_PERIOD).await;
     }
 }
@@ -68,6 +95,9 @@ async fn wait_for_end(client: &ApiClient, media_id: &str, job_id: &str) -> anyho
 fn report_end(media_id: &str, job: &Value, as_json: bool) -> anyhow::Result<()> {
     let text = |value: &Value| output::sanitize_text(value.as_str().unwrap_or_default());
     let report = &job["verified"];
+    if job["status"] == "cancelled" {
+        bail!("its job was cancelled");
+    }
     let Some(faults) = report["faults"].as_u64() else {
         bail!("it was not verified: {} ({})", text(&job["detail"]), text(&job["code"]));
     };
@@ -79,20 +109,18 @@ fn report_end(media_id: &str, job: &Value, as_json: bool) -> anyhow::Result<()> 
         }
     }
     if faults > 0 {
-        return Err(anyhow!("{}", count_damage(faults)));
+        return Err(anyhow!(
+            "{}",
+            match faults {
+                1 => "1 fault: something of it is lost or damaged".to_owned(),
+                faults => format!("{faults} faults: something of it is lost or damaged"),
+            }
+        ));
     }
     if !as_json {
         output::print_line(format!("{}: {}", output::sanitize_text(media_id), describe_intact(report)))?;
     }
     Ok(())
-}
-
-fn count_damage(faults: u64) -> String {
-    if faults == 1 {
-        "1 object is lost or damaged".into()
-    } else {
-        format!("{faults} objects are lost or damaged")
-    }
 }
 
 fn describe_intact(report: &Value) -> String {
@@ -102,7 +130,11 @@ fn describe_intact(report: &Value) -> String {
         0 => String::new(),
         bytes => format!(", and {} without a checksum are as large as they were", render::format_size(bytes)),
     };
-    format!("intact, {} objects: {read} read{sized}", number("objects"))
+    let encode = match report["encode"].as_u64() {
+        Some(number) => format!("source and encode {number}"),
+        None => "source alone, since no encode is whole".to_owned(),
+    };
+    format!("intact, {encode}, {} objects: {read} read{sized}", number("objects"))
 }
 
 #[cfg(test)]
@@ -112,11 +144,15 @@ mod tests {
     #[test]
     fn what_has_no_checksum_is_said() {
         let report = json!({ "objects": 12, "read_bytes": 2_048, "sized_bytes": 0, "faults": 0 });
-        assert_eq!(describe_intact(&report), "intact, 12 objects: 2.00 KiB read");
-        let report = json!({ "objects": 12, "read_bytes": 2_048, "sized_bytes": 1_024, "faults": 0 });
         assert_eq!(
             describe_intact(&report),
-            "intact, 12 objects: 2.00 KiB read, and 1.00 KiB without a checksum are as large as they were"
+            "intact, source alone, since no encode is whole, 12 objects: 2.00 KiB read"
+        );
+        let report =
+            json!({ "objects": 12, "read_bytes": 2_048, "sized_bytes": 1_024, "faults": 0, "encode": 3 });
+        assert_eq!(
+            describe_intact(&report),
+            "intact, source and encode 3, 12 objects: 2.00 KiB read, and 1.00 KiB without a checksum are as large as they were"
         );
     }
 

@@ -25,7 +25,7 @@ pub async fn run_watch(args: WatchArgs, as_json: bool) -> anyhow::Result<Command
         } else {
             output::print_line(event::format_event(&event, with_media))?;
         }
-        match wanted.outcome_of(&event.kind) {
+        match wanted.outcome_of(&event) {
             Some(FollowOutcome::Well) => return Ok(CommandOutcome::Well),
             Some(FollowOutcome::Badly) => return Ok(CommandOutcome::Badly),
             None => {}

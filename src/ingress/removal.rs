@@ -23,8 +23,9 @@ pub async fn end_media_work(bus: &Bus, removed: &document::MediaDocumentRecord) 
     let media_id = removed.media_id;
     let key = media_id.to_string();
     let known = bus.load_with_tombstone::<media::MediaRecord>(&key).await?;
-    let newest = known.map_or(0, |held| {
-        held.record.attempt.encode.max(held.record.encode.map_or(0, |encode| encode.number))
+    let (newest, verification) = known.map_or((0, None), |held| {
+        let newest = held.record.attempt.encode.max(held.record.encode.map_or(0, |encode| encode.number));
+        (newest, held.record.verification)
     });
     // The tombstone before the jobs: a planner that comes later finds no medium and makes no new one.
     Box::pin(bus.change_record::<media::MediaRecord>(&key, |found| {
@@ -32,6 +33,9 @@ pub async fn end_media_work(bus: &Bus, removed: &document::MediaDocumentRecord) 
     }))
     .await?;
     end_upload(bus, removed).await?;
+    if let Some(job_id) = verification {
+        cancel_job(bus, job_id, JobCanceller::Removal).await?;
+    }
     let (mut number, mut absent_count) = (1, 0);
     while number <= newest || absent_count < NUMBERS_AHEAD_MAX {
         let job_id = plan::derive_job_id(media_id, number);

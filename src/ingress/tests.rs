@@ -740,6 +740,7 @@ async fn progress_of_a_job_that_cant_be_read_ends_nothing() {
         part: "v0000".into(),
         done_ms: 1,
         total_ms: 2,
+        kind: String::new(),
     };
     let subject = schemas::subjects::progress_subject(progress.job_id, &progress.part);
     let publish = async || {

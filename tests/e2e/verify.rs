@@ -46,7 +46,7 @@ async fn a_bit_that_flips_in_the_store_is_found_and_named() {
     damaged[middle] ^= 1;
     cluster.store.put(&key, damaged).await.unwrap();
     let (went_well, found, said) = streamgate(&cluster, &["media", "verify", &media_id]);
-    assert!(!went_well && said.contains("1 object is lost or damaged"), "{said}");
+    assert!(!went_well && said.contains("1 fault:"), "{said}");
     let fault = &found[0]["verified"]["first_faults"][0];
     assert_eq!((&fault["object"], &fault["code"]), (&path.as_str().into(), &"digest_differs".into()));
     let failed = cluster.all_events().await.into_iter().find(|event| event.kind == "job.failed").unwrap();

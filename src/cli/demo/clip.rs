@@ -52,7 +52,7 @@ pub(super) async fn publish_clip(
             play::check_playback(viewer, &early).await.context("the clip is said to play, but does not")?;
             seconds_to_playable = Some(began.elapsed().as_secs_f64());
         }
-        match wanted.outcome_of(&event.kind) {
+        match wanted.outcome_of(&event) {
             Some(FollowOutcome::Well) => break,
             Some(FollowOutcome::Badly) => bail!("the clip ended as {}; the lines above say why", event.kind),
             None => {}

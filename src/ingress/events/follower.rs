@@ -60,7 +60,8 @@ impl EventScope {
         if let Some(media_id) = media_id
             && self.job_id.is_none()
         {
-            let (encode, upload_id) = self.load_medium(bus, media_id).await?;
+            let (encode, upload_id, verification) = self.load_medium(bus, media_id).await?;
+            jobs.extend(verification);
             // A job that is about to be planned has the next number.
             jobs.extend(
                 (1..=(encode + 1).min(ENCODES_MAX)).map(|number| plan::derive_job_id(media_id, number)),
@@ -72,9 +73,13 @@ impl EventScope {
         Ok(filters)
     }
 
-    /// The number of the medium's encode, and its upload; 404 when there is no such medium, or it is not the follower's to see. A
+    /// The number of the medium's encode, its upload, and the job that verified it last; 404 when there is no such medium, or it is not the follower's to see. A
     /// removed one has a story, too.
-    async fn load_medium(&self, bus: &Bus, media_id: MediaId) -> Result<(u32, Option<UploadId>), Problem> {
+    async fn load_medium(
+        &self,
+        bus: &Bus,
+        media_id: MediaId,
+    ) -> Result<(u32, Option<UploadId>, Option<JobId>), Problem> {
         let key = media_id.to_string();
         let (document, asset) = tokio::try_join!(
             bus.load_with_tombstone::<document::MediaDocumentRecord>(&key),
@@ -86,7 +91,9 @@ impl EventScope {
             return Err(documents::no_such_medium());
         }
         let encode = asset.as_ref().and_then(|held| held.record.encode.as_ref());
-        Ok((encode.map_or(0, |encode| encode.number), document.and_then(|held| held.record.upload_id)))
+        let verification = asset.as_ref().and_then(|held| held.record.verification);
+        let number = encode.map_or(0, |encode| encode.number);
+        Ok((number, document.and_then(|held| held.record.upload_id), verification))
     }
 }
 

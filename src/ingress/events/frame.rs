@@ -67,13 +67,15 @@ pub(super) struct EventData {
 /// `data` of `job.progress`, as JSON: how far a job is over all its parts.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "JobProgressData", example = json!({
-    "job_id": "06db008a0lt0303jc5mn0r355k", "media_id": "06db00820dt0303jc5mn0r355k", "done_ms": 2_000, "total_ms": 4_000, "percent": 50,
+    "job_id": "06db008a0lt0303jc5mn0r355k", "media_id": "06db00820dt0303jc5mn0r355k", "kind": "transcode", "done_ms": 2_000, "total_ms": 4_000, "percent": 50,
 }))]
 pub(super) struct JobProgressData {
     /// The job.
     job_id: JobId,
     /// The medium it works on.
     media_id: MediaId,
+    /// Kind of the job: `transcode`, or another one, of which nothing is encoded.
+    kind: String,
     /// Milliseconds of output that are made.
     done_ms: u64,
     /// Milliseconds of output there will be.
@@ -107,6 +109,11 @@ pub(super) fn render_progress(progress: &JobPartProgress, done_ms: u64, total_ms
     let data = JobProgressData {
         job_id: progress.job_id,
         media_id: progress.media_id,
+        kind: if progress.kind.is_empty() {
+            schemas::job::TRANSCODE.to_owned()
+        } else {
+            progress.kind.clone()
+        },
         done_ms,
         total_ms,
         percent: crate::jobs::whole_percent(done_ms, total_ms),

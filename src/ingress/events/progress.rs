@@ -101,6 +101,7 @@ mod tests {
             part: part.into(),
             done_ms,
             total_ms: 10_000,
+            kind: String::new(),
         }
     }
 

@@ -158,8 +158,11 @@ async fn retry_as_task(
         request.priority = JobPriority::default();
     }
     let next = match retry_task(&app.bus, job, request).await.map_err(explain_encode_failure)? {
-        TaskBeginning::Begun(next) => next,
-        TaskBeginning::Found(_) => return Err(nothing_to_retry("it was tried again before")),
+        // Also what an earlier request began whose answer was lost, and another one that does the same.
+        TaskBeginning::Begun(next) | TaskBeginning::Found(next) if next.status == JobStatus::Active => next,
+        TaskBeginning::Begun(next) | TaskBeginning::Found(next) => {
+            return Err(nothing_to_retry(&format!("it was tried again before, as {}", next.job_id)));
+        }
         TaskBeginning::Refused(why) => {
             return Err(Problem::new(ProblemCode::NothingStored).with_detail(why));
         }

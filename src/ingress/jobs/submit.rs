@@ -113,7 +113,7 @@ pub(super) static SUBMIT_JOB: Operation = Operation::change(
 ///
 /// Of the kind `transcode`, it is what `POST /v1/media/{media_id}/transcode` begins, and counts as one, too. Of the kind `verify`, it
 /// reads all that is stored of the medium and compares it with what was written down then; a medium of which something is lost or
-/// damaged fails the job with the code `media_damaged`, and `verified` names what. With `run_at_ms` it begins
+/// damaged fails the job with the code `media_damaged`, and `verified` names what. Of one that is being verified it is that job. With `run_at_ms` it begins
 /// at that time, by a schedule that fires once, and can be changed or removed until then.
 #[utoipa::path(
     post,
@@ -161,7 +161,7 @@ pub(super) static SUBMIT_JOBS: Operation = Operation::change(
 
 /// Ask for many jobs
 ///
-/// At most 100, each as `POST /v1/jobs` takes it: what is refused says why, and keeps no other from being begun. Each encode that
+/// At most 100, each as `POST /v1/jobs` takes it: what is refused says why, and keeps no other from being begun. Each job that
 /// begins now counts as one; of those behind the last that may, the problem is `rate_limited`.
 #[utoipa::path(
     post,
@@ -203,11 +203,12 @@ pub(super) async fn submit_jobs(
     Ok(Json(JobBulkSubmittedDocument { items, refused_count }))
 }
 
-/// Begins a job, or makes the schedule that does, by the id `id`; `place` is where it stands in the request.
+/// Begins a job, or makes the schedule that does, by the id `id`; `place` is where it stands in the request. Whichever way it is asked
+/// for, what workers have to do counts as one.
 async fn submit(
     app: &AppState,
     who: &Principal,
-    charge_encode: impl FnOnce() -> Result<(), Problem> + Send,
+    charge_work: impl FnOnce() -> Result<(), Problem> + Send,
     wanted: JobSubmission,
     (id, place): ([u8; 16], &str),
 ) -> Result<JobSubmittedDocument, Problem> {
@@ -218,12 +219,12 @@ async fn submit(
             Ok(JobSubmittedDocument { job_id: None, schedule_id: Some(made.schedule_id) })
         }
         (JobRequest::Transcode(wanted), None) => {
-            // Whichever way it is asked for, an encode counts as one.
-            charge_encode()?;
+            charge_work()?;
             let begun = begin_transcode(app, wanted, who, &format!("{place}/job/profile")).await?;
             Ok(JobSubmittedDocument { job_id: Some(begun.job_id), schedule_id: None })
         }
         (JobRequest::Verify(wanted), None) => {
+            charge_work()?;
             let request =
                 TaskRequest { kind: job::VERIFY, media_id: wanted.media_id, priority: wanted.priority };
             let job = begin_owned_task(app, JobId::from_bytes(id), request, who).await?;
@@ -242,7 +243,7 @@ async fn begin_owned_task(
 ) -> Result<Box<JobRecord>, Problem> {
     media::load_owned(&app.bus, request.media_id, who).await?;
     require_priority(who, request.priority)?;
-    let begun = begin_task(&app.bus, job_id, request, TaskOrigin::default()).await;
+    let begun = begin_task(&app.bus, job_id, request, TaskOrigin::PERSON).await;
     match begun.map_err(explain_encode_failure)? {
         TaskBeginning::Begun(job) => {
             tracing::info!(job.id = %job_id, media.id = %job.media_id, kind = job.kind, by = who.owner, "begun");

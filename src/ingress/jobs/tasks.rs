@@ -1,12 +1,15 @@
 //! Jobs that make no encode: begun by their record alone, which has its one part in it.
 //!
-//! Beginning one is idempotent by its id: who repeats a request, a retry or the run of a schedule finds what the first one began.
+//! Beginning one is idempotent by its id: who repeats a request, a retry or the run of a schedule finds what the first one began. A
+//! medium is verified by one job at a time: who asks while it is gets that one.
+//!
+//! Limits: of a medium the newest verification is kept as other jobs are, those before it for [`PREVIOUS_KEPT_MS`] more.
 
 use nats::{Bus, BusError, Outbox, VersionedRecord};
 use packaging::plan;
 use schemas::{
     ids::{JobId, MediaId},
-    job::{self, EncodePlan, JobQueued, JobRecord},
+    job::{self, EncodePlan, JobQueued, JobRecord, JobStatus},
     media::{MediaRecord, MediaStatus},
     schedule::{JobRequest, ScheduledRun, VerifyJobRequest},
     subjects::{self, JobPriority},
@@ -43,13 +46,20 @@ impl TaskRequest {
     }
 }
 
-/// Where a job comes from, beside a person's request.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct TaskOrigin {
+/// Where a job comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TaskOrigin<'a> {
+    /// Whose the medium has to be; anybody's when absent, for those who have asked for that before.
+    pub owner: Option<&'a str>,
     /// The run of a schedule that asks for it.
     pub scheduled: Option<ScheduledRun>,
     /// The job that came to nothing, of which it is another try.
     pub retry_of: Option<JobId>,
+}
+
+impl TaskOrigin<'_> {
+    /// The request of a person who may have it done.
+    pub const PERSON: Self = Self { owner: None, scheduled: None, retry_of: None };
 }
 
 /// What asking for a job led to.
@@ -57,7 +67,7 @@ pub struct TaskOrigin {
 pub enum TaskBeginning {
     /// It is there.
     Begun(Box<JobRecord>),
-    /// It was there before, with this id.
+    /// It was there before; or there is another one that does the same for the same medium, and has not ended.
     Found(Box<JobRecord>),
     /// There is nothing to do it with; why.
     Refused(&'static str),
@@ -71,29 +81,35 @@ pub async fn begin_task(
     bus: &Bus,
     job_id: JobId,
     request: TaskRequest,
-    origin: TaskOrigin,
+    origin: TaskOrigin<'_>,
 ) -> Result<TaskBeginning, NextEncodeError> {
     let TaskRequest { kind, media_id, priority } = request;
     if let Some(found) = load_job(bus, job_id).await? {
         return Ok(TaskBeginning::Found(Box::new(found)));
     }
-    let medium = bus.load_record::<MediaRecord>(&media_id.to_string()).await?;
-    let medium = medium.ok_or(NextEncodeError::UnknownMedium(media_id))?.record;
-    let Some(plan) = describe_source(&medium) else {
+    let held = bus.load_record::<MediaRecord>(&media_id.to_string()).await?;
+    let held = held.ok_or(NextEncodeError::UnknownMedium(media_id))?;
+    if origin.owner.is_some_and(|owner| owner != held.record.owner) {
+        return Ok(TaskBeginning::Refused("the medium belongs to somebody else now"));
+    }
+    let Some(plan) = describe_source(&held.record) else {
         return Ok(TaskBeginning::Refused(
             "it is not verified, waits for its first encode, or its source was removed",
         ));
     };
+    let owner = held.record.owner.clone();
+    if let Some(found) = take_place(bus, &held.record, job_id).await? {
+        return Ok(TaskBeginning::Found(Box::new(found)));
+    }
     // The broker's clock, as everywhere in the record.
     let now_ms = bus.broker_now_ms(&subjects::kv_stream_name(job_bucket())).await?;
     let total_ms = plan.duration_ms;
     let record = JobRecord {
         scheduled: origin.scheduled,
         retry_of: origin.retry_of,
-        ..JobRecord::new_task(job_id, kind, (media_id, &medium.owner), (plan, priority), now_ms)
+        ..JobRecord::new_task(job_id, kind, (media_id, &owner), (plan, priority), now_ms)
     };
-    let queued =
-        JobQueued { job_id, media_id, owner: medium.owner, kind: kind.to_owned(), part_count: 1, total_ms };
+    let queued = JobQueued { job_id, media_id, owner, kind: kind.to_owned(), part_count: 1, total_ms };
     let mut held = VersionedRecord::new(record);
     match bus.commit_record(&mut held, Outbox::new().with_event(&queued)).await {
         Ok(()) => Ok(TaskBeginning::Begun(Box::new(held.record))),
@@ -105,6 +121,44 @@ pub async fn begin_task(
     }
 }
 
+/// Makes the job the one that verifies its medium; answers the one that does so already. The one before it, which has ended, is kept
+/// for [`PREVIOUS_KEPT_MS`] from now on: who has a medium verified again and again fills the bucket of all jobs otherwise.
+async fn take_place(
+    bus: &Bus,
+    held: &MediaRecord,
+    job_id: JobId,
+) -> Result<Option<JobRecord>, NextEncodeError> {
+    let previous = held.verification.filter(|previous| *previous != job_id);
+    if let Some(previous) = previous
+        && let Some(found) = load_job(bus, previous).await?
+    {
+        if found.status == JobStatus::Active {
+            return Ok(Some(found));
+        }
+        let now_ms = bus.broker_now_ms(&subjects::kv_stream_name(job_bucket())).await?;
+        let until_ms = now_ms.saturating_add(PREVIOUS_KEPT_MS);
+        bus.change_record::<JobRecord>(&previous.to_string(), |found| {
+            let record = found.filter(|job| job.kept_until_ms.is_none_or(|kept_ms| kept_ms > until_ms))?;
+            Some((JobRecord { kept_until_ms: Some(until_ms), ..record.clone() }, Outbox::new()))
+        })
+        .await?;
+    }
+    // Stages change the record, too.
+    let (key, judged) = (held.media_id.to_string(), held.verification);
+    let taken = bus.change_record::<MediaRecord>(&key, |found| {
+        let medium = found.filter(|medium| medium.verification == judged)?;
+        Some((MediaRecord { verification: Some(job_id), ..medium.clone() }, Outbox::new()))
+    });
+    let holder = Box::pin(taken).await?.and_then(|held| held.record.verification);
+    if let Some(other) = holder.filter(|other| *other != job_id) {
+        return Ok(load_job(bus, other).await?);
+    }
+    Ok(None)
+}
+
+/// How long the job is kept that verified a medium before another one did, in milliseconds: an hour. Its events are kept as others are.
+const PREVIOUS_KEPT_MS: u64 = 3_600_000;
+
 /// Tries a job again that came to nothing: once, however often it is asked for.
 ///
 /// # Errors
@@ -115,7 +169,7 @@ pub async fn retry_task(
     request: TaskRequest,
 ) -> Result<TaskBeginning, NextEncodeError> {
     let job_id = plan::derive_task_id(request.media_id, &[b"retry", ended.job_id.as_bytes()]);
-    let origin = TaskOrigin { retry_of: Some(ended.job_id), scheduled: None };
+    let origin = TaskOrigin { owner: Some(&ended.owner), scheduled: None, retry_of: Some(ended.job_id) };
     begin_task(bus, job_id, request, origin).await
 }
 
@@ -129,13 +183,10 @@ pub async fn begin_scheduled_task(
     run: ScheduledRun,
     request: TaskRequest,
 ) -> Result<TaskBeginning, NextEncodeError> {
-    let medium = bus.load_record::<MediaRecord>(&request.media_id.to_string()).await?;
-    if medium.is_some_and(|medium| medium.record.owner != owner) {
-        return Ok(TaskBeginning::Refused("the medium belongs to somebody else now"));
-    }
     let seed: [&[u8]; 3] = [b"schedule", run.schedule_id.as_bytes(), &run.planned_at_ms.to_be_bytes()];
     let job_id = plan::derive_task_id(request.media_id, &seed);
-    begin_task(bus, job_id, request, TaskOrigin { scheduled: Some(run), retry_of: None }).await
+    begin_task(bus, job_id, request, TaskOrigin { owner: Some(owner), scheduled: Some(run), retry_of: None })
+        .await
 }
 
 fn job_bucket() -> &'static str {

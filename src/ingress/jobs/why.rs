@@ -161,10 +161,12 @@ pub(super) async fn explain_job(
     Ok(Json(known.explain()))
 }
 
-/// Whether somebody lets parts into the queue: without a keeper no encode begins.
+/// Whether somebody lets parts into every queue: without a keeper no job begins.
 pub(crate) async fn has_dispatcher(app: &AppState) -> bool {
     // It answers for any job, also for one that there is not.
-    ask_position(app, JobQueue::Transcode, JobId::from_bytes([0; 16]), PROBE_ANSWER_MAX).await.is_some()
+    let ask = |queue| ask_position(app, queue, JobId::from_bytes([0; 16]), PROBE_ANSWER_MAX);
+    let answers = futures::future::join_all(JobQueue::ALL.map(ask)).await;
+    answers.iter().all(Option::is_some)
 }
 
 /// Where the dispatcher sees a job; `None` when none answers, or when it answers what this version can't read.

@@ -15,6 +15,7 @@ pub async fn publish_progress(bus: &Bus, job: &JobRecord, part: &str, (done_ms, 
         part: part.to_owned(),
         done_ms: done_ms.min(total_ms),
         total_ms,
+        kind: job.kind.clone(),
     };
     let subject = subjects::progress_subject(job.job_id, part);
     let published = match nats::encode_message(&subject, &progress) {

@@ -11,6 +11,8 @@ pub struct TasksConfig {
     pub parts: nats::consume::ConsumeConfig,
     /// Longest time of one try of a job, in milliseconds; a try that takes longer has failed.
     pub try_time_ms_max: u64,
+    /// How long a job of a kind that this version does not know is left to others, in milliseconds after it was made; then it is given up.
+    pub other_version_wait_ms: u64,
     /// Shortest time between two progress messages of a job, in milliseconds.
     pub progress_interval_ms: u64,
     /// Objects that one job reads at the same time.
@@ -29,6 +31,7 @@ impl Default for TasksConfig {
                 ..nats::consume::ConsumeConfig::default()
             },
             try_time_ms_max: 12 * 3_600_000,
+            other_version_wait_ms: 600_000,
             progress_interval_ms: 1_000,
             reads_max: 4,
             ended_kept_ms: schemas::ENDED_KEPT_MS,

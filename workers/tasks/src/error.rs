@@ -38,7 +38,7 @@ pub enum TaskError {
     /// Fault: the medium was encoded again, time after time, while it was read.
     #[error("the medium changed while it was read")]
     Changing,
-    /// Fault: the try took too long.
+    /// Reject: the try took too long; so would the next one.
     #[error("it took longer than `tasks.try_time_ms_max`, {try_time_ms_max} ms")]
     TooLong {
         /// Longest time of a try, in milliseconds.
@@ -68,10 +68,12 @@ impl TaskError {
             Self::Bus(source) => source.failure_class(),
             Self::Store(source) => source.class(),
             Self::Claim(source) => source.class(),
-            Self::Changing | Self::TooLong { .. } => FailureClass::Fault,
-            Self::Parked { .. } | Self::UnknownKind { .. } | Self::MediaGone | Self::NothingStored => {
-                FailureClass::Reject
-            }
+            Self::Changing => FailureClass::Fault,
+            Self::Parked { .. }
+            | Self::TooLong { .. }
+            | Self::UnknownKind { .. }
+            | Self::MediaGone
+            | Self::NothingStored => FailureClass::Reject,
         }
     }
 

@@ -11,7 +11,7 @@ use queue_worker::{
     PartAvailability, PartClaim, PartClaimSettings, RENEW_PERIOD_MAX,
 };
 use schemas::{
-    job::{self, FINISH, JobPartRecord, JobPartStatus, JobPartTask, JobRecord, TASK},
+    job::{self, FINISH, JobPartRecord, JobPartStatus, JobPartTask, JobQueue, JobRecord, TASK},
     subjects,
 };
 
@@ -22,6 +22,9 @@ use crate::{
     progress::TaskProgress,
     verify,
 };
+
+/// How soon a job of another version is looked at again, in milliseconds.
+const OTHER_VERSION_DELAY_MS: u64 = 10_000;
 
 /// Does jobs.
 pub(crate) struct TaskProcessor {
@@ -62,6 +65,9 @@ impl PipelineStage for TaskProcessor {
         // A paused one: the dispatcher lets it in again once it is resumed.
         if !job.is_to_be_run() {
             return Ok(StageOutcome::Done);
+        }
+        if job.queue() != Some(JobQueue::Tasks) {
+            return self.leave_to_other_version(&job);
         }
         if task.part == FINISH {
             return Ok(self.end_after_part(&job).await.map(|()| StageOutcome::Done)?);
@@ -143,40 +149,54 @@ impl TaskProcessor {
         claim: &PartClaim,
         delivery: &MessageDelivery,
     ) -> Result<TryEnding, TaskError> {
-        let TasksContext { bus, config, .. } = &*self.context;
-        let mut control = bus.subscribe_core(subjects::job_cancel_subject(job.job_id)).await?;
-        let working = tokio::time::timeout(Duration::from_millis(config.try_time_ms_max), self.run_kind(job));
-        tokio::pin!(working);
-        loop {
-            tokio::select! {
-                biased;
-                () = delivery.cancel.cancelled() => return Ok(TryEnding::Stopped),
-                () = claim.lost_token().cancelled() => return Ok(TryEnding::Lost),
-                done = &mut working => {
-                    let too_long = |_| TaskError::TooLong { try_time_ms_max: config.try_time_ms_max };
-                    return Ok(TryEnding::Done(done.map_err(too_long)??));
-                }
-                Some(_) = control.next() => {}
-                () = tokio::time::sleep(RENEW_PERIOD_MAX) => {}
+        let try_time_ms_max = self.context.config.try_time_ms_max;
+        let working = tokio::time::timeout(Duration::from_millis(try_time_ms_max), self.run_kind(job));
+        tokio::select! {
+            biased;
+            () = delivery.cancel.cancelled() => Ok(TryEnding::Stopped),
+            () = claim.lost_token().cancelled() => Ok(TryEnding::Lost),
+            done = working => {
+                let done = done.map_err(|_| TaskError::TooLong { try_time_ms_max })?;
+                Ok(TryEnding::Done(done?))
             }
-            // What was cancelled before we listened nobody says again.
+            ended = self.wait_until_inactive(job) => ended.map(|()| TryEnding::JobOver),
+        }
+    }
+
+    /// Until the job has ended, as far as the broker says so.
+    async fn wait_until_inactive(&self, job: &JobRecord) -> Result<(), TaskError> {
+        let bus = &self.context.bus;
+        let mut control = bus.subscribe_core(subjects::job_cancel_subject(job.job_id)).await?;
+        loop {
+            // First: what was cancelled before we listened nobody says again.
             match queue_worker::is_job_inactive(bus, job).await {
                 Ok(false) => {}
-                Ok(true) => return Ok(TryEnding::JobOver),
+                Ok(true) => return Ok(()),
                 Err(error) if error.is_outage() => {}
                 Err(error) => return Err(error.into()),
+            }
+            tokio::select! {
+                Some(_) = control.next() => {}
+                () = tokio::time::sleep(RENEW_PERIOD_MAX) => {}
             }
         }
     }
 
     async fn run_kind(&self, job: &JobRecord) -> Result<TaskOutcome, TaskError> {
         let progress = TaskProgress::new(&self.context.bus, job, self.context.config.progress_interval_ms);
-        match job.kind.as_str() {
+        let done = match job.kind.as_str() {
             job::VERIFY => {
-                let report = verify::verify_medium(&self.context, job.media_id, &progress).await?;
-                Ok(TaskOutcome::Verified(report))
+                let verified = verify::verify_medium(&self.context, job.media_id, &progress).await;
+                verified.map(TaskOutcome::Verified)
             }
             kind => Err(TaskError::UnknownKind { kind: kind.to_owned() }),
+        };
+        match done {
+            // Its owner removed it, or it never came to anything: nobody has to look into that.
+            Err(error @ (TaskError::MediaGone | TaskError::NothingStored)) => {
+                Ok(TaskOutcome::Failed(error.code().to_owned(), error.to_string()))
+            }
+            done => done,
         }
     }
 
@@ -208,6 +228,15 @@ impl TaskProcessor {
         end_job(&self.context.bus, job, &outcome, self.context.config.ended_kept_ms).await?;
         let is_ours = claim.write_change(|part| part.status = JobPartStatus::Done).await?;
         Ok(if is_ours { StageOutcome::Done } else { StageOutcome::Lost })
+    }
+
+    /// Leaves a job of a kind that this version does not know to workers that do, for as long as an upgrade may take.
+    fn leave_to_other_version(&self, job: &JobRecord) -> Result<StageOutcome, StageFault> {
+        let age_ms = nats::estimated_broker_now_ms().saturating_sub(job.created_at_ms);
+        if age_ms < self.context.config.other_version_wait_ms {
+            return Ok(StageOutcome::Later { delay_ms: OTHER_VERSION_DELAY_MS });
+        }
+        Err(TaskError::UnknownKind { kind: job.kind.clone() }.into())
     }
 
     /// Ends a job whose part is over: something went away before that could be written.

@@ -46,7 +46,8 @@ impl<'a> TaskProgress<'a> {
         let total_bytes = self.total_bytes.load(Ordering::Relaxed);
         {
             let mut published = self.published.lock();
-            if done_bytes < total_bytes && published.is_some_and(|last| last.elapsed() < self.interval) {
+            let is_last = done_bytes == total_bytes;
+            if !is_last && published.is_some_and(|last| last.elapsed() < self.interval) {
                 return;
             }
             *published = Some(Instant::now());

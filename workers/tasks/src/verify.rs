@@ -4,15 +4,16 @@
 //! The source is compared by the size and the SHA-256 of its record; an object of the encode by the checksum that its worker stored
 //! beside it. Encodes of versions that stored none are compared by number and size.
 //!
-//! An object that can't be read while the store answers is damaged, too: a disk says so of a sector that is gone. While the store is
-//! away nothing is concluded.
+//! An object whose sectors a disk can't read is damaged, too. From anything else that a store answers nothing is concluded: the job
+//! waits until the store is well.
 //!
-//! Limits: [`VERIFY_FAULTS_MAX`] faults are named; an object that can't be read is tried [`READS_MAX`] times.
+//! Limits: [`VERIFY_FAULTS_MAX`] faults are named; a medium that is encoded again meanwhile is looked at [`LOOKS_MAX`] times.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, error::Error, io, time::Duration};
 
 use data_encoding::HEXLOWER;
 use futures::{StreamExt, TryStreamExt};
+use nats::FailureClass;
 use packaging::{CHECKSUMS_BYTES_MAX, ChecksumList};
 use schemas::{
     KvRecord as _,
@@ -26,11 +27,11 @@ use store::{Store, StoreError};
 
 use crate::{TasksContext, error::TaskError, progress::TaskProgress};
 
-/// Times that an object is tried which can't be read while the store answers.
-const READS_MAX: u32 = 3;
+/// What a disk answers of a sector or a file that it can't give back: EIO, EBADMSG and EUCLEAN (errno(3), Linux).
+const DISK_ERRORS: [i32; 3] = [5, 74, 117];
 
-/// Time between two of them, doubled each time.
-const READ_PAUSE: Duration = Duration::from_secs(1);
+/// How soon the record of a medium is asked for again while the broker is away: what was read need not be read again.
+const LOAD_PAUSE: Duration = Duration::from_secs(1);
 
 /// Times that a medium is looked at which is encoded again meanwhile.
 const LOOKS_MAX: u32 = 3;
@@ -58,10 +59,9 @@ pub(crate) async fn verify_medium(
 ) -> Result<VerifyReport, TaskError> {
     for _ in 0..LOOKS_MAX {
         let medium = load_medium(context, media_id).await?;
-        let inspection = Inspection::new(context, &medium, progress).await?;
-        let report = inspection.run().await?;
+        let report = Inspection::new(context, &medium, progress).await?.run().await?;
         // What was replaced or removed meanwhile is no damage.
-        if report.faults == 0 || is_unchanged(&medium, &load_medium(context, media_id).await?) {
+        if report.faults == 0 || is_unchanged(&medium, &load_medium_again(context, media_id).await?) {
             return Ok(report);
         }
     }
@@ -71,6 +71,16 @@ pub(crate) async fn verify_medium(
 async fn load_medium(context: &TasksContext, media_id: MediaId) -> Result<MediaRecord, TaskError> {
     let found = context.bus.load_record::<MediaRecord>(&media_id.to_string()).await?;
     found.map(|held| held.record).filter(|medium| !medium.is_removed()).ok_or(TaskError::MediaGone)
+}
+
+/// The same after everything was read.
+async fn load_medium_again(context: &TasksContext, media_id: MediaId) -> Result<MediaRecord, TaskError> {
+    loop {
+        match load_medium(context, media_id).await {
+            Err(error) if error.class() == FailureClass::Outage => tokio::time::sleep(LOAD_PAUSE).await,
+            loaded => return loaded,
+        }
+    }
 }
 
 fn is_unchanged(before: &MediaRecord, now: &MediaRecord) -> bool {
@@ -124,6 +134,7 @@ impl<'a> Inspection<'a> {
         inspection.expect_source(source).await?;
         if let Some(encode) = find_ready_encode(medium) {
             inspection.expect_encode(encode).await?;
+            inspection.report.encode = Some(encode.number);
         }
         Ok(inspection)
     }
@@ -171,7 +182,10 @@ impl<'a> Inspection<'a> {
                 (object.sha256, object.has_checksum) = (Some(sha256.to_owned()), true);
             }
         }
-        self.compare_sizes(encode, &folder);
+        // Where there are checksums each object is judged by its own.
+        if !has_checksum {
+            self.compare_sizes(encode, &folder);
+        }
         Ok(())
     }
 
@@ -182,11 +196,13 @@ impl<'a> Inspection<'a> {
             self.stored.keys().filter(|path| path.starts_with(&prefix)).cloned().collect();
         let mut all = ChecksumList::default();
         for path in paths {
-            let bytes =
-                self.context.store.get(&format!("{}/{path}", self.folder), CHECKSUMS_BYTES_MAX).await?;
-            match std::str::from_utf8(&bytes).ok().and_then(ChecksumList::parse) {
-                Some(list) => all.extend(list),
-                None => self.note_fault(&path, "malformed", "this is no list of checksums"),
+            let read = self.context.store.get(&format!("{}/{path}", self.folder), CHECKSUMS_BYTES_MAX).await;
+            match judge_read(read)? {
+                Ok(bytes) => match std::str::from_utf8(&bytes).ok().and_then(ChecksumList::parse) {
+                    Some(list) => all.extend(list),
+                    None => self.note_fault(&path, "malformed", "this is no list of checksums"),
+                },
+                Err((code, detail)) => self.note_fault(&path, code, detail),
             }
         }
         Ok(all)
@@ -243,8 +259,8 @@ impl<'a> Inspection<'a> {
         let (store, folder, progress) = (&self.context.store, &self.folder, self.progress);
         let mut reading = futures::stream::iter(to_read)
             .map(|(path, size_bytes, sha256)| async move {
-                let read = read_digest(store, &format!("{folder}/{path}"), size_bytes, progress).await?;
-                Ok::<_, TaskError>((path, size_bytes, (sha256, read)))
+                let read = hash_object(store, &format!("{folder}/{path}"), size_bytes, progress).await;
+                Ok::<_, TaskError>((path, size_bytes, (sha256, judge_read(read)?)))
             })
             .buffer_unordered(self.context.config.reads_max.max(1));
         let mut read = Vec::new();
@@ -261,10 +277,7 @@ impl<'a> Inspection<'a> {
                         self.note_fault(&path, "digest_differs", detail);
                     }
                 }
-                Err(error @ StoreError::NotFound { .. }) => {
-                    self.note_fault(&path, "missing", error.to_string());
-                }
-                Err(error) => self.note_fault(&path, "unreadable", schemas::fault::error_chain(&error)),
+                Err((code, detail)) => self.note_fault(&path, code, detail),
             }
         }
         Ok(())
@@ -291,31 +304,35 @@ fn list_objects(encode: &MediaEncode) -> Vec<String> {
     paths
 }
 
-/// SHA-256 of an object. The inner error says what is wrong with the object, the outer one that the store is away.
-async fn read_digest(
-    store: &Store,
-    key: &str,
-    size_bytes: u64,
-    progress: &TaskProgress<'_>,
-) -> Result<Result<String, StoreError>, TaskError> {
-    let mut pause = READ_PAUSE;
-    for _ in 1..READS_MAX {
-        match hash_object(store, key, size_bytes, progress).await {
-            Ok(digest) => return Ok(Ok(digest)),
-            Err(error @ StoreError::NotFound { .. }) => return Ok(Err(error)),
-            Err(error) => tracing::debug!(%error, key, "read again"),
+/// Code and text of what is wrong with an object.
+type ObjectFault = (&'static str, &'static str);
+
+/// What an answer of the store says about the object that was read.
+///
+/// # Errors
+/// [`TaskError::Store`] when it says nothing: the store is away, slow, or refuses for now.
+fn judge_read<T>(read: Result<T, StoreError>) -> Result<Result<T, ObjectFault>, TaskError> {
+    Ok(match read {
+        Ok(read) => Ok(read),
+        Err(StoreError::NotFound { .. }) => Err(("missing", "it is not in the store")),
+        Err(StoreError::Damaged(_) | StoreError::Invalid(_)) => {
+            Err(("size_differs", "it has another size than it had a moment ago, or than any can have"))
         }
-        tokio::time::sleep(pause).await;
-        pause *= 2;
-    }
-    match hash_object(store, key, size_bytes, progress).await {
-        Err(error) if error.is_outage() => {
-            // Only where everything else can be read is it the object that is at fault.
-            store.probe().await?;
-            Ok(Err(error))
+        Err(error) if is_disk_error(&error) => Err(("unreadable", "the disk can't read it")),
+        Err(error) => return Err(error.into()),
+    })
+}
+
+fn is_disk_error(error: &StoreError) -> bool {
+    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        let number = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
+        if number.is_some_and(|number| DISK_ERRORS.contains(&number)) {
+            return true;
         }
-        read => Ok(read),
+        cause = error.source();
     }
+    false
 }
 
 async fn hash_object(

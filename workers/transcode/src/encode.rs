@@ -112,13 +112,17 @@ impl PartRun<'_> {
                 }
                 ended = &mut child, if report.is_none() => report = Some(ended?),
                 collected = &mut collect => {
-                    let Some(tracks) = collected? else { return Ok(PartRunOutcome::JobOver) };
+                    let Some((tracks, checksums)) = collected? else { return Ok(PartRunOutcome::JobOver) };
                     // The collector ends when the child closed its side, which it does only at its end.
                     let report = match report {
                         Some(report) => report,
                         None => child.await?,
                     };
-                    return Ok(PartRunOutcome::Made { report, tracks: tracks.finish(self.work)? });
+                    let tracks = tracks.finish(self.work)?;
+                    // Of a whole part alone: a list that a failed try left would miss what a later one makes.
+                    let path = keys::checksums_path(self.part);
+                    self.context.put_object(&self.job.prefix, &path, checksums.render()).await?;
+                    return Ok(PartRunOutcome::Made { report, tracks });
                 }
             }
         }
@@ -200,11 +204,12 @@ impl<'a> PartOutputCollector<'a> {
         }
     }
 
-    /// Until the child closes its side and everything is stored. `None` when the job is over.
+    /// Until the child closes its side and everything is stored; answers the tracks, and the checksums of what is stored. `None` when
+    /// the job is over.
     async fn run(
         mut self,
         mut outputs: mpsc::Receiver<MediaTaskOutput>,
-    ) -> Result<Option<PartTracks>, TranscodeError> {
+    ) -> Result<Option<(PartTracks, ChecksumList)>, TranscodeError> {
         let config = &self.run.context.config;
         let interval = Duration::from_millis(config.renew_interval_ms.max(100));
         let mut ticks = tokio::time::interval_at(Instant::now() + interval, interval);
@@ -235,9 +240,7 @@ impl<'a> PartOutputCollector<'a> {
             }
             self.publish_progress().await;
         }
-        let PartRun { context, job, part, .. } = self.run;
-        context.put_object(&job.prefix, &keys::checksums_path(part), self.checksums.render()).await?;
-        Ok(Some(self.tracks))
+        Ok(Some((self.tracks, self.checksums)))
     }
 
     /// Turns an output into an upload.

@@ -3,9 +3,6 @@
 //! Order of effects: poster, playlists and manifest, check, report, multivariant playlist, medium, job. A crash anywhere
 //! repeats it with the same bytes under the same keys.
 
-use std::collections::BTreeSet;
-
-use futures::TryStreamExt;
 use packaging::{
     ChecksumList,
     presentation::{Presentation, PresentationRendition},
@@ -69,7 +66,6 @@ pub(crate) async fn finish_job(
         checksums.insert(path, sha256);
     }
     context.put_object(&job.prefix, &keys::checksums_path(job::FINISH), checksums.render()).await?;
-    let has_checksums = are_checksums_stored(context, job).await?;
     // Fenced once more: measuring takes long, and another worker may have finished the job meanwhile.
     if !claim.write_change(|_| {}).await? {
         return Ok(());
@@ -91,7 +87,8 @@ pub(crate) async fn finish_job(
             .collect(),
         has_poster: poster != PosterOrigin::None,
         has_storyboard: described.has_storyboard,
-        has_checksums,
+        // A part that was kept of an older version has none.
+        has_checksums: parts.iter().all(|part| part.has_checksums),
         warnings: job
             .plan
             .warnings
@@ -154,16 +151,4 @@ fn reject_errors(findings: &[check::ConformanceFinding]) -> Result<(), Transcode
         .map(|finding| format!("{:?} {}", finding.rule, finding.detail))
         .collect();
     if errors.is_empty() { Ok(()) } else { Err(TranscodeError::Nonconforming(errors.join("; "))) }
-}
-
-/// Whether every part has left its checksums: one that was kept of an older version has not.
-async fn are_checksums_stored(
-    context: &TranscodeContext,
-    job: &job::JobRecord,
-) -> Result<bool, TranscodeError> {
-    let folder = format!("{}/{}", job.prefix, keys::CHECKSUMS);
-    let stored: BTreeSet<String> =
-        context.store.list(&folder).map_ok(|object| object.key).try_collect().await?;
-    let mut parts = job.parts.iter().map(|part| format!("{}/{}", job.prefix, keys::checksums_path(part)));
-    Ok(parts.all(|key| stored.contains(&key)))
 }

@@ -466,6 +466,7 @@ async fn handle_stop(run: &PartRun<'_>) -> Result<StageOutcome, TranscodeError> 
 
 fn mark_part_done(part: &mut JobPartRecord, report: &media::MediaTaskReport, tracks: Vec<job::StoredTrack>) {
     part.status = JobPartStatus::Done;
+    part.has_checksums = true;
     part.tracks = tracks;
     part.cpu_ms = to_milliseconds(report.cpu_seconds);
     part.wall_ms = to_milliseconds(report.wall_seconds);

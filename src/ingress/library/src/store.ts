@@ -148,7 +148,9 @@ export class MediaStore {
   private see({ name, data }: ServerEvent): boolean {
     const event = parse(data);
     if (!event.media_id) return false;
-    if (name === "job.progress") {
+    if (name === "job.progress" && event.kind !== "transcode") {
+      // Nothing is encoded.
+    } else if (name === "job.progress") {
       this.percent.set(event.media_id, Math.floor(event.percent ?? 0));
       this.changed();
     } else if (name === "gate.changed") {
@@ -176,9 +178,9 @@ export class MediaStore {
 
 const pause = (milliseconds: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, milliseconds));
 
-function parse(text: string): { media_id: string; percent?: number } {
+function parse(text: string): { media_id: string; kind?: string; percent?: number } {
   try {
-    return (JSON.parse(text) as { media_id: string; percent?: number }) ?? { media_id: "" };
+    return (JSON.parse(text) as { media_id: string; kind?: string; percent?: number }) ?? { media_id: "" };
   } catch {
     return { media_id: "" };
   }
