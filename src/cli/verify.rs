@@ -71,6 +71,11 @@ async fn wait_for_end(client: &ApiClient, media_id: &str, job_id: &str) -> anyho
                 bar.set_position(job["progress"]["percent"].as_u64().unwrap_or_default());
                 if job["state"] != state {
                     state = job["state"].clone();
+                    if state == "paused" {
+                        output::print_message(format!(
+                            "The job {job_id} is paused until somebody resumes it"
+                        ));
+                    }
                     bar.set_message(format!(
                         "{} {}",
                         output::sanitize_text(media_id),

@@ -118,6 +118,7 @@ mod tests {
     use nats::Role;
     use schemas::{
         dispatch_query::{self, DispatchPosition},
+        job::JobQueue,
         subjects,
     };
 
@@ -134,21 +135,32 @@ mod tests {
         let missing = "{\"status\":\"ready\",\"missing\":[\"keeper\"]}";
         assert_eq!(probe().await, missing);
         let keeper = site.broker.bus(Role::Keeper).await;
-        let subject = subjects::dispatch_request_subject(dispatch_query::position_verb(
-            schemas::job::JobQueue::Transcode,
-        ));
-        let mut questions = keeper.subscribe_core(subject.clone()).await.unwrap();
+        let subject = |queue| subjects::dispatch_request_subject(dispatch_query::position_verb(queue));
+        let [encodes, tasks] = JobQueue::ALL.map(subject);
+        let mut questions = keeper.subscribe_core(encodes.clone()).await.unwrap();
+        let mut others = keeper.subscribe_core(tasks.clone()).await.unwrap();
         keeper.client().flush().await.unwrap();
         // One that is there and says nothing is none.
         assert_eq!(probe().await, missing);
-        let answering = async {
-            while let Some(question) = questions.next().await {
-                let answer = nats::encode_message(&subject, &DispatchPosition::default()).unwrap();
-                keeper.publish_core(question.reply.unwrap().to_string(), answer).await.unwrap();
+        let answer = async |reply: String| {
+            let answer = nats::encode_message(&encodes, &DispatchPosition::default()).unwrap();
+            keeper.publish_core(reply, answer).await.unwrap();
+        };
+        let mut answer_all = async |has_both: bool| {
+            loop {
+                let reply = tokio::select! {
+                    Some(question) = questions.next() => question.reply,
+                    Some(question) = others.next(), if has_both => question.reply,
+                };
+                answer(reply.unwrap().to_string()).await;
             }
         };
         tokio::select! {
-            () = answering => panic!("the subscription ended"),
+            () = answer_all(false) => panic!("the subscription ended"),
+            found = probe() => assert_eq!(found, missing, "one of the queues is not served"),
+        }
+        tokio::select! {
+            () = answer_all(true) => panic!("the subscription ended"),
             found = probe() => assert_eq!(found, "{\"status\":\"ready\"}"),
         }
     }

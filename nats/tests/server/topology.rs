@@ -68,7 +68,7 @@ async fn settings_scale_and_shorten() {
         ..TopologySettings::default()
     };
     let before = found(bus.context(), &settings).await;
-    assert_eq!(before.len(), 24 + 6, "{before:?}");
+    assert_eq!(before.len(), 24 + 9, "{before:?}");
     assert!(
         before.contains(&"durable index of EVENTS: ack_wait is 30s, should be 2s".to_owned()),
         "{before:?}"

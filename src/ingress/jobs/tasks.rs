@@ -98,7 +98,8 @@ pub async fn begin_task(
         ));
     };
     let owner = held.record.owner.clone();
-    if let Some(found) = take_place(bus, &held.record, job_id).await? {
+    let (other, previous) = take_place(bus, &held.record, job_id).await?;
+    if let Some(found) = other {
         return Ok(TaskBeginning::Found(Box::new(found)));
     }
     // The broker's clock, as everywhere in the record.
@@ -112,7 +113,14 @@ pub async fn begin_task(
     let queued = JobQueued { job_id, media_id, owner, kind: kind.to_owned(), part_count: 1, total_ms };
     let mut held = VersionedRecord::new(record);
     match bus.commit_record(&mut held, Outbox::new().with_event(&queued)).await {
-        Ok(()) => Ok(TaskBeginning::Begun(Box::new(held.record))),
+        Ok(()) => {
+            if let Some(previous) = previous
+                && let Err(error) = shorten_previous(bus, previous, now_ms).await
+            {
+                tracing::debug!(%error, job.id = %previous, "it is kept as long as others");
+            }
+            Ok(TaskBeginning::Begun(Box::new(held.record)))
+        }
         Err(error @ BusError::Conflict { .. }) => match load_job(bus, job_id).await? {
             Some(found) => Ok(TaskBeginning::Found(Box::new(found))),
             None => Err(error.into()),
@@ -121,39 +129,44 @@ pub async fn begin_task(
     }
 }
 
-/// Makes the job the one that verifies its medium; answers the one that does so already. The one before it, which has ended, is kept
-/// for [`PREVIOUS_KEPT_MS`] from now on: who has a medium verified again and again fills the bucket of all jobs otherwise.
+/// Makes the job the one that verifies its medium; answers another one that does so and is to be run, or else the one that did before.
 async fn take_place(
     bus: &Bus,
-    held: &MediaRecord,
+    medium: &MediaRecord,
     job_id: JobId,
-) -> Result<Option<JobRecord>, NextEncodeError> {
-    let previous = held.verification.filter(|previous| *previous != job_id);
-    if let Some(previous) = previous
-        && let Some(found) = load_job(bus, previous).await?
-    {
-        if found.status == JobStatus::Active {
-            return Ok(Some(found));
+) -> Result<(Option<JobRecord>, Option<JobId>), NextEncodeError> {
+    let previous = medium.verification.filter(|previous| *previous != job_id);
+    if let Some(previous) = previous {
+        // One that is paused, or somebody else's from before, must not keep the owner from knowing.
+        let goes_on = |job: &JobRecord| job.is_to_be_run() && job.owner == medium.owner;
+        if let Some(found) = load_job(bus, previous).await?.filter(goes_on) {
+            return Ok((Some(found), None));
         }
-        let now_ms = bus.broker_now_ms(&subjects::kv_stream_name(job_bucket())).await?;
-        let until_ms = now_ms.saturating_add(PREVIOUS_KEPT_MS);
-        bus.change_record::<JobRecord>(&previous.to_string(), |found| {
-            let record = found.filter(|job| job.kept_until_ms.is_none_or(|kept_ms| kept_ms > until_ms))?;
-            Some((JobRecord { kept_until_ms: Some(until_ms), ..record.clone() }, Outbox::new()))
-        })
-        .await?;
     }
     // Stages change the record, too.
-    let (key, judged) = (held.media_id.to_string(), held.verification);
+    let (key, judged) = (medium.media_id.to_string(), medium.verification);
     let taken = bus.change_record::<MediaRecord>(&key, |found| {
         let medium = found.filter(|medium| medium.verification == judged)?;
         Some((MediaRecord { verification: Some(job_id), ..medium.clone() }, Outbox::new()))
     });
-    let holder = Box::pin(taken).await?.and_then(|held| held.record.verification);
-    if let Some(other) = holder.filter(|other| *other != job_id) {
-        return Ok(load_job(bus, other).await?);
+    let held = Box::pin(taken).await?.ok_or(NextEncodeError::UnknownMedium(medium.media_id))?;
+    match held.record.verification.filter(|other| *other != job_id) {
+        Some(other) => Ok((load_job(bus, other).await?, None)),
+        None => Ok((None, previous)),
     }
-    Ok(None)
+}
+
+/// Keeps a job that another one has followed for [`PREVIOUS_KEPT_MS`] from `now_ms` on, if it found nothing wrong: who has a medium
+/// verified again and again fills the bucket of all jobs otherwise.
+async fn shorten_previous(bus: &Bus, previous: JobId, now_ms: u64) -> Result<(), BusError> {
+    let until_ms = now_ms.saturating_add(PREVIOUS_KEPT_MS);
+    bus.change_record::<JobRecord>(&previous.to_string(), |found| {
+        let is_longer = |job: &&JobRecord| job.kept_until_ms.is_none_or(|kept_ms| kept_ms > until_ms);
+        let record = found.filter(|job| job.status == JobStatus::Succeeded).filter(is_longer)?;
+        Some((JobRecord { kept_until_ms: Some(until_ms), ..record.clone() }, Outbox::new()))
+    })
+    .await?;
+    Ok(())
 }
 
 /// How long the job is kept that verified a medium before another one did, in milliseconds: an hour. Its events are kept as others are.

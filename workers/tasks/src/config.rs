@@ -11,7 +11,7 @@ pub struct TasksConfig {
     pub parts: nats::consume::ConsumeConfig,
     /// Longest time of one try of a job, in milliseconds; a try that takes longer has failed.
     pub try_time_ms_max: u64,
-    /// How long a job of a kind that this version does not know is left to others, in milliseconds after it was made; then it is given up.
+    /// How long a job of a kind that this version does not know is left to others, in milliseconds after it was let into the queue; then it is given up.
     pub other_version_wait_ms: u64,
     /// Shortest time between two progress messages of a job, in milliseconds.
     pub progress_interval_ms: u64,

@@ -67,7 +67,7 @@ impl PipelineStage for TaskProcessor {
             return Ok(StageOutcome::Done);
         }
         if job.queue() != Some(JobQueue::Tasks) {
-            return self.leave_to_other_version(&job);
+            return self.leave_to_other_version(&job, delivery);
         }
         if task.part == FINISH {
             return Ok(self.end_after_part(&job).await.map(|()| StageOutcome::Done)?);
@@ -166,7 +166,11 @@ impl TaskProcessor {
     /// Until the job has ended, as far as the broker says so.
     async fn wait_until_inactive(&self, job: &JobRecord) -> Result<(), TaskError> {
         let bus = &self.context.bus;
-        let mut control = bus.subscribe_core(subjects::job_cancel_subject(job.job_id)).await?;
+        // Only a hint: without it the record is looked at all the same.
+        let mut control = match bus.subscribe_core(subjects::job_cancel_subject(job.job_id)).await {
+            Ok(control) => control.left_stream(),
+            Err(_) => futures::stream::pending().right_stream(),
+        };
         loop {
             // First: what was cancelled before we listened nobody says again.
             match queue_worker::is_job_inactive(bus, job).await {
@@ -231,8 +235,13 @@ impl TaskProcessor {
     }
 
     /// Leaves a job of a kind that this version does not know to workers that do, for as long as an upgrade may take.
-    fn leave_to_other_version(&self, job: &JobRecord) -> Result<StageOutcome, StageFault> {
-        let age_ms = nats::estimated_broker_now_ms().saturating_sub(job.created_at_ms);
+    fn leave_to_other_version(
+        &self,
+        job: &JobRecord,
+        delivery: &MessageDelivery,
+    ) -> Result<StageOutcome, StageFault> {
+        // Since it was let in: it may have waited for its turn before.
+        let age_ms = nats::estimated_broker_now_ms().saturating_sub(delivery.stored_at_ms);
         if age_ms < self.context.config.other_version_wait_ms {
             return Ok(StageOutcome::Later { delay_ms: OTHER_VERSION_DELAY_MS });
         }

@@ -27,8 +27,9 @@ use store::{Store, StoreError};
 
 use crate::{TasksContext, error::TaskError, progress::TaskProgress};
 
-/// What a disk answers of a sector or a file that it can't give back: EIO, EBADMSG and EUCLEAN (errno(3), Linux).
-const DISK_ERRORS: [i32; 3] = [5, 74, 117];
+/// What a disk answers of a sector or a file that it can't give back: EIO, ENODATA, EBADMSG, EUCLEAN and EREMOTEIO (errno(3),
+/// Linux).
+const DISK_ERRORS: [i32; 5] = [5, 61, 74, 117, 121];
 
 /// How soon the record of a medium is asked for again while the broker is away: what was read need not be read again.
 const LOAD_PAUSE: Duration = Duration::from_secs(1);
@@ -263,11 +264,12 @@ impl<'a> Inspection<'a> {
                 Ok::<_, TaskError>((path, size_bytes, (sha256, judge_read(read)?)))
             })
             .buffer_unordered(self.context.config.reads_max.max(1));
-        let mut read = Vec::new();
+        let mut read: Vec<ReadObject> = Vec::new();
         while let Some(object) = reading.try_next().await? {
             read.push(object);
         }
         drop(reading);
+        self.check_unreadable(&read).await?;
         for (path, size_bytes, (wanted, found)) in read {
             match found {
                 Ok(found) => {
@@ -283,6 +285,29 @@ impl<'a> Inspection<'a> {
         Ok(())
     }
 }
+
+impl Inspection<'_> {
+    /// Looks again where a disk could not read objects: one that went away answers so of every object.
+    async fn check_unreadable(&self, read: &[ReadObject]) -> Result<(), TaskError> {
+        let is_unreadable = |object: &&ReadObject| matches!(object.2.1, Err((UNREADABLE, _)));
+        let unreadable = read.iter().filter(is_unreadable).count();
+        if unreadable == 0 {
+            return Ok(());
+        }
+        self.context.store.verify_marker_now().await?;
+        self.context.store.probe().await?;
+        if unreadable == read.len() && unreadable > 1 {
+            return Err(StoreError::unavailable("no object can be read").into());
+        }
+        Ok(())
+    }
+}
+
+/// Path, bytes, wanted digest and found one of an object that was read.
+type ReadObject = (String, u64, (String, Result<String, ObjectFault>));
+
+/// Code of an object that the disk can't read.
+const UNREADABLE: &str = "unreadable";
 
 /// Paths of an encode, below its folder, as far as its record says.
 fn list_objects(encode: &MediaEncode) -> Vec<String> {
@@ -318,7 +343,7 @@ fn judge_read<T>(read: Result<T, StoreError>) -> Result<Result<T, ObjectFault>, 
         Err(StoreError::Damaged(_) | StoreError::Invalid(_)) => {
             Err(("size_differs", "it has another size than it had a moment ago, or than any can have"))
         }
-        Err(error) if is_disk_error(&error) => Err(("unreadable", "the disk can't read it")),
+        Err(error) if is_disk_error(&error) => Err((UNREADABLE, "the disk can't read it")),
         Err(error) => return Err(error.into()),
     })
 }
@@ -355,4 +380,27 @@ async fn hash_object(
         progress.add(read_bytes).await;
     }
     Ok(HEXLOWER.encode(&hasher.finalize()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_disk_says_that_an_object_is_damaged() {
+        let unavailable = |number| StoreError::unavailable(io::Error::from_raw_os_error(number));
+        for number in DISK_ERRORS {
+            let judged = judge_read::<()>(Err(unavailable(number))).unwrap();
+            assert_eq!(judged.unwrap_err().0, "unreadable", "{number}");
+        }
+        // EACCES, EMFILE, ENOSPC, ESTALE, ETIMEDOUT: of the host, or of the way to it.
+        for number in [13, 24, 28, 116, 110] {
+            let error = judge_read::<()>(Err(unavailable(number))).unwrap_err();
+            assert_eq!(error.class(), FailureClass::Outage, "{number}");
+        }
+        let slow = StoreError::Slow { size_bytes: 1, deadline_ms: 1 };
+        assert_eq!(judge_read::<()>(Err(slow)).unwrap_err().class(), FailureClass::Outage);
+        let absent = StoreError::NotFound { key: "k".to_owned() };
+        assert_eq!(judge_read::<()>(Err(absent)).unwrap().unwrap_err().0, "missing");
+    }
 }

@@ -148,7 +148,7 @@ export class MediaStore {
   private see({ name, data }: ServerEvent): boolean {
     const event = parse(data);
     if (!event.media_id) return false;
-    if (name === "job.progress" && event.kind !== "transcode") {
+    if (name === "job.progress" && event.kind && event.kind !== "transcode") {
       // Nothing is encoded.
     } else if (name === "job.progress") {
       this.percent.set(event.media_id, Math.floor(event.percent ?? 0));
