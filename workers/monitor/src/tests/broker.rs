@@ -216,7 +216,17 @@ async fn every_stream_and_durable_is_shown_and_the_text_is_valid() {
     let durables: Vec<&str> = found.durables.iter().map(|durable| durable.durable.as_str()).collect();
     assert_eq!(
         durables,
-        ["index", "transcode-plan", "upload", "transcode-p0", "transcode-p1", "transcode-p2"]
+        [
+            "index",
+            "transcode-plan",
+            "upload",
+            "tasks-p0",
+            "tasks-p1",
+            "tasks-p2",
+            "transcode-p0",
+            "transcode-p1",
+            "transcode-p2",
+        ]
     );
     let series = exported(&monitor.metrics);
     let key = ("streamgate_stream_appends".to_owned(), vec!["stream=EVENTS".to_owned()]);
