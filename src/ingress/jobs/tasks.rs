@@ -170,7 +170,7 @@ async fn shorten_previous(bus: &Bus, previous: JobId, now_ms: u64) -> Result<(),
 }
 
 /// How long the job is kept that verified a medium before another one did, in milliseconds: an hour. Its events are kept as others are.
-const PREVIOUS_KEPT_MS: u64 = 3_600_000;
+pub const PREVIOUS_KEPT_MS: u64 = 3_600_000;
 
 /// Tries a job again that came to nothing: once, however often it is asked for.
 ///
