@@ -32,7 +32,7 @@ const RENEW_TRY_MIN: Duration = Duration::from_millis(500);
 const RENEW_DOUBLINGS_MAX: u32 = 3;
 
 /// How long a change of the claim is tried that must not be lost.
-const CHANGE_TIME_MAX: Duration = Duration::from_secs(30);
+pub const CHANGE_TIME_MAX: Duration = Duration::from_secs(30);
 
 /// Most tries of letting go; our own renewals may be ahead of what is known of the record.
 const RELEASE_ATTEMPTS_MAX: u32 = 3;
