@@ -399,6 +399,13 @@ impl MediaRecord {
         }
     }
 
+    /// The source, if it was verified and is kept.
+    pub fn kept_source(&self) -> Option<&MediaSource> {
+        let is_kept = !matches!(self.status, MediaStatus::Uploading | MediaStatus::Rejected)
+            && self.source_removed_at_ms.is_none();
+        self.source.as_ref().filter(|_| is_kept)
+    }
+
     /// The record once `encode` is what plays, at `now_ms` by the broker's clock. An encode that was ready before stays beside it.
     #[must_use]
     pub fn with_ready_encode(&self, encode: &MediaEncode, now_ms: u64) -> Self {

@@ -33,15 +33,13 @@ pub(super) async fn verify_media(args: &VerifyArgs, as_json: bool) -> anyhow::Re
             .json()
             .await?;
         let job_id = output::sanitize_text(begun["job_id"].as_str().unwrap_or_default());
-        if args.detach {
-            if as_json {
-                return Ok(output::print_json(&json!({ "media_id": media_id, "job_id": job_id }))?);
-            }
-            output::print_message(format!("Verifying {}: job {job_id}", output::sanitize_text(media_id)));
-            return Ok(());
-        }
         if !as_json {
             output::print_message(format!("Verifying {}: job {job_id}", output::sanitize_text(media_id)));
+        } else if args.detach {
+            output::print_json(&json!({ "media_id": media_id, "job_id": job_id }))?;
+        }
+        if args.detach {
+            return Ok(());
         }
         let job = wait_for_end(&client, media_id, &job_id).await?;
         if as_json {

@@ -900,45 +900,25 @@ pub(crate) fn job_record(
     number: u32,
     status: job::JobStatus,
 ) -> job::JobRecord {
+    let plan = job::EncodePlan {
+        source_key: schemas::keys::source_key(media_id),
+        source_bytes: 5,
+        duration_ms: 1,
+        options_digest: "abc".into(),
+        ..job::EncodePlan::default()
+    };
     job::JobRecord {
-        job_id: packaging::plan::derive_job_id(media_id, number),
-        kind: "transcode".into(),
-        priority: subjects::JobPriority::P1,
-        media_id,
-        owner: owner.to_owned(),
         status,
         encode: number,
         prefix: schemas::keys::encode_prefix(media_id, number, "abc"),
-        plan: job::EncodePlan {
-            source_key: schemas::keys::source_key(media_id),
-            source_bytes: 5,
-            origin_us: 0,
-            duration_ms: 1,
-            video: None,
-            audio: Vec::new(),
-            subtitles: Vec::new(),
-            poster: None,
-            profile: String::new(),
-            options_digest: "abc".into(),
-            options_version: String::new(),
-            clock: Vec::new(),
-            reasons: Vec::new(),
-            warnings: Vec::new(),
-        },
         parts: Vec::new(),
-        code: None,
-        detail: None,
-        created_at_ms: 1,
-        ended_at_ms: None,
-        kept_until_ms: None,
-        folded: None,
-        publishing_at_ms: None,
-        retry_of: None,
-        cleared_at_ms: None,
-        made: Vec::new(),
-        paused_at_ms: None,
-        scheduled: None,
-        verified: None,
+        ..job::JobRecord::new_task(
+            packaging::plan::derive_job_id(media_id, number),
+            job::TRANSCODE,
+            (media_id, owner),
+            (plan, subjects::JobPriority::P1),
+            1,
+        )
     }
 }
 

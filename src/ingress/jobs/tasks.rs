@@ -8,6 +8,7 @@
 use nats::{Bus, BusError, Outbox, VersionedRecord};
 use packaging::plan;
 use schemas::{
+    KvRecord as _,
     ids::{JobId, MediaId},
     job::{self, EncodePlan, JobQueued, JobRecord, JobStatus},
     media::{MediaRecord, MediaStatus},
@@ -103,7 +104,7 @@ pub async fn begin_task(
         return Ok(TaskBeginning::Found(Box::new(found)));
     }
     // The broker's clock, as everywhere in the record.
-    let now_ms = bus.broker_now_ms(&subjects::kv_stream_name(job_bucket())).await?;
+    let now_ms = bus.broker_now_ms(&subjects::kv_stream_name(JobRecord::BUCKET)).await?;
     let total_ms = plan.duration_ms;
     let record = JobRecord {
         scheduled: origin.scheduled,
@@ -202,10 +203,6 @@ pub async fn begin_scheduled_task(
         .await
 }
 
-fn job_bucket() -> &'static str {
-    <JobRecord as schemas::KvRecord>::BUCKET
-}
-
 async fn load_job(bus: &Bus, job_id: JobId) -> Result<Option<JobRecord>, BusError> {
     Ok(bus.load_record::<JobRecord>(&job_id.to_string()).await?.map(|held| held.record))
 }
@@ -216,8 +213,7 @@ fn describe_source(medium: &MediaRecord) -> Option<EncodePlan> {
     // cancelled.
     let is_settled =
         matches!(medium.status, MediaStatus::Playable | MediaStatus::Ready | MediaStatus::Failed);
-    let is_kept = is_settled && medium.source_removed_at_ms.is_none();
-    let source = medium.source.as_ref().filter(|_| is_kept)?;
+    let source = medium.kept_source().filter(|_| is_settled)?;
     Some(EncodePlan {
         source_key: source.key.clone(),
         source_bytes: source.size_bytes,

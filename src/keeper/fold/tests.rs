@@ -17,45 +17,25 @@ use crate::keeper::clear;
 const DAY_MS: u64 = 24 * 3_600_000;
 
 fn job() -> job::JobRecord {
+    let plan = job::EncodePlan {
+        source_key: "k".into(),
+        source_bytes: 1,
+        duration_ms: 4_000,
+        profile: "default".into(),
+        options_digest: "d".into(),
+        ..job::EncodePlan::default()
+    };
     job::JobRecord {
-        job_id: JobId::from_bytes(nats::new_id_bytes()),
-        kind: "transcode".into(),
-        priority: JobPriority::P1,
-        media_id: MediaId::from_bytes([2; 16]),
-        owner: "olga".into(),
-        status: JobStatus::Active,
         encode: 1,
         prefix: "p".into(),
-        plan: job::EncodePlan {
-            source_key: "k".into(),
-            source_bytes: 1,
-            origin_us: 0,
-            duration_ms: 4_000,
-            video: None,
-            audio: Vec::new(),
-            subtitles: Vec::new(),
-            poster: None,
-            profile: "default".into(),
-            options_digest: "d".into(),
-            options_version: String::new(),
-            clock: Vec::new(),
-            reasons: Vec::new(),
-            warnings: Vec::new(),
-        },
         parts: vec!["v0000".into(), "a0".into()],
-        code: None,
-        detail: None,
-        created_at_ms: 1,
-        ended_at_ms: None,
-        kept_until_ms: None,
-        folded: None,
-        publishing_at_ms: None,
-        retry_of: None,
-        cleared_at_ms: None,
-        made: Vec::new(),
-        paused_at_ms: None,
-        scheduled: None,
-        verified: None,
+        ..job::JobRecord::new_task(
+            JobId::from_bytes(nats::new_id_bytes()),
+            job::TRANSCODE,
+            (MediaId::from_bytes([2; 16]), "olga"),
+            (plan, JobPriority::P1),
+            1,
+        )
     }
 }
 

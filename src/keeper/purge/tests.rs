@@ -139,45 +139,26 @@ fn upload_record() -> upload::UploadRecord {
 }
 
 fn job_record(status: job::JobStatus) -> job::JobRecord {
+    let plan = job::EncodePlan {
+        source_key: keys::source_key(FILM),
+        source_bytes: 5,
+        duration_ms: 1_000,
+        profile: "tiny".into(),
+        options_digest: "abc".into(),
+        ..job::EncodePlan::default()
+    };
     job::JobRecord {
-        job_id: plan::derive_job_id(FILM, 1),
-        kind: "transcode".into(),
-        priority: subjects::JobPriority::P1,
-        media_id: FILM,
-        owner: "olga".into(),
         status,
         encode: 1,
         prefix: keys::encode_prefix(FILM, 1, "abc"),
-        plan: job::EncodePlan {
-            source_key: keys::source_key(FILM),
-            source_bytes: 5,
-            origin_us: 0,
-            duration_ms: 1_000,
-            video: None,
-            audio: Vec::new(),
-            subtitles: Vec::new(),
-            poster: None,
-            profile: "tiny".into(),
-            options_digest: "abc".into(),
-            options_version: String::new(),
-            clock: Vec::new(),
-            reasons: Vec::new(),
-            warnings: Vec::new(),
-        },
         parts: vec!["a0".into()],
-        code: None,
-        detail: None,
-        created_at_ms: 1,
-        ended_at_ms: None,
-        kept_until_ms: None,
-        folded: None,
-        publishing_at_ms: None,
-        retry_of: None,
-        cleared_at_ms: None,
-        made: Vec::new(),
-        paused_at_ms: None,
-        scheduled: None,
-        verified: None,
+        ..job::JobRecord::new_task(
+            plan::derive_job_id(FILM, 1),
+            job::TRANSCODE,
+            (FILM, "olga"),
+            (plan, subjects::JobPriority::P1),
+            1,
+        )
     }
 }
 

@@ -9,10 +9,10 @@
 
 use std::time::{Duration, Instant};
 
-use nats::{Bus, Outbox, VersionedRecord};
+use nats::{Bus, Outbox, StageOutcome, VersionedRecord};
 use schemas::{
     KvRecord as _,
-    job::{self, JobPartRecord, JobPartStatus, JobRetried, JobStarted, LostWorkers},
+    job::{self, JobPartDead, JobPartRecord, JobPartStatus, JobRetried, JobStarted, LostWorkers},
     subjects,
 };
 use tokio_util::sync::CancellationToken;
@@ -402,6 +402,17 @@ impl PartClaim {
         self.release("job_ended", "its job ended first", PartAttemptFailure::Interrupted).await.map(drop)
     }
 
+    /// Lets go of a part whose worker has to stop, without counting the try, so that another worker has it at once; answers what that
+    /// means for its message.
+    ///
+    /// # Errors
+    /// [`ClaimError::Bus`] when the broker does not answer.
+    pub async fn release_stopped(&self) -> Result<StageOutcome, ClaimError> {
+        let left = PartAttemptFailure::Interrupted;
+        let is_ours = self.release("worker_stopped", "the worker had to stop", left).await?;
+        Ok(if is_ours { StageOutcome::Later { delay_ms: 1 } } else { StageOutcome::Lost })
+    }
+
     /// Lets go of the part, so that the next try need not wait.
     pub async fn release(
         &self,
@@ -465,6 +476,34 @@ fn build_attempt_events(job: &job::JobRecord, part: &JobPartRecord) -> Outbox {
     outbox
 }
 
+/// Says in the record of a part that it was given up, and lies in the dead letters.
+///
+/// # Errors
+/// [`ClaimError::Bus`] when the broker does not answer.
+pub async fn fail_part(
+    bus: &Bus,
+    job: &job::JobRecord,
+    part: &str,
+    (code, detail): (&str, &str),
+) -> Result<(), ClaimError> {
+    bus.change_record::<JobPartRecord>(&subjects::part_key(job.job_id, part), |found| {
+        let mut record = found.filter(|part| part.status == JobPartStatus::Claimed)?.clone();
+        record.status = JobPartStatus::Failed;
+        (record.code, record.detail) = (Some(code.to_owned()), Some(detail.to_owned()));
+        let dead = JobPartDead {
+            job_id: job.job_id,
+            media_id: job.media_id,
+            owner: job.owner.clone(),
+            kind: job.kind.clone(),
+            part: record.part.clone(),
+            code: code.to_owned(),
+        };
+        Some((record, Outbox::new().with_event(&dead)))
+    })
+    .await?;
+    Ok(())
+}
+
 /// True when a job has ended, or is not there any more.
 ///
 /// # Errors
@@ -508,45 +547,25 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn job() -> job::JobRecord {
+        let plan = job::EncodePlan {
+            source_key: "k".into(),
+            source_bytes: 1,
+            duration_ms: 1,
+            profile: "default".into(),
+            options_digest: "d".into(),
+            ..job::EncodePlan::default()
+        };
         job::JobRecord {
-            job_id: JobId::from_bytes([1; 16]),
-            kind: "transcode".into(),
-            priority: subjects::JobPriority::P1,
-            media_id: MediaId::from_bytes([2; 16]),
-            owner: "olga".into(),
-            status: job::JobStatus::Active,
             encode: 1,
             prefix: "p".into(),
-            plan: job::EncodePlan {
-                source_key: "k".into(),
-                source_bytes: 1,
-                origin_us: 0,
-                duration_ms: 1,
-                video: None,
-                audio: Vec::new(),
-                subtitles: Vec::new(),
-                poster: None,
-                profile: "default".into(),
-                options_digest: "d".into(),
-                options_version: String::new(),
-                clock: Vec::new(),
-                reasons: Vec::new(),
-                warnings: Vec::new(),
-            },
             parts: vec!["v0000".into(), "v0001".into()],
-            code: None,
-            detail: None,
-            created_at_ms: 1,
-            ended_at_ms: None,
-            kept_until_ms: None,
-            folded: None,
-            publishing_at_ms: None,
-            retry_of: None,
-            cleared_at_ms: None,
-            made: Vec::new(),
-            paused_at_ms: None,
-            scheduled: None,
-            verified: None,
+            ..job::JobRecord::new_task(
+                JobId::from_bytes([1; 16]),
+                job::TRANSCODE,
+                (MediaId::from_bytes([2; 16]), "olga"),
+                (plan, subjects::JobPriority::P1),
+                1,
+            )
         }
     }
 

@@ -19,7 +19,7 @@ mod worker_status;
 pub use active_claims::{ActiveClaimGuard, ActiveClaims};
 pub use claim::{
     CHANGE_TIME_MAX, CLAIM_FRESH, ClaimOutcome, LostWorkerPolicy, PartAttemptFailure, PartAvailability,
-    PartClaim, PartClaimSettings, RENEW_PERIOD_MAX, is_job_inactive,
+    PartClaim, PartClaimSettings, RENEW_PERIOD_MAX, fail_part, is_job_inactive,
 };
 pub use command::answer_commands;
 pub use error::ClaimError;

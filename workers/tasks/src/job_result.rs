@@ -1,10 +1,7 @@
 //! How a job ends that makes no encode: its own record says so, and that of its part afterwards.
 
 use nats::{Bus, Outbox};
-use schemas::job::{
-    self, JobFailed, JobPartDead, JobPartRecord, JobPartStatus, JobRecord, JobStatus, JobSucceeded,
-    VerifyReport,
-};
+use schemas::job::{self, JobFailed, JobRecord, JobStatus, JobSucceeded, VerifyReport};
 
 use crate::error::TaskError;
 
@@ -66,31 +63,5 @@ pub(crate) async fn end_job(
     if let Some((code, detail)) = failure {
         tracing::warn!(media.id = %job.media_id, job.id = %job.job_id, code, detail, "the job failed");
     }
-    Ok(())
-}
-
-/// Says in the record of a part that it was given up, and lies in the dead letters.
-pub(crate) async fn fail_part(
-    bus: &Bus,
-    job: &JobRecord,
-    part: &str,
-    (code, detail): (&str, &str),
-) -> Result<(), TaskError> {
-    let key = schemas::subjects::part_key(job.job_id, part);
-    bus.change_record::<JobPartRecord>(&key, |found| {
-        let mut record = found.filter(|part| part.status == JobPartStatus::Claimed)?.clone();
-        record.status = JobPartStatus::Failed;
-        (record.code, record.detail) = (Some(code.to_owned()), Some(detail.to_owned()));
-        let dead = JobPartDead {
-            job_id: job.job_id,
-            media_id: job.media_id,
-            owner: job.owner.clone(),
-            kind: job.kind.clone(),
-            part: part.to_owned(),
-            code: code.to_owned(),
-        };
-        Some((record, Outbox::new().with_event(&dead)))
-    })
-    .await?;
     Ok(())
 }

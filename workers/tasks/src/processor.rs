@@ -18,7 +18,7 @@ use schemas::{
 use crate::{
     TasksContext,
     error::TaskError,
-    job_result::{TaskOutcome, end_job, fail_part},
+    job_result::{TaskOutcome, end_job},
     progress::TaskProgress,
     verify,
 };
@@ -111,7 +111,7 @@ impl PipelineStage for TaskProcessor {
         // Workers that vanish are no fault of the job: it waits for somebody who resumes it.
         let Some(held) = found.filter(|_| fault.code != job::WORKERS_LOST) else { return Ok(()) };
         let (code, detail) = (fault.code, fault.describe());
-        fail_part(&self.context.bus, &held.record, TASK, (code, &detail)).await?;
+        queue_worker::fail_part(&self.context.bus, &held.record, TASK, (code, &detail)).await?;
         let outcome = TaskOutcome::Failed(code.to_owned(), detail);
         Ok(end_job(&self.context.bus, &held.record, &outcome, self.context.config.ended_kept_ms).await?)
     }
@@ -217,13 +217,7 @@ impl TaskProcessor {
                 return Ok(StageOutcome::Done);
             }
             TryEnding::Lost => return Ok(StageOutcome::Lost),
-            TryEnding::Stopped if claim.lost_token().is_cancelled() => return Ok(StageOutcome::Lost),
-            TryEnding::Stopped => {
-                // Letting go without counting the try hands the part to another worker at once.
-                let left = PartAttemptFailure::Interrupted;
-                let is_ours = claim.release("worker_stopped", "the worker had to stop", left).await?;
-                return Ok(if is_ours { StageOutcome::Later { delay_ms: 1 } } else { StageOutcome::Lost });
-            }
+            TryEnding::Stopped => return Ok(claim.release_stopped().await?),
         };
         // Fenced once more: another worker may have taken it over, and come to something else.
         if !claim.write_change(|_| {}).await? {

@@ -95,13 +95,6 @@ fn find_ready_encode(medium: &MediaRecord) -> Option<&MediaEncode> {
     medium.encode.as_ref().filter(|_| medium.status == MediaStatus::Ready)
 }
 
-/// The source, if it was verified and is kept.
-fn find_source(medium: &MediaRecord) -> Option<&MediaSource> {
-    let is_kept = !matches!(medium.status, MediaStatus::Uploading | MediaStatus::Rejected)
-        && medium.source_removed_at_ms.is_none();
-    medium.source.as_ref().filter(|_| is_kept)
-}
-
 /// One look at everything that is stored of a medium.
 struct Inspection<'a> {
     context: &'a TasksContext,
@@ -122,7 +115,7 @@ impl<'a> Inspection<'a> {
         medium: &MediaRecord,
         progress: &'a TaskProgress<'a>,
     ) -> Result<Self, TaskError> {
-        let source = find_source(medium).ok_or(TaskError::NothingStored)?;
+        let source = medium.kept_source().ok_or(TaskError::NothingStored)?;
         let mut inspection = Self {
             context,
             progress,
@@ -284,9 +277,7 @@ impl<'a> Inspection<'a> {
         }
         Ok(())
     }
-}
 
-impl Inspection<'_> {
     /// Looks again where a disk could not read objects: one that went away answers so of every object.
     async fn check_unreadable(&self, read: &[ReadObject]) -> Result<(), TaskError> {
         let is_unreadable = |object: &&ReadObject| matches!(object.2.1, Err((UNREADABLE, _)));

@@ -6,14 +6,14 @@ use std::{
 };
 
 use futures::StreamExt;
-use nats::{FailureClass, MessageDelivery, Outbox, PipelineStage, StageFault, StageOutcome};
+use nats::{FailureClass, MessageDelivery, PipelineStage, StageFault, StageOutcome};
 use packaging::plan::{self, PartWork};
 use queue_worker::{
     ActiveClaims, BrokerUptime, ClaimOutcome, PartAttemptFailure, PartAvailability, PartClaim,
     PartClaimSettings, RENEW_PERIOD_MAX,
 };
 use schemas::{
-    job::{self, JobPartDead, JobPartRecord, JobPartStatus, JobPartTask},
+    job::{self, JobPartRecord, JobPartStatus, JobPartTask},
     subjects,
 };
 
@@ -215,7 +215,7 @@ impl PartProcessor {
                 run.claim.release_ended().await?;
                 Ok(Some(StageOutcome::Done))
             }
-            PartRunOutcome::Stopped => handle_stop(run).await.map(Some),
+            PartRunOutcome::Stopped => Ok(Some(run.claim.release_stopped().await?)),
             PartRunOutcome::Made { report, tracks } => {
                 let is_ours =
                     // Recorded before the others are looked at: of two parts that end together, one at least sees
@@ -242,7 +242,7 @@ impl PartProcessor {
         loop {
             tokio::select! {
                 biased;
-                () = run.stop.cancelled() => return handle_stop(run).await,
+                () = run.stop.cancelled() => return Ok(run.claim.release_stopped().await?),
                 () = run.claim.lost_token().cancelled() => return Ok(StageOutcome::Lost),
                 ended = &mut finishing => {
                     ended?;
@@ -412,22 +412,7 @@ impl PartProcessor {
         }
         let detail = fault.describe();
         if plan::find_part_work(&job.plan, &task.part).is_some() {
-            bus.change_record::<JobPartRecord>(&subjects::part_key(job.job_id, &task.part), |found| {
-                let mut part = found.filter(|part| part.status == JobPartStatus::Claimed)?.clone();
-                part.status = JobPartStatus::Failed;
-                part.code = Some(fault.code.to_owned());
-                part.detail = Some(detail.clone());
-                let dead = JobPartDead {
-                    job_id: job.job_id,
-                    media_id: job.media_id,
-                    owner: job.owner.clone(),
-                    kind: job.kind.clone(),
-                    part: part.part.clone(),
-                    code: fault.code.to_owned(),
-                };
-                Some((part, Outbox::new().with_event(&dead)))
-            })
-            .await?;
+            queue_worker::fail_part(bus, &job, &task.part, (fault.code, &detail)).await?;
         }
         self.fail_job(&job, fault.code, &detail).await?;
         outage::clear_delay(bus, job.media_id).await;
@@ -450,18 +435,6 @@ async fn release_claim(claim: &PartClaim, error: &TranscodeError) -> bool {
             true
         }
     }
-}
-
-/// The process has to stop, or the part was taken over.
-async fn handle_stop(run: &PartRun<'_>) -> Result<StageOutcome, TranscodeError> {
-    if run.claim.lost_token().is_cancelled() {
-        return Ok(StageOutcome::Lost);
-    }
-    // Letting go without counting the try hands the part to another worker at once.
-    if run.claim.release("worker_stopped", "the worker had to stop", PartAttemptFailure::Interrupted).await? {
-        return Ok(StageOutcome::Later { delay_ms: 1 });
-    }
-    Ok(StageOutcome::Lost)
 }
 
 fn mark_part_done(part: &mut JobPartRecord, report: &media::MediaTaskReport, tracks: Vec<job::StoredTrack>) {

@@ -103,45 +103,26 @@ pub(crate) fn encode(names: &[(&str, u32, u32, u64)]) -> MediaEncode {
 }
 
 pub(crate) fn job(number: u8, medium: u8, owner: &str, status: job::JobStatus) -> job::JobRecord {
+    let plan = job::EncodePlan {
+        source_key: "k".into(),
+        source_bytes: 1_234,
+        duration_ms: 10_010,
+        profile: "default".into(),
+        options_digest: "d".into(),
+        ..job::EncodePlan::default()
+    };
     job::JobRecord {
-        job_id: job_id(number),
-        kind: "transcode".into(),
-        priority: JobPriority::P1,
-        media_id: media_id(medium),
-        owner: owner.into(),
         status,
         encode: 1,
         prefix: "p".into(),
-        plan: job::EncodePlan {
-            source_key: "k".into(),
-            source_bytes: 1_234,
-            origin_us: 0,
-            duration_ms: 10_010,
-            video: None,
-            audio: Vec::new(),
-            subtitles: Vec::new(),
-            poster: None,
-            profile: "default".into(),
-            options_digest: "d".into(),
-            options_version: String::new(),
-            clock: Vec::new(),
-            reasons: Vec::new(),
-            warnings: Vec::new(),
-        },
         parts: vec!["v0000".into(), "v0001".into(), "a0".into()],
-        code: None,
-        detail: None,
-        created_at_ms: 2_000 + u64::from(number),
-        ended_at_ms: None,
-        kept_until_ms: None,
-        folded: None,
-        publishing_at_ms: None,
-        retry_of: None,
-        cleared_at_ms: None,
-        made: Vec::new(),
-        paused_at_ms: None,
-        scheduled: None,
-        verified: None,
+        ..job::JobRecord::new_task(
+            job_id(number),
+            job::TRANSCODE,
+            (media_id(medium), owner),
+            (plan, JobPriority::P1),
+            2_000 + u64::from(number),
+        )
     }
 }
 
