@@ -34,7 +34,7 @@ async fn answer_until_stopped(dispatcher: &Dispatcher, held: &CancellationToken)
             Some(question) = questions.next() => answer_question(dispatcher, &question).await?,
             Some(look) = looks.next() => {
                 if let Some(job_id) = subjects::parse_dispatch_look(&look.subject) {
-                    dispatcher.look_anew(job_id).await?;
+                    dispatcher.look_anew(job_id);
                 }
             }
             else => return Err(BusError::unavailable("the subscriptions ended")),

@@ -111,17 +111,22 @@ impl Dispatcher {
     }
 
     /// Looks at a job as if it came new: somebody changed what its parts may do, or it is not to be run, as far as is known.
-    ///
-    /// # Errors
-    /// [`BusError::Unavailable`] when the broker does not answer.
-    pub(crate) async fn look_anew(&self, job_id: JobId) -> Result<(), BusError> {
-        // Forgotten first, then read: who resumes it meanwhile is seen here, or by the follower afterwards.
-        self.state.lock().forget_job(job_id);
-        let found = records::load_runnable_job(&self.bus, job_id).await?;
-        if let Some(job) = found.filter(|job| job.queue() == Some(self.queue)) {
-            self.let_wait(&WaitingJob::of(&job));
+    pub(crate) fn look_anew(&self, job_id: JobId) {
+        self.state.lock().look_anew(job_id);
+        self.changed.notify_one();
+    }
+
+    /// Reads the jobs that are to be looked at anew. One that can't be read now is read with the next look.
+    async fn read_unread_jobs(&self) -> Result<(), BusError> {
+        loop {
+            let Some(job_id) = self.state.lock().unread.first().copied() else { return Ok(()) };
+            let found = records::load_runnable_job(&self.bus, job_id).await?;
+            let mut state = self.state.lock();
+            state.unread.remove(&job_id);
+            if let Some(job) = found.filter(|job| job.queue() == Some(self.queue)) {
+                state.let_wait(&WaitingJob::of(&job));
+            }
         }
-        Ok(())
     }
 
     /// Lets parts in until `held` fires.
@@ -129,11 +134,7 @@ impl Dispatcher {
         tracing::debug!("parts are let in by this process");
         self.metrics.record_term(self.queue, true);
         // What an earlier term knew of the queue is old: all is opened anew.
-        for job_id in self.open_jobs() {
-            if let Err(error) = self.look_anew(job_id).await {
-                tracing::debug!(error = error_chain(&error), job.id = %job_id, "looked at later");
-            }
-        }
+        self.state.lock().look_at_open_jobs_anew();
         let answering = crate::answer::answer_questions(self, &held);
         let letting = async {
             while !held.is_cancelled() {
@@ -152,10 +153,6 @@ impl Dispatcher {
         self.metrics.record_term(self.queue, false);
     }
 
-    fn open_jobs(&self) -> Vec<JobId> {
-        self.state.lock().open.keys().copied().collect()
-    }
-
     /// Answers how soon the queue is to be looked at again.
     async fn run_turns(&self, held: &CancellationToken) -> Result<Duration, BusError> {
         if !self.state.lock().is_followed {
@@ -163,6 +160,7 @@ impl Dispatcher {
         }
         let broker_now_ms = self.bus.broker_now_ms(&subjects::kv_stream_name(JobRecord::BUCKET)).await?;
         self.state.lock().set_clock(Instant::now(), broker_now_ms);
+        self.read_unread_jobs().await?;
         let mut listing =
             self.bus.stream_subjects(subjects::JOBS, &subjects::job_filter(self.queue.name())).await?;
         self.settle_parts(&listing).await?;
@@ -259,7 +257,7 @@ impl Dispatcher {
         };
         if !is_open {
             let Some(job) = records::load_runnable_job(&self.bus, job_id).await? else {
-                self.look_anew(job_id).await?;
+                self.look_anew(job_id);
                 return Ok(None);
             };
             let mut state = self.state.lock();

@@ -41,6 +41,11 @@ impl DispatchMetrics {
         self.change(queue, |figures| figures.is_leading = is_leading);
     }
 
+    #[cfg(test)]
+    pub(crate) fn is_leading(&self, queue: JobQueue) -> bool {
+        self.figures.lock().get(queue as usize).is_some_and(|figures| figures.is_leading)
+    }
+
     pub(crate) fn record_look(
         &self,
         queue: JobQueue,

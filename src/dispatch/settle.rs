@@ -35,7 +35,8 @@ impl Dispatcher {
             // A worker dropped it that found its job over or paused or the part not due, or it got lost.
             job = records::load_runnable_job(self.bus(), job_id).await?;
             if job.is_none() {
-                return self.look_anew(job_id).await;
+                self.look_anew(job_id);
+                return Ok(());
             }
         }
         let now_ms = self.broker_now_ms();
@@ -67,7 +68,7 @@ impl Dispatcher {
         for job_id in idle {
             match records::load_runnable_job(self.bus(), job_id).await? {
                 Some(job) => self.look_at_finish(&job).await?,
-                None => self.look_anew(job_id).await?,
+                None => self.look_anew(job_id),
             }
         }
         Ok(())

@@ -35,6 +35,8 @@ pub(crate) struct DispatchState {
     pub(crate) queue: FairQueue,
     /// Jobs of which parts were let in or are next.
     pub(crate) open: HashMap<JobId, OpenJob>,
+    /// Jobs whose records are read before parts are let in: as long as one is not, nothing else keeps it from being forgotten.
+    pub(crate) unread: BTreeSet<JobId>,
     pub(crate) workers: WorkerTable,
     /// Jobs that no live worker can make.
     version_waits: VersionWaits,
@@ -76,6 +78,21 @@ impl DispatchState {
         self.queue.remove(job_id);
         self.open.remove(&job_id);
         self.version_waits.remove(job_id);
+    }
+
+    /// Has the record of a job read before anything is done about it: what is known of it may be wrong.
+    pub(crate) fn look_anew(&mut self, job_id: JobId) {
+        // Forgotten first, then read: who resumes it meanwhile is seen then, or by the follower afterwards.
+        self.forget_job(job_id);
+        self.unread.insert(job_id);
+    }
+
+    /// The same for all of which parts were let in.
+    pub(crate) fn look_at_open_jobs_anew(&mut self) {
+        let open: Vec<JobId> = self.open.keys().copied().collect();
+        for job_id in open {
+            self.look_anew(job_id);
+        }
     }
 
     /// Takes a job out of its turn for as long as no live worker makes what its parts are made of; false when one does.
@@ -130,6 +147,7 @@ impl DispatchState {
     pub(crate) fn forget_jobs(&mut self, queue: FairQueue) {
         self.queue = queue;
         self.open.clear();
+        self.unread.clear();
         self.version_waits = VersionWaits::default();
         self.is_followed = false;
     }

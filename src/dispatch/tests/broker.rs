@@ -16,6 +16,7 @@ use nats::{
 };
 use parking_lot::Mutex;
 use schemas::{
+    KvRecord as _,
     dispatch_query::{self, DispatchPosition, DispatchPositionQuery},
     examples,
     ids::{JobId, MediaId},
@@ -26,7 +27,10 @@ use schemas::{
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use crate::{DispatchConfig, DispatchMetrics, QUEUED_PARTS_MIN, QUEUED_PARTS_PER_SLOT, run_dispatcher};
+use crate::{
+    DispatchConfig, DispatchMetrics, QUEUED_PARTS_MIN, QUEUED_PARTS_PER_SLOT, WaitingJob,
+    dispatcher::Dispatcher, run_dispatcher,
+};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -360,6 +364,40 @@ async fn what_left_the_queue_without_an_end_is_let_in_again() {
     store(&site.admin, record(2, "olga", JobPriority::P1, 1)).await;
     site.wait("the next job", async || !site.queued().await.is_empty()).await;
     assert_eq!(site.queued().await.len(), 1, "{:?}", site.queued().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_can_t_be_read_when_a_term_begins_is_read_later() {
+    let site = Site::start().await;
+    let bus = site.broker.bus(Role::Keeper).await;
+    let dispatcher =
+        Dispatcher::new(bus.clone(), JobQueue::Transcode, DispatchConfig::default(), site.metrics.clone());
+    let begin_term = || {
+        let (held, dispatcher) = (CancellationToken::new(), dispatcher.clone());
+        (held.clone(), tokio::spawn(async move { dispatcher.run_term(held).await }))
+    };
+    let job = record(1, "olga", JobPriority::P1, QUEUED_PARTS_MIN + 2);
+    store(&site.admin, job.clone()).await;
+    dispatcher.let_wait(&WaitingJob::of(&job));
+    dispatcher.note_followed();
+    let (held, term) = begin_term();
+    site.wait("a full queue", async || site.queued().await.len() == QUEUED_PARTS_MIN).await;
+    held.cancel();
+    term.await.unwrap();
+
+    // The broker answers nobody while the next term begins: what was asked for behind its look has failed by now.
+    site.broker.freeze();
+    let (_held, _term) = begin_term();
+    site.wait("the term", async || site.metrics.is_leading(JobQueue::Transcode)).await;
+    bus.load_record::<JobRecord>(&job.key()).await.expect_err("it is frozen");
+    site.broker.thaw();
+    for part in &job.parts[..QUEUED_PARTS_MIN] {
+        finish_part(&site.admin, job.job_id, part).await;
+    }
+    site.admin.context().get_stream(subjects::JOBS).await.unwrap().purge().await.unwrap();
+    let rest: BTreeSet<String> =
+        job.parts[QUEUED_PARTS_MIN..].iter().map(|part| job.part_subject(part)).collect();
+    site.wait("its other parts", async || site.queued().await == rest).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
