@@ -940,6 +940,7 @@ fn job_page() -> index_query::JobIndexPage {
         detail: Some(owned_text("v720: segment 2 does not begin with a key frame")),
         created_at_ms: MADE_AT_MS + 1_000,
         ended_at_ms: Some(MADE_AT_MS + 8_000),
+        paused_at_ms: None,
         revision: 44,
     };
     index_query::JobIndexPage { items: vec![item], next: None, revision: 44 }

@@ -180,6 +180,9 @@ pub struct JobIndexItem {
     pub created_at_ms: u64,
     /// Unix time in milliseconds at which it ended.
     pub ended_at_ms: Option<u64>,
+    /// Unix time in milliseconds at which a person paused it; absent while it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused_at_ms: Option<u64>,
     /// Revision of the job's record in the bucket `jobs`.
     pub revision: u64,
 }

@@ -7,10 +7,10 @@ use reqwest::{
 use serde_json::{Value, json};
 
 use super::{
-    JobIdsArgs, JobsCommand, MediaCommand, PageArgs,
+    CommandOutcome, JobIdsArgs, JobsCommand, MediaCommand, PageArgs,
     client::{ApiClient, ClientError},
     each::act_on_each,
-    output, publish, render, transcode, verify,
+    jobs_watch, output, publish, render, transcode, verify,
 };
 
 /// A way to show an item of a list: the heads of the columns, and what stands in them.
@@ -40,7 +40,7 @@ const JOBS: ListColumns = ListColumns {
         vec![
             format_field(item, "job_id"),
             format_field(item, "kind"),
-            format_status(item),
+            if item["paused_at_ms"].is_u64() { "paused".to_owned() } else { format_status(item) },
             format!("{}/{}", format_field(item, "parts_done"), format_field(item, "parts_total")),
             format_field(item, "created_at_ms"),
             format_field(item, "cpu_ms"),
@@ -107,8 +107,9 @@ async fn remove_medium(client: &ApiClient, media_id: &str, as_json: bool) -> any
 ///
 /// # Errors
 /// When the server refuses.
-pub async fn run_jobs(command: JobsCommand, as_json: bool) -> anyhow::Result<()> {
+pub async fn run_jobs(command: JobsCommand, as_json: bool) -> anyhow::Result<CommandOutcome> {
     match command {
+        JobsCommand::Watch(args) => return jobs_watch::watch_jobs(&args, as_json).await,
         JobsCommand::Ls { media, page, client } => {
             let only = [("media_id", media.as_deref())];
             print_list(&ApiClient::new(&client)?, "v1/jobs", &only, &page, &JOBS, as_json).await
@@ -125,7 +126,8 @@ pub async fn run_jobs(command: JobsCommand, as_json: bool) -> anyhow::Result<()>
             let client = ApiClient::new(&client)?;
             act_on_each("job", &job_ids, async |job_id| retry_job(&client, job_id, as_json).await).await
         }
-    }
+    }?;
+    Ok(CommandOutcome::Well)
 }
 
 async fn act_on_job(client: &ApiClient, job_id: &str, action: &str) -> anyhow::Result<Value> {

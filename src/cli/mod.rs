@@ -16,6 +16,8 @@ pub mod environment;
 pub mod event;
 mod failure;
 pub mod follow;
+mod job_rows;
+mod jobs_watch;
 pub mod lines;
 pub mod link;
 pub mod list;
@@ -54,8 +56,9 @@ pub use failure::parse_command_line;
 pub use outcome::CommandOutcome;
 pub use schedules::{ScheduleIdsArgs, SchedulesCommand};
 pub use subcommands::{
-    AuditCommand, DeadCommand, JobIdsArgs, JobsCommand, MediaCommand, NatsCommand, OwnerCommand, ReplayArgs,
-    SchemasCommand, StoreCommand, TranscodeArgs, VerifyArgs, WorkerNameArgs, WorkersCommand,
+    AuditCommand, DeadCommand, JobIdsArgs, JobsCommand, JobsWatchArgs, MediaCommand, NatsCommand,
+    OwnerCommand, ReplayArgs, SchemasCommand, StoreCommand, TranscodeArgs, VerifyArgs, WorkerNameArgs,
+    WorkersCommand,
 };
 
 use crate::roles::ProcessRole;

@@ -137,6 +137,14 @@ pub enum JobsCommand {
         #[command(flatten)]
         client: ClientArgs,
     },
+    /// Show the jobs that go on, as they change, and a line for each that ends
+    #[command(after_help = "Examples:
+  streamgate jobs watch
+  streamgate jobs watch --until-idle           ends once nothing goes on; with 1 if a job failed or was cancelled meanwhile
+  streamgate jobs watch --json                 one line a change: {\"job_id\", \"kind\", \"media_id\", \"state\", \"percent\"}
+
+The newest 200 that go on. `streamgate jobs why` says why one does not run, `streamgate watch` has each event.")]
+    Watch(JobsWatchArgs),
     /// Show one job and its parts
     Show {
         /// Its id
@@ -181,6 +189,20 @@ pub enum JobsCommand {
     #[command(after_help = "Example:
   streamgate jobs retry 068p...                prints the id of the job that goes on")]
     Retry(JobIdsArgs),
+}
+
+/// Flags of `jobs watch`.
+#[derive(Debug, clap::Args)]
+pub struct JobsWatchArgs {
+    /// Only jobs on this medium
+    #[arg(long, value_name = "MEDIA_ID")]
+    pub media: Option<String>,
+    /// End once nothing goes on
+    #[arg(long)]
+    pub until_idle: bool,
+    /// The server.
+    #[command(flatten)]
+    pub client: ClientArgs,
 }
 
 /// Which jobs.

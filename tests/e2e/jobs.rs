@@ -4,8 +4,10 @@ use std::{process::Command, time::Duration};
 
 use futures::TryStreamExt;
 use serde_json::Value;
+use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::{
+    cli::{next, program, run, start},
     harness::{Cluster, Options, WAIT_MAX, poll, sample},
     removal::children,
 };
@@ -117,4 +119,43 @@ async fn a_paused_job_waits_and_says_why_it_does_not_run() {
         let found = events.iter().filter(|event| event.kind == kind).count();
         assert_eq!(found, count, "{kind}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_are_watched_until_nothing_goes_on() {
+    let cluster = Cluster::start(Options::default()).await;
+    let home = tempfile::tempdir().unwrap();
+    let args = ["jobs", "watch", "--until-idle", "--json", "--url", &cluster.url, "--api-key", &cluster.key];
+    let media_id = cluster.upload(sample(60, "1280x720", "30"), "film.mp4").await;
+    let running = poll(WAIT_MAX, async || (children(&cluster) > 0).then_some(()));
+    running.await.expect("it is being made");
+    let job_id = job_of(&cluster, &media_id).await;
+    let (mut watcher, mut lines) = start(program(home.path(), &args));
+    let until = async |lines: &mut UnboundedReceiver<Value>, state: &str| loop {
+        let line = next(lines).await;
+        assert_eq!((&line["job_id"], &line["media_id"]), (&job_id.as_str().into(), &media_id.as_str().into()), "{line}");
+        if line["state"] == *state {
+            return line["percent"].as_u64().unwrap();
+        }
+    };
+    let begun = until(&mut lines, "running").await;
+    assert!(begun < 100, "{begun}");
+    assert!(act(&cluster, "pause", &job_id).0);
+    until(&mut lines, "paused").await;
+    // Who begins to watch now learns that from the list.
+    let listed = format!("/v1/jobs?media_id={media_id}");
+    let is_paused = async || cluster.get(&listed).await["items"][0]["paused_at_ms"].is_u64().then_some(());
+    poll(WAIT_MAX, is_paused).await.expect("the list says so");
+    let (mut late, mut late_lines) = start(program(home.path(), &args));
+    assert_eq!(next(&mut late_lines).await["state"], "paused");
+    assert!(act(&cluster, "resume", &job_id).0);
+    assert!(act(&cluster, "cancel", &job_id).0);
+    until(&mut lines, "cancelled").await;
+    until(&mut late_lines, "cancelled").await;
+    for (watcher, lines) in [(&mut watcher, &mut lines), (&mut late, &mut late_lines)] {
+        assert_eq!(lines.recv().await, None, "nothing more is said");
+        assert_eq!(watcher.wait().unwrap().code(), Some(1), "a job was cancelled meanwhile");
+    }
+    let quiet = run(program(home.path(), &args)).await;
+    assert_eq!((quiet.status, quiet.out.as_str()), (0, ""), "nothing goes on: {}", quiet.err);
 }

@@ -211,6 +211,8 @@ impl IndexProjection {
             detail: job.detail,
             created_at_ms: job.created_at_ms,
             ended_at_ms: job.ended_at_ms,
+            // One that has ended waits for nobody.
+            paused_at_ms: job.paused_at_ms.filter(|_| job.ended_at_ms.is_none()),
             revision,
         }))
     }

@@ -50,6 +50,8 @@ pub(crate) struct IndexedJob {
     pub(crate) detail: Option<String>,
     pub(crate) created_at_ms: u64,
     pub(crate) ended_at_ms: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) paused_at_ms: Option<u64>,
     /// What its parts add up to, once their own records are gone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) folded: Option<PartCounts>,
@@ -73,6 +75,7 @@ impl From<job::JobRecord> for IndexedJob {
             detail: record.detail,
             created_at_ms: record.created_at_ms,
             ended_at_ms: record.ended_at_ms,
+            paused_at_ms: record.paused_at_ms,
             folded: record.folded.map(|parts| {
                 let rows = parts.iter().map(|part| PartRow { status: part.status, cpu_ms: part.cpu_ms });
                 rows.fold(PartCounts::default(), |counts, row| counts.with_transition(None, Some(row)))

@@ -277,6 +277,22 @@ fn parts_are_added_up_whatever_comes_first() {
 }
 
 #[test]
+fn a_list_says_since_when_a_job_is_paused() {
+    let (_folder, projection) = fresh();
+    let paused = |status| JobRecord { paused_at_ms: Some(77), ..job(1, 1, "ann", status) };
+    let ended = JobRecord { ended_at_ms: Some(99), ..paused(JobStatus::Cancelled) };
+    for (sequence, record, wanted) in [
+        (1, job(1, 1, "ann", JobStatus::Active), None),
+        (2, paused(JobStatus::Active), Some(77)),
+        (3, ended, None),
+    ] {
+        let change = IndexChange::Job(record.job_id, Some(Box::new(record.into())));
+        projection.apply_entries(IndexBucket::Jobs, &[IndexEntry { sequence, change }]).unwrap();
+        assert_eq!(projection.job_item(job_id(1)).unwrap().unwrap().paused_at_ms, wanted, "{sequence}");
+    }
+}
+
+#[test]
 fn jobs_are_listed_by_every_combination_of_filters() {
     let (_folder, projection) = fresh();
     let steps: Vec<_> = [

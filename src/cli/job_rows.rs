@@ -1,0 +1,204 @@
+//! Rows of `jobs watch`: what is known of a job, and how a terminal, a pipe or a machine gets it.
+//!
+//! Limits: a terminal shows at most [`ROWS_MAX`] jobs.
+
+use std::{collections::BTreeMap, io};
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{
+    follow::FollowedEvent,
+    output::{self, sanitize_text},
+};
+
+/// Without a terminal, progress is printed each time it has grown by this much.
+const STEP_PERCENT: u64 = 20;
+
+/// Most rows on a terminal.
+const ROWS_MAX: usize = 20;
+
+/// A job as it is shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct JobRow {
+    pub(super) job_id: String,
+    pub(super) kind: String,
+    pub(super) media_id: String,
+    /// `queued`, `running`, `paused`, or how it ended.
+    pub(super) state: String,
+    pub(super) percent: u64,
+    /// Why it failed: a stable code; empty otherwise.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(super) code: String,
+}
+
+impl JobRow {
+    /// From an item of a list, or a document; `None` for what is neither.
+    pub(super) fn from_item(item: &Value) -> Option<Self> {
+        let text = |name: &str| item[name].as_str().unwrap_or_default().to_owned();
+        let number = |name: &str| item[name].as_u64().unwrap_or_default();
+        let (done, status) = (number("parts_done"), text("status"));
+        let state = match status.as_str() {
+            "active" if item["paused_at_ms"].is_u64() => "paused",
+            "active" if done + number("parts_claimed") > 0 => "running",
+            "active" => "queued",
+            ended => ended,
+        };
+        let percent = match status.as_str() {
+            "succeeded" => 100,
+            _ => done.saturating_mul(100) / number("parts_total").max(1),
+        };
+        let job_id = item["job_id"].as_str()?.to_owned();
+        let (kind, media_id, code) = (text("kind"), text("media_id"), text("code"));
+        Some(Self { job_id, kind, media_id, state: state.to_owned(), percent: percent.min(100), code })
+    }
+
+    /// The same, at least as far as `known`: progress says more than whole parts do.
+    pub(super) fn with_percent_of(self, known: Option<&Self>) -> Self {
+        let percent = known.map_or(self.percent, |known| known.percent.max(self.percent));
+        // It was begun, though no part of it is stored or held at the moment.
+        let is_begun = self.state == "queued" && known.is_some_and(|known| known.state == "running");
+        let state = if is_begun { "running".to_owned() } else { self.state };
+        Self { percent, state, ..self }
+    }
+
+    /// The row after an event; `None` when it changes nothing.
+    pub(super) fn after_event(&self, event: &FollowedEvent) -> Option<Self> {
+        let code = event.data["data"]["code"].as_str().unwrap_or_default().to_owned();
+        let with_state = |state: &str| Self { state: state.to_owned(), ..self.clone() };
+        let row = match event.kind.as_str() {
+            "job.progress" => {
+                let percent = event.progress_percent().unwrap_or_default().min(100).max(self.percent);
+                let state = if self.state == "queued" { "running" } else { &self.state };
+                Self { percent, ..with_state(state) }
+            }
+            "job.started" => with_state("running"),
+            "job.paused" => with_state("paused"),
+            "job.resumed" => with_state("queued"),
+            "job.succeeded" => Self { percent: 100, ..with_state("succeeded") },
+            "job.failed" => Self { code, ..with_state("failed") },
+            "job.cancelled" => with_state("cancelled"),
+            _ => return None,
+        };
+        Some(row).filter(|row| row != self)
+    }
+
+    /// A job that was removed with its medium.
+    pub(super) fn removed(&self) -> Self {
+        Self { state: "removed".to_owned(), ..self.clone() }
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        !matches!(self.state.as_str(), "queued" | "running" | "paused")
+    }
+
+    /// Whether it ended otherwise than somebody would hope who waits for it.
+    pub(super) fn has_failed(&self) -> bool {
+        matches!(self.state.as_str(), "failed" | "cancelled")
+    }
+
+    /// What stands before the bar.
+    fn label(&self) -> String {
+        let words = [&self.job_id, &self.kind, &self.state].map(|word| sanitize_text(word));
+        format!("{}  {:<9}  {:<9}", words[0], words[1], words[2])
+    }
+
+    fn line(&self) -> String {
+        let code = if self.code.is_empty() { String::new() } else { format!(" ({})", self.code) };
+        let end = format!("{}{code}", sanitize_text(&self.media_id));
+        format!("{}  {:>3} %  {}", self.label(), self.percent, sanitize_text(&end))
+    }
+}
+
+/// Shows rows: bars on a terminal, lines elsewhere, JSON for machines.
+#[derive(Debug)]
+pub(super) struct JobDisplay {
+    as_json: bool,
+    /// The bars of a terminal, by job.
+    bars: Option<(MultiProgress, BTreeMap<String, ProgressBar>)>,
+    count: Option<ProgressBar>,
+    /// State and percent at which each job was printed last, where there are no bars.
+    printed: BTreeMap<String, (String, u64)>,
+}
+
+impl JobDisplay {
+    pub(super) fn new(as_json: bool) -> Self {
+        let bars =
+            (!as_json && output::is_stderr_terminal()).then(|| (MultiProgress::new(), BTreeMap::new()));
+        let count = bars.as_ref().map(|(multi, _)| {
+            let count = multi.add(ProgressBar::no_length());
+            if let Ok(style) = ProgressStyle::with_template("{msg}") {
+                count.set_style(style);
+            }
+            count
+        });
+        Self { as_json, bars, count, printed: BTreeMap::new() }
+    }
+
+    /// Shows a row that changed.
+    pub(super) fn show(&mut self, row: &JobRow) -> io::Result<()> {
+        if self.as_json {
+            return output::print_json(row);
+        }
+        let Some((multi, bars)) = &mut self.bars else { return self.print_step(row) };
+        if row.has_ended() {
+            if let Some(bar) = bars.remove(&row.job_id) {
+                multi.remove(&bar);
+            }
+            return multi.suspend(|| output::print_line(row.line()));
+        }
+        if !bars.contains_key(&row.job_id) && bars.len() >= ROWS_MAX {
+            return Ok(());
+        }
+        let bar = bars.entry(row.job_id.clone()).or_insert_with(|| {
+            let bar = multi.insert_from_back(1, ProgressBar::new(100));
+            if let Ok(style) = ProgressStyle::with_template("{msg} {bar:30} {pos:>3} %") {
+                bar.set_style(style);
+            }
+            bar
+        });
+        bar.set_message(row.label());
+        bar.set_position(row.percent);
+        Ok(())
+    }
+
+    /// Prints a row if it says something new.
+    fn print_step(&mut self, row: &JobRow) -> io::Result<()> {
+        let is_step = self.printed.get(&row.job_id).is_none_or(|(state, percent)| {
+            *state != row.state || row.percent >= percent.saturating_add(STEP_PERCENT)
+        });
+        if row.has_ended() {
+            self.printed.remove(&row.job_id);
+        } else if is_step {
+            self.printed.insert(row.job_id.clone(), (row.state.clone(), row.percent));
+        }
+        if is_step { output::print_line(row.line()) } else { Ok(()) }
+    }
+
+    /// Says how many jobs go on.
+    pub(super) fn show_count(&self, jobs: usize) {
+        let shown = self.bars.as_ref().map_or(0, |(_, bars)| bars.len());
+        let Some(count) = &self.count else { return };
+        count.set_message(match (jobs, jobs.saturating_sub(shown)) {
+            (0, _) => "Nothing goes on".to_owned(),
+            (jobs, 0) => format!("{jobs} go on"),
+            (jobs, more) => format!("{jobs} go on, {more} of them not shown"),
+        });
+    }
+
+    /// Says something beside the rows.
+    pub(super) fn print_message(&self, text: &str) {
+        match &self.bars {
+            Some((multi, _)) => multi.suspend(|| output::print_message(text)),
+            None => output::print_message(text),
+        }
+    }
+
+    /// Takes the bars away.
+    pub(super) fn finish(&self) {
+        if let Some((multi, _)) = &self.bars {
+            multi.clear().ok();
+        }
+    }
+}
