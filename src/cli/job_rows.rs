@@ -182,8 +182,8 @@ impl JobDisplay {
         let Some(count) = &self.count else { return };
         count.set_message(match (jobs, jobs.saturating_sub(shown)) {
             (0, _) => "Nothing goes on".to_owned(),
-            (jobs, 0) => format!("{jobs} go on"),
-            (jobs, more) => format!("{jobs} go on, {more} of them not shown"),
+            (jobs, 0) => format!("Jobs that go on: {jobs}"),
+            (jobs, more) => format!("Jobs that go on: {jobs}, of which {more} are not shown"),
         });
     }
 
