@@ -60,7 +60,7 @@ impl JobRow {
         // It was begun, though no part of it is stored or held at the moment.
         let is_begun = self.state == "queued" && known.is_some_and(|known| known.state == "running");
         let state = if is_begun { "running".to_owned() } else { self.state };
-        Self { percent, state, ..self }
+        Self { state, percent, ..self }
     }
 
     /// The row after an event; `None` when it changes nothing.

@@ -271,7 +271,8 @@ impl Dispatcher {
             let part = open.pending.front()?.clone();
             Some((open.part_subject(job_id, &part.name), part))
         });
-        if front.is_none() {
+        // One that is not open came anew since it was read, and is opened with its next turn.
+        if front.is_none() && state.open.contains_key(&job_id) {
             state.queue.remove(job_id);
         }
         Ok(front)

@@ -11,7 +11,10 @@ use nats::{
     metrics::{Collector, DescriptorEncoder, encode_counters, encode_gauges},
 };
 use parking_lot::Mutex;
-use schemas::gate::{ChainDataIssue, GateDoubted, GateReasonCode};
+use schemas::{
+    fault::FailureClass,
+    gate::{ChainDataIssue, GateDoubted, GateReasonCode},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::ProviderFault;
@@ -75,6 +78,11 @@ impl ChainCounters {
         for doubted in waiting {
             let cause = keccak256(format!("{doubted:?}")).to_string();
             if let Err(error) = bus.publish_event(&doubted, &cause).await {
+                if error.failure_class() == FailureClass::Outage {
+                    tracing::debug!(%error, chain.id = doubted.chain_id, "a doubt is published later");
+                    self.queue_doubt(doubted);
+                    continue;
+                }
                 tracing::warn!(%error, chain.id = doubted.chain_id, what = ?doubted.what, "a doubt could not be published");
             }
         }

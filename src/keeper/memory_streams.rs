@@ -1,6 +1,6 @@
 //! Memory streams: made anew when a restart of the broker forgot them.
 //!
-//! Limits: looked for at start, after every reconnect, and every [`PERIOD`].
+//! Limits: looked for at start, after every reconnect, and every [`PERIOD`]; every [`FAULT_PERIOD`] while that fails.
 
 use std::time::Duration;
 
@@ -9,6 +9,9 @@ use tokio_util::sync::CancellationToken;
 
 /// How often they are looked for while the connection lasts.
 pub const PERIOD: Duration = Duration::from_secs(60);
+
+/// How soon they are looked for again when that failed: a broker that has just come back may not answer for all its streams yet.
+pub const FAULT_PERIOD: Duration = Duration::from_secs(2);
 
 /// Restores memory streams until `held` fires.
 pub async fn run_stream_restore(bus: Bus, held: CancellationToken) {
@@ -31,10 +34,11 @@ pub async fn run_stream_restore(bus: Bus, held: CancellationToken) {
                 }
             }
         }
+        let pause = if failures == 0 { PERIOD } else { FAULT_PERIOD };
         tokio::select! {
             () = held.cancelled() => return,
             changed = connection.changed() => if changed.is_err() { return },
-            () = tokio::time::sleep(PERIOD) => {}
+            () = tokio::time::sleep(pause) => {}
         }
     }
 }

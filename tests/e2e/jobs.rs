@@ -133,7 +133,11 @@ async fn jobs_are_watched_until_nothing_goes_on() {
     let (mut watcher, mut lines) = start(program(home.path(), &args));
     let until = async |lines: &mut UnboundedReceiver<Value>, state: &str| loop {
         let line = next(lines).await;
-        assert_eq!((&line["job_id"], &line["media_id"]), (&job_id.as_str().into(), &media_id.as_str().into()), "{line}");
+        assert_eq!(
+            (&line["job_id"], &line["media_id"]),
+            (&job_id.as_str().into(), &media_id.as_str().into()),
+            "{line}"
+        );
         if line["state"] == *state {
             return line["percent"].as_u64().unwrap();
         }

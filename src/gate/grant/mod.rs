@@ -50,7 +50,7 @@ use self::{
     credential::CredentialStatus,
     event_throttle::{DenialEventCaps, DenialEventThrottle},
     session_cache::{CachedSessionStatus, SessionCache},
-    session_limit::{DisplacedSession, SessionHolder, SessionLimiter},
+    session_limit::{DisplacedSession, SessionAdmission, SessionHolder, SessionLimiter},
     slots::SlotClaimMode,
 };
 use super::{
@@ -263,24 +263,23 @@ impl PlaybackGrants {
         let holders = session_holders(&admission.viewer, client);
         let entered = shared.session_limiter.admit_session((shared.clock)(), playback_id, holders, caps);
         let surplus = entered.ok_or(PlaybackDenied::Busy)?;
-        let opened = self.write_session(admission, playback_id, surplus).await;
-        if opened.is_err() {
-            shared.session_limiter.remove_session(&playback_id);
+        let mut counted = SessionAdmission::new(&shared.session_limiter, playback_id, surplus);
+        // Before the new one: when the old ones can't be ended, there is none too many.
+        while let Some(older) = counted.next_ending() {
+            self.end_displaced(older).await?;
+            counted.note_ended();
         }
-        opened
+        let session = self.write_session(admission, playback_id).await?;
+        counted.keep();
+        Ok(session)
     }
 
-    /// Ends the sessions of the same client or wallet that are too many, and writes the new one.
+    /// Writes a session.
     async fn write_session(
         &self,
         admission: PlaybackAdmission,
         playback_id: PlaybackId,
-        surplus: Vec<DisplacedSession>,
     ) -> Result<PlaybackSession, PlaybackDenied> {
-        // Before the new one: when the old ones can't be ended, there is none too many.
-        for older in surplus {
-            self.end_displaced(older).await?;
-        }
         let shared = &self.shared;
         let PlaybackAdmission { media_id, viewer, ruling } = admission;
         let now_ms = (shared.clock)();

@@ -53,7 +53,52 @@ pub(super) struct DisplacedSession {
     pub(super) playback_id: PlaybackId,
     /// True for one that was played and lies idle, false for one that was never played.
     pub(super) was_played: bool,
+    used_ms: u64,
     holders: Vec<SessionHolder>,
+}
+
+/// A session that is being opened, and those that have to end for it. Dropped before it is kept, also where the client went away, it
+/// counts no more, and those that were not ended do again.
+#[derive(Debug)]
+pub(super) struct SessionAdmission<'a> {
+    limiter: &'a SessionLimiter,
+    /// `None` once it is kept.
+    playback_id: Option<PlaybackId>,
+    ending: VecDeque<DisplacedSession>,
+}
+
+impl<'a> SessionAdmission<'a> {
+    pub(super) fn new(
+        limiter: &'a SessionLimiter,
+        playback_id: PlaybackId,
+        ending: Vec<DisplacedSession>,
+    ) -> Self {
+        Self { limiter, playback_id: Some(playback_id), ending: ending.into() }
+    }
+
+    /// The next session that has to end, until it is said that it has.
+    pub(super) fn next_ending(&self) -> Option<DisplacedSession> {
+        self.ending.front().cloned()
+    }
+
+    /// The next session has ended, or counts otherwise.
+    pub(super) fn note_ended(&mut self) {
+        self.ending.pop_front();
+    }
+
+    /// The session is open.
+    pub(super) fn keep(mut self) {
+        self.playback_id = None;
+    }
+}
+
+impl Drop for SessionAdmission<'_> {
+    fn drop(&mut self) {
+        if let Some(playback_id) = &self.playback_id {
+            self.limiter.remove_session(playback_id);
+        }
+        self.ending.drain(..).for_each(|displaced| self.limiter.return_session(displaced));
+    }
 }
 
 /// The sessions that this replica counts.
@@ -123,6 +168,14 @@ impl SessionLimiter {
         state.insert_session(displaced.playback_id, seat);
     }
 
+    /// A session that should have ended was not: it counts as it did.
+    fn return_session(&self, displaced: DisplacedSession) {
+        let DisplacedSession { playback_id, was_played, used_ms, holders } = displaced;
+        self.state
+            .lock()
+            .insert_session(playback_id, CountedSession { used_ms, is_played: was_played, holders });
+    }
+
     /// The session is over.
     pub(super) fn remove_session(&self, playback_id: &PlaybackId) {
         self.state.lock().remove_session(playback_id);
@@ -170,9 +223,10 @@ impl SessionLimiterState {
         caps: SessionCaps,
     ) -> Option<DisplacedSession> {
         let seat = self.remove_session(playback_id)?;
+        let CountedSession { used_ms, is_played, holders } = seat;
         let displaced =
-            DisplacedSession { playback_id: *playback_id, was_played: seat.is_played, holders: seat.holders };
-        (now_ms < seat.used_ms.saturating_add(caps.unused_ms)).then_some(displaced)
+            DisplacedSession { playback_id: *playback_id, was_played: is_played, used_ms, holders };
+        (now_ms < used_ms.saturating_add(caps.unused_ms)).then_some(displaced)
     }
 
     /// True when a limit that refuses is reached.
@@ -316,6 +370,36 @@ mod tests {
         assert_eq!((displaced.playback_id, displaced.was_played), (id(0), false));
         limiter.reinstate_session(1, displaced);
         assert_eq!(enter(&limiter, 2, 4, &[HOME]), Some(vec![id(1)]));
+    }
+
+    #[test]
+    fn what_could_not_be_ended_counts_as_it_did() {
+        let limiter = SessionLimiter::default();
+        let wallet = || vec![SessionHolder::Wallet("ann".into())];
+        let admit = |now_ms, n| {
+            let ending = limiter.admit_session(now_ms, id(n), wallet(), CAPS)?;
+            Some(SessionAdmission::new(&limiter, id(n), ending))
+        };
+        let counted = || {
+            let mut counted: Vec<PlaybackId> = limiter.state.lock().seats.keys().copied().collect();
+            counted.sort_unstable();
+            counted
+        };
+        (0..2).for_each(|n| admit(0, n).unwrap().keep());
+        (0..2).for_each(|n| limiter.record_use(1, &id(n)));
+        // The broker is away, or the client goes: each time the same one is to end, and none more counts.
+        for now_ms in 200..203 {
+            let ending = admit(now_ms, 2).unwrap().next_ending().unwrap();
+            assert!(ending.was_played && counted() == [id(0), id(1)], "{ending:?} {:?}", counted());
+        }
+        (0..2).for_each(|n| limiter.record_use(210, &id(n)));
+        assert!(admit(211, 2).is_none(), "both play");
+        let mut admission = admit(400, 2).unwrap();
+        let ended = admission.next_ending().unwrap().playback_id;
+        admission.note_ended();
+        assert_eq!(admission.next_ending(), None);
+        admission.keep();
+        assert!(counted().len() == 2 && counted().contains(&id(2)) && !counted().contains(&ended));
     }
 
     #[test]

@@ -243,6 +243,10 @@ async fn what_is_wrong_with_a_chain_is_counted_and_published() {
 
     let absent = site.create_medium(Some(&nft_rule(NOTHING, Some(1)))).await;
     assert_eq!(refused(&grants, &wallet_viewer(ANN), absent).await, GateReasonCode::ContractAbsent);
+    // The broker is away: the doubt is published once it is back.
+    site.broker.freeze();
+    counts.publish_doubts(&bus).await;
+    site.broker.thaw();
     let doubted = last_doubt().await.unwrap();
     assert_eq!(
         (doubted.what, doubted.contract),

@@ -2,7 +2,7 @@
 //! stages receive; a failed encode becomes a new job; a part that was put aside goes back to its queue.
 
 use nats::{
-    Bus, Outbox,
+    Bus, Outbox, VersionedRecord,
     dead_letter::{DeadLetter, LetterMark},
 };
 use schemas::{
@@ -273,9 +273,22 @@ impl LetterRedriver<'_> {
         job: &job::JobRecord,
         task: &JobPartTask,
     ) -> Result<RedriveOutcome, RedriveError> {
+        let key = subjects::part_key(job.job_id, &task.part);
+        let is_parked = |held: &VersionedRecord<JobPartRecord>| held.record.is_parked();
+        if !self.bus.load_record::<JobPartRecord>(&key).await?.is_some_and(|held| is_parked(&held)) {
+            return Ok(RedriveOutcome::superseded("its job goes on"));
+        }
+        // The part last: while its record says that it was put aside, who asks again has all of it done.
+        if job.is_encode() {
+            self.bus
+                .change_record::<media::MediaRecord>(&job.media_id.to_string(), |found| {
+                    Some((found?.with_work_resumed(nats::now_ms())?, Outbox::new()))
+                })
+                .await?;
+        }
         let mut was_parked = false;
         self.bus
-            .change_record::<JobPartRecord>(&subjects::part_key(job.job_id, &task.part), |found| {
+            .change_record::<JobPartRecord>(&key, |found| {
                 let parked = found.filter(|part| part.is_parked());
                 // Of the last try: somebody else may have been first.
                 was_parked = parked.is_some();
@@ -287,16 +300,11 @@ impl LetterRedriver<'_> {
             return Ok(RedriveOutcome::superseded("its job goes on"));
         }
         // Only a hint: the keeper looks at such jobs by itself, too.
-        self.bus.publish_core(subjects::dispatch_look_subject(job.job_id), Vec::new()).await?;
-        let resumed = RedriveOutcome::Resumed { job_id: job.job_id, part: task.part.clone() };
-        if !job.is_encode() {
-            return Ok(resumed);
+        if let Err(error) =
+            self.bus.publish_core(subjects::dispatch_look_subject(job.job_id), Vec::new()).await
+        {
+            tracing::debug!(%error, job.id = %job.job_id, "the keeper finds out by itself");
         }
-        self.bus
-            .change_record::<media::MediaRecord>(&job.media_id.to_string(), |found| {
-                Some((found?.with_work_resumed(nats::now_ms())?, Outbox::new()))
-            })
-            .await?;
-        Ok(resumed)
+        Ok(RedriveOutcome::Resumed { job_id: job.job_id, part: task.part.clone() })
     }
 }

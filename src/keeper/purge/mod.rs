@@ -65,7 +65,7 @@ impl PurgeConfig {
     }
 }
 
-/// Purges until `held` fires.
+/// Purges until `held` fires, or a bucket is another one of the same name: the next term reads all of it.
 pub async fn run_purge(bus: Bus, store: Store, config: PurgeConfig, held: CancellationToken) {
     let Some(mut documents) = open_bucket_reader(&bus, document::MediaDocumentRecord::BUCKET, &held).await
     else {
@@ -82,11 +82,11 @@ pub async fn run_purge(bus: Bus, store: Store, config: PurgeConfig, held: Cancel
             () = held.cancelled() => return,
             entry = documents.next() => match entry {
                 Ok(entry) => pending.apply_document(&entry),
-                Err(error) => tracing::warn!(%error, "a document could not be read"),
+                Err(error) => return tracing::warn!(%error, "the documents are read anew"),
             },
             entry = assets.next() => match entry {
                 Ok(entry) => pending.apply_asset(&entry),
-                Err(error) => tracing::warn!(%error, "what stages know of a medium could not be read"),
+                Err(error) => return tracing::warn!(%error, "what stages know of media is read anew"),
             },
             _ = ticks.tick() => {
                 tokio::select! {

@@ -171,6 +171,32 @@ fn part_record() -> job::JobPartRecord {
 }
 
 #[tokio::test]
+async fn a_term_ends_when_a_bucket_is_made_anew() {
+    for bucket in [document::MediaDocumentRecord::BUCKET, media::MediaRecord::BUCKET] {
+        let site = Site::start().await;
+        site.commit(document_record(None)).await;
+        site.commit(asset(MediaStatus::Ready)).await;
+        let bus = site.broker.bus(Role::Keeper).await;
+        let term = tokio::spawn(run_purge(bus, site.store.clone(), AT_ONCE, CancellationToken::new()));
+        let stream = subjects::kv_stream_name(bucket);
+        let has_reader = async || {
+            let stream = site.admin.context().get_stream(&stream).await.unwrap();
+            stream.cached_info().state.consumer_count > 0
+        };
+        let begun = Instant::now();
+        while !has_reader().await {
+            assert!(begun.elapsed() < SOON, "{bucket} is not read");
+            tokio::task::yield_now().await;
+        }
+        site.admin.context().delete_stream(&stream).await.unwrap();
+        let settings = nats::topology::TopologySettings::default();
+        nats::topology::apply_topology(site.admin.context(), &settings).await.unwrap();
+        let ended = tokio::time::timeout(SOON, term).await;
+        ended.unwrap_or_else(|_| panic!("{bucket}: the term goes on")).unwrap();
+    }
+}
+
+#[tokio::test]
 async fn a_removed_medium_leaves_neither_objects_nor_keys() {
     let site = Site::start().await;
     let before = site.counts().await;

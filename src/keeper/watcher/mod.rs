@@ -21,7 +21,10 @@ use alloy_primitives::Address;
 use futures::{StreamExt, stream};
 use nats::Bus;
 use schemars::JsonSchema;
-use schemas::{gate::PlaybackSession, ids::PlaybackId};
+use schemas::{
+    gate::{ChainCursor, PlaybackSession},
+    ids::PlaybackId,
+};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
@@ -92,9 +95,8 @@ impl ChainWatcher {
     async fn watch_chain(&self, chain_id: u64, sessions: &WatchedSessions, held: &CancellationToken) {
         let mut due = BTreeSet::new();
         loop {
-            match self.poll_chain(chain_id, sessions).await {
-                Ok(found) => due.extend(found),
-                Err(error) => tracing::warn!(%error, chain.id = chain_id, "the chain could not be watched"),
+            if let Err(error) = self.poll_chain(chain_id, sessions, &mut due).await {
+                tracing::warn!(%error, chain.id = chain_id, "the chain could not be watched");
             }
             due = self.reevaluate_sessions(sessions, due).await;
             tokio::select! {
@@ -104,8 +106,13 @@ impl ChainWatcher {
         }
     }
 
-    /// Reads what is new on the chain; answers the sessions it concerns.
-    async fn poll_chain(&self, chain_id: u64, sessions: &WatchedSessions) -> anyhow::Result<Vec<PlaybackId>> {
+    /// Reads what is new on the chain; adds the sessions it concerns to `due`.
+    async fn poll_chain(
+        &self,
+        chain_id: u64,
+        sessions: &WatchedSessions,
+        due: &mut BTreeSet<PlaybackId>,
+    ) -> anyhow::Result<()> {
         let chains = self.grants.gate_evaluator().chains();
         let head = chains.read_head(chain_id).await?.latest;
         let arrived = sessions.unchecked_sessions(chain_id);
@@ -113,27 +120,33 @@ impl ChainWatcher {
         let hash = head.hash.to_string();
         let older = arrived.iter().filter(|session| session.blocks.iter().all(|block| block.hash != hash));
         let mut concerned: Vec<PlaybackId> = older.map(|session| session.playback_id).collect();
-        if let Some(found) = self.read_blocks(chain_id, head, sessions).await? {
+        let found = self.read_blocks(chain_id, head, sessions).await?;
+        let next = found.map(|(found, next)| {
             concerned.extend(found);
-            if !concerned.is_empty() {
-                // What was decided from the block before must not answer for this one.
-                chains.invalidate_head(chain_id).await;
-            }
+            next
+        });
+        if next.is_some() && !concerned.is_empty() {
+            // What was decided from the block before must not answer for this one.
+            chains.invalidate_head(chain_id).await;
+        }
+        due.extend(concerned);
+        if let Some(next) = next {
+            // After what the blocks concern was taken down: a crash repeats the look instead of skipping it, and a cursor that was
+            // stored though its answer was lost leads past blocks that are not read again.
+            cursor::store_cursor(&self.bus, next).await?;
         }
         // Only now: a look that failed is taken again with the same sessions.
         sessions.mark_checked(chain_id, &arrived);
-        Ok(concerned)
+        Ok(())
     }
 
-    /// Reads the blocks up to `head`; answers the sessions they concern, `None` when nothing is new.
-    ///
-    /// The cursor moves only after the sessions were found, so that a crash repeats the look instead of skipping it.
+    /// Reads the blocks up to `head`; answers the sessions they concern and the cursor behind them, `None` when nothing is new.
     async fn read_blocks(
         &self,
         chain_id: u64,
         head: evm::EvmBlock,
         sessions: &WatchedSessions,
-    ) -> anyhow::Result<Option<Vec<PlaybackId>>> {
+    ) -> anyhow::Result<Option<(Vec<PlaybackId>, ChainCursor)>> {
         let known = cursor::load_cursor(&self.bus, chain_id).await?;
         let (concern, next) =
             match cursor::next_step(self.grants.gate_evaluator().chains(), &known, head).await? {
@@ -144,9 +157,7 @@ impl ChainWatcher {
                 }
             };
         let concerned = sessions.ids_on_chain(chain_id, |session| concern.includes(session));
-        // After the logs: a look that failed is repeated with the same blocks.
-        cursor::store_cursor(&self.bus, next).await?;
-        Ok(Some(concerned))
+        Ok(Some((concerned, next)))
     }
 
     async fn read_transfers(

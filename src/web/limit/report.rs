@@ -88,19 +88,31 @@ impl RateLimitReporter {
         }
     }
 
-    /// What waits, joined by policy and principal. A request id of each stands for all.
-    fn drain_events(&self) -> Vec<RateLimitExceeded> {
-        let waiting = std::mem::take(&mut *self.waiting.lock());
+    fn take_waiting(&self) -> Vec<RateLimitDenial> {
+        std::mem::take(&mut *self.waiting.lock())
+    }
+
+    /// What could not be published waits again, before what came since.
+    fn return_waiting(&self, mut denials: Vec<RateLimitDenial>) {
+        let mut waiting = self.waiting.lock();
+        denials.append(&mut waiting);
+        denials.truncate(WAITING_MAX);
+        *waiting = denials;
+    }
+
+    /// Refusals joined by policy and principal. A request id of each stands for all.
+    fn join_denials(denials: &[RateLimitDenial]) -> Vec<RateLimitExceeded> {
         let mut joined: BTreeMap<(&str, &str, Option<String>), RateLimitExceeded> = BTreeMap::new();
-        for RateLimitDenial { request_id, group, scope, owner } in waiting {
-            let event =
-                joined.entry((group.name(), scope.name(), owner.clone())).or_insert(RateLimitExceeded {
-                    request_id,
+        for RateLimitDenial { request_id, group, scope, owner } in denials {
+            let event = joined.entry((group.name(), scope.name(), owner.clone())).or_insert_with(|| {
+                RateLimitExceeded {
+                    request_id: *request_id,
                     group: group.name().to_owned(),
                     scope: scope.name().to_owned(),
-                    owner,
+                    owner: owner.clone(),
                     denied_count: 0,
-                });
+                }
+            });
             event.denied_count += 1;
         }
         joined.into_values().collect()
@@ -113,11 +125,13 @@ impl RateLimitReporter {
                 () = shutdown.cancelled() => true,
                 () = tokio::time::sleep(PAUSE) => false,
             };
-            let events = self.drain_events();
+            let denials = self.take_waiting();
+            let events = Self::join_denials(&denials);
             if !events.is_empty()
                 && let Err(error) = publish_events(bus, &events, events_per_min_max, nats::now_ms()).await
             {
-                tracing::debug!(%error, events = events.len(), "refusals are counted, but not published");
+                tracing::debug!(%error, events = events.len(), "refusals are published later");
+                self.return_waiting(denials);
             }
             if stops {
                 return;
@@ -215,14 +229,25 @@ mod tests {
         for _ in 0..WAITING_MAX * 2 {
             report.add_denial(denial(RateLimitGroup::Auth, None));
         }
-        let events = report.drain_events();
+        let events = RateLimitReporter::join_denials(&report.take_waiting());
         assert_eq!(events.len(), 1);
         assert_eq!(events[0].denied_count, WAITING_MAX as u64);
         report.add_denial(denial(RateLimitGroup::Auth, Some("ann")));
         report.add_denial(denial(RateLimitGroup::Auth, Some("bob")));
         report.add_denial(denial(RateLimitGroup::Api, Some("bob")));
-        assert_eq!(report.drain_events().len(), 3);
-        assert!(report.drain_events().is_empty());
+        let denials = report.take_waiting();
+        assert_eq!(RateLimitReporter::join_denials(&denials).len(), 3);
+        assert!(report.take_waiting().is_empty());
+        // The broker was away: they wait again with what came since, and no more than may wait.
+        report.add_denial(denial(RateLimitGroup::Api, Some("bob")));
+        report.return_waiting(denials);
+        let events = RateLimitReporter::join_denials(&report.take_waiting());
+        let counts: Vec<u64> = events.iter().map(|event| event.denied_count).collect();
+        assert_eq!(counts, [2, 1, 1]);
+        (0..WAITING_MAX).for_each(|_| report.add_denial(denial(RateLimitGroup::Auth, None)));
+        report.return_waiting(vec![denial(RateLimitGroup::Api, None)]);
+        let denials = report.take_waiting();
+        assert_eq!((denials.len(), denials[0].group), (WAITING_MAX, RateLimitGroup::Api));
     }
 
     #[test]
@@ -231,7 +256,7 @@ mod tests {
         for i in 0..10 {
             report.add_denial(denial(RateLimitGroup::Auth, Some(&i.to_string())));
         }
-        let events = report.drain_events();
+        let events = RateLimitReporter::join_denials(&report.take_waiting());
         let (first, fitting) = plan_events(None, &events, 6, 1_000);
         assert_eq!((fitting.len(), first.events_count, first.untold_count), (6, 6, 4));
         let (second, fitting) = plan_events(Some(&first), &events, 6, 60_999);

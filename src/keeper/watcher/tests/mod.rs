@@ -2,7 +2,7 @@
 
 mod lifetimes;
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, future::Future, sync::Arc, time::Duration};
 
 use alloy_primitives::{Address, B256};
 use alloy_sol_types::SolEvent;
@@ -80,7 +80,13 @@ impl ByHand {
     }
 
     async fn look(&self) -> anyhow::Result<Vec<PlaybackId>> {
-        self.watcher.poll_chain(CHAIN, &self.sessions).await
+        let mut due = BTreeSet::new();
+        self.look_for(&mut due).await?;
+        Ok(due.into_iter().collect())
+    }
+
+    async fn look_for(&self, due: &mut BTreeSet<PlaybackId>) -> anyhow::Result<()> {
+        self.watcher.poll_chain(CHAIN, &self.sessions, due).await
     }
 
     async fn stop(mut self) {
@@ -219,6 +225,29 @@ async fn logs_of_nodes_that_are_behind_hide_no_transfer() {
     site.world.transfer_token(1, Some(BOB));
     site.world.sync_all();
     assert_eq!(watcher.look().await.unwrap(), [session.playback_id]);
+    watcher.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_look_found_is_kept_where_the_cursor_could_not_be_stored() {
+    let site = GateTestSite::start().await;
+    let ingress = site.grants(Role::Ingress).await;
+    let film = site.create_medium(Some(&nft_rule(NFT, Some(1)))).await;
+    let session = open_playback(&ingress, &wallet_viewer(ANN), film).await.unwrap();
+    let mut watcher = ByHand::new(&site).await;
+    watcher.follow().await;
+    watcher.look().await.unwrap();
+    site.world.transfer_token(1, Some(BOB));
+    site.world.sync_all();
+    // The bucket can be read, and takes nothing; whether a write was stored whose answer was lost nobody could say.
+    let name = subjects::kv_stream_name(ChainCursor::BUCKET);
+    let stream = site.admin.context().get_stream(&name).await.unwrap();
+    let mut settings = stream.cached_info().config.clone();
+    settings.max_message_size = 1;
+    site.admin.context().update_stream(settings).await.unwrap();
+    let mut due = BTreeSet::new();
+    watcher.look_for(&mut due).await.unwrap_err();
+    assert_eq!(due, BTreeSet::from([session.playback_id]));
     watcher.stop().await;
 }
 

@@ -6,7 +6,7 @@ use schemas::{
     envelope::RecordEnvelope,
     gate::{GateRule, MediaGate},
     index_query::{JobCountsQuery, JobIndexQuery, MediaIndexPage, MediaIndexQuery, PublicMediaIndexQuery},
-    job::{JobPartStatus, JobStatus},
+    job::{JobPartStatus, JobRecord, JobStatus},
     media::{MediaStatus, Rational, VideoTrack},
 };
 use tempfile::TempDir;
