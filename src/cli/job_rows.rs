@@ -2,16 +2,16 @@
 //!
 //! Limits: a terminal shows at most [`ROWS_MAX`] jobs.
 
-use std::{collections::BTreeMap, io};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{
-    follow::FollowedEvent,
-    output::{self, sanitize_text},
-};
+use super::output::{self, sanitize_text};
 
 /// Without a terminal, progress is printed each time it has grown by this much.
 const STEP_PERCENT: u64 = 20;
@@ -45,9 +45,10 @@ impl JobRow {
             "active" => "queued",
             ended => ended,
         };
-        let percent = match status.as_str() {
-            "succeeded" => 100,
-            _ => done.saturating_mul(100) / number("parts_total").max(1),
+        let percent = match (status.as_str(), item["progress"]["percent"].as_u64()) {
+            ("succeeded", _) => 100,
+            (_, Some(percent)) => percent,
+            (_, None) => done.saturating_mul(100) / number("parts_total").max(1),
         };
         let job_id = item["job_id"].as_str()?.to_owned();
         let (kind, media_id, code) = (text("kind"), text("media_id"), text("code"));
@@ -63,25 +64,10 @@ impl JobRow {
         Self { state, percent, ..self }
     }
 
-    /// The row after an event; `None` when it changes nothing.
-    pub(super) fn after_event(&self, event: &FollowedEvent) -> Option<Self> {
-        let code = event.data["data"]["code"].as_str().unwrap_or_default().to_owned();
-        let with_state = |state: &str| Self { state: state.to_owned(), ..self.clone() };
-        let row = match event.kind.as_str() {
-            "job.progress" => {
-                let percent = event.progress_percent().unwrap_or_default().min(100).max(self.percent);
-                let state = if self.state == "queued" { "running" } else { &self.state };
-                Self { percent, ..with_state(state) }
-            }
-            "job.started" => with_state("running"),
-            "job.paused" => with_state("paused"),
-            "job.resumed" => with_state("queued"),
-            "job.succeeded" => Self { percent: 100, ..with_state("succeeded") },
-            "job.failed" => Self { code, ..with_state("failed") },
-            "job.cancelled" => with_state("cancelled"),
-            _ => return None,
-        };
-        Some(row).filter(|row| row != self)
+    /// The same, so far.
+    pub(super) fn with_progress(&self, percent: u64) -> Self {
+        let state = if self.state == "queued" { "running" } else { &self.state };
+        Self { percent: percent.min(100).max(self.percent), state: state.to_owned(), ..self.clone() }
     }
 
     /// A job that was removed with its medium.
@@ -115,52 +101,87 @@ impl JobRow {
 #[derive(Debug)]
 pub(super) struct JobDisplay {
     as_json: bool,
-    /// The bars of a terminal, by job.
-    bars: Option<(MultiProgress, BTreeMap<String, ProgressBar>)>,
-    count: Option<ProgressBar>,
-    /// State and percent at which each job was printed last, where there are no bars.
+    terminal: Option<TerminalTable>,
+    /// State and percent at which each job was printed last, where there is no terminal.
     printed: BTreeMap<String, (String, u64)>,
+    /// What was said once.
+    said: BTreeSet<&'static str>,
+}
+
+/// The bars of a terminal, and how many jobs there are below them.
+#[derive(Debug)]
+struct TerminalTable {
+    multi: MultiProgress,
+    bars: BTreeMap<String, ProgressBar>,
+    count: ProgressBar,
+}
+
+impl TerminalTable {
+    fn new() -> Self {
+        let multi = MultiProgress::new();
+        let count = multi.add(ProgressBar::no_length());
+        if let Ok(style) = ProgressStyle::with_template("{msg}") {
+            count.set_style(style);
+        }
+        Self { multi, bars: BTreeMap::new(), count }
+    }
+
+    /// Bars of those that run, then of those that are paused and wait, the oldest first.
+    fn show(&mut self, rows: &BTreeMap<String, JobRow>) {
+        let mut shown: Vec<&JobRow> = rows.values().collect();
+        let rank =
+            |row: &JobRow| ["running", "paused"].iter().position(|state| row.state == *state).unwrap_or(2);
+        // Stable: among equals they stay in the order of their ids, which is that of their age.
+        shown.sort_by_key(|row| rank(row));
+        shown.truncate(ROWS_MAX);
+        let Self { multi, bars, count } = self;
+        bars.retain(|job_id, bar| {
+            let stays = shown.iter().any(|row| row.job_id == *job_id);
+            if !stays {
+                multi.remove(bar);
+            }
+            stays
+        });
+        for row in &shown {
+            let bar = bars.entry(row.job_id.clone()).or_insert_with(|| {
+                let bar = multi.insert_before(count, ProgressBar::new(100));
+                if let Ok(style) = ProgressStyle::with_template("{msg} {bar:30} {pos:>3} %") {
+                    bar.set_style(style);
+                }
+                bar
+            });
+            bar.set_message(row.label());
+            bar.set_position(row.percent);
+        }
+        count.set_message(match (rows.len(), rows.len() - shown.len()) {
+            (0, _) => "Nothing goes on".to_owned(),
+            (jobs, 0) => format!("Jobs that go on: {jobs}"),
+            (jobs, more) => format!("Jobs that go on: {jobs}, of which {more} are not shown"),
+        });
+    }
 }
 
 impl JobDisplay {
     pub(super) fn new(as_json: bool) -> Self {
-        let bars =
-            (!as_json && output::is_stderr_terminal()).then(|| (MultiProgress::new(), BTreeMap::new()));
-        let count = bars.as_ref().map(|(multi, _)| {
-            let count = multi.add(ProgressBar::no_length());
-            if let Ok(style) = ProgressStyle::with_template("{msg}") {
-                count.set_style(style);
-            }
-            count
-        });
-        Self { as_json, bars, count, printed: BTreeMap::new() }
+        let terminal = (!as_json && output::is_stderr_terminal()).then(TerminalTable::new);
+        Self { as_json, terminal, printed: BTreeMap::new(), said: BTreeSet::new() }
     }
 
-    /// Shows a row that changed.
-    pub(super) fn show(&mut self, row: &JobRow) -> io::Result<()> {
-        if self.as_json {
-            return output::print_json(row);
+    /// Shows a row that changed; on a terminal only that it ended, the table has the rest.
+    pub(super) fn show_change(&mut self, row: &JobRow) -> io::Result<()> {
+        match &self.terminal {
+            _ if self.as_json => output::print_json(row),
+            Some(terminal) if row.has_ended() => terminal.multi.suspend(|| output::print_line(row.line())),
+            Some(_) => Ok(()),
+            None => self.print_step(row),
         }
-        let Some((multi, bars)) = &mut self.bars else { return self.print_step(row) };
-        if row.has_ended() {
-            if let Some(bar) = bars.remove(&row.job_id) {
-                multi.remove(&bar);
-            }
-            return multi.suspend(|| output::print_line(row.line()));
+    }
+
+    /// Shows all that goes on, where there is a terminal.
+    pub(super) fn show_table(&mut self, rows: &BTreeMap<String, JobRow>) {
+        if let Some(terminal) = &mut self.terminal {
+            terminal.show(rows);
         }
-        if !bars.contains_key(&row.job_id) && bars.len() >= ROWS_MAX {
-            return Ok(());
-        }
-        let bar = bars.entry(row.job_id.clone()).or_insert_with(|| {
-            let bar = multi.insert_from_back(1, ProgressBar::new(100));
-            if let Ok(style) = ProgressStyle::with_template("{msg} {bar:30} {pos:>3} %") {
-                bar.set_style(style);
-            }
-            bar
-        });
-        bar.set_message(row.label());
-        bar.set_position(row.percent);
-        Ok(())
     }
 
     /// Prints a row if it says something new.
@@ -176,29 +197,25 @@ impl JobDisplay {
         if is_step { output::print_line(row.line()) } else { Ok(()) }
     }
 
-    /// Says how many jobs go on.
-    pub(super) fn show_count(&self, jobs: usize) {
-        let shown = self.bars.as_ref().map_or(0, |(_, bars)| bars.len());
-        let Some(count) = &self.count else { return };
-        count.set_message(match (jobs, jobs.saturating_sub(shown)) {
-            (0, _) => "Nothing goes on".to_owned(),
-            (jobs, 0) => format!("Jobs that go on: {jobs}"),
-            (jobs, more) => format!("Jobs that go on: {jobs}, of which {more} are not shown"),
-        });
-    }
-
     /// Says something beside the rows.
     pub(super) fn print_message(&self, text: &str) {
-        match &self.bars {
-            Some((multi, _)) => multi.suspend(|| output::print_message(text)),
+        match &self.terminal {
+            Some(terminal) => terminal.multi.suspend(|| output::print_message(text)),
             None => output::print_message(text),
         }
     }
 
-    /// Takes the bars away.
+    /// The same, the first time alone.
+    pub(super) fn print_once(&mut self, text: &'static str) {
+        if self.said.insert(text) {
+            self.print_message(text);
+        }
+    }
+
+    /// Takes the table away.
     pub(super) fn finish(&self) {
-        if let Some((multi, _)) = &self.bars {
-            multi.clear().ok();
+        if let Some(terminal) = &self.terminal {
+            terminal.multi.clear().ok();
         }
     }
 }

@@ -140,10 +140,11 @@ pub enum JobsCommand {
     /// Show the jobs that go on, as they change, and a line for each that ends
     #[command(after_help = "Examples:
   streamgate jobs watch
-  streamgate jobs watch --until-idle           ends once nothing goes on; with 1 if a job failed or was cancelled meanwhile
+  streamgate jobs watch --until-idle           ends once nothing went on for 5 seconds; with 1 if a job failed or was cancelled
   streamgate jobs watch --json                 one line a change: {\"job_id\", \"kind\", \"media_id\", \"state\", \"percent\"}
 
-The newest 200 that go on. `streamgate jobs why` says why one does not run, `streamgate watch` has each event.")]
+The newest 1000 that go on; a medium that is still being received or verified has no job yet. `streamgate jobs why` says why one does
+not run, `streamgate watch` has each event.")]
     Watch(JobsWatchArgs),
     /// Show one job and its parts
     Show {

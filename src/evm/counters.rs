@@ -68,22 +68,24 @@ impl ChainCounters {
                 () = shutdown.cancelled() => return,
                 () = tokio::time::sleep(PAUSE) => {}
             }
-            self.publish_doubts(bus).await;
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = self.publish_doubts(bus) => {}
+            }
         }
     }
 
     /// Publishes the doubts that wait.
     pub async fn publish_doubts(&self, bus: &Bus) {
-        let waiting = std::mem::take(&mut self.inside.lock().waiting);
-        for doubted in waiting {
+        let mut waiting = std::mem::take(&mut self.inside.lock().waiting).into_iter();
+        while let Some(doubted) = waiting.next() {
             let cause = keccak256(format!("{doubted:?}")).to_string();
-            if let Err(error) = bus.publish_event(&doubted, &cause).await {
-                if error.failure_class() == FailureClass::Outage {
-                    tracing::debug!(%error, chain.id = doubted.chain_id, "a doubt is published later");
-                    self.queue_doubt(doubted);
-                    continue;
-                }
-                tracing::warn!(%error, chain.id = doubted.chain_id, what = ?doubted.what, "a doubt could not be published");
+            let Err(error) = bus.publish_event(&doubted, &cause).await else { continue };
+            tracing::warn!(%error, chain.id = doubted.chain_id, what = ?doubted.what, "a doubt could not be published");
+            if error.failure_class() == FailureClass::Outage {
+                // The next ones would wait for the same.
+                std::iter::once(doubted).chain(waiting).for_each(|doubted| self.queue_doubt(doubted));
+                return;
             }
         }
     }

@@ -97,7 +97,8 @@ impl Drop for SessionAdmission<'_> {
         if let Some(playback_id) = &self.playback_id {
             self.limiter.remove_session(playback_id);
         }
-        self.ending.drain(..).for_each(|displaced| self.limiter.return_session(displaced));
+        // The oldest last, so that it is the first again.
+        self.ending.drain(..).rev().for_each(|displaced| self.limiter.return_session(displaced));
     }
 }
 
@@ -171,9 +172,15 @@ impl SessionLimiter {
     /// A session that should have ended was not: it counts as it did.
     fn return_session(&self, displaced: DisplacedSession) {
         let DisplacedSession { playback_id, was_played, used_ms, holders } = displaced;
-        self.state
-            .lock()
-            .insert_session(playback_id, CountedSession { used_ms, is_played: was_played, holders });
+        let mut state = self.state.lock();
+        let seat = CountedSession { used_ms, is_played: was_played, holders: holders.clone() };
+        state.insert_session(playback_id, seat);
+        // One that was never played was the oldest that waits, and is so again.
+        for holder in holders.iter().filter(|_| !was_played) {
+            if let Some(group) = state.by_holder.get_mut(holder) {
+                group.waiting.rotate_right(1);
+            }
+        }
     }
 
     /// The session is over.
@@ -386,6 +393,10 @@ mod tests {
             counted
         };
         (0..2).for_each(|n| admit(0, n).unwrap().keep());
+        for now_ms in 1..4 {
+            let ending = admit(now_ms, 2).unwrap().next_ending();
+            assert_eq!(ending.map(|older| older.playback_id), Some(id(0)), "the oldest, each time");
+        }
         (0..2).for_each(|n| limiter.record_use(1, &id(n)));
         // The broker is away, or the client goes: each time the same one is to end, and none more counts.
         for now_ms in 200..203 {

@@ -15,6 +15,7 @@ use nats::{
 };
 use parking_lot::Mutex;
 use schemas::{
+    fault::FailureClass,
     ids::RequestId,
     limit::{RateLimitEventCounter, RateLimitExceeded},
 };
@@ -130,8 +131,10 @@ impl RateLimitReporter {
             if !events.is_empty()
                 && let Err(error) = publish_events(bus, &events, events_per_min_max, nats::now_ms()).await
             {
-                tracing::debug!(%error, events = events.len(), "refusals are published later");
-                self.return_waiting(denials);
+                tracing::debug!(%error, events = events.len(), "refusals are counted, but not published yet");
+                if error.failure_class() == FailureClass::Outage {
+                    self.return_waiting(denials);
+                }
             }
             if stops {
                 return;
