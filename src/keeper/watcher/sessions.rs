@@ -2,10 +2,16 @@
 //!
 //! Limits: as many as there are live sessions with a contract to watch; ended ones leave.
 
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    collections::{BTreeSet, HashMap},
+    convert::Infallible,
+};
 
 use alloy_primitives::Address;
-use nats::{Bus, ReaderStart, StreamReader, reader};
+use nats::{
+    Bus, ReaderStart, StreamReader,
+    reader::{self, StreamEntry},
+};
 use parking_lot::Mutex;
 use schemas::{KvRecord as _, gate::PlaybackSession, ids::PlaybackId, subjects};
 use tokio::sync::watch;
@@ -109,25 +115,24 @@ impl WatchedSessions {
 
     /// Takes what the reader receives; returns why it ended.
     async fn read_entries(&self, entries: &mut StreamReader) -> nats::BusError {
-        let mut behind = match entries.wait_until_open().await {
-            Ok(opened) => opened.pending,
-            Err(error) => return error,
-        };
         let prefix = subjects::kv_subject(PlaybackSession::BUCKET, "");
-        loop {
-            if behind == 0 {
-                self.ready.send_replace(true);
-            }
-            let entry = match entries.next().await {
-                Ok(entry) => entry,
-                Err(error) => return error,
-            };
-            // New entries raise what waits; what was there at the opening only shrinks.
-            behind = behind.min(entry.pending);
+        let apply = |entry: StreamEntry| {
             if let Some(key) = entry.subject.strip_prefix(&prefix) {
                 self.apply_entry(key, &entry.payload);
             }
-        }
+        };
+        let reading = async {
+            // Not counted down: a session that expires meanwhile never comes.
+            while let Some(entry) = entries.next_pending().await? {
+                apply(entry);
+            }
+            self.ready.send_replace(true);
+            loop {
+                apply(entries.next().await?);
+            }
+        };
+        let Err::<Infallible, nats::BusError>(error) = reading.await;
+        error
     }
 
     fn apply_entry(&self, key: &str, payload: &[u8]) {

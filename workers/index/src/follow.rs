@@ -122,22 +122,24 @@ pub(crate) async fn follow_bucket(
         () = shutdown.cancelled() => return Ok(()),
         opened = reader.wait_until_open() => opened?,
     };
-    let mut missing = opened.pending;
-    let report = |sequence, missing| {
+    let report = |sequence, caught_up| {
         seen.send_modify(|seen| {
-            seen.states[bucket as usize] = BucketProgress { sequence, caught_up: missing == 0 }
+            seen.states[bucket as usize] = BucketProgress { sequence, caught_up };
         });
     };
-    report(cursor, missing);
+    let (mut newest, mut caught_up) = (cursor, opened.pending == 0);
+    report(newest, caught_up);
     loop {
         let batch = tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
-            batch = read_batch(&mut reader, batch_entries_max) => batch?,
+            batch = read_batch(&mut reader, batch_entries_max, caught_up) => batch?,
         };
-        missing = missing.saturating_sub(batch.len() as u64);
         let steps: Vec<IndexEntry> = batch.iter().map(|entry| decode_entry(bucket, entry)).collect();
         let Some((last, stored_at_ms)) = batch.last().map(|entry| (entry.sequence, entry.stored_at_ms))
         else {
+            // Also where what waited expired or was removed meanwhile: it is not counted down.
+            caught_up = true;
+            report(newest, caught_up);
             continue;
         };
         let target = Arc::clone(&projection);
@@ -149,13 +151,21 @@ pub(crate) async fn follow_bucket(
         .await;
         written.map_err(|_| IndexError::Damaged { what: "writing panicked".into() })??;
         // Only what is written counts as seen: questions may ask for this revision.
-        report(last, missing);
+        newest = last;
+        report(newest, caught_up);
     }
 }
 
-/// Waits for one entry and takes those that are here already.
-async fn read_batch(reader: &mut StreamReader, entries_max: usize) -> Result<Vec<StreamEntry>, IndexError> {
-    let mut batch = vec![reader.next().await?];
+/// Waits for one entry and takes those that are here already. Until it has `caught_up` with what was there at the start: none when
+/// nothing of it waits.
+async fn read_batch(
+    reader: &mut StreamReader,
+    entries_max: usize,
+    caught_up: bool,
+) -> Result<Vec<StreamEntry>, IndexError> {
+    let first = if caught_up { Some(reader.next().await?) } else { reader.next_pending().await? };
+    let Some(first) = first else { return Ok(Vec::new()) };
+    let mut batch = vec![first];
     while batch.len() < entries_max.max(1) {
         // What is there already shares one transaction; nothing is waited for.
         match reader.next().now_or_never() {

@@ -6,6 +6,7 @@ use nats::{Bus, Outbox, Role, testing::TestBroker};
 use schemas::{
     KvRecord,
     document::MediaDocumentRecord as Document,
+    ids::MediaId,
     index_query::{self, IndexReply, JobIndexPage, JobIndexQuery, MediaIndexPage, MediaIndexQuery},
     job::{JobPartRecord, JobPartStatus, JobRecord as Job, JobStatus},
     media::{self, MediaReady, MediaStatus, MediaStored},
@@ -368,4 +369,38 @@ async fn an_index_that_was_away_for_longer_than_removals_are_kept_begins_anew() 
     let page = until("a list", || async { jobs(&ingress).await.filter(|page| !page.items.is_empty()) }).await;
     assert_eq!(page.items.iter().map(|item| item.status).collect::<Vec<_>>(), [JobStatus::Active]);
     index.stop().await;
+}
+
+#[tokio::test]
+async fn what_goes_before_it_is_read_is_not_waited_for() {
+    let broker = TestBroker::start().await;
+    let (admin, ingress) = (broker.bus(Role::Admin).await, broker.bus(Role::Ingress).await);
+    let name = subjects::kv_stream_name(Document::BUCKET);
+    for number in 0..800_u16 {
+        let mut id = [7; 16];
+        id[..2].copy_from_slice(&number.to_be_bytes());
+        let subject = subjects::kv_subject(Document::BUCKET, &MediaId::from_bytes(id).to_string());
+        let mut headers = async_nats::HeaderMap::new();
+        headers.insert("KV-Operation", "DEL");
+        admin
+            .context()
+            .publish_with_headers(subject, headers, Vec::new().into())
+            .await
+            .unwrap()
+            .await
+            .unwrap();
+    }
+    // An entry at a time, so that most of them still wait when they go.
+    let (folder, stop) = (tempfile::tempdir().unwrap(), CancellationToken::new());
+    let config =
+        IndexConfig { folder: folder.path().to_owned(), batch_entries_max: 1, ..IndexConfig::default() };
+    let task = tokio::spawn(crate::run(broker.bus(Role::Index).await, config, stop.clone()));
+    let stream = admin.context().get_stream(&name).await.unwrap();
+    until("the bucket is read", || async {
+        (stream.get_info().await.unwrap().state.consumer_count > 0).then_some(())
+    })
+    .await;
+    stream.purge().await.unwrap();
+    until("an answer", || async { media(&ingress, &everything()).await }).await;
+    Running { stop, task }.stop().await;
 }
