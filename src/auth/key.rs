@@ -102,7 +102,12 @@ pub async fn issue_key(
     keys_max: usize,
     (by, request_id): (&str, RequestId),
 ) -> Result<KeyIssueOutcome, nats::BusError> {
-    if !add_to_owner(bus, &new.owner, key_id, keys_max).await? {
+    let mut is_listed = add_to_owner(bus, &new.owner, key_id, keys_max).await?;
+    if !is_listed {
+        remove_unfinished(bus, &new.owner).await?;
+        is_listed = add_to_owner(bus, &new.owner, key_id, keys_max).await?;
+    }
+    if !is_listed {
         return Ok(KeyIssueOutcome::TooMany);
     }
     let event = AuthKeyCreated {
@@ -192,6 +197,31 @@ pub async fn revoke_key(
     let Some(owner) = owner else { return Ok(false) };
     remove_from_owner(bus, &owner, key_id).await?;
     Ok(true)
+}
+
+/// How long after its id was made a key may still come into being, in milliseconds: a day, in which the request that asked for it may
+/// come again.
+const UNFINISHED_MS_MAX: u64 = 86_400_000;
+
+/// Takes those off an owner's list that are no keys: revoked, or never finished since something went away in between.
+async fn remove_unfinished(bus: &Bus, owner: &str) -> Result<(), nats::BusError> {
+    let key = api_key_list_key(&hash_owner(owner));
+    let Some(held) = bus.load_record::<OwnerApiKeys>(&key).await? else { return Ok(()) };
+    for key_id in held.record.key_ids {
+        let is_key = match bus.load_record::<ApiKey>(&key_id.to_string()).await? {
+            Some(held) => held.record.revoked_at_ms.is_none(),
+            None => nats::now_ms().saturating_sub(id_created_at_ms(key_id)) < UNFINISHED_MS_MAX,
+        };
+        if !is_key {
+            remove_from_owner(bus, owner, key_id).await?;
+        }
+    }
+    Ok(())
+}
+
+/// The first 48 bits of a UUIDv7 are its time (RFC 9562, 5.7).
+fn id_created_at_ms(id: KeyId) -> u64 {
+    id.as_bytes().iter().take(6).fold(0, |ms, byte| (ms << 8) | u64::from(*byte))
 }
 
 /// Takes a key off its owner's list.

@@ -109,6 +109,19 @@ impl SignInService {
         Ok(used.is_some())
     }
 
+    /// Gives a token back that was used up for what came to nothing. For the one that used it up.
+    ///
+    /// # Errors
+    /// As [`Bus::change_record`]; the token may be used up still.
+    pub async fn return_upload_token(&self, text: &str) -> Result<(), nats::BusError> {
+        self.bus()
+            .change_record::<UploadToken>(&upload_token_key(&hash_code(text)), |found| {
+                Some((UploadToken { used_at_ms: None, ..found?.clone() }, Outbox::new()))
+            })
+            .await?;
+        Ok(())
+    }
+
     /// Who holds a credential that was seen before; `None` once it is over.
     async fn holder_of(
         &self,

@@ -37,8 +37,9 @@ impl CircuitBreaker {
 
     /// Takes budget for `count` questions.
     ///
-    /// After a rest one request tries whether the provider is well again; until it is answered, others are refused.
-    pub(super) fn acquire_budget(&mut self, count: usize, now: Instant) -> Result<(), ProviderFault> {
+    /// After a rest one request tries whether the provider is well again; until it is answered, others are refused. True for that
+    /// one: a caller that gives it up says so with [`CircuitBreaker::abandon_trial`].
+    pub(super) fn acquire_budget(&mut self, count: usize, now: Instant) -> Result<bool, ProviderFault> {
         if self.rests_until.is_some_and(|until| now < until) {
             return Err(ProviderFault::Resting);
         }
@@ -50,11 +51,20 @@ impl CircuitBreaker {
             return Err(ProviderFault::OverBudget);
         }
         self.tokens -= cost;
-        if self.rests_until.is_some() {
+        let is_trial = self.rests_until.is_some();
+        if is_trial {
             // The first request after a rest is a trial: until it is answered no other is let through.
             self.rests_until = Some(now + self.rest_duration());
         }
-        Ok(())
+        Ok(is_trial)
+    }
+
+    /// Nobody waits for the answer to a trial any more, as where others answered first: the next request is one.
+    pub(super) fn abandon_trial(&mut self, asked_at: Instant, now: Instant) {
+        // A rest that was begun meanwhile stays.
+        if self.paused_at.is_none_or(|paused_at| asked_at > paused_at) && self.rests_until.is_some() {
+            self.rests_until = Some(now);
+        }
     }
 
     /// An answer came to what was asked at `asked_at`.
@@ -120,6 +130,21 @@ mod tests {
         );
         circuit.record_success(last);
         assert!(circuit.acquire_budget(1, last).is_ok());
+    }
+
+    #[test]
+    fn a_trial_that_nobody_waits_for_keeps_no_other_away() {
+        let start = Instant::now();
+        let mut circuit = CircuitBreaker::new(100, start);
+        (0..9).for_each(|_| circuit.record_failure(&ProviderFault::Late, start));
+        let later = start + REST_MAX;
+        assert_eq!(circuit.acquire_budget(1, later), Ok(true));
+        circuit.abandon_trial(later, later);
+        assert_eq!(circuit.acquire_budget(1, later), Ok(true), "the next one tries");
+        // It asked to be left alone while the trial was under way.
+        circuit.record_failure(&ProviderFault::Throttled { retry_after_ms: 7_000 }, later);
+        circuit.abandon_trial(later, later);
+        assert_eq!(circuit.acquire_budget(1, later), Err(ProviderFault::Resting));
     }
 
     #[test]

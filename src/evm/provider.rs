@@ -93,7 +93,9 @@ impl RpcProvider {
             sent.push(RpcRequest::ChainId);
         }
         let asked_at = Instant::now();
-        self.circuit.lock().acquire_budget(sent.len(), asked_at)?;
+        let is_trial = self.circuit.lock().acquire_budget(sent.len(), asked_at)?;
+        // Also where it is dropped: others answered first, or the client went.
+        let trial = is_trial.then(|| ProviderTrial { circuit: &self.circuit, asked_at });
         // Under load a request waits its turn as long as it would wait for an answer.
         let Ok(Ok(slot)) = timeout(self.timeout, self.slots.acquire()).await else {
             return Err(ProviderFault::OverBudget);
@@ -110,6 +112,8 @@ impl RpcProvider {
             }
             Ok(answers)
         });
+        // Before the outcome, which has the last word.
+        drop(trial);
         self.record_outcome(questions, &outcome, asked_at);
         outcome
     }
@@ -145,5 +149,16 @@ impl RpcProvider {
             "a provider contradicted the quorum and is left out for a while"
         );
         self.circuit.lock().pause_for(self.quarantine, Instant::now());
+    }
+}
+/// The first request after a rest, while it waits for its answer.
+struct ProviderTrial<'a> {
+    circuit: &'a Mutex<CircuitBreaker>,
+    asked_at: Instant,
+}
+
+impl Drop for ProviderTrial<'_> {
+    fn drop(&mut self) {
+        self.circuit.lock().abandon_trial(self.asked_at, Instant::now());
     }
 }

@@ -167,6 +167,14 @@ impl FormSender {
         let Self::Token { sign_in, .. } = self else { return Ok(()) };
         if sign_in.use_upload_token(token).await? { Ok(()) } else { Err(token_refused()) }
     }
+
+    /// Gives back what it has used up for nothing.
+    async fn give_back(&self, token: &str) {
+        let Self::Token { sign_in, .. } = self else { return };
+        if let Err(error) = sign_in.return_upload_token(token).await {
+            tracing::warn!(%error, "the token of a form could not be given back: its page has to be loaded anew");
+        }
+    }
 }
 
 fn token_refused() -> UploadRefusal {
@@ -236,9 +244,15 @@ async fn receive_parts(
     record.content_type = Some(content_type);
     record.filename = filename;
     fields.metadata.describe(&grant.who, &mut record)?;
-    // Last: what is refused before, such as for want of room, can be sent again.
     sender.use_up(&token).await?;
-    let ledger = lifecycle::begin_upload(shared, record).await?;
+    let ledger = match lifecycle::begin_upload(shared, record).await {
+        Ok(ledger) => ledger,
+        // What is refused for want of room, or since something is away, can be sent again.
+        Err(refusal) => {
+            sender.give_back(&token).await;
+            return Err(refusal);
+        }
+    };
     let (upload_id, media_id) = (ledger.upload_id(), ledger.media_id());
     let end = Arc::new(Mutex::new(None));
     let mut bytes = form.into_file_body(file, Arc::clone(&end));

@@ -93,6 +93,24 @@ async fn a_form_with_a_token_brings_one_file_once() {
     assert_eq!(site.uploads().await, [UploadStatus::Received]);
 }
 
+#[tokio::test]
+async fn a_form_that_is_refused_for_want_of_room_can_be_sent_again() {
+    let site = Site::start(|config| config.uploads.open_per_owner_max = 1).await;
+    let token = token(&site, &site.key, "{}").await;
+    let headers = format!("{}Tus-Resumable: 1.0.0\r\nUpload-Length: 5\r\n", bearer(&site.key));
+    let open = site.ask("POST", "/v1/uploads", &headers, "").await;
+    assert_eq!(open.status, 201, "{open:?}");
+    let parts = [field("upload_token", &token), file("a.mp4", "hello")];
+    let refused = send(&site, "", &parts).await;
+    assert_eq!((refused.status, &read(&refused)["code"]), (429, &"uploads_open".into()), "{refused:?}");
+    let path = open.header("location").unwrap().replace("http://localhost", "");
+    let headers = format!("{}Tus-Resumable: 1.0.0\r\n", bearer(&site.key));
+    assert_eq!(site.ask("DELETE", &path, &headers, "").await.status, 204);
+    let sent = send(&site, "", &parts).await;
+    assert_eq!(sent.status, 201, "{sent:?}");
+    assert_eq!(send(&site, "", &parts).await.status, 401, "once");
+}
+
 /// Forms that are refused: their parts, where `TOKEN` is a good token, then status, code and a word of the detail.
 fn wrong_forms() -> Vec<(Vec<String>, u16, &'static str, &'static str)> {
     let long = "x".repeat(9_000);
