@@ -59,6 +59,12 @@ macro_rules! id {
             pub const fn as_bytes(&self) -> &[u8; 16] {
                 &self.0
             }
+
+            /// When it was made, as Unix time in milliseconds: the first 48 bits of a UUIDv7 (RFC 9562, 5.7). Of other ids it says
+            /// nothing.
+            pub fn created_at_ms(&self) -> u64 {
+                self.0.iter().take(6).fold(0, |ms, byte| (ms << 8) | u64::from(*byte))
+            }
         }
 
         impl fmt::Display for $name {

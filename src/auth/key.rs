@@ -102,13 +102,11 @@ pub async fn issue_key(
     keys_max: usize,
     (by, request_id): (&str, RequestId),
 ) -> Result<KeyIssueOutcome, nats::BusError> {
-    let mut is_listed = add_to_owner(bus, &new.owner, key_id, keys_max).await?;
-    if !is_listed {
+    if !add_to_owner(bus, &new.owner, key_id, keys_max).await? {
         remove_unfinished(bus, &new.owner).await?;
-        is_listed = add_to_owner(bus, &new.owner, key_id, keys_max).await?;
-    }
-    if !is_listed {
-        return Ok(KeyIssueOutcome::TooMany);
+        if !add_to_owner(bus, &new.owner, key_id, keys_max).await? {
+            return Ok(KeyIssueOutcome::TooMany);
+        }
     }
     let event = AuthKeyCreated {
         request_id,
@@ -170,7 +168,7 @@ pub async fn transfer_key(
         Some((next, Outbox::new().with_event(&event)))
     })
     .await?;
-    remove_from_owner(bus, from, key_id).await
+    remove_from_owner(bus, from, &[key_id]).await
 }
 
 /// Revokes a key; false when there is none, or `may` does not allow it.
@@ -195,7 +193,7 @@ pub async fn revoke_key(
     })
     .await?;
     let Some(owner) = owner else { return Ok(false) };
-    remove_from_owner(bus, &owner, key_id).await?;
+    remove_from_owner(bus, &owner, &[key_id]).await?;
     Ok(true)
 }
 
@@ -207,28 +205,24 @@ const UNFINISHED_MS_MAX: u64 = 86_400_000;
 async fn remove_unfinished(bus: &Bus, owner: &str) -> Result<(), nats::BusError> {
     let key = api_key_list_key(&hash_owner(owner));
     let Some(held) = bus.load_record::<OwnerApiKeys>(&key).await? else { return Ok(()) };
+    let mut unfinished = Vec::new();
     for key_id in held.record.key_ids {
         let is_key = match bus.load_record::<ApiKey>(&key_id.to_string()).await? {
             Some(held) => held.record.revoked_at_ms.is_none(),
-            None => nats::now_ms().saturating_sub(id_created_at_ms(key_id)) < UNFINISHED_MS_MAX,
+            None => nats::now_ms().saturating_sub(key_id.created_at_ms()) < UNFINISHED_MS_MAX,
         };
         if !is_key {
-            remove_from_owner(bus, owner, key_id).await?;
+            unfinished.push(key_id);
         }
     }
-    Ok(())
+    remove_from_owner(bus, owner, &unfinished).await
 }
 
-/// The first 48 bits of a UUIDv7 are its time (RFC 9562, 5.7).
-fn id_created_at_ms(id: KeyId) -> u64 {
-    id.as_bytes().iter().take(6).fold(0, |ms, byte| (ms << 8) | u64::from(*byte))
-}
-
-/// Takes a key off its owner's list.
-async fn remove_from_owner(bus: &Bus, owner: &str, key_id: KeyId) -> Result<(), nats::BusError> {
+/// Takes keys off their owner's list.
+async fn remove_from_owner(bus: &Bus, owner: &str, gone: &[KeyId]) -> Result<(), nats::BusError> {
     bus.change_record::<OwnerApiKeys>(&api_key_list_key(&hash_owner(owner)), |found| {
         let mut keys = found.cloned()?;
-        keys.key_ids.retain(|listed| *listed != key_id);
+        keys.key_ids.retain(|listed| !gone.contains(listed));
         Some((keys, Outbox::new()))
     })
     .await?;

@@ -18,6 +18,9 @@ pub const ANSWER_SECONDS_MAX: u64 = 60;
 /// Largest document that is read, in bytes.
 pub const ANSWER_BYTES_MAX: usize = 32 * 1024 * 1024;
 
+/// How long a server may be away before a command ends that waits for a job; the job goes on.
+pub const AWAY_MAX: Duration = Duration::from_secs(120);
+
 /// Why the server did not do what was asked.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use super::{
     CommandOutcome, JobsWatchArgs,
-    client::{ApiClient, ClientError},
+    client::{AWAY_MAX, ApiClient, ClientError},
     follow::{FollowTarget, FollowedEvent, SseFollower},
     job_rows::{JobDisplay, JobRow},
 };
@@ -46,9 +46,6 @@ const ENDED_MAX: usize = 10_000;
 /// How long nothing may go on before the command ends that waits for it.
 const IDLE_TIME: Duration = Duration::from_secs(5);
 
-/// How long the server may be away before the command ends; the jobs go on.
-const AWAY_MAX: Duration = Duration::from_secs(120);
-
 /// The jobs that go on, as far as is known.
 #[derive(Debug, Default)]
 struct JobTable {
@@ -73,7 +70,7 @@ impl JobTable {
     /// Takes over how a job stands; answers its row if that is news.
     fn apply_row(&mut self, row: JobRow) -> Option<JobRow> {
         let known = self.rows.get(&row.job_id);
-        if self.ended.contains(&row.job_id) || known == Some(&row) {
+        if self.ended.contains(&row.job_id) {
             return None;
         }
         let row = row.with_percent_of(known);
@@ -90,7 +87,7 @@ impl JobTable {
     }
 
     /// Jobs that went on, and that a list of all active ones does not have.
-    fn missing_from(&self, active: &[Value]) -> Vec<String> {
+    fn missing_from(&self, active: &[Value]) -> BTreeSet<String> {
         let listed: BTreeSet<&str> = active.iter().filter_map(|item| item["job_id"].as_str()).collect();
         self.rows.keys().filter(|job_id| !listed.contains(job_id.as_str())).cloned().collect()
     }
@@ -291,7 +288,7 @@ mod tests {
         assert_eq!(found, [news("j3", "failed", 0), news("j2", "succeeded", 100)]);
         // An index that is behind says that it goes on.
         assert_eq!(apply(&mut table, &[one, item("j2", "active", 3, 1)], &[]), []);
-        assert_eq!(table.missing_from(&[]), ["j1"]);
+        assert_eq!(table.missing_from(&[]), BTreeSet::from(["j1".to_owned()]));
         let removed = table.rows["j1"].removed();
         assert!(removed.has_ended() && !removed.has_failed());
         assert_eq!(table.apply_row(removed.clone()), Some(removed.clone()));

@@ -7,10 +7,12 @@ use indicatif::{ProgressBar, ProgressStyle};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{VerifyArgs, client::ApiClient, each::act_on_each, output, render};
-
-/// How long a server may be away before the wait ends; the job goes on.
-const AWAY_MAX: Duration = Duration::from_secs(120);
+use super::{
+    VerifyArgs,
+    client::{AWAY_MAX, ApiClient},
+    each::act_on_each,
+    output, render,
+};
 
 /// How often a job is looked at until it has ended.
 const LOOK_PERIOD: Duration = Duration::from_millis(500);

@@ -2,7 +2,7 @@
 //! stages receive; a failed encode becomes a new job; a part that was put aside goes back to its queue.
 
 use nats::{
-    Bus, Outbox, VersionedRecord,
+    Bus, Outbox,
     dead_letter::{DeadLetter, LetterMark},
 };
 use schemas::{
@@ -274,8 +274,8 @@ impl LetterRedriver<'_> {
         task: &JobPartTask,
     ) -> Result<RedriveOutcome, RedriveError> {
         let key = subjects::part_key(job.job_id, &task.part);
-        let is_parked = |held: &VersionedRecord<JobPartRecord>| held.record.is_parked();
-        if !self.bus.load_record::<JobPartRecord>(&key).await?.is_some_and(|held| is_parked(&held)) {
+        let found = self.bus.load_record::<JobPartRecord>(&key).await?;
+        if !found.is_some_and(|held| held.record.is_parked()) {
             return Ok(RedriveOutcome::superseded("its job goes on"));
         }
         // The part last: while its record says that it was put aside, who asks again has all of it done.

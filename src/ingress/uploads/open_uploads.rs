@@ -69,7 +69,7 @@ async fn prune_ended(bus: &Bus, owner: &str) -> Result<(), UploadRefusal> {
     for id in held.record.upload_ids {
         let open = match bus.load_record::<UploadRecord>(&id.to_string()).await? {
             Some(found) => found.record.is_unfinished(),
-            None => now_ms().saturating_sub(id_created_at_ms(id)) < GRACE_MS,
+            None => now_ms().saturating_sub(id.created_at_ms()) < GRACE_MS,
         };
         if !open {
             ended.push(id);
@@ -103,9 +103,4 @@ async fn change_open_uploads(
 fn owner_key(owner: &str) -> String {
     let digest = Sha256::digest(owner.as_bytes());
     OpenUploads::key_for_owner(&digest)
-}
-
-/// The first 48 bits of a UUIDv7 are its time.
-fn id_created_at_ms(id: UploadId) -> u64 {
-    id.as_bytes().iter().take(6).fold(0, |ms, byte| (ms << 8) | u64::from(*byte))
 }

@@ -120,17 +120,16 @@ impl ChainWatcher {
         let hash = head.hash.to_string();
         let older = arrived.iter().filter(|session| session.blocks.iter().all(|block| block.hash != hash));
         let mut concerned: Vec<PlaybackId> = older.map(|session| session.playback_id).collect();
-        let found = self.read_blocks(chain_id, head, sessions).await?;
-        let next = found.map(|(found, next)| {
+        let read = self.read_blocks(chain_id, head, sessions).await?;
+        if let Some((found, _)) = &read {
             concerned.extend(found);
-            next
-        });
-        if next.is_some() && !concerned.is_empty() {
-            // What was decided from the block before must not answer for this one.
-            chains.invalidate_head(chain_id).await;
+            if !concerned.is_empty() {
+                // What was decided from the block before must not answer for this one.
+                chains.invalidate_head(chain_id).await;
+            }
         }
         due.extend(concerned);
-        if let Some(next) = next {
+        if let Some((_, next)) = read {
             // After what the blocks concern was taken down: a crash repeats the look instead of skipping it, and a cursor that was
             // stored though its answer was lost leads past blocks that are not read again.
             cursor::store_cursor(&self.bus, next).await?;

@@ -97,6 +97,17 @@ impl ByHand {
     }
 }
 
+/// A session that plays by one token, and a watcher that has looked at it.
+async fn open_watched(site: &GateTestSite) -> (PlaybackSession, ByHand) {
+    let ingress = site.grants(Role::Ingress).await;
+    let film = site.create_medium(Some(&nft_rule(NFT, Some(1)))).await;
+    let session = open_playback(&ingress, &wallet_viewer(ANN), film).await.unwrap();
+    let mut watcher = ByHand::new(site).await;
+    watcher.follow().await;
+    watcher.look().await.unwrap();
+    (session, watcher)
+}
+
 async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
     let deadline = Instant::now() + SOON;
     while !holds().await {
@@ -213,12 +224,7 @@ async fn an_outage_ends_nothing_and_is_made_up_for() {
 #[tokio::test]
 async fn logs_of_nodes_that_are_behind_hide_no_transfer() {
     let site = GateTestSite::start().await;
-    let ingress = site.grants(Role::Ingress).await;
-    let film = site.create_medium(Some(&nft_rule(NFT, Some(1)))).await;
-    let session = open_playback(&ingress, &wallet_viewer(ANN), film).await.unwrap();
-    let mut watcher = ByHand::new(&site).await;
-    watcher.follow().await;
-    watcher.look().await.unwrap();
+    let (session, watcher) = open_watched(&site).await;
     assert_eq!(watcher.look().await.unwrap(), []);
     // A quorum of them agrees that there are no logs, of a block that it does not know.
     (0..2).for_each(|node| site.world.set_behavior(node, NodeBehavior::LogsBehind));
@@ -231,12 +237,7 @@ async fn logs_of_nodes_that_are_behind_hide_no_transfer() {
 #[tokio::test]
 async fn what_a_look_found_is_kept_where_the_cursor_could_not_be_stored() {
     let site = GateTestSite::start().await;
-    let ingress = site.grants(Role::Ingress).await;
-    let film = site.create_medium(Some(&nft_rule(NFT, Some(1)))).await;
-    let session = open_playback(&ingress, &wallet_viewer(ANN), film).await.unwrap();
-    let mut watcher = ByHand::new(&site).await;
-    watcher.follow().await;
-    watcher.look().await.unwrap();
+    let (session, watcher) = open_watched(&site).await;
     site.world.transfer_token(1, Some(BOB));
     site.world.sync_all();
     // The bucket can be read, and takes nothing; whether a write was stored whose answer was lost nobody could say.
