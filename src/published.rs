@@ -449,19 +449,25 @@ fn message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
         | "auth.signed_out" => (vec!["ingress"], vec![]),
         "media.stored" => (vec!["upload"], vec!["index", "transcode"]),
         "media.rejected" => (vec!["upload"], vec!["index"]),
-        "job.paused" | "job.resumed" | "job.reprioritized" | "media.changed" | "ask.jobs"
-        | "ask.job_counts" | "ask.media" | "ask.public_media" => (vec!["ingress"], vec!["index"]),
+        "job.paused" | "job.resumed" | "job.reprioritized" | "ask.jobs" => {
+            (vec!["ingress", "tasks"], vec!["index"])
+        }
+        "media.changed" | "ask.job_counts" | "ask.media" | "ask.public_media" => {
+            (vec!["ingress"], vec!["index"])
+        }
         "media.playable" | "media.ready" => (vec!["transcode"], vec!["index"]),
-        "job.cancelled" => (vec!["ingress", "keeper"], vec!["index"]),
+        "job.cancelled" => (vec!["ingress", "keeper", "tasks"], vec!["index"]),
         "media.delayed" => (vec!["transcode", "upload"], vec!["index"]),
-        "media.reopened" => (vec!["admin", "ingress", "keeper"], vec!["index", "transcode", "upload"]),
+        "media.reopened" => {
+            (vec!["admin", "ingress", "keeper", "tasks"], vec!["index", "transcode", "upload"])
+        }
         "media.removed" | "view.summed" => (vec!["keeper"], vec![]),
         "gate.doubted" => (vec!["ingress", "keeper"], vec![]),
         "gate.revoked" => (vec!["ingress", "keeper"], vec!["ingress"]),
         "kv.uploads" => (vec!["ingress", "keeper"], vec!["ingress", "keeper", "upload"]),
         "kv.media" => (vec!["ingress"], vec!["index", "ingress", "keeper"]),
         "kv.assets" => (
-            vec!["admin", "index", "ingress", "keeper", "transcode", "upload"],
+            vec!["admin", "index", "ingress", "keeper", "tasks", "transcode", "upload"],
             vec!["index", "ingress", "tasks", "transcode"],
         ),
         "gate.changed" | "gate.granted" | "gate.denied" | "kv.apikeys" | "kv.apikeys.owner"
@@ -475,11 +481,14 @@ fn message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
         "kv.grants" | "kv.grants.slot" | "kv.limits.uploads" | "kv.sessions" | "kv.sessions.wallet" => {
             (vec!["ingress", "keeper"], vec!["ingress", "keeper"])
         }
+        "kv.limits.pauses" => (vec!["ingress"], vec!["ingress", "keeper"]),
+        "queue.paused" | "queue.resumed" => (vec!["ingress"], vec![]),
         "kv.grants.cursor" | "kv.limits.views" => (vec!["keeper"], vec!["keeper"]),
         "view.opened" => (vec!["ingress", "keeper"], vec!["keeper"]),
         "kv.envelope" => (vec!["index", "ingress", "keeper", "tasks", "transcode", "upload"], vec!["keeper"]),
         "audit.record" => (vec!["audit"], vec!["ingress"]),
-        "ask.jobs.answer" | "ask.job_counts.answer" | "ask.media.answer" | "ask.public_media.answer" => {
+        "ask.jobs.answer" => (vec!["index"], vec!["ingress", "tasks"]),
+        "ask.job_counts.answer" | "ask.media.answer" | "ask.public_media.answer" => {
             (vec!["index"], vec!["ingress"])
         }
         other => worker_message_roles(other)?,
@@ -498,7 +507,7 @@ fn message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
 /// The same of jobs, of what workers say of themselves and are asked to do, of schedules, and of what the order of the queue is asked.
 fn worker_message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
     match name {
-        "job.queued" => Some((vec!["admin", "ingress", "keeper", "transcode"], vec!["index"])),
+        "job.queued" => Some((vec!["admin", "ingress", "keeper", "tasks", "transcode"], vec!["index"])),
         "job.dead" | "job.failed" | "job.parked" | "job.retried" | "job.started" | "job.succeeded" => {
             Some((vec!["tasks", "transcode"], vec!["index"]))
         }

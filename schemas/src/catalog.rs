@@ -4,7 +4,7 @@ use schemars::{Schema, schema_for};
 
 use crate::{
     BusEvent, KvRecord, access, audit, dead_letter, dispatch_query, document, envelope, gate, idempotency,
-    index_query, job, limit, media, schedule, session, store, upload, view, worker,
+    index_query, job, limit, media, pause, schedule, session, store, upload, view, worker,
 };
 
 /// One kind of message.
@@ -105,6 +105,8 @@ pub fn event_entries() -> Vec<CatalogEntry> {
         event_entry::<schedule::ScheduleFired>(),
         event_entry::<schedule::ScheduleRefused>(),
         event_entry::<schedule::ScheduleMissed>(),
+        event_entry::<pause::QueuePaused>(),
+        event_entry::<pause::QueueResumed>(),
     ]
 }
 
@@ -141,6 +143,7 @@ pub fn record_entries() -> Vec<CatalogEntry> {
         record_entry::<session::OwnerApiKeys>("apikeys.owner", &session::api_key_list_key("{owner_sha256}")),
         record_entry::<limit::IngressReplicas>("limits.replicas", limit::IngressReplicas::KEY),
         record_entry::<limit::RateLimitEventCounter>("limits.reported", limit::RateLimitEventCounter::KEY),
+        record_entry::<pause::QueuePauses>("limits.pauses", pause::QueuePauses::KEY),
         record_entry::<idempotency::IdempotencyRecord>("idempotency", "{digest}"),
         record_entry::<schedule::ScheduleRecord>(
             "schedules",

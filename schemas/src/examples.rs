@@ -16,7 +16,7 @@ use crate::{
     },
     index_query, job, keys, limit,
     media::{self, Rational},
-    schedule, session, store,
+    pause, schedule, session, store,
     subjects::{self, JobPriority},
     upload, view, worker,
 };
@@ -566,6 +566,8 @@ pub fn job_record() -> job::JobRecord {
         paused_at_ms: None,
         scheduled: None,
         verified: None,
+        action: None,
+        acted: None,
     }
 }
 
@@ -885,6 +887,14 @@ fn visit_limits(visitor: &mut impl ExampleVisitor) {
     let reported =
         limit::RateLimitEventCounter { minute_started_at_ms: MADE_AT_MS, events_count: 3, untold_count: 0 };
     visitor.visit("kv.limits.reported", reported);
+    let pause = pause::QueuePause {
+        paused_at_ms: MADE_AT_MS,
+        paused_by: owned_text("admin"),
+        reason: Some(owned_text("its uploads are looked into")),
+    };
+    let pauses =
+        pause::QueuePauses { owners: BTreeMap::from([(example_owner(), pause)]), kinds: BTreeMap::new() };
+    visitor.visit("kv.limits.pauses", pauses);
     let answered = idempotency::IdempotencyState::Answered {
         status: 201,
         headers: BTreeMap::from([(owned_text("location"), format!("/v1/media/{MEDIA}"))]),
@@ -921,8 +931,9 @@ fn media_page() -> index_query::MediaIndexPage {
     index_query::MediaIndexPage { items: vec![item], next: Some(owned_text("019ab0010203")), revision: 12 }
 }
 
-fn job_page() -> index_query::JobIndexPage {
-    let item = index_query::JobIndexItem {
+/// A job of a list.
+pub fn job_index_item() -> index_query::JobIndexItem {
+    index_query::JobIndexItem {
         job_id: JOB,
         kind: owned_text("transcode"),
         priority: JobPriority::P1,
@@ -942,7 +953,11 @@ fn job_page() -> index_query::JobIndexPage {
         ended_at_ms: Some(MADE_AT_MS + 8_000),
         paused_at_ms: None,
         revision: 44,
-    };
+    }
+}
+
+fn job_page() -> index_query::JobIndexPage {
+    let item = job_index_item();
     index_query::JobIndexPage { items: vec![item], next: None, revision: 44 }
 }
 
@@ -1093,6 +1108,22 @@ fn visit_schedule_events(visitor: &mut impl ExampleVisitor) {
         last_at_ms: MADE_AT_MS + 86_400_000,
     };
     visit_event(visitor, missed);
+    let request_id = RequestId::from_bytes(*UPLOAD.as_bytes());
+    let paused = pause::QueuePaused {
+        request_id,
+        scope: pause::PauseScope::Owner,
+        name: example_owner(),
+        paused_by: owned_text("admin"),
+        reason: Some(owned_text("its uploads are looked into")),
+    };
+    visit_event(visitor, paused);
+    let resumed = pause::QueueResumed {
+        request_id,
+        scope: pause::PauseScope::Kind,
+        name: owned_text(job::TRANSCODE),
+        resumed_by: owned_text("admin"),
+    };
+    visit_event(visitor, resumed);
 }
 
 /// A worker that holds a part.

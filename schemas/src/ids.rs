@@ -145,6 +145,16 @@ id!(
     ScheduleId
 );
 
+impl MediaId {
+    /// No medium: all zeros, which no UUIDv7 is.
+    pub const NONE: Self = Self([0; 16]);
+
+    /// The id, unless it is that of no medium.
+    pub fn if_any(self) -> Option<Self> {
+        (self != Self::NONE).then_some(self)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -148,11 +148,11 @@ pub struct JobIndexQuery {
 pub struct JobIndexItem {
     /// The job.
     pub job_id: JobId,
-    /// Kind: `transcode` or `verify`; others may come.
+    /// Kind: `transcode`, `verify` or `job_action`; others may come.
     pub kind: String,
     /// Priority of its parts.
     pub priority: JobPriority,
-    /// The medium it works on.
+    /// The medium it works on; zeros where it works on none.
     pub media_id: MediaId,
     /// Its owner.
     pub owner: String,

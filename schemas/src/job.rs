@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     BusEvent, EventContext,
     ids::{JobId, MediaId},
+    job_action::{JobActionOrder, JobActionProgress, JobActionReport},
     media::{ClockMark, MediaWarning, Rational},
     schedule::ScheduledRun,
     subjects::{self, JobPriority},
@@ -19,6 +20,47 @@ pub const TRANSCODE: &str = "transcode";
 
 /// Kind of the jobs that compare what is stored of a medium with what was written down of it.
 pub const VERIFY: &str = "verify";
+
+/// Kind of the jobs that do one thing with all jobs of a filter.
+pub const JOB_ACTION: &str = "job_action";
+
+/// What a job does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum JobKind {
+    /// Makes an encode of its medium.
+    Transcode,
+    /// Compares what is stored of its medium with what was written down of it.
+    Verify,
+    /// Does one thing with all jobs of a filter.
+    JobAction,
+}
+
+impl JobKind {
+    /// All kinds.
+    pub const ALL: [Self; 3] = [Self::Transcode, Self::Verify, Self::JobAction];
+
+    /// Its name in records, events and for people.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Transcode => TRANSCODE,
+            Self::Verify => VERIFY,
+            Self::JobAction => JOB_ACTION,
+        }
+    }
+
+    /// The kind of a name; `None` for those that only newer versions know.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+
+    /// Which workers make the parts of such a job.
+    pub const fn queue(self) -> JobQueue {
+        match self {
+            Self::Transcode => JobQueue::Transcode,
+            Self::Verify | Self::JobAction => JobQueue::Tasks,
+        }
+    }
+}
 
 /// Name of the one part of a job that makes no encode.
 pub const TASK: &str = "task";
@@ -70,11 +112,7 @@ impl JobQueue {
 
     /// The queue of a kind of jobs; `None` for kinds that only newer versions know.
     pub fn of_kind(kind: &str) -> Option<Self> {
-        match kind {
-            TRANSCODE => Some(Self::Transcode),
-            VERIFY => Some(Self::Tasks),
-            _ => None,
-        }
+        JobKind::parse(kind).map(JobKind::queue)
     }
 }
 
@@ -277,11 +315,11 @@ pub struct EncodePlan {
 pub struct JobRecord {
     /// The job.
     pub job_id: JobId,
-    /// Kind: `transcode` or `verify`; others may come.
+    /// Kind: `transcode`, `verify` or `job_action`; others may come.
     pub kind: String,
     /// Priority of its parts.
     pub priority: JobPriority,
-    /// The medium it works on.
+    /// The medium it works on; zeros where it works on none.
     pub media_id: MediaId,
     /// Its owner.
     pub owner: String,
@@ -330,6 +368,12 @@ pub struct JobRecord {
     /// What a job of the kind [`VERIFY`] found; absent until it has ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verified: Option<VerifyReport>,
+    /// What a job of the kind [`JOB_ACTION`] does, and with which jobs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub action: Option<JobActionOrder>,
+    /// What came of it; absent until it has ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acted: Option<JobActionReport>,
 }
 
 /// Most faults that a [`VerifyReport`] names.
@@ -399,6 +443,8 @@ impl JobRecord {
             paused_at_ms: None,
             scheduled: None,
             verified: None,
+            action: None,
+            acted: None,
         }
     }
 
@@ -636,6 +682,9 @@ pub struct JobPartRecord {
     /// True when the SHA-256 of each object that it stored is stored beside them.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub has_checksums: bool,
+    /// How far an action on other jobs is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acted: Option<JobActionProgress>,
 }
 
 impl JobPartRecord {
@@ -659,6 +708,7 @@ impl JobPartRecord {
             lost: None,
             is_interrupted: false,
             has_checksums: false,
+            acted: None,
         }
     }
 
@@ -782,7 +832,7 @@ macro_rules! job_event {
         pub struct $name {
             /// The job.
             pub job_id: JobId,
-            /// The medium it works on.
+            /// The medium it works on; zeros where it works on none.
             pub media_id: MediaId,
             /// Its owner.
             pub owner: String,
@@ -799,7 +849,7 @@ macro_rules! job_event {
                 self.job_id.to_string()
             }
             fn event_context(&self) -> EventContext {
-                EventContext { owner: Some(self.owner.clone()), media_id: Some(self.media_id), job_id: Some(self.job_id) }
+                EventContext { owner: Some(self.owner.clone()), media_id: self.media_id.if_any(), job_id: Some(self.job_id) }
             }
         }
     };

@@ -8,8 +8,8 @@ use clap::CommandFactory;
 use super::{
     AuditCommand, Cli, CliCommand, CommandOutcome, DeadCommand, EXIT_CONFIG, EXIT_FAILURE, GlobalArgs,
     NatsCommand, OwnerCommand, ServerArgs, StoreCommand, audit_log, broker, client::ApiClient, dead_letters,
-    demo, doctor, environment, failure, link, list, output, owner, published_schemas, schedules, serve,
-    settings, store, topology, transcode, upload, watch, workers,
+    demo, doctor, environment, failure, link, list, output, owner, published_schemas, queue, schedules,
+    serve, settings, store, topology, transcode, upload, watch, workers,
 };
 use crate::{
     config::{self, describe},
@@ -90,6 +90,7 @@ async fn execute_command(global: &GlobalArgs, command: CliCommand) -> anyhow::Re
         CliCommand::Profiles(client) => {
             transcode::list_profiles(&ApiClient::new(&client)?, as_json).await?;
         }
+        CliCommand::Queue(command) => queue::run_queue(command, as_json).await?,
         CliCommand::Workers(command) => workers::run_workers(command, as_json).await?,
         CliCommand::Audit(AuditCommand::Replay(args)) => audit_log::replay_log(args).await?,
         CliCommand::Audit(AuditCommand::Verify(args)) => return audit_log::verify_log(args, as_json).await,

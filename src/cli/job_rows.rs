@@ -11,7 +11,10 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::output::{self, sanitize_text};
+use super::{
+    output::{self, sanitize_text},
+    render,
+};
 
 /// Without a terminal, progress is printed each time it has grown by this much.
 const STEP_PERCENT: u64 = 20;
@@ -92,7 +95,7 @@ impl JobRow {
 
     fn line(&self) -> String {
         let code = if self.code.is_empty() { String::new() } else { format!(" ({})", self.code) };
-        let end = format!("{}{code}", sanitize_text(&self.media_id));
+        let end = format!("{}{code}", render::format_medium_id(&self.media_id));
         format!("{}  {:>3} %  {}", self.label(), self.percent, sanitize_text(&end))
     }
 }

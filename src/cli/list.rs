@@ -10,7 +10,7 @@ use super::{
     CommandOutcome, JobIdsArgs, JobsCommand, MediaCommand, PageArgs,
     client::{ApiClient, ClientError},
     each::act_on_each,
-    jobs_watch, output, publish, render, transcode, verify,
+    jobs_act, jobs_watch, output, publish, render, transcode, verify,
 };
 
 /// A way to show an item of a list: the heads of the columns, and what stands in them.
@@ -44,10 +44,15 @@ const JOBS: ListColumns = ListColumns {
             format!("{}/{}", format_field(item, "parts_done"), format_field(item, "parts_total")),
             format_field(item, "created_at_ms"),
             format_field(item, "cpu_ms"),
-            format_field(item, "media_id"),
+            format_medium(item),
         ]
     },
 };
+
+/// The medium of a job; nothing where it works on none.
+fn format_medium(job: &Value) -> String {
+    render::format_medium_id(job["media_id"].as_str().unwrap_or_default())
+}
 
 fn format_field(item: &Value, name: &str) -> String {
     render::format_scalar(name, &item[name])
@@ -109,6 +114,7 @@ async fn remove_medium(client: &ApiClient, media_id: &str, as_json: bool) -> any
 /// When the server refuses.
 pub async fn run_jobs(command: JobsCommand, as_json: bool) -> anyhow::Result<CommandOutcome> {
     match command {
+        JobsCommand::Act(args) => return jobs_act::act_on_jobs(&args, as_json).await,
         JobsCommand::Watch(args) => return jobs_watch::watch_jobs(&args, as_json).await,
         JobsCommand::Ls { media, page, client } => {
             let only = [("media_id", media.as_deref())];

@@ -16,7 +16,9 @@ pub mod environment;
 pub mod event;
 mod failure;
 pub mod follow;
+mod job_end;
 mod job_rows;
+mod jobs_act;
 mod jobs_watch;
 pub mod lines;
 pub mod link;
@@ -28,6 +30,7 @@ pub mod play;
 pub mod progress;
 pub mod publish;
 pub mod published_schemas;
+pub mod queue;
 pub mod refusal;
 pub mod render;
 pub mod resume;
@@ -53,7 +56,9 @@ use clap::{Parser, Subcommand};
 pub use args::{ClientArgs, ConfigArgs, GlobalArgs, PageArgs, ServerArgs};
 pub use dispatch::dispatch_command;
 pub use failure::parse_command_line;
+pub use jobs_act::{JobFilterArgs, JobsActArgs};
 pub use outcome::CommandOutcome;
+pub use queue::{QueueCommand, QueueScopeArgs};
 pub use schedules::{ScheduleIdsArgs, SchedulesCommand};
 pub use subcommands::{
     AuditCommand, DeadCommand, JobIdsArgs, JobsCommand, JobsWatchArgs, MediaCommand, NatsCommand,
@@ -160,6 +165,9 @@ The end of a pipe is the end of its file: if what feeds it may fail, look at its
     /// The workers that encode, for operators
     #[command(subcommand)]
     Workers(WorkersCommand),
+    /// Keep the jobs of an owner, or of a kind, out of the queue for a while, for admins
+    #[command(subcommand)]
+    Queue(QueueCommand),
     /// List the profiles by which media can be encoded
     #[command(after_help = "Examples:
   streamgate profiles

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use indicatif::HumanBytes;
+use schemas::ids::MediaId;
 use serde_json::{Map, Value};
 
 use super::output::sanitize_text;
@@ -27,6 +28,11 @@ pub fn format_duration(ms: u64) -> String {
 /// Bytes as `1.01 MiB`.
 pub fn format_size(bytes: u64) -> String {
     HumanBytes(bytes).to_string()
+}
+
+/// The id of a medium; nothing where a job works on none.
+pub fn format_medium_id(media_id: &str) -> String {
+    if media_id == MediaId::NONE.to_string() { String::new() } else { sanitize_text(media_id) }
 }
 
 /// Columns of equal width; the last one is as long as it is.

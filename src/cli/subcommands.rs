@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 
-use super::{ClientArgs, PageArgs, ServerArgs};
+use super::{ClientArgs, JobsActArgs, PageArgs, ServerArgs};
 
 /// What to do with media.
 #[derive(Debug, Subcommand)]
@@ -186,6 +186,16 @@ not run, `streamgate watch` has each event.")]
         #[command(flatten)]
         jobs: JobIdsArgs,
     },
+    /// Do one thing with all jobs of a filter
+    #[command(after_help = "Examples:
+  streamgate jobs act cancel --status active                     every job of yours that goes on
+  streamgate jobs act retry --code store_unavailable --since 2h  what failed for that reason in the last two hours
+  streamgate jobs act prioritize --to p2 --kind verify
+  streamgate jobs act pause --owner 0x7099... --dry-run          what would be paused; for keys of admins
+
+A job does it, for the jobs that were there when it was asked for, and says with how many it was done and which could not be done and why;
+the command waits for that, and ends with 1 if some could not. Ctrl-C leaves the job at it: `streamgate jobs cancel` stops it.")]
+    Act(JobsActArgs),
     /// Try jobs again that failed or were cancelled; what a failed one had made is kept
     #[command(after_help = "Example:
   streamgate jobs retry 068p...                prints the id of the job that goes on")]

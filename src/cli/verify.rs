@@ -1,21 +1,10 @@
 //! `media verify`: has media compared with what was written down when they were stored, and says what came of it.
 
-use std::time::{Duration, Instant};
-
-use anyhow::{Context, anyhow, bail};
-use indicatif::{ProgressBar, ProgressStyle};
+use anyhow::{anyhow, bail};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{
-    VerifyArgs,
-    client::{AWAY_MAX, ApiClient},
-    each::act_on_each,
-    output, render,
-};
-
-/// How often a job is looked at until it has ended.
-const LOOK_PERIOD: Duration = Duration::from_millis(500);
+use super::{VerifyArgs, client::ApiClient, each::act_on_each, job_end::wait_for_end, output, render};
 
 /// Has each medium verified, also behind one that is damaged.
 ///
@@ -50,50 +39,6 @@ pub(super) async fn verify_media(args: &VerifyArgs, as_json: bool) -> anyhow::Re
         report_end(media_id, &job, as_json)
     };
     act_on_each("medium", &args.media_ids, verify).await
-}
-
-/// The job once it has ended.
-async fn wait_for_end(client: &ApiClient, media_id: &str, job_id: &str) -> anyhow::Result<Value> {
-    let bar = ProgressBar::new(100);
-    if let Ok(style) = ProgressStyle::with_template("{msg} {bar:40} {percent} %") {
-        bar.set_style(style);
-    }
-    bar.set_message(output::sanitize_text(media_id));
-    let (mut failed_since, mut state) = (None, Value::Null);
-    loop {
-        match client.get_json(&format!("v1/jobs/{job_id}"), &[]).await {
-            Ok(job) if job["status"] != "active" => {
-                bar.finish_and_clear();
-                return Ok(job);
-            }
-            Ok(job) => {
-                failed_since = None;
-                bar.set_position(job["progress"]["percent"].as_u64().unwrap_or_default());
-                if job["state"] != state {
-                    state = job["state"].clone();
-                    if state == "paused" {
-                        output::print_message(format!(
-                            "The job {job_id} is paused until somebody resumes it"
-                        ));
-                    }
-                    bar.set_message(format!(
-                        "{} {}",
-                        output::sanitize_text(media_id),
-                        output::sanitize_text(state.as_str().unwrap_or_default())
-                    ));
-                }
-            }
-            // A server that is started anew, or a proxy before it.
-            Err(error) if error.is_transient() => {
-                if failed_since.get_or_insert_with(Instant::now).elapsed() >= AWAY_MAX {
-                    return Err(error)
-                        .with_context(|| format!("the job {job_id} goes on without this command"));
-                }
-            }
-            Err(error) => return Err(error.into()),
-        }
-        tokio::time::sleep(LOOK_PERIOD).await;
-    }
 }
 
 /// Says what came of it.

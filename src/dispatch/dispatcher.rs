@@ -9,6 +9,7 @@ use schemas::{
     fault::{FailureClass, error_chain},
     ids::JobId,
     job::{JobPartTask, JobQueue, JobRecord},
+    pause::QueuePauses,
     subjects,
     worker::WorkerRecord,
 };
@@ -123,8 +124,10 @@ impl Dispatcher {
             let found = records::load_runnable_job(&self.bus, job_id).await?;
             let mut state = self.state.lock();
             state.unread.remove(&job_id);
-            if let Some(job) = found.filter(|job| job.queue() == Some(self.queue)) {
-                state.let_wait(&WaitingJob::of(&job));
+            if let Some(job) =
+                found.as_ref().and_then(WaitingJob::of).filter(|job| job.kind.queue() == self.queue)
+            {
+                state.let_wait(&job);
             }
         }
     }
@@ -160,6 +163,8 @@ impl Dispatcher {
         }
         let broker_now_ms = self.bus.broker_now_ms(&subjects::kv_stream_name(JobRecord::BUCKET)).await?;
         self.state.lock().set_clock(Instant::now(), broker_now_ms);
+        let pauses = self.bus.load_record::<QueuePauses>(QueuePauses::KEY).await?;
+        self.state.lock().set_pauses(pauses.map(|held| held.record).unwrap_or_default());
         self.read_unread_jobs().await?;
         let mut listing =
             self.bus.stream_subjects(subjects::JOBS, &subjects::job_filter(self.queue.name())).await?;

@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use schemas::{
     KvRecord,
     ids::JobId,
-    job::{JobQueue, JobRecord, JobStatus},
+    job::{JobKind, JobQueue, JobRecord, JobStatus},
     subjects::{self, JobPriority},
 };
 use serde::{Deserialize, Serialize};
@@ -38,10 +38,18 @@ struct PlanHeader {
 }
 
 impl JobHeader {
-    /// Whether parts of it are to be let into `queue`. Those of a kind that no worker takes would fill it for ever.
-    fn is_to_be_run(&self, queue: JobQueue) -> bool {
-        let is_of_queue = JobQueue::of_kind(&self.kind) == Some(queue);
-        self.status == JobStatus::Active && self.paused_at_ms.is_none() && is_of_queue
+    /// What waits for a turn in `queue`, if parts of it are to be let in there. Those of a kind that no worker takes would fill it for
+    /// ever.
+    fn into_waiting(self, queue: JobQueue) -> Option<WaitingJob> {
+        let kind = JobKind::parse(&self.kind).filter(|kind| kind.queue() == queue)?;
+        (self.status == JobStatus::Active && self.paused_at_ms.is_none()).then(|| WaitingJob {
+            job_id: self.job_id,
+            kind,
+            owner: self.owner.into(),
+            priority: self.priority,
+            created_at_ms: self.created_at_ms,
+            options_version: self.plan.options_version.into(),
+        })
     }
 }
 
@@ -87,19 +95,12 @@ fn apply_entry(dispatcher: &Dispatcher, entry: &StreamEntry) {
     let key = entry.subject.strip_prefix(&prefix).unwrap_or_default();
     let Ok(job_id) = key.parse::<JobId>() else { return };
     let queue = dispatcher.queue();
-    match nats::decode_record::<JobHeader>(key, &entry.payload) {
+    let found = nats::decode_record::<JobHeader>(key, &entry.payload).ok();
+    match found.and_then(|(envelope, header)| Some((envelope, header.into_waiting(queue)?))) {
         // What it says of itself is not published yet, and goes before what workers say of it: the write that clears it comes.
-        Ok((envelope, header)) if header.is_to_be_run(queue) && !envelope.unsent.is_empty() => {}
-        Ok((_, header)) if header.is_to_be_run(queue) => {
-            dispatcher.let_wait(&WaitingJob {
-                job_id: header.job_id,
-                owner: header.owner.into(),
-                priority: header.priority,
-                created_at_ms: header.created_at_ms,
-                options_version: header.plan.options_version.into(),
-            });
-        }
+        Some((envelope, _)) if !envelope.unsent.is_empty() => {}
+        Some((_, job)) => dispatcher.let_wait(&job),
         // Ended, paused, removed, of another queue, or of a newer version that this one can't read.
-        _ => dispatcher.forget_job(job_id),
+        None => dispatcher.forget_job(job_id),
     }
 }

@@ -15,7 +15,11 @@ use std::{
     sync::Arc,
 };
 
-use schemas::{ids::JobId, job::JobRecord, subjects::JobPriority};
+use schemas::{
+    ids::JobId,
+    job::{JobKind, JobRecord},
+    subjects::JobPriority,
+};
 
 /// Tag units of one unit of cost at weight 1.
 const TAG_SCALE: u64 = 1_000;
@@ -31,6 +35,8 @@ pub const JOBS_AHEAD_COUNTED_MAX: usize = 10_000;
 pub struct WaitingJob {
     /// The job.
     pub job_id: JobId,
+    /// What it does.
+    pub kind: JobKind,
     /// Its owner, among whom turns are shared.
     pub owner: Arc<str>,
     /// Its priority.
@@ -42,15 +48,16 @@ pub struct WaitingJob {
 }
 
 impl WaitingJob {
-    /// A job, as its record says.
-    pub fn of(job: &JobRecord) -> Self {
-        Self {
+    /// A job, as its record says; `None` when it is of a kind that only newer versions know.
+    pub fn of(job: &JobRecord) -> Option<Self> {
+        Some(Self {
             job_id: job.job_id,
+            kind: JobKind::parse(&job.kind)?,
             owner: job.owner.as_str().into(),
             priority: job.priority,
             created_at_ms: job.created_at_ms,
             options_version: job.plan.options_version.as_str().into(),
-        }
+        })
     }
 }
 
@@ -81,6 +88,7 @@ struct JobPlace {
     owner: Arc<str>,
     created_at_ms: u64,
     options_version: Arc<str>,
+    kind: JobKind,
     class: u8,
 }
 
@@ -144,7 +152,7 @@ impl FairQueue {
             Some(last) if **last == *job.options_version => Arc::clone(last),
             _ => Arc::clone(self.last_version.insert(Arc::clone(&job.options_version))),
         };
-        self.places.insert(job_id, JobPlace { owner, created_at_ms, options_version, class });
+        self.places.insert(job_id, JobPlace { owner, created_at_ms, options_version, kind: job.kind, class });
     }
 
     /// Version of the encoder options of a waiting job, and when it was created.
@@ -154,13 +162,13 @@ impl FairQueue {
 
     /// Takes a job out; answers how it waited, with the priority that it counted as. `None` when it did not wait.
     pub fn remove(&mut self, job_id: JobId) -> Option<WaitingJob> {
-        let JobPlace { owner, created_at_ms, options_version, class } = self.places.remove(&job_id)?;
+        let JobPlace { owner, created_at_ms, options_version, kind, class } = self.places.remove(&job_id)?;
         self.ageing.remove(&(created_at_ms, job_id));
         if let Some(class) = self.classes.get_mut(usize::from(class)) {
             class.remove(&owner, created_at_ms, job_id);
         }
         let priority = JobPriority::ALL.get(usize::from(class)).copied().unwrap_or_default();
-        Some(WaitingJob { job_id, owner, priority, created_at_ms, options_version })
+        Some(WaitingJob { job_id, kind, owner, priority, created_at_ms, options_version })
     }
 
     /// Moves jobs of the last priority that have waited for `ageing_ms` to the one before.
@@ -192,6 +200,13 @@ impl FairQueue {
         if let Some(class) = self.classes.get_mut(usize::from(place.class)) {
             class.charge(&place.owner, step);
         }
+    }
+
+    /// Takes out the jobs of which `is_wanted` is true, asked by owner and kind.
+    pub(crate) fn extract(&mut self, is_wanted: impl Fn(&str, JobKind) -> bool) -> Vec<WaitingJob> {
+        let wanted = self.places.iter().filter(|(_, place)| is_wanted(&place.owner, place.kind));
+        let wanted: Vec<JobId> = wanted.map(|(job_id, _)| *job_id).collect();
+        wanted.into_iter().filter_map(|job_id| self.remove(job_id)).collect()
     }
 
     /// Where a job stands; `None` when it does not wait.

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use schemas::{dispatch_query::DispatchPosition, ids::JobId, job::JobRecord};
+use schemas::{dispatch_query::DispatchPosition, ids::JobId, job::JobRecord, pause::QueuePauses};
 use tokio::time::Instant;
 
 use crate::{
@@ -40,6 +40,10 @@ pub(crate) struct DispatchState {
     pub(crate) workers: WorkerTable,
     /// Jobs that no live worker can make.
     version_waits: VersionWaits,
+    /// What is paused, as it was read last.
+    pauses: QueuePauses,
+    /// Jobs that wait, and are kept out of their turns by one of those.
+    paused: HashMap<JobId, WaitingJob>,
     /// When the broker was asked for its time, and the answer.
     clock: Option<(Instant, u64)>,
     versions_checked: Option<Instant>,
@@ -68,9 +72,35 @@ impl DispatchState {
         });
         // One that waits already takes its place at the priority that it has now.
         if is_new || has_pending {
-            self.queue.insert(job);
+            self.enqueue(job);
         }
         is_new
+    }
+
+    /// Lets a job wait for its turn, or until its owner and its kind are resumed.
+    fn enqueue(&mut self, job: &WaitingJob) {
+        if self.pauses.find(&job.owner, job.kind.name()).is_some() {
+            self.queue.remove(job.job_id);
+            self.paused.insert(job.job_id, job.clone());
+        } else {
+            self.paused.remove(&job.job_id);
+            self.queue.insert(job);
+        }
+    }
+
+    /// Notes what is paused from now on. What was let in already is made to its end.
+    pub(crate) fn set_pauses(&mut self, pauses: QueuePauses) {
+        if self.pauses == pauses {
+            return;
+        }
+        self.pauses = pauses;
+        let pauses = &self.pauses;
+        let out = self.queue.extract(|owner, kind| pauses.find(owner, kind.name()).is_some());
+        let back = self.paused.extract_if(|_, job| pauses.find(&job.owner, job.kind.name()).is_none());
+        let back: Vec<WaitingJob> = back.map(|(_, job)| job).collect();
+        for job in out.into_iter().chain(back) {
+            self.enqueue(&job);
+        }
     }
 
     /// A job that ended, or is not to be run.
@@ -78,6 +108,7 @@ impl DispatchState {
         self.queue.remove(job_id);
         self.open.remove(&job_id);
         self.version_waits.remove(job_id);
+        self.paused.remove(&job_id);
     }
 
     /// Has the record of a job read before anything is done about it: what is known of it may be wrong.
@@ -119,7 +150,7 @@ impl DispatchState {
         let must_wait =
             |version: &str, created_at_ms| workers.lack_version(version, created_at_ms, now, now_ms);
         for job in self.version_waits.take_released(must_wait) {
-            self.queue.insert(&job);
+            self.enqueue(&job);
         }
     }
 
@@ -149,6 +180,7 @@ impl DispatchState {
         self.open.clear();
         self.unread.clear();
         self.version_waits = VersionWaits::default();
+        self.paused.clear();
         self.is_followed = false;
     }
 
@@ -156,7 +188,9 @@ impl DispatchState {
     pub(crate) fn put_back(&mut self, job: &JobRecord, part: String) {
         let Some(open) = self.open.get_mut(&job.job_id) else { return };
         open.pending.push_front(PendingPart { name: part, cost: 1 });
-        self.queue.insert(&WaitingJob::of(job));
+        if let Some(job) = WaitingJob::of(job) {
+            self.enqueue(&job);
+        }
     }
 
     /// Parts that were queued and are not there any more, as `listing` shows the queue, and held back ones that are due.

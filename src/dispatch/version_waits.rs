@@ -59,13 +59,14 @@ impl VersionWaits {
 
 #[cfg(test)]
 mod tests {
-    use schemas::{ids::JobId, subjects::JobPriority};
+    use schemas::{ids::JobId, job::JobKind, subjects::JobPriority};
 
     use super::*;
 
     fn job(number: u8, version: &str) -> WaitingJob {
         WaitingJob {
             job_id: JobId::from_bytes([number; 16]),
+            kind: JobKind::Transcode,
             owner: "olga".into(),
             priority: JobPriority::P1,
             created_at_ms: u64::from(number),

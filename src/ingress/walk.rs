@@ -125,6 +125,7 @@ fn a_handler_is_served_only_with_its_operation() {
 /// Whose requests each operation takes, and what they count as: what people's keys and quotas rely on.
 const ACCESS: &str = "
 DELETE /v1/auth/keys/{key_id} Own Auth
+DELETE /v1/jobs/pauses/{scope}/{name} Principal(Worker) Worker
 DELETE /v1/media/{media_id} Principal(Metadata) Metadata
 DELETE /v1/media/{media_id}/gate Principal(Gate) Metadata
 DELETE /v1/schedules/{schedule_id} Principal(Worker) Worker
@@ -147,6 +148,7 @@ GET /v1/dead-letters/{sequence} Principal(Worker) Worker
 GET /v1/events Principal(Events) Api
 GET /v1/jobs Principal(Worker) Worker
 GET /v1/jobs/counts Principal(Worker) Worker
+GET /v1/jobs/pauses Principal(Worker) Worker
 GET /v1/jobs/{job_id} Principal(Worker) Worker
 GET /v1/jobs/{job_id}/why Principal(Worker) Worker
 GET /v1/library Open Metadata
@@ -185,6 +187,7 @@ POST /v1/dead-letters/{sequence}/redrive Principal(Worker) Worker
 POST /v1/forms Body Upload
 POST /v1/forms/tokens Principal(Upload) Upload
 POST /v1/jobs Principal(Worker) Worker
+POST /v1/jobs/actions Principal(Worker) Worker
 POST /v1/jobs/bulk Principal(Worker) Worker
 POST /v1/jobs/{job_id}/cancel Principal(Worker) Worker
 POST /v1/jobs/{job_id}/pause Principal(Worker) Worker
@@ -203,6 +206,7 @@ POST /v1/workers/{worker}/drain Principal(Worker) Worker
 POST /v1/workers/{worker}/pause Principal(Worker) Worker
 POST /v1/workers/{worker}/resume Principal(Worker) Worker
 PUT /v1/files/{filename} Principal(Upload) Upload
+PUT /v1/jobs/pauses/{scope}/{name} Principal(Worker) Worker
 PUT /v1/media/{media_id}/gate Principal(Gate) Metadata
 ";
 
@@ -513,7 +517,16 @@ impl Story {
         self.does("post /v1/jobs", "/v1/jobs", &json, &body, 202).await;
         let body = json!({ "jobs": [{ "job": job, "run_at_ms": nats::now_ms() + 60_000 }] }).to_string();
         self.does("post /v1/jobs/bulk", "/v1/jobs/bulk", &json, &body, 200).await;
+        self.queue_pauses(&json).await;
+        let body = json!({ "action": { "type": "pause" }, "filter": { "kind": "verify" } }).to_string();
+        self.does("post /v1/jobs/actions", "/v1/jobs/actions", &json, &body, 202).await;
         self.schedules(&json, &job).await;
+    }
+
+    async fn queue_pauses(&mut self, json: &str) {
+        let (place, path) = ("/v1/jobs/pauses/{scope}/{name}", "/v1/jobs/pauses/owner/olga");
+        self.does(&format!("put {place}"), path, json, "{}", 200).await;
+        self.does(&format!("delete {place}"), path, json, "", 204).await;
     }
 
     async fn schedules(&mut self, json: &str, job: &Value) {

@@ -6,11 +6,13 @@
 //! Limits: after the shutdown all of them have the longest grace time and [`CLOSING_MAX`].
 
 pub mod connection;
+mod job_actor;
 
 use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use clap::ValueEnum;
+use ingress::{IngressConfig, capacity::CapacityMonitor, jobs::act_on_job::JobActionContext};
 use nats::{Bus, ProcessHealth, Role, Supervisor};
 use schemas::fault::{error_chain, io_advice};
 use store::Store;
@@ -392,7 +394,11 @@ async fn run_worker_role(
         }
         ProcessRole::Tasks => {
             let store = site.open_store(&bus).await?;
-            Ok(tasks::run_tasks(bus, store, config.tasks.clone(), shutdown).await?)
+            let IngressConfig { capacity, uploads, profiles, .. } = &config.ingress;
+            let capacity = CapacityMonitor::new(bus.clone(), store.clone(), capacity.clone(), uploads);
+            let context = JobActionContext::new(bus.clone(), store.clone(), profiles.clone(), capacity);
+            let actor = Arc::new(job_actor::IngressJobActor(context));
+            Ok(tasks::run_tasks(bus, store, config.tasks.clone(), actor, shutdown).await?)
         }
         ProcessRole::Index => {
             // It may be shared with other roles: whose it is, and who looks into it, is left to whom it belongs.

@@ -182,6 +182,8 @@ kinds! {
         "Sign in at a site that this service names: `auth.domains`.";
     OwnerInvalid 400 "owner_malformed" "This is no owner"
         "Send the owner as the things show it, such as `eip155:0x...`.";
+    PausesTooMany 409 "pauses_too_many" "As many owners and kinds of jobs are paused as may be"
+        "Resume one that need not be paused any more.";
     PersonNeeded 403 "person_needed" "Keys are managed by a signed-in wallet or an administrator"
         "Sign in with a wallet: an API key neither makes nor revokes keys.";
     PlaybackRefused 403 "playback_refused" "This playback address is not valid any more"

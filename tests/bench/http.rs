@@ -112,6 +112,8 @@ impl Site {
                 paused_at_ms: None,
                 scheduled: None,
                 verified: None,
+                action: None,
+                acted: None,
             };
             self.admin.commit_record(&mut VersionedRecord::new(job), Outbox::new()).await.unwrap();
             for part in parts.iter().map(String::as_str).chain([job::FINISH]) {

@@ -112,6 +112,8 @@ async fn upload(bus: &Bus, kept_ms: u64) {
         paused_at_ms: None,
         scheduled: None,
         verified: None,
+        action: None,
+        acted: None,
     };
     for name in job.parts.iter().map(String::as_str).chain([job::FINISH]) {
         put(bus, part(&job, name)).await;

@@ -121,6 +121,77 @@ async fn a_paused_job_waits_and_says_why_it_does_not_run() {
     }
 }
 
+/// Runs `streamgate ARGS --json`; answers its exit status, and the last line of what it printed.
+fn streamgate(cluster: &Cluster, args: &[&str]) -> (Option<i32>, Value) {
+    let done = Command::new(env!("CARGO_BIN_EXE_streamgate"))
+        .arg("--json")
+        .args(args)
+        .args(["--url", &cluster.url, "--api-key", &cluster.key])
+        .output()
+        .unwrap();
+    let text = if done.stdout.is_empty() { &done.stderr } else { &done.stdout };
+    let last = String::from_utf8_lossy(text).lines().last().unwrap_or("null").to_owned();
+    (done.status.code(), serde_json::from_str(&last).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_paused_for_everybody_is_cancelled_and_tried_again_by_one_command_each() {
+    let mut cluster = Cluster::start(Options::default()).await;
+    let pause = ["queue", "pause", "--kind", "transcode", "--reason", "upgrade"];
+    assert_eq!(streamgate(&cluster, &pause).0, Some(0));
+    let mut media = Vec::new();
+    for number in 0..3 {
+        media.push(cluster.upload(sample(2, "320x180", "30"), &format!("{number}.mp4")).await);
+    }
+    let mut jobs = Vec::new();
+    for media_id in &media {
+        jobs.push(job_of(&cluster, media_id).await);
+    }
+    let why = becomes(&cluster, &format!("/v1/jobs/{}/why", jobs[0]), "reason", "queue_paused").await;
+    let sentence =
+        "All jobs of the kind transcode are paused by admin (upgrade), until an admin resumes them.";
+    assert_eq!(why["sentence"], sentence);
+    // What makes no encode goes on meanwhile, and does what is asked for.
+    let counts = |job: &Value| {
+        let count = |name: &str| job["acted"][name].as_u64().unwrap_or_else(|| panic!("{job}"));
+        [count("matched"), count("changed"), count("unchanged"), count("refused")]
+    };
+    let cancel = ["jobs", "act", "cancel", "--kind", "transcode"];
+    let (status, job) = streamgate(&cluster, &[&cancel[..], &["--dry-run"]].concat());
+    assert_eq!((status, counts(&job)), (Some(0), [3, 3, 0, 0]), "{job}");
+    assert_eq!((&job["kind"], &job["state"]), (&"job_action".into(), &"succeeded".into()), "{job}");
+    let act = |args: &[&str]| {
+        let (status, job) = streamgate(&cluster, args);
+        assert_eq!(status, Some(0), "{job}");
+        counts(&job)
+    };
+    let lower = ["jobs", "act", "prioritize", "--to", "p2", "--media", &media[0]];
+    assert_eq!(act(&lower), [1, 1, 0, 0]);
+    assert_eq!(act(&[&lower[..5], &["--status", "active", "--kind", "transcode"]].concat()), [3, 2, 1, 0]);
+    assert_eq!(act(&cancel), [3, 3, 0, 0]);
+    for media_id in &media {
+        let failed = becomes(&cluster, &format!("/v1/media/{media_id}"), "status", "failed").await;
+        assert_eq!(failed["code"], "job_cancelled");
+    }
+    assert_eq!(act(&cancel), [0, 0, 0, 0], "none goes on");
+    let retry = ["jobs", "act", "retry", "--status", "cancelled", "--since", "1h"];
+    assert_eq!(act(&retry), [3, 3, 0, 0]);
+    let (status, job) = streamgate(&cluster, &retry);
+    assert_eq!((status, counts(&job)), (Some(1), [3, 0, 0, 3]), "they go on, and the command ends with 1");
+    assert_eq!(job["acted"]["first_refusals"][0]["code"], "job_goes_on", "{job}");
+    assert_eq!(streamgate(&cluster, &["queue", "resume", "--kind", "transcode"]).0, Some(0));
+    for media_id in &media {
+        becomes(&cluster, &format!("/v1/media/{media_id}"), "status", "ready").await;
+    }
+    let events = cluster.all_events().await;
+    for (kind, count) in
+        [("queue.paused", 1), ("queue.resumed", 1), ("job.cancelled", 3), ("media.reopened", 3)]
+    {
+        let found = events.iter().filter(|event| event.kind == kind).count();
+        assert_eq!(found, count, "{kind}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn jobs_are_watched_until_nothing_goes_on() {
     let cluster = Cluster::start(Options::default()).await;

@@ -21,6 +21,7 @@ use schemas::{
     examples,
     ids::{JobId, MediaId},
     job::{self, JobPartRecord, JobPartStatus, JobPartTask, JobQueue, JobRecord, JobStatus},
+    pause::{QueuePause, QueuePauses},
     subjects::{self, JobPriority},
     worker::WorkerState,
 };
@@ -378,7 +379,7 @@ async fn a_job_that_can_t_be_read_when_a_term_begins_is_read_later() {
     };
     let job = record(1, "olga", JobPriority::P1, QUEUED_PARTS_MIN + 2);
     store(&site.admin, job.clone()).await;
-    dispatcher.let_wait(&WaitingJob::of(&job));
+    dispatcher.let_wait(&WaitingJob::of(&job).unwrap());
     dispatcher.note_followed();
     let (held, term) = begin_term();
     site.wait("a full queue", async || site.queued().await.len() == QUEUED_PARTS_MIN).await;
@@ -420,6 +421,67 @@ async fn a_paused_job_is_let_in_once_it_is_resumed() {
     site.wait_begun(2 + 7).await;
     let begun: BTreeSet<(JobId, String)> = site.begun.lock().iter().cloned().collect();
     assert_eq!(begun.len(), 2 + 7, "every part once");
+}
+
+async fn pause_queue(bus: &Bus, change: impl Fn(&mut QueuePauses) + Send + Sync) {
+    bus.change_record::<QueuePauses>(QueuePauses::KEY, |found| {
+        let mut pauses = found.cloned().unwrap_or_default();
+        change(&mut pauses);
+        Some((pauses, Outbox::new()))
+    })
+    .await
+    .unwrap();
+}
+
+fn paused_by_admin() -> QueuePause {
+    QueuePause { paused_at_ms: 1, paused_by: "admin".into(), reason: None }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_jobs_of_a_paused_owner_wait_and_those_of_others_go_on() {
+    let mut site = Site::start().await;
+    site.gate.send_replace(false);
+    store(&site.admin, record(1, "olga", JobPriority::P1, 8)).await;
+    let first = site.dispatcher().await;
+    site.worker(1);
+    site.wait("a full queue", async || site.queued().await.len() == QUEUED_PARTS_MIN).await;
+    pause_queue(&site.admin, |pauses| _ = pauses.owners.insert("olga".into(), paused_by_admin())).await;
+    // Asked for while its owner is paused, and before another one's.
+    store(&site.admin, record(2, "olga", JobPriority::P0, 1)).await;
+    store(&site.admin, record(3, "otto", JobPriority::P1, 2)).await;
+    site.wait("the pause", async || !site.position(job_id(1)).await.unwrap().is_waiting).await;
+    site.gate.send_replace(true);
+    // What lay in the queue is made to its end.
+    site.wait_begun(QUEUED_PARTS_MIN + 3).await;
+    site.wait("an empty queue", async || site.queued().await.is_empty()).await;
+    // A dispatcher that comes new knows of it, too.
+    first.abort();
+    let _second = site.dispatcher().await;
+    store(&site.admin, record(4, "otto", JobPriority::P2, 1)).await;
+    site.wait_begun(QUEUED_PARTS_MIN + 5).await;
+    let of = |wanted: u32| site.order().iter().filter(|number| **number == wanted).count();
+    assert_eq!((of(1), of(2), of(3), of(4)), (QUEUED_PARTS_MIN, 0, 3, 2));
+    pause_queue(&site.admin, |pauses| pauses.owners.clear()).await;
+    site.wait_begun(9 + 2 + 5).await;
+    assert_eq!((of(1), of(2)), (9, 2), "every part once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kind_is_paused_for_everybody_until_it_is_resumed() {
+    let mut site = Site::start().await;
+    pause_queue(&site.admin, |pauses| _ = pauses.kinds.insert("transcode".into(), paused_by_admin())).await;
+    // Of another queue: it concerns nobody here.
+    pause_queue(&site.admin, |pauses| _ = pauses.kinds.insert("verify".into(), paused_by_admin())).await;
+    let _dispatcher = site.dispatcher().await;
+    site.worker(1);
+    store(&site.admin, record(1, "olga", JobPriority::P1, 1)).await;
+    store(&site.admin, record(2, "otto", JobPriority::P0, 1)).await;
+    site.wait("an answer", async || site.position(job_id(2)).await.is_ok()).await;
+    change_job(&site.admin, job_id(1), |job| job.with_priority(JobPriority::P0, "olga").unwrap().0).await;
+    end_job(&site.admin, job_id(2), JobStatus::Cancelled).await;
+    pause_queue(&site.admin, |pauses| _ = pauses.kinds.remove("transcode")).await;
+    site.wait_begun(2).await;
+    assert_eq!(site.order(), [1, 1], "what ended while it was kept out is not let in");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use proptest::prelude::*;
-use schemas::{ids::JobId, subjects::JobPriority};
+use schemas::{ids::JobId, job::JobKind, subjects::JobPriority};
 
 use crate::queue::{FairQueue, WaitingJob};
 
@@ -16,6 +16,7 @@ fn job_id(number: u64) -> JobId {
 fn waiting(number: u64, owner: &str, priority: JobPriority) -> WaitingJob {
     WaitingJob {
         job_id: job_id(number),
+        kind: JobKind::Transcode,
         owner: owner.into(),
         priority,
         created_at_ms: number,

@@ -53,7 +53,7 @@ impl EventScope {
             if !self.who.may_see(&held.record.owner) {
                 return Err(jobs::no_such_job());
             }
-            media_id = media_id.or(Some(held.record.media_id));
+            media_id = media_id.or_else(|| held.record.media_id.if_any());
             jobs.push(job_id);
         }
         let mut filters: Vec<String> = media_id.map(subjects::media_event_filter).into_iter().collect();

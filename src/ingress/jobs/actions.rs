@@ -21,8 +21,8 @@ use super::{
     cancellation::{CancelOutcome, JobCanceller, cancel_job as cancel},
     load_job_document, no_such_job,
     priority::require_priority,
-    retry::{NextEncode, NextEncodeError, begin_next_encode, settings_of_job},
-    tasks::{TaskBeginning, TaskRequest, retry_task},
+    retry::NextEncodeError,
+    try_again::{TryContext, TryOutcome, try_job_again},
 };
 use crate::{AppState, capacity};
 use auth::Principal;
@@ -119,57 +119,22 @@ pub(super) async fn retry_job(
     address: PublicAddress,
 ) -> Result<Response, Problem> {
     let job = load_changeable_job(&app, &id, &who).await?;
-    match job.status {
-        JobStatus::Failed | JobStatus::Cancelled => {}
-        JobStatus::Active => return Err(nothing_to_retry("it goes on")),
-        JobStatus::Succeeded => return Err(nothing_to_retry("it succeeded")),
-    }
-    if !job.is_encode() {
-        return retry_as_task(&app, &job, &who, &address).await;
-    }
-    let mut settings = settings_of_job(&job);
-    // What an operator did for the one job is not for its owner to repeat.
-    if require_priority(&who, settings.priority).is_err() {
-        settings.priority = JobPriority::default();
-    }
-    // One that was taken out of the settings since.
-    settings.profile = settings.profile.filter(|name| app.config.profiles.profiles.contains_key(name));
-    let next = begin_next_encode(&app.bus, &app.store, (job.media_id, job.encode), settings).await;
-    let job_id = match next {
-        Ok(NextEncode::Begun { job_id, .. }) => job_id,
-        Ok(NextEncode::Superseded(why)) => return Err(nothing_to_retry(why)),
-        Err(error) => return Err(explain_encode_failure(error)),
+    let context = TryContext {
+        bus: &app.bus,
+        store: &app.store,
+        profiles: &app.config.profiles,
+        may_take_p0: require_priority(&who, JobPriority::P0).is_ok(),
+    };
+    let job_id = match try_job_again(context, &job).await.map_err(explain_encode_failure)? {
+        TryOutcome::Begun(job_id) => job_id,
+        TryOutcome::Nothing(why) => return Err(Problem::new(ProblemCode::JobGoesOn).with_detail(why)),
+        TryOutcome::NothingStored(why) => {
+            return Err(Problem::new(ProblemCode::NothingStored).with_detail(why));
+        }
     };
     tracing::info!(job.id = %job_id, retry_of = %job.job_id, by = who.owner, "tried again");
     let document = JobRetriedDocument { job_id, media_id: job.media_id, retry_of: job.job_id };
     answer_with_begun_job(&address, job_id, document)
-}
-
-/// Another try of a job that makes no encode.
-async fn retry_as_task(
-    app: &AppState,
-    job: &JobRecord,
-    who: &Principal,
-    address: &PublicAddress,
-) -> Result<Response, Problem> {
-    let mut request =
-        TaskRequest::of_job(job).ok_or_else(|| nothing_to_retry("only another version knows its kind"))?;
-    if require_priority(who, request.priority).is_err() {
-        request.priority = JobPriority::default();
-    }
-    let next = match retry_task(&app.bus, job, request).await.map_err(explain_encode_failure)? {
-        // Also what an earlier request began whose answer was lost, and another one that does the same.
-        TaskBeginning::Begun(next) | TaskBeginning::Found(next) if next.status == JobStatus::Active => next,
-        TaskBeginning::Begun(next) | TaskBeginning::Found(next) => {
-            return Err(nothing_to_retry(&format!("it was tried again before, as {}", next.job_id)));
-        }
-        TaskBeginning::Refused(why) => {
-            return Err(Problem::new(ProblemCode::NothingStored).with_detail(why));
-        }
-    };
-    tracing::info!(job.id = %next.job_id, retry_of = %job.job_id, by = who.owner, "tried again");
-    let document = JobRetriedDocument { job_id: next.job_id, media_id: job.media_id, retry_of: job.job_id };
-    answer_with_begun_job(address, next.job_id, document)
 }
 
 /// That a job was begun, and where it can be read once a worker has planned it.
@@ -219,10 +184,6 @@ fn job_ended(status: JobStatus) -> Problem {
         JobStatus::Active | JobStatus::Succeeded => "it succeeded",
     };
     Problem::new(ProblemCode::JobEnded).with_detail(detail).with_member("job_status", json!(status))
-}
-
-fn nothing_to_retry(why: &str) -> Problem {
-    Problem::new(ProblemCode::JobGoesOn).with_detail(why)
 }
 
 /// Why no new encode of a medium can begin.

@@ -20,6 +20,7 @@ use schemas::{
     ids::{JobId, MediaId},
     index_query::{self, JobCounts, JobCountsQuery, JobIndexItem, JobIndexPage, JobIndexQuery},
     job::{self, EncodePlan, JobPartRecord, JobPartStatus, JobPartSummary, VerifyReport},
+    job_action::{JobActionOrder, JobActionReport},
     media::MediaWaitReason,
     schedule::ScheduledRun,
     subjects::{self, JobPriority},
@@ -40,16 +41,20 @@ use web::{
     query::QueryParameters,
 };
 
+pub mod act_on_job;
 mod actions;
 pub(crate) use actions::{answer_with_begun_job, explain_encode_failure};
 pub(crate) use priority::require_priority;
 pub(crate) use why::has_dispatcher;
 pub mod cancellation;
+mod filter_actions;
 mod pausing;
 mod priority;
+mod queue_pauses;
 pub mod retry;
 pub(crate) mod submit;
 pub mod tasks;
+mod try_again;
 mod why;
 
 /// Part records that one request reads at the same time.
@@ -61,7 +66,11 @@ pub fn router() -> OperationRouter<AppState> {
         .with(&LIST_JOBS, list_jobs)
         .with(&submit::SUBMIT_JOB, submit::submit_job)
         .with(&submit::SUBMIT_JOBS, submit::submit_jobs)
+        .with(&filter_actions::ACT_ON_JOBS, filter_actions::act_on_jobs)
         .with(&COUNT_JOBS, count_jobs)
+        .with(&queue_pauses::LIST_QUEUE_PAUSES, queue_pauses::list_queue_pauses)
+        .with(&queue_pauses::PAUSE_QUEUE, queue_pauses::pause_queue)
+        .with(&queue_pauses::RESUME_QUEUE, queue_pauses::resume_queue)
         .with(&READ_JOB, read_job)
         .with(&actions::CANCEL_JOB, actions::cancel_job)
         .with(&actions::RETRY_JOB, actions::retry_job)
@@ -76,6 +85,10 @@ pub fn router() -> OperationRouter<AppState> {
 #[openapi(paths(
     list_jobs,
     count_jobs,
+    filter_actions::act_on_jobs,
+    queue_pauses::list_queue_pauses,
+    queue_pauses::pause_queue,
+    queue_pauses::resume_queue,
     submit::submit_job,
     submit::submit_jobs,
     read_job,
@@ -104,6 +117,10 @@ impl openapi::OperationGroup for JobsApiDoc {
         schemas.add_response::<JobDocument<'_>>();
         schemas.add_response::<actions::JobRetriedDocument>();
         schemas.add_response::<why::JobWhyDocument>();
+        schemas.add_response::<queue_pauses::QueuePauseList>();
+        schemas.add_response::<queue_pauses::QueuePauseDocument>();
+        schemas.add_request::<queue_pauses::QueuePauseRequest>();
+        schemas.add_request::<filter_actions::JobActionRequest>();
     }
 }
 
@@ -340,11 +357,11 @@ async fn load_waiting_reason(
 struct JobDocument<'a> {
     /// The job.
     job_id: JobId,
-    /// Kind: `transcode` or `verify`; others may come.
+    /// Kind: `transcode`, `verify` or `job_action`; others may come.
     kind: &'a str,
     /// Priority of its parts.
     priority: JobPriority,
-    /// The medium it works on.
+    /// The medium it works on; zeros where it works on none.
     media_id: MediaId,
     /// Its owner.
     owner: &'a str,
@@ -376,6 +393,12 @@ struct JobDocument<'a> {
     /// What a job of the kind `verify` found; absent in others, and until it has ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     verified: Option<&'a VerifyReport>,
+    /// What a job of the kind `job_action` does, and with which jobs; absent in others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    action: Option<&'a JobActionOrder>,
+    /// What came of it; absent in others, and until it has ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    acted: Option<&'a JobActionReport>,
     /// How far it is.
     progress: JobProgressDocument,
     /// Its parts in queue order, the one that finishes it last.
@@ -529,6 +552,8 @@ fn build_job_document<'a>(
         encode: job.encode,
         plan: &job.plan,
         verified: job.verified.as_ref(),
+        action: job.action.as_ref(),
+        acted: job.acted.as_ref(),
         progress: JobProgressDocument { done_ms, total_ms, percent: whole_percent(done_ms, total_ms) },
         parts: parts.iter().map(|(name, part)| build_part_document(job, name, part.as_ref())).collect(),
         created_at_ms: job.created_at_ms,
@@ -586,6 +611,8 @@ pub(super) fn whole_percent(done_ms: u64, total_ms: u64) -> u64 {
     (done_ms.saturating_mul(100) / total_ms.max(1)).min(100)
 }
 
+#[cfg(test)]
+mod action_tests;
 #[cfg(test)]
 mod task_tests;
 #[cfg(test)]

@@ -72,6 +72,13 @@ pub(super) struct JobSubmittedDocument {
     schedule_id: Option<ScheduleId>,
 }
 
+impl JobSubmittedDocument {
+    /// A job that has begun.
+    pub(super) const fn of_job(job_id: JobId) -> Self {
+        Self { job_id: Some(job_id), schedule_id: None }
+    }
+}
+
 /// What became of each job that was asked for, in the same order.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "JobBulkSubmitted", example = json!({
@@ -221,14 +228,14 @@ async fn submit(
         (JobRequest::Transcode(wanted), None) => {
             charge_work()?;
             let begun = begin_transcode(app, wanted, who, &format!("{place}/job/profile")).await?;
-            Ok(JobSubmittedDocument { job_id: Some(begun.job_id), schedule_id: None })
+            Ok(JobSubmittedDocument::of_job(begun.job_id))
         }
         (JobRequest::Verify(wanted), None) => {
             charge_work()?;
             let request =
                 TaskRequest { kind: job::VERIFY, media_id: wanted.media_id, priority: wanted.priority };
             let job = begin_owned_task(app, JobId::from_bytes(id), request, who).await?;
-            Ok(JobSubmittedDocument { job_id: Some(job.job_id), schedule_id: None })
+            Ok(JobSubmittedDocument::of_job(job.job_id))
         }
         (JobRequest::Unknown, None) => Err(schedules::unknown_kind(&format!("{place}/job/kind"))),
     }

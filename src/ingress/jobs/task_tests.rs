@@ -46,7 +46,7 @@ impl Encoded {
         job_id
     }
 
-    async fn job_document(&self, job_id: &str) -> Value {
+    pub(super) async fn job_document(&self, job_id: &str) -> Value {
         read(&self.site.ask("GET", &format!("/v1/jobs/{job_id}"), &self.owner, "").await)
     }
 

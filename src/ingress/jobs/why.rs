@@ -16,6 +16,7 @@ use schemas::{
     ids::JobId,
     job::{self, JobQueue, JobRecord, JobStatus},
     media::MediaWaitReason,
+    pause::{PauseScope, QueuePause, QueuePauses},
     subjects,
 };
 use serde::Serialize;
@@ -55,6 +56,8 @@ pub(super) enum JobWhyReason {
     NoWorker,
     /// Workers show themselves, and none makes the version of the bytes that the job is made of.
     NoWorkerOfVersion,
+    /// All jobs of its owner, or of its kind, are paused.
+    QueuePaused,
     /// Its parts lie in the queue, and every slot is taken.
     Slots,
     /// Jobs of its owner go first.
@@ -156,6 +159,7 @@ pub(super) async fn explain_job(
             Some(queue) => ask_position(&app, queue, job_id, ANSWER_MAX).await,
             None => None,
         },
+        pauses: app.bus.load_record(QueuePauses::KEY).await?.map(|held| held.record).unwrap_or_default(),
         job,
     };
     Ok(Json(known.explain()))
@@ -199,6 +203,8 @@ struct KnownOfJob {
     /// Parts whose holder showed itself lately.
     held_parts: usize,
     position: Option<DispatchPosition>,
+    /// What is kept out of the queue.
+    pauses: QueuePauses,
 }
 
 impl KnownOfJob {
@@ -246,6 +252,7 @@ impl KnownOfJob {
         }
         let Some(position) = &self.position else { return JobWhyReason::NoKeeper };
         match position {
+            _ if self.pause().is_some() && position.queued_parts == 0 => JobWhyReason::QueuePaused,
             _ if position.workers == 0 => JobWhyReason::NoWorker,
             _ if position.lacks_version => JobWhyReason::NoWorkerOfVersion,
             _ if position.queued_parts > 0 => JobWhyReason::Slots,
@@ -255,6 +262,21 @@ impl KnownOfJob {
             _ if position.delayed_parts > 0 => JobWhyReason::BackOff,
             _ => JobWhyReason::Settling,
         }
+    }
+
+    fn pause(&self) -> Option<(PauseScope, &QueuePause)> {
+        self.pauses.find(&self.job.owner, &self.job.kind)
+    }
+
+    /// What is paused, by whom and why.
+    fn describe_pause(&self) -> String {
+        let Some((scope, pause)) = self.pause() else { return "It is not paused.".into() };
+        let what = match scope {
+            PauseScope::Owner => "All jobs of its owner".to_owned(),
+            PauseScope::Kind => format!("All jobs of the kind {}", self.job.kind),
+        };
+        let reason = pause.reason.as_ref().map_or_else(String::new, |reason| format!(" ({reason})"));
+        format!("{what} are paused by {}{reason}, until an admin resumes them.", pause.paused_by)
     }
 
     fn sentence(&self, reason: JobWhyReason) -> String {
@@ -276,6 +298,7 @@ impl KnownOfJob {
                 format!("Something it needs is away ({code}); it goes on by itself.")
             }
             JobWhyReason::Running => format!("It runs: workers are at {} of it.", parts(self.held_parts)),
+            JobWhyReason::QueuePaused => self.describe_pause(),
             JobWhyReason::NoKeeper => {
                 "No keeper answers, and only a keeper lets parts into the queue: start `streamgate keeper`."
                     .into()
@@ -334,7 +357,8 @@ mod tests {
 
     fn known(change: impl FnOnce(&mut KnownOfJob, &mut DispatchPosition)) -> KnownOfJob {
         let job = JobRecord { status: JobStatus::Active, ..examples::job_record() };
-        let mut known = KnownOfJob { job, waiting: None, held_parts: 0, position: None };
+        let mut known =
+            KnownOfJob { job, waiting: None, held_parts: 0, position: None, pauses: QueuePauses::default() };
         let mut position = DispatchPosition { workers: 1, slots: 2, ..DispatchPosition::default() };
         change(&mut known, &mut position);
         KnownOfJob { position: Some(position), ..known }
@@ -407,6 +431,16 @@ mod tests {
                 known(|_, place| (place.lacks_version, place.is_waiting) = (true, true)),
                 JobWhyReason::NoWorkerOfVersion,
                 "None of the workers (1) makes the version that its other parts are made of: start one that does; after `transcode.other_version_wait` it is given up.",
+            ),
+            (
+                known(|known, place| {
+                    let (paused_by, reason) = ("admin".to_owned(), Some("upgrade".to_owned()));
+                    let pause = QueuePause { paused_at_ms: 1, paused_by, reason };
+                    known.pauses.kinds.insert("transcode".into(), pause);
+                    place.workers = 0;
+                }),
+                JobWhyReason::QueuePaused,
+                "All jobs of the kind transcode are paused by admin (upgrade), until an admin resumes them.",
             ),
             (known(|_, _| {}), JobWhyReason::Settling, "Nothing hinders it: it goes on within a minute."),
         ]

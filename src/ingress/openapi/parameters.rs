@@ -4,6 +4,8 @@ use std::sync::LazyLock;
 
 use serde_json::{Map, Value, json};
 
+use schemas::pause::NAME_CHARS_MAX;
+
 use crate::{events::EVENT_ID, uploads};
 use web::{conditional::TAGS_MAX, idempotency::KEY_LENGTH_MAX};
 
@@ -221,6 +223,11 @@ fn describe_path_parameter(name: &str) -> (&'static str, Value) {
             ("Name of the worker.", json!({ "type": "string", "pattern": crate::workers::NAME_PATTERN }))
         }
         "sequence" => ("Sequence of the dead letter.", json!({ "type": "integer", "minimum": 1 })),
+        "scope" => ("What the name is of.", json!({ "type": "string", "enum": ["owner", "kind"] })),
+        "name" => (
+            "An owner, or a kind of jobs.",
+            json!({ "type": "string", "minLength": 1, "maxLength": NAME_CHARS_MAX }),
+        ),
         "upload_id" => ("The upload.", id),
         "filename" => ("Name of the file, as people see it.", json!({ "type": "string", "minLength": 1 })),
         "key_id" => ("The public half of the key.", id),

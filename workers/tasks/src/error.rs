@@ -2,7 +2,7 @@
 
 use nats::FailureClass;
 use queue_worker::ClaimError;
-use schemas::{fault::error_chain, job};
+use schemas::{fault::error_chain, index_query, job};
 
 /// An error of the tasks stage.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +35,20 @@ pub enum TaskError {
     /// Reject: the medium has no verified source.
     #[error("the medium has no verified source")]
     NothingStored,
+    /// Reject: the record does not say what is to be done.
+    #[error("the record of the job does not say what is to be done")]
+    NoAction,
+    /// Outage while the index is behind; fault otherwise.
+    #[error("the index refused ({code}): {detail}")]
+    IndexRefused {
+        /// Its code.
+        code: String,
+        /// The same for people.
+        detail: String,
+    },
+    /// Outage: another worker took the job over.
+    #[error("another worker has the job")]
+    ClaimLost,
     /// Fault: the medium was encoded again, time after time, while it was read.
     #[error("the medium changed while it was read")]
     Changing,
@@ -57,6 +71,9 @@ impl TaskError {
             Self::UnknownKind { .. } => "job_unknown",
             Self::MediaGone => "media_gone",
             Self::NothingStored => "nothing_stored",
+            Self::NoAction => "job_unknown",
+            Self::IndexRefused { .. } => "index_unavailable",
+            Self::ClaimLost => "claim_lost",
             Self::Changing => "media_changing",
             Self::TooLong { .. } => "time_exceeded",
         }
@@ -69,7 +86,13 @@ impl TaskError {
             Self::Store(source) => source.class(),
             Self::Claim(source) => source.class(),
             Self::Changing => FailureClass::Fault,
+            Self::IndexRefused { code, .. } => match code.as_str() {
+                index_query::INDEX_BEHIND | index_query::REVISION_UNKNOWN => FailureClass::Outage,
+                _ => FailureClass::Fault,
+            },
+            Self::ClaimLost => FailureClass::Outage,
             Self::Parked { .. }
+            | Self::NoAction
             | Self::TooLong { .. }
             | Self::UnknownKind { .. }
             | Self::MediaGone

@@ -1,7 +1,10 @@
 //! How a job ends that makes no encode: its own record says so, and that of its part afterwards.
 
 use nats::{Bus, Outbox};
-use schemas::job::{self, JobFailed, JobRecord, JobStatus, JobSucceeded, VerifyReport};
+use schemas::{
+    job::{self, JobFailed, JobRecord, JobStatus, JobSucceeded, VerifyReport},
+    job_action::JobActionReport,
+};
 
 use crate::error::TaskError;
 
@@ -10,6 +13,8 @@ use crate::error::TaskError;
 pub(crate) enum TaskOutcome {
     /// What was stored was looked at.
     Verified(VerifyReport),
+    /// An action was done with other jobs.
+    Acted(JobActionReport),
     /// It can't be done; a stable code, and the same for people.
     Failed(String, String),
 }
@@ -26,6 +31,8 @@ impl TaskOutcome {
                 };
                 Some((job::MEDIA_DAMAGED, detail))
             }
+            // What could not be done with single jobs stands in the report.
+            Self::Acted(_) => None,
             Self::Failed(code, detail) => Some((code, detail.clone())),
         }
     }
@@ -42,8 +49,10 @@ pub(crate) async fn end_job(
     bus.change_record::<JobRecord>(&job.job_id.to_string(), |found| {
         let mut record = found.filter(|job| job.status == JobStatus::Active)?.clone();
         let now_ms = nats::estimated_broker_now_ms();
-        if let TaskOutcome::Verified(report) = outcome {
-            record.verified = Some(report.clone());
+        match outcome {
+            TaskOutcome::Verified(report) => record.verified = Some(report.clone()),
+            TaskOutcome::Acted(report) => record.acted = Some(report.clone()),
+            TaskOutcome::Failed(..) => {}
         }
         let (job_id, media_id) = (record.job_id, record.media_id);
         let (owner, kind) = (record.owner.clone(), record.kind.clone());

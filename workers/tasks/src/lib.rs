@@ -2,13 +2,17 @@
 //!
 //! - Consumes: `job.tasks.>`, core `ctl.job.<job_id>` (cancel) and `ctl.worker.<worker>` (pause, resume, drain).
 //! - Emits: `evt.job.{started,retried,succeeded,failed,dead,parked}`, `progress.<job_id>.task`.
-//! - Stores: the end of jobs, claims of their parts, what this worker holds. Objects are read, never written.
+//! - Asks: `ask.index.jobs`, for the jobs of a filter.
+//! - Stores: the end of jobs, claims of their parts, what this worker holds. Objects are read, never written. What is done with other jobs
+//!   changes them and their media as the HTTP surface does ([`JobActor`]).
 //! - Limits: [`TasksConfig`]; a job that makes no encode is one part.
 //!
-//! The kinds: `verify` reads all that is stored of a medium and compares it with what was written down.
+//! The kinds: `verify` reads all that is stored of a medium and compares it with what was written down; `job_action` does one thing with
+//! all jobs of a filter.
 
 mod config;
 mod error;
+mod job_actions;
 mod job_result;
 mod processor;
 mod progress;
@@ -26,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use config::TasksConfig;
 pub use error::TaskError;
+pub use job_actions::{JOBS_AT_ONCE, JobActor};
 use processor::TaskProcessor;
 
 /// What every part of the stage works with.
@@ -34,6 +39,8 @@ pub(crate) struct TasksContext {
     pub(crate) bus: Bus,
     pub(crate) store: Store,
     pub(crate) config: TasksConfig,
+    /// Does something with other jobs.
+    pub(crate) actor: Arc<dyn JobActor>,
     /// What this worker says of itself.
     pub(crate) status: WorkerStatus,
 }
@@ -46,6 +53,7 @@ pub async fn run_tasks(
     bus: Bus,
     store: Store,
     config: TasksConfig,
+    actor: Arc<dyn JobActor>,
     shutdown: CancellationToken,
 ) -> Result<(), nats::BusError> {
     let status = WorkerStatus::new(WorkerIdentity {
@@ -55,7 +63,7 @@ pub async fn run_tasks(
         options_version: String::new(),
         other_version_wait_ms: 0,
     });
-    let context = Arc::new(TasksContext { bus: bus.clone(), store, config, status });
+    let context = Arc::new(TasksContext { bus: bus.clone(), store, config, actor, status });
     let processor = Arc::new(TaskProcessor::new(Arc::clone(&context)));
     let working = consume::run_gated_stage(
         bus.clone(),

@@ -5,19 +5,20 @@
 use std::{sync::Arc, time::Duration};
 
 use futures::StreamExt;
-use nats::{FailureClass, MessageDelivery, PipelineStage, StageFault, StageOutcome};
+use nats::{BusError, FailureClass, MessageDelivery, PipelineStage, StageFault, StageOutcome};
 use queue_worker::{
     ActiveClaims, BrokerUptime, CLAIM_FRESH, ClaimOutcome, LostWorkerPolicy, PartAttemptFailure,
     PartAvailability, PartClaim, PartClaimSettings, RENEW_PERIOD_MAX,
 };
 use schemas::{
-    job::{self, FINISH, JobPartRecord, JobPartStatus, JobPartTask, JobQueue, JobRecord, TASK},
+    job::{self, FINISH, JobKind, JobPartRecord, JobPartStatus, JobPartTask, JobQueue, JobRecord, TASK},
     subjects,
 };
 
 use crate::{
     TasksContext,
     error::TaskError,
+    job_actions,
     job_result::{TaskOutcome, end_job},
     progress::TaskProgress,
     verify,
@@ -57,7 +58,12 @@ impl PipelineStage for TaskProcessor {
         delivery: &MessageDelivery,
     ) -> Result<StageOutcome, StageFault> {
         let bus = &self.context.bus;
-        let Some(held) = bus.load_record::<JobRecord>(&task.job_id.to_string()).await? else {
+        let found = match bus.load_record::<JobRecord>(&task.job_id.to_string()).await {
+            // A newer version wrote into it what this one does not understand.
+            Err(BusError::Undecodable { .. }) => return self.leave_to_other_version("newer", delivery),
+            found => found?,
+        };
+        let Some(held) = found else {
             tracing::info!(job.id = %task.job_id, "the job is gone with its medium, or long over");
             return Ok(StageOutcome::Done);
         };
@@ -67,7 +73,7 @@ impl PipelineStage for TaskProcessor {
             return Ok(StageOutcome::Done);
         }
         if job.queue() != Some(JobQueue::Tasks) {
-            return self.leave_to_other_version(&job, delivery);
+            return self.leave_to_other_version(&job.kind, delivery);
         }
         if task.part == FINISH {
             return Ok(self.end_after_part(&job).await.map(|()| StageOutcome::Done)?);
@@ -150,7 +156,7 @@ impl TaskProcessor {
         delivery: &MessageDelivery,
     ) -> Result<TryEnding, TaskError> {
         let try_time_ms_max = self.context.config.try_time_ms_max;
-        let working = tokio::time::timeout(Duration::from_millis(try_time_ms_max), self.run_kind(job));
+        let working = tokio::time::timeout(Duration::from_millis(try_time_ms_max), self.run_kind(job, claim));
         tokio::select! {
             biased;
             () = delivery.cancel.cancelled() => Ok(TryEnding::Stopped),
@@ -186,14 +192,18 @@ impl TaskProcessor {
         }
     }
 
-    async fn run_kind(&self, job: &JobRecord) -> Result<TaskOutcome, TaskError> {
-        let progress = TaskProgress::new(&self.context.bus, job, self.context.config.progress_interval_ms);
-        let done = match job.kind.as_str() {
-            job::VERIFY => {
+    async fn run_kind(&self, job: &JobRecord, claim: &PartClaim) -> Result<TaskOutcome, TaskError> {
+        let TasksContext { bus, config, actor, .. } = &*self.context;
+        let progress = TaskProgress::new(bus, job, config.progress_interval_ms);
+        let done = match JobKind::parse(&job.kind) {
+            Some(JobKind::Verify) => {
                 let verified = verify::verify_medium(&self.context, job.media_id, &progress).await;
                 verified.map(TaskOutcome::Verified)
             }
-            kind => Err(TaskError::UnknownKind { kind: kind.to_owned() }),
+            Some(JobKind::JobAction) => {
+                job_actions::act_on_jobs(bus, &**actor, job, claim).await.map(TaskOutcome::Acted)
+            }
+            Some(JobKind::Transcode) | None => Err(TaskError::UnknownKind { kind: job.kind.clone() }),
         };
         match done {
             // Its owner removed it, or it never came to anything: nobody has to look into that.
@@ -231,7 +241,7 @@ impl TaskProcessor {
     /// Leaves a job of a kind that this version does not know to workers that do, for as long as an upgrade may take.
     fn leave_to_other_version(
         &self,
-        job: &JobRecord,
+        kind: &str,
         delivery: &MessageDelivery,
     ) -> Result<StageOutcome, StageFault> {
         // Since it was let in: it may have waited for its turn before.
@@ -239,7 +249,7 @@ impl TaskProcessor {
         if age_ms < self.context.config.other_version_wait_ms {
             return Ok(StageOutcome::Later { delay_ms: OTHER_VERSION_DELAY_MS });
         }
-        Err(TaskError::UnknownKind { kind: job.kind.clone() }.into())
+        Err(TaskError::UnknownKind { kind: kind.to_owned() }.into())
     }
 
     /// Ends a job whose part is over: something went away before that could be written.

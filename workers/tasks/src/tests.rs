@@ -2,10 +2,11 @@
 
 use std::{
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
-use futures::StreamExt;
+use futures::{StreamExt, future::BoxFuture};
 use nats::{
     Bus, Outbox, ReaderStart, Role, VersionedRecord, consume::ConsumeConfig, reader, testing::TestBroker,
 };
@@ -14,6 +15,7 @@ use schemas::{
     KvRecord,
     ids::{JobId, MediaId},
     job::{self, JobPartRecord, JobPartStatus, JobQueue, JobRecord, JobStatus, VerifyReport},
+    job_action::{JobActionOrder, JobActionOutcome},
     keys,
     media::{EncodedRendition, MediaEncode, MediaRecord, MediaSource, MediaStatus},
     subjects::{self, JobPriority},
@@ -23,7 +25,9 @@ use store::{Store, StoreConfig};
 use tempfile::TempDir;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use crate::{TasksConfig, run_tasks};
+use crate::{JobActor, TaskError, TasksConfig, run_tasks};
+
+mod job_actions;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -54,6 +58,21 @@ fn config() -> TasksConfig {
     TasksConfig { parts, ..TasksConfig::default() }
 }
 
+/// For tests without actions.
+#[derive(Debug)]
+struct NoActor;
+
+impl JobActor for NoActor {
+    fn act<'a>(
+        &'a self,
+        job_id: JobId,
+        _: &'a JobActionOrder,
+        _: &'a JobRecord,
+    ) -> BoxFuture<'a, Result<Option<JobActionOutcome>, TaskError>> {
+        unreachable!("nobody asked for an action on {job_id}")
+    }
+}
+
 impl Site {
     async fn start() -> Self {
         let broker = TestBroker::start().await;
@@ -74,8 +93,12 @@ impl Site {
     }
 
     async fn worker(&mut self, config: TasksConfig) {
+        self.worker_with(config, Arc::new(NoActor)).await;
+    }
+
+    async fn worker_with(&mut self, config: TasksConfig, actor: Arc<dyn JobActor>) {
         let (bus, store) = (self.broker.bus(Role::Tasks).await, self.store.clone());
-        let working = async { run_tasks(bus, store, config, CancellationToken::new()).await.unwrap() };
+        let working = async { run_tasks(bus, store, config, actor, CancellationToken::new()).await.unwrap() };
         self.tasks.push(AbortOnDropHandle::new(tokio::spawn(working)));
     }
 

@@ -326,6 +326,8 @@ fn build_job_record(wanted: &EncodeRequest, plan: job::EncodePlan) -> job::JobRe
         paused_at_ms: None,
         scheduled: wanted.settings.scheduled,
         verified: None,
+        action: None,
+        acted: None,
     }
 }
 

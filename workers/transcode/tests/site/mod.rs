@@ -348,6 +348,8 @@ impl Site {
             paused_at_ms: None,
             scheduled: None,
             verified: None,
+            action: None,
+            acted: None,
         };
         let bus = self.broker.bus(Role::Transcode).await;
         bus.commit_record(&mut VersionedRecord::new(record), Outbox::new()).await.unwrap();

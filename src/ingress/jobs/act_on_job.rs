@@ -1,0 +1,201 @@
+//! One of the things that an action does with a job of its filter, by the rules that hold for a request about that job alone.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use nats::{Bus, BusError, Outbox, VersionedRecord};
+use schemas::{
+    KvRecord as _,
+    ids::JobId,
+    job::{JobRecord, JobStatus},
+    job_action::{JobAction, JobActionOrder, JobActionOutcome},
+    subjects,
+};
+use store::Store;
+
+use super::{
+    cancellation::{CancelOutcome, JobCanceller, cancel_job},
+    retry::NextEncodeError,
+    try_again::{TryContext, TryOutcome, try_job_again},
+};
+use crate::{
+    capacity::{CapacityLimit, CapacityMonitor, ENCODE},
+    transcode::ProfileCatalog,
+};
+use web::problem_code::ProblemCode;
+
+/// What actions on jobs need.
+#[derive(Debug, Clone)]
+pub struct JobActionContext {
+    /// Where the jobs are.
+    pub bus: Bus,
+    /// Where the sources are of what is encoded again.
+    pub store: Store,
+    /// The profiles that there are now.
+    pub profiles: ProfileCatalog,
+    /// Whether there is room for what begins.
+    capacity: CapacityMonitor,
+    looked_at: Arc<tokio::sync::Mutex<Option<Instant>>>,
+}
+
+/// How long it is believed what was found of the room for what begins.
+const LOOK_PERIOD: Duration = Duration::from_secs(5);
+
+impl JobActionContext {
+    /// Nothing is known yet of the room there is.
+    pub fn new(bus: Bus, store: Store, profiles: ProfileCatalog, capacity: CapacityMonitor) -> Self {
+        Self { bus, store, profiles, capacity, looked_at: Arc::default() }
+    }
+
+    /// What is full of that which another encode needs. Looks at it now and then: actions are rare.
+    async fn find_full(&self) -> Option<CapacityLimit> {
+        let mut looked_at = self.looked_at.lock().await;
+        if looked_at.is_none_or(|at| at.elapsed() > LOOK_PERIOD) {
+            self.capacity.poll_limits().await;
+            *looked_at = Some(Instant::now());
+        }
+        drop(looked_at);
+        self.capacity.find_full(&ENCODE)
+    }
+
+    /// Does what `order` says with a job, if it is one of those that are meant; `None` when it is none of them any more. `by` is the job
+    /// that says so. Repeating it is harmless.
+    ///
+    /// # Errors
+    /// [`NextEncodeError::Bus`] and [`NextEncodeError::Store`] while one of them is away: it can be tried again.
+    pub async fn act_on_job(
+        &self,
+        job_id: JobId,
+        order: &JobActionOrder,
+        by: &JobRecord,
+    ) -> Result<Option<JobActionOutcome>, NextEncodeError> {
+        let found = self.bus.load_record::<JobRecord>(&job_id.to_string()).await?;
+        let Some(job) = found.map(|held| held.record).filter(|job| order.matches(job, by)) else {
+            return Ok(None);
+        };
+        if order.is_dry_run {
+            return Ok(Some(foresee(order.action, &job)));
+        }
+        match order.action {
+            JobAction::Cancel {} => self.cancel(job_id, order).await,
+            JobAction::Retry {} => self.try_again(&job, order).await,
+            JobAction::Pause {} | JobAction::Resume {} | JobAction::Prioritize { .. } => {
+                self.change(job_id, order, by).await
+            }
+        }
+    }
+
+    async fn cancel(
+        &self,
+        job_id: JobId,
+        order: &JobActionOrder,
+    ) -> Result<Option<JobActionOutcome>, NextEncodeError> {
+        Ok(match cancel_job(&self.bus, job_id, JobCanceller::Person(&order.asked_by)).await? {
+            CancelOutcome::Cancelled(_) => Some(JobActionOutcome::Changed),
+            CancelOutcome::Publishing => {
+                Some(refuse(ProblemCode::JobPublishing, "its result is being published"))
+            }
+            CancelOutcome::Ended(_) | CancelOutcome::Absent => None,
+        })
+    }
+
+    async fn try_again(
+        &self,
+        job: &JobRecord,
+        order: &JobActionOrder,
+    ) -> Result<Option<JobActionOutcome>, NextEncodeError> {
+        if let Some(full) = self.find_full().await {
+            return Ok(Some(refuse(full.problem_code(), &format!("{} is full", full.name))));
+        }
+        let context = TryContext {
+            bus: &self.bus,
+            store: &self.store,
+            profiles: &self.profiles,
+            may_take_p0: order.only_owner.is_none(),
+        };
+        match try_job_again(context, job).await {
+            Ok(TryOutcome::Begun(_)) => Ok(Some(JobActionOutcome::Changed)),
+            Ok(TryOutcome::Nothing(why)) => Ok(Some(refuse(ProblemCode::JobGoesOn, &why))),
+            Ok(TryOutcome::NothingStored(why)) => Ok(Some(refuse(ProblemCode::NothingStored, why))),
+            // Somebody else changed its medium meanwhile.
+            Err(NextEncodeError::Bus(BusError::Conflict { .. })) => {
+                Ok(Some(refuse(ProblemCode::Conflict, "its medium was changed meanwhile")))
+            }
+            Err(error @ (NextEncodeError::Bus(_) | NextEncodeError::Store(_))) => Err(error),
+            Err(error) => {
+                let (code, detail) = (error.code().to_owned(), error.to_string());
+                Ok(Some(JobActionOutcome::Refused { code, detail }))
+            }
+        }
+    }
+
+    /// A change of the record alone.
+    async fn change(
+        &self,
+        job_id: JobId,
+        order: &JobActionOrder,
+        by: &JobRecord,
+    ) -> Result<Option<JobActionOutcome>, NextEncodeError> {
+        // The broker's clock, as everywhere in the record.
+        let now_ms = self.bus.broker_now_ms(&subjects::kv_stream_name(JobRecord::BUCKET)).await?;
+        let is_changed = AtomicBool::new(false);
+        let change = |found: Option<&JobRecord>| {
+            is_changed.store(false, Ordering::Relaxed);
+            let job = found.filter(|job| order.matches(job, by))?;
+            let (record, outbox) = with_change(order, job, now_ms)?;
+            is_changed.store(true, Ordering::Relaxed);
+            Some((record, outbox))
+        };
+        let held: Option<VersionedRecord<JobRecord>> =
+            self.bus.change_record(&job_id.to_string(), change).await?;
+        let is_active = held.is_some_and(|held| held.record.status == JobStatus::Active);
+        Ok(match (is_active, is_changed.into_inner()) {
+            (true, true) => Some(JobActionOutcome::Changed),
+            (true, false) => Some(JobActionOutcome::Unchanged),
+            (false, _) => None,
+        })
+    }
+}
+
+/// The record once it is paused, resumed or at another priority; `None` when it is so.
+fn with_change(order: &JobActionOrder, job: &JobRecord, now_ms: u64) -> Option<(JobRecord, Outbox)> {
+    let by = order.asked_by.as_str();
+    match order.action {
+        JobAction::Pause {} => {
+            let (record, event) = job.with_pause(by, now_ms)?;
+            Some((record, Outbox::new().with_event(&event)))
+        }
+        JobAction::Resume {} => {
+            let (record, event) = job.with_resumption(by)?;
+            Some((record, Outbox::new().with_event(&event)))
+        }
+        JobAction::Prioritize { priority } => {
+            let (record, event) = job.with_priority(priority, by)?;
+            Some((record, Outbox::new().with_event(&event)))
+        }
+        JobAction::Cancel {} | JobAction::Retry {} => None,
+    }
+}
+
+/// What an action would do with a job of its filter, as far as its record says.
+fn foresee(action: JobAction, job: &JobRecord) -> JobActionOutcome {
+    let is_so = match action {
+        JobAction::Pause {} => job.paused_at_ms.is_some(),
+        JobAction::Resume {} => job.paused_at_ms.is_none(),
+        JobAction::Prioritize { priority } => job.priority == priority,
+        JobAction::Cancel {} if job.publishing_at_ms.is_some() => {
+            return refuse(ProblemCode::JobPublishing, "its result is being published");
+        }
+        JobAction::Cancel {} | JobAction::Retry {} => false,
+    };
+    if is_so { JobActionOutcome::Unchanged } else { JobActionOutcome::Changed }
+}
+
+fn refuse(code: ProblemCode, detail: &str) -> JobActionOutcome {
+    JobActionOutcome::Refused { code: code.code().to_owned(), detail: detail.to_owned() }
+}
