@@ -160,6 +160,8 @@ pub struct AppServices {
     pub grants: PlaybackGrants,
     /// Rate limits.
     pub limits: limit::RateLimiter,
+    /// Answers to repeated requests.
+    pub repeated: idempotency::IdempotencyService,
     /// Refusals that wait to be published.
     pub refusals: denied_events::DeniedEvents,
     /// Documents kept in memory.
@@ -207,6 +209,7 @@ impl AppState {
             &config.uploads,
         );
         capacity.poll_limits().await;
+        let repeated = idempotency::IdempotencyService::new(bus.clone(), config.idempotency);
         let followers = events::EventFollowerPool::new(events::EventHub::open(bus.clone()).await?);
         let streams = Arc::new(cache::ResponseCache::new(config.playback.cache)?);
         let known = Arc::new(play::PlayableMediaCache::new(&config.playback));
@@ -221,6 +224,7 @@ impl AppState {
             followers,
             streams,
             limits,
+            repeated,
             refusals: denied_events::DeniedEvents::default(),
             documents,
             capacity,
@@ -339,12 +343,11 @@ fn router_with_routes(app: AppState, more: OperationRouter<AppState>) -> Router 
     let playback_key = Arc::clone(&app.signing_key);
     let manners = Arc::new(config.manners.clone());
     let in_time = middleware::from_fn_with_state(Arc::clone(&manners), request_policy::limit_response_time);
-    let repeated = idempotency::IdempotencyService::new(app.bus.clone(), config.idempotency);
     let behind = ServiceBuilder::new()
         .layer(limit::limit_by_principal())
         .layer(query::refuse_unknown_parameters(taken.clone()))
         .layer(filter::filter_requests_with(app.capacity.clone()))
-        .layer(middleware::from_fn_with_state(repeated, idempotency::deduplicate_request));
+        .layer(middleware::from_fn_with_state(app.repeated.clone(), idempotency::deduplicate_request));
     // What people ask about contracts of their choice keeps no gate from deciding.
     let judge = GateEvaluator::new(app.grants.gate_evaluator().chains().with_separate_limits());
     let gates = crate::gates::GateApiState { bus: app.bus.clone(), judge };

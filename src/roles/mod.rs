@@ -454,6 +454,8 @@ async fn serve_ingress(
     let router = ingress::router(app.clone());
     let serving = async {
         web::serve::serve_connections(listener, router, site.shutdown.clone(), grace).await;
+        // Those whose clients went away have no connection that was waited for.
+        app.repeated.finish_requests().await;
         anyhow::Ok(())
     };
     let publishing = tasks.keep_running("chains", classify_ending, || async {

@@ -35,6 +35,11 @@ pub fn current_id() -> Option<RequestId> {
     CURRENT.try_with(|id| *id).ok()
 }
 
+/// Runs `work` as a part of the request being answered, also in a task of its own.
+pub(crate) fn with_current_id<F: Future>(work: F) -> impl Future<Output = F::Output> {
+    CURRENT.scope(current_or_fresh_id(), work)
+}
+
 /// Gives the request its id, logs its end, counts it when it was refused, and names it in the answer.
 pub async fn assign_request_id(
     State(refusals): State<DeniedEvents>,

@@ -2,9 +2,9 @@
 //!
 //! As in draft-ietf-httpapi-idempotency-key-header: the same key with another request is 422, while the first is still worked on
 //! 409, afterwards its answer comes again, marked `Idempotency-Replayed: true`, for `keep_s` (24 hours). A key belongs to one
-//! principal and one route. Answers that are no result (5xx, 408, 409, 425, 429) free the key. When the replica that worked on it
-//! died, the next repetition does the request; a handler that makes its ids from [`IdempotencyClaim::derive_id`] then finds what
-//! was made already.
+//! principal and one route. Answers that are no result (5xx, 408, 409, 425, 429) free the key, and so does a panic. A client that goes
+//! away stops nothing: its request is done, and the answer kept for its repetition. When the replica that worked on it died, the next
+//! repetition does the request; a handler that makes its ids from [`IdempotencyClaim::derive_id`] then finds what was made already.
 //!
 //! An answer with a secret in it is not kept: its handler marks it [`ShownOnceResponse`], and a repetition is answered that the
 //! request was done.
@@ -19,7 +19,7 @@ mod key;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
@@ -28,6 +28,7 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
+use futures::FutureExt;
 use http_body_util::BodyExt;
 use hyper::body::Body as _;
 use nats::{Bus, Outbox, VersionedRecord, now_ms};
@@ -35,10 +36,16 @@ use schemars::JsonSchema;
 use schemas::idempotency as record;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
+use tokio_util::task::TaskTracker;
 
 pub use key::KEY_LENGTH_MAX;
 
-use super::{body, error::Problem, problem_code::ProblemCode, request::RequestOwner};
+use super::{
+    body,
+    error::Problem,
+    problem_code::ProblemCode,
+    request::{self, RequestOwner},
+};
 
 /// The key.
 pub static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -74,6 +81,8 @@ impl Default for IdempotencyConfig {
 pub struct IdempotencyService {
     bus: Bus,
     config: Arc<IdempotencyConfig>,
+    /// Requests that are worked on, their clients there or not.
+    tasks: TaskTracker,
 }
 
 /// Among the extensions of a request that carries a key.
@@ -118,7 +127,13 @@ impl IdempotencyClaim {
 impl IdempotencyService {
     /// Keeps answers in the bucket `idempotency`.
     pub fn new(bus: Bus, config: IdempotencyConfig) -> Self {
-        Self { bus, config: Arc::new(config) }
+        Self { bus, config: Arc::new(config), tasks: TaskTracker::new() }
+    }
+
+    /// Waits until no request is worked on any more, also of clients that went away: before a replica that takes no more requests ends.
+    pub async fn finish_requests(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
     }
 }
 
@@ -143,15 +158,35 @@ impl IdempotencyService {
         let path = request.uri().path().to_owned();
         // With the owner: a key that somebody else guesses must not show the answer of another client.
         let digest = key::digest_texts(&[b"key", owner.as_bytes(), path.as_bytes(), key.as_bytes()]);
-        let (mut request, fingerprint) = self.fingerprint_request(request).await?;
-        let mut held = match self.claim_key(digest, &fingerprint).await? {
+        let (request, fingerprint) = self.fingerprint_request(request).await?;
+        let keeper = self.clone();
+        let work = async move { keeper.answer_request(digest, &fingerprint, request, next).await };
+        // In a task of its own, which goes on when the client goes away: what was begun is done, and its answer there for a repetition.
+        self.tasks
+            .spawn(request::with_current_id(work))
+            .await
+            .unwrap_or_else(|error| Err(Problem::internal(&error)))
+    }
+
+    /// Does the request and keeps its answer, or answers as it was answered before.
+    async fn answer_request(
+        &self,
+        digest: [u8; 32],
+        fingerprint: &[u8],
+        mut request: Request,
+        next: Next,
+    ) -> Result<Response, Problem> {
+        let mut held = match self.claim_key(digest, fingerprint).await? {
             IdempotencyClaimOutcome::Ours(held) => held,
             IdempotencyClaimOutcome::Answered(response) => return Ok(response),
         };
         // From the record, not from the clock: a replica that takes over has to derive the same ids.
         let made_at_ms = held.record.expires_at_ms.saturating_sub(self.config.keep_s.saturating_mul(1_000));
         request.extensions_mut().insert(IdempotencyClaim { digest, made_at_ms });
-        let response = self.renew_while(&mut held, next.run(request)).await;
+        // Caught here: a panic is no result and frees the key.
+        let work = AssertUnwindSafe(next.run(request)).catch_unwind();
+        let work = work.map(|outcome| outcome.unwrap_or_else(request::panic_response));
+        let response = self.renew_while(&mut held, work).await;
         self.keep_response(held, response).await
     }
 

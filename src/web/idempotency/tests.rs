@@ -53,9 +53,15 @@ fn router(keeper: IdempotencyService, made: &Made) -> Router {
             data_encoding::HEXLOWER.encode(&claim.derive_id(0))
         }
     };
+    let panicking = made.clone();
+    let panic = move || {
+        let count = panicking.count.fetch_add(1, Ordering::SeqCst) + 1;
+        async move { assert_eq!(count, 0, "on purpose") }
+    };
     Router::new()
         .route("/make/{status}", post(create))
         .route("/wait", post(wait))
+        .route("/panic", post(panic))
         .layer(middleware::from_fn_with_state(keeper, deduplicate_request))
         .layer(middleware::from_fn(sign_in))
 }
@@ -63,6 +69,7 @@ fn router(keeper: IdempotencyService, made: &Made) -> Router {
 struct Site {
     broker: TestBroker,
     made: Made,
+    keepers: Vec<IdempotencyService>,
     replicas: Vec<Router>,
 }
 
@@ -74,14 +81,15 @@ impl Site {
             gate: Arc::new(Semaphore::new(0)),
             started: Arc::new(Semaphore::new(0)),
         };
-        let mut replicas = Vec::new();
+        let (mut keepers, mut replicas) = (Vec::new(), Vec::new());
         for _ in 0..2 {
             let mut settings = broker.config(BusRole::Ingress);
             settings.request_timeout_ms = 1_000;
             let bus = Bus::connect(&settings).await.unwrap();
-            replicas.push(router(IdempotencyService::new(bus, config), &made));
+            keepers.push(IdempotencyService::new(bus, config));
+            replicas.push(router(keepers.last().unwrap().clone(), &made));
         }
-        Self { broker, made, replicas }
+        Self { broker, made, keepers, replicas }
     }
 
     fn count(&self) -> u32 {
@@ -90,6 +98,25 @@ impl Site {
 
     async fn post(&self, replica: usize, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
         Answer::of(send(&self.replicas[replica], path, headers, body).await).await
+    }
+
+    /// Sends a request to `/wait`, and goes away once it is worked on.
+    async fn leave_waiting(&self, replica: usize) {
+        tokio::select! {
+            answer = self.post(replica, "/wait", &[KEY], "{}") => panic!("nobody let it go on: {answer:?}"),
+            permit = self.made.started.acquire() => permit.unwrap().forget(),
+        }
+    }
+
+    /// Repeats the request to `/wait` for as long as it is being worked on.
+    async fn until_done(&self, replica: usize) -> Answer {
+        loop {
+            let answer = self.post(replica, "/wait", &[KEY], "{}").await;
+            if answer.status != 409 {
+                assert_eq!(answer.status, 200, "{answer:?}");
+                return answer;
+            }
+        }
     }
 }
 
@@ -185,24 +212,51 @@ async fn while_the_first_is_worked_on_repetitions_wait_and_it_runs_once() {
 #[tokio::test]
 async fn a_request_whose_replica_died_is_done_by_the_next_repetition_under_the_same_id() {
     let site = Site::start(IdempotencyConfig { claim_ms: 200, ..IdempotencyConfig::default() }).await;
-    let dying = tokio::spawn({
-        let router = site.replicas[0].clone();
-        async move { send(&router, "/wait", &[KEY], "{}").await }
-    });
+    // With a runtime of its own, all that it does ends at once.
+    let dying = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let router = site.replicas[0].clone();
+    dying.spawn(async move { send(&router, "/wait", &[KEY], "{}").await });
     site.made.started.acquire().await.unwrap().forget();
-    dying.abort();
+    tokio::task::spawn_blocking(move || drop(dying)).await.unwrap();
     site.made.gate.add_permits(1);
-    let done = loop {
-        let answer = site.post(1, "/wait", &[KEY], "{}").await;
-        if answer.status == 200 {
-            break answer;
-        }
-        assert_eq!(answer.status, 409);
-    };
+    let done = site.until_done(1).await;
     assert!(!done.replayed);
     let again = site.post(0, "/wait", &[KEY], "{}").await;
     assert_eq!((again.replayed, &again.body), (true, &done.body));
     assert_eq!(done.body.len(), 32, "the id made of the key");
+}
+
+#[tokio::test]
+async fn a_request_whose_client_went_away_is_done_and_its_answer_kept() {
+    let site = Site::start(IdempotencyConfig { claim_ms: 200, ..IdempotencyConfig::default() }).await;
+    site.leave_waiting(0).await;
+    // For one: a second doing would never end.
+    site.made.gate.add_permits(1);
+    let again = site.until_done(1).await;
+    assert!(again.replayed, "{again:?}");
+    assert_eq!(site.count(), 1);
+}
+
+#[tokio::test]
+async fn a_replica_ends_after_what_clients_that_went_away_asked_for() {
+    let site = Site::start(IdempotencyConfig::default()).await;
+    site.leave_waiting(0).await;
+    let mut ending = std::pin::pin!(site.keepers[0].finish_requests());
+    assert!(futures::poll!(&mut ending).is_pending());
+    site.made.gate.add_permits(1);
+    ending.await;
+    assert!(site.post(1, "/wait", &[KEY], "{}").await.replayed);
+    assert_eq!(site.count(), 1);
+}
+
+#[tokio::test]
+async fn a_panic_is_answered_and_frees_the_key() {
+    let site = Site::start(IdempotencyConfig::default()).await;
+    for replica in [0, 1] {
+        let answer = site.post(replica, "/panic", &[KEY], "{}").await;
+        assert_eq!((answer.status, answer.code().as_str()), (500, "internal"), "{answer:?}");
+    }
+    assert_eq!(site.count(), 2);
 }
 
 #[tokio::test]
