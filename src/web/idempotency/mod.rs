@@ -15,11 +15,12 @@
 //! Limits: a key of [`KEY_LENGTH_MAX`] characters; a body that is compared up to `body_bytes_max` (a larger one, or one that is no
 //! JSON, is distinguished by its headers alone); an answer up to `answer_bytes_max`, a larger one is not kept and frees the key.
 
+mod claim;
 mod key;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, panic::AssertUnwindSafe, sync::Arc};
 
 use axum::{
     body::Body,
@@ -31,13 +32,14 @@ use axum::{
 use futures::FutureExt;
 use http_body_util::BodyExt;
 use hyper::body::Body as _;
-use nats::{Bus, Outbox, VersionedRecord, now_ms};
+use nats::{Bus, VersionedRecord, now_ms};
 use schemars::JsonSchema;
 use schemas::idempotency as record;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 use tokio_util::task::TaskTracker;
 
+use claim::HeldClaim;
 pub use key::KEY_LENGTH_MAX;
 
 use super::{
@@ -176,18 +178,22 @@ impl IdempotencyService {
         mut request: Request,
         next: Next,
     ) -> Result<Response, Problem> {
-        let mut held = match self.claim_key(digest, fingerprint).await? {
-            IdempotencyClaimOutcome::Ours(held) => held,
+        let mut claim = match self.claim_key(digest, fingerprint).await? {
+            IdempotencyClaimOutcome::Ours(claim) => claim,
             IdempotencyClaimOutcome::Answered(response) => return Ok(response),
         };
         // From the record, not from the clock: a replica that takes over has to derive the same ids.
-        let made_at_ms = held.record.expires_at_ms.saturating_sub(self.config.keep_s.saturating_mul(1_000));
+        let made_at_ms =
+            claim.record().expires_at_ms.saturating_sub(self.config.keep_s.saturating_mul(1_000));
         request.extensions_mut().insert(IdempotencyClaim { digest, made_at_ms });
         // Caught here: a panic is no result and frees the key.
         let work = AssertUnwindSafe(next.run(request)).catch_unwind();
         let work = work.map(|outcome| outcome.unwrap_or_else(request::panic_response));
-        let response = self.renew_while(&mut held, work).await;
-        self.keep_response(held, response).await
+        let response = tokio::select! {
+            response = work => response,
+            never = claim.keep_renewed() => match never {},
+        };
+        self.keep_response(claim, response).await
     }
 
     /// What makes this request the same as another: method, target, what the body is, and the body as far as it is read.
@@ -226,11 +232,11 @@ impl IdempotencyService {
     ) -> Result<IdempotencyClaimOutcome, Problem> {
         let key = data_encoding::HEXLOWER.encode(&digest);
         let now = now_ms();
-        let mut held = match self.bus.load_record::<record::IdempotencyRecord>(&key).await? {
-            None => VersionedRecord::new(self.new_open_record(key, fingerprint, now)),
+        let held = match self.bus.load_record::<record::IdempotencyRecord>(&key).await? {
+            None => VersionedRecord::new(self.new_record(key, fingerprint, now)),
             // The broker drops late.
             Some(mut held) if held.record.expires_at_ms <= now => {
-                held.record = self.new_open_record(key, fingerprint, now);
+                held.record = self.new_record(key, fingerprint, now);
                 held
             }
             Some(held) if held.record.fingerprint.as_slice() != fingerprint => return Err(key_mismatch()),
@@ -241,71 +247,35 @@ impl IdempotencyService {
                 record::IdempotencyState::Open { until_ms } if *until_ms > now => {
                     return Err(request_in_progress(*until_ms, now));
                 }
-                record::IdempotencyState::Open { .. } => self.take_over_record(held, now),
+                // Of a replica that died, or of a request that had no result.
+                record::IdempotencyState::Open { .. } => held,
             },
         };
-        match self.bus.commit_record(&mut held, Outbox::new()).await {
-            Ok(()) => Ok(IdempotencyClaimOutcome::Ours(Box::new(held))),
+        match HeldClaim::begin(self.bus.clone(), held, self.config.claim_ms).await {
+            Ok(claim) => Ok(IdempotencyClaimOutcome::Ours(Box::new(claim))),
             // Another repetition was first in this very moment.
             Err(nats::BusError::Conflict { .. }) => Err(request_in_progress(now + 1_000, now)),
             Err(error) => Err(error.into()),
         }
     }
 
-    fn new_open_record(&self, key: String, fingerprint: &[u8], now: u64) -> record::IdempotencyRecord {
+    fn new_record(&self, key: String, fingerprint: &[u8], now: u64) -> record::IdempotencyRecord {
         record::IdempotencyRecord {
             key,
             fingerprint: ByteBuf::from(fingerprint.to_vec()),
-            state: record::IdempotencyState::Open { until_ms: now.saturating_add(self.config.claim_ms) },
+            state: record::IdempotencyState::Open { until_ms: 0 },
             expires_at_ms: now.saturating_add(self.config.keep_s.saturating_mul(1_000)),
         }
     }
 
-    /// The claim of a replica that died, or of a request that had no result.
-    fn take_over_record(
-        &self,
-        mut held: VersionedRecord<record::IdempotencyRecord>,
-        now: u64,
-    ) -> VersionedRecord<record::IdempotencyRecord> {
-        held.record.state =
-            record::IdempotencyState::Open { until_ms: now.saturating_add(self.config.claim_ms) };
-        held
-    }
-
-    /// Renews the claim while `work` goes on, so that a long request is not done twice.
-    async fn renew_while(
-        &self,
-        held: &mut VersionedRecord<record::IdempotencyRecord>,
-        work: impl Future<Output = Response>,
-    ) -> Response {
-        tokio::pin!(work);
-        // A third: one renewal may fail before a repetition takes the claim for that of a dead replica.
-        let pause = Duration::from_millis((self.config.claim_ms / 3).max(1));
-        loop {
-            tokio::select! {
-                response = &mut work => return response,
-                () = tokio::time::sleep(pause) => {}
-            }
-            held.record.state =
-                record::IdempotencyState::Open { until_ms: now_ms().saturating_add(self.config.claim_ms) };
-            if let Err(error) = self.bus.commit_record(held, Outbox::new()).await {
-                tracing::debug!(%error, "the claim of an idempotency key could not be renewed");
-            }
-        }
-    }
-
     /// Keeps the answer, or frees the key when it is no result or too large.
-    async fn keep_response(
-        &self,
-        held: Box<VersionedRecord<record::IdempotencyRecord>>,
-        response: Response,
-    ) -> Result<Response, Problem> {
+    async fn keep_response(&self, claim: Box<HeldClaim>, response: Response) -> Result<Response, Problem> {
         let (parts, body) = response.into_parts();
         // A secret is written nowhere: its repetition learns that it was made.
         if let Some(once) = parts.extensions.get::<ShownOnceResponse>() {
             let (replay_head, replay_body) = once.to_problem().into_response().into_parts();
             let bytes = replay_body.collect().await.map_err(|error| Problem::internal(&error))?.to_bytes();
-            self.write_state(held, answered_state(&replay_head, &bytes)).await;
+            write_last_state(claim, answered_state(&replay_head, &bytes)).await;
             return Ok(Response::from_parts(parts, body));
         }
         let fits = body
@@ -321,20 +291,15 @@ impl IdempotencyService {
         // What is not final or too large frees the key at once: its repetition is the request itself.
         let state = kept
             .map_or(record::IdempotencyState::Open { until_ms: 0 }, |bytes| answered_state(&parts, &bytes));
-        self.write_state(held, state).await;
+        write_last_state(claim, state).await;
         Ok(Response::from_parts(parts, body))
     }
+}
 
-    async fn write_state(
-        &self,
-        mut held: Box<VersionedRecord<record::IdempotencyRecord>>,
-        state: record::IdempotencyState,
-    ) {
-        held.record.state = state;
-        if let Err(error) = self.bus.commit_record(&mut held, Outbox::new()).await {
-            // What was done is done; a repetition waits for the claim to end and then does it again.
-            tracing::warn!(%error, "an answer could not be kept under its idempotency key");
-        }
+async fn write_last_state(mut claim: Box<HeldClaim>, state: record::IdempotencyState) {
+    if let Err(error) = claim.write_state(state).await {
+        // What was done is done; a repetition waits for the claim to end and then does it again.
+        tracing::warn!(%error, "an answer could not be kept under its idempotency key");
     }
 }
 
@@ -347,7 +312,7 @@ fn answered_state(parts: &response::Parts, body: &[u8]) -> record::IdempotencySt
 }
 
 enum IdempotencyClaimOutcome {
-    Ours(Box<VersionedRecord<record::IdempotencyRecord>>),
+    Ours(Box<HeldClaim>),
     Answered(Response),
 }
 

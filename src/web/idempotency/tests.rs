@@ -1,8 +1,11 @@
 //! What a client sees when it repeats itself: a real broker, two replicas.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU32, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
 };
 
 use axum::{
@@ -13,7 +16,7 @@ use axum::{
     middleware,
     routing::post,
 };
-use nats::{Role as BusRole, testing::TestBroker};
+use nats::{Outbox, Role as BusRole, testing::TestBroker};
 use tokio::sync::Semaphore;
 use tower::ServiceExt;
 
@@ -108,6 +111,23 @@ impl Site {
         }
     }
 
+    /// Leaves a request to `/wait` that is worked on, and writes its claim once more behind the back of its replica, with the end that
+    /// `change` makes of its own. Answers a connection and the key of the record.
+    async fn wait_renewed_unseen(&self, change: fn(u64) -> u64) -> (Bus, String) {
+        self.leave_waiting(0).await;
+        let bus = self.broker.bus(BusRole::Ingress).await;
+        let digest = key::digest_texts(&[b"key", b"ann", b"/wait", b"one"]);
+        let digest = data_encoding::HEXLOWER.encode(&digest);
+        let renew = |found: Option<&record::IdempotencyRecord>| {
+            let found = found?;
+            let record::IdempotencyState::Open { until_ms } = found.state else { return None };
+            let state = record::IdempotencyState::Open { until_ms: change(until_ms) };
+            Some((record::IdempotencyRecord { state, ..found.clone() }, Outbox::new()))
+        };
+        bus.change_record(&digest, renew).await.unwrap().unwrap();
+        (bus, digest)
+    }
+
     /// Repeats the request to `/wait` for as long as it is being worked on.
     async fn until_done(&self, replica: usize) -> Answer {
         loop {
@@ -116,6 +136,18 @@ impl Site {
                 assert_eq!(answer.status, 200, "{answer:?}");
                 return answer;
             }
+        }
+    }
+}
+
+/// Waits for a claim whose end is as `is_wanted` says, as long as one holds; answers its end.
+async fn until_claimed(bus: &Bus, key: &str, is_wanted: impl Fn(u64) -> bool) -> u64 {
+    loop {
+        let held = bus.load_record::<record::IdempotencyRecord>(key).await.unwrap().unwrap();
+        let record::IdempotencyState::Open { until_ms } = held.record.state else { panic!("{held:?}") };
+        assert!(until_ms > now_ms(), "the claim ended");
+        if is_wanted(until_ms) {
+            return until_ms;
         }
     }
 }
@@ -235,6 +267,43 @@ async fn a_request_whose_client_went_away_is_done_and_its_answer_kept() {
     let again = site.until_done(1).await;
     assert!(again.replayed, "{again:?}");
     assert_eq!(site.count(), 1);
+}
+
+/// The broker stored a renewal and its answer was lost: the record is at a revision that its replica does not know.
+#[tokio::test]
+async fn a_renewal_whose_answer_was_lost_loses_neither_the_claim_nor_the_answer() {
+    let site = Site::start(IdempotencyConfig { claim_ms: 1_500, ..IdempotencyConfig::default() }).await;
+    let (bus, digest) = site.wait_renewed_unseen(|until_ms| until_ms).await;
+    // It is renewed again all the same.
+    let mut last_ms = until_claimed(&bus, &digest, |_| true).await;
+    for _ in 0..2 {
+        last_ms = until_claimed(&bus, &digest, |until_ms| until_ms > last_ms).await;
+    }
+    site.made.gate.add_permits(1);
+    assert!(site.until_done(1).await.replayed);
+    assert_eq!(site.count(), 1);
+}
+
+#[tokio::test]
+async fn the_answer_is_kept_where_the_answer_to_the_last_renewal_was_lost() {
+    // Longer than the test: nothing is renewed in it.
+    let site = Site::start(IdempotencyConfig { claim_ms: 600_000, ..IdempotencyConfig::default() }).await;
+    site.wait_renewed_unseen(|until_ms| until_ms).await;
+    site.made.gate.add_permits(1);
+    site.keepers[0].finish_requests().await;
+    assert!(site.post(1, "/wait", &[KEY], "{}").await.replayed);
+    assert_eq!(site.count(), 1);
+}
+
+#[tokio::test]
+async fn a_claim_that_another_replica_took_over_is_left_to_it() {
+    let site = Site::start(IdempotencyConfig { claim_ms: 600_000, ..IdempotencyConfig::default() }).await;
+    let (bus, digest) = site.wait_renewed_unseen(|until_ms| until_ms + 1).await;
+    let theirs = until_claimed(&bus, &digest, |_| true).await;
+    site.made.gate.add_permits(1);
+    site.keepers[0].finish_requests().await;
+    assert_eq!(site.count(), 1);
+    assert_eq!(until_claimed(&bus, &digest, |_| true).await, theirs);
 }
 
 #[tokio::test]
