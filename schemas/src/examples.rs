@@ -822,6 +822,7 @@ fn visit_session_records(visitor: &mut impl ExampleVisitor) {
         created_at_ms: MADE_AT_MS,
         expires_at_ms: MADE_AT_MS + 600_000,
         used_at_ms: Some(MADE_AT_MS + 20_000),
+        key: None,
     };
     visitor.visit("kv.nonces.link", link);
     let token = session::UploadToken {

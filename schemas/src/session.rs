@@ -95,6 +95,20 @@ pub struct SignInLink {
     /// Unix time in milliseconds at which it was opened.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub used_at_ms: Option<u64>,
+    /// The key that it gives, from when it is opened first until it is used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<SignInLinkKey>,
+}
+
+/// The key of a link that is being opened: however often that is tried, it is the same one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "SignInLinkKey")]
+pub struct SignInLinkKey {
+    /// Its public half.
+    pub key_id: KeyId,
+    /// Random bytes; its secret is made of them and of the link's code, and of neither alone.
+    #[schemars(with = "Vec<u8>")]
+    pub salt: ByteBuf,
 }
 
 impl crate::KvRecord for SignInLink {

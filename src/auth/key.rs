@@ -80,7 +80,7 @@ pub async fn create_api_key(bus: &Bus, owner: &str, role: PrincipalRole) -> Resu
     let key_id = KeyId::from_bytes(nats::new_id_bytes());
     add_to_owner(bus, owner, key_id, usize::MAX).await?;
     let event = access::AdminKeyCreated { key_id, owner: owner.to_owned(), role };
-    write_key(bus, key_id, new, Outbox::new().with_event(&event)).await
+    write_key(bus, (key_id, &create_secret()), new, Outbox::new().with_event(&event)).await
 }
 
 /// What came of the wish for a key.
@@ -100,6 +100,17 @@ pub async fn issue_key(
     key_id: KeyId,
     new: NewApiKey,
     keys_max: usize,
+    by: (&str, RequestId),
+) -> Result<KeyIssueOutcome, nats::BusError> {
+    issue_key_with_secret(bus, (key_id, &create_secret()), new, keys_max, by).await
+}
+
+/// The same with a secret that its caller can make again.
+pub(super) async fn issue_key_with_secret(
+    bus: &Bus,
+    (key_id, secret): (KeyId, &str),
+    new: NewApiKey,
+    keys_max: usize,
     (by, request_id): (&str, RequestId),
 ) -> Result<KeyIssueOutcome, nats::BusError> {
     if !add_to_owner(bus, &new.owner, key_id, keys_max).await? {
@@ -116,7 +127,7 @@ pub async fn issue_key(
         scopes: new.scopes.clone(),
         by: by.to_owned(),
     };
-    match write_key(bus, key_id, new, Outbox::new().with_event(&event)).await {
+    match write_key(bus, (key_id, secret), new, Outbox::new().with_event(&event)).await {
         Ok(text) => Ok(KeyIssueOutcome::Key(text)),
         Err(nats::BusError::Conflict { .. }) => Ok(KeyIssueOutcome::Before),
         Err(error) => Err(error),
@@ -250,13 +261,22 @@ async fn add_to_owner(
     Ok(has_room)
 }
 
+/// A secret that nobody guesses: 160 random bits in hex.
+fn create_secret() -> String {
+    hex::encode(rand::random::<[u8; 20]>())
+}
+
+/// The text of a key.
+pub(super) fn format_key(key_id: KeyId, secret: &str) -> String {
+    format!("sg_{key_id}_{secret}")
+}
+
 async fn write_key(
     bus: &Bus,
-    key_id: KeyId,
+    (key_id, secret): (KeyId, &str),
     new: NewApiKey,
     outbox: Outbox,
 ) -> Result<String, nats::BusError> {
-    let secret = hex::encode(rand::random::<[u8; 20]>());
     let record = ApiKey {
         key_id,
         secret_sha256: ByteBuf::from(Sha256::digest(secret.as_bytes()).to_vec()),
@@ -270,7 +290,7 @@ async fn write_key(
         revoked_at_ms: None,
     };
     bus.commit_record(&mut VersionedRecord::new(record), outbox).await?;
-    Ok(format!("sg_{key_id}_{secret}"))
+    Ok(format_key(key_id, secret))
 }
 
 /// The SHA-256 of the name of an account in lower-case hexadecimal: names are no keys.

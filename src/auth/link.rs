@@ -1,19 +1,23 @@
 //! Links that sign in once: a code of 160 random bits, printed at the start of the service or asked for by its owner, that is exchanged for an API key of
 //! limited life.
 //!
-//! Only the SHA-256 of a code is stored. It is used up by compare-and-set before the key is made, so of two that open one link, on
-//! any two replicas, one gets a key.
+//! Only the SHA-256 of a code is stored. Opening a link fixes its key in its record, then makes the key, then marks the link used by
+//! compare-and-set: of two that open one link, on any two replicas, the one that marks it is shown the key. What goes wrong before
+//! leaves the link as good as it was, and the next try goes on with the same key. For that the secret of the key is made of the code
+//! and of random bytes in the record, which the mark removes: neither of them alone says anything, and a used code is worth nothing.
 //!
 //! Limits: a link is good for [`LINK_TTL_S`], the key of it for [`LINK_KEY_TTL_S`], [`LINK_KEYS_MAX`] of them at a time, within the
 //! limit of keys of their owner.
 
 use alloy_primitives::hex;
+use hmac::{Hmac, KeyInit, Mac};
 use nats::{Bus, Outbox, VersionedRecord};
 use schemas::{
-    access::PrincipalRole,
+    access::{ApiKey, PrincipalRole},
     ids::{KeyId, RequestId},
-    session::{AuthLinkCreated, SignInLink, sign_in_link_key},
+    session::{AuthLinkCreated, SignInLink, SignInLinkKey, sign_in_link_key},
 };
+use serde_bytes::ByteBuf;
 use sha2::{Digest, Sha256};
 
 use super::key::{self, KeyIssueOutcome, NewApiKey};
@@ -67,16 +71,17 @@ pub async fn create_sign_in_link(
         created_at_ms,
         expires_at_ms: created_at_ms.saturating_add(LINK_TTL_S * 1_000),
         used_at_ms: None,
+        key: None,
     };
     let event = AuthLinkCreated { request_id, owner: owner.to_owned(), by: by.to_owned() };
     bus.commit_record(&mut VersionedRecord::new(link), Outbox::new().with_event(&event)).await?;
     Ok(code)
 }
 
-/// Exchanges a code for a key. A code whose key could not be made is used up all the same.
+/// Exchanges a code for a key. While that fails, or the owner has too many keys, the link can be opened again.
 ///
 /// # Errors
-/// As [`Bus::change_record`].
+/// As [`Bus::change_record`]; the link may be used up only where the very last change, its mark, was not confirmed.
 pub async fn open_sign_in_link(
     bus: &Bus,
     code: &str,
@@ -87,17 +92,14 @@ pub async fn open_sign_in_link(
         return Ok(LinkOutcome::Refused);
     }
     let now_ms = nats::now_ms();
-    let mut opened = None;
-    bus.change_record::<SignInLink>(&sign_in_link_key(&hash_code(code)), |found| {
-        opened = found.filter(|link| link.used_at_ms.is_none() && link.expires_at_ms > now_ms).cloned();
-        let used = SignInLink { used_at_ms: Some(now_ms), ..opened.clone()? };
-        Some((used, Outbox::new()))
-    })
-    .await?;
-    let Some(link) = opened else { return Ok(LinkOutcome::Refused) };
-    revoke_earlier_keys(bus, &link.owner, now_ms, request_id).await?;
-    let key_id = KeyId::from_bytes(nats::new_id_bytes());
-    let expires_at_ms = now_ms.saturating_add(LINK_KEY_TTL_S * 1_000);
+    let Some((link, fixed)) = fix_key(bus, code, now_ms).await? else { return Ok(LinkOutcome::Refused) };
+    let (key_id, secret) = (fixed.key_id, derive_secret(&fixed, code));
+    let earlier = list_earlier_keys(bus, &link.owner, key_id).await?;
+    let (good, over): (Vec<_>, Vec<_>) = earlier.into_iter().partition(|key| key.is_active(now_ms));
+    revoke_keys(bus, &over, request_id).await?;
+    // The oldest ends for the new one, and stays until that is there: the list has room for both.
+    let surplus = good.get(..(good.len() + 1).saturating_sub(LINK_KEYS_MAX)).unwrap_or_default();
+    let mut expires_at_ms = now_ms.saturating_add(LINK_KEY_TTL_S * 1_000);
     let new = NewApiKey {
         owner: link.owner.clone(),
         role: link.role,
@@ -106,29 +108,78 @@ pub async fn open_sign_in_link(
         contact_email: None,
         expires_at_ms: Some(expires_at_ms),
     };
-    match key::issue_key(bus, key_id, new, keys_max, (&link.owner, request_id)).await? {
-        KeyIssueOutcome::Key(text) => Ok(LinkOutcome::Key { key_id, text, expires_at_ms }),
-        KeyIssueOutcome::TooMany => Ok(LinkOutcome::TooMany),
-        // Ids are random: nobody else made this key.
-        KeyIssueOutcome::Before => Ok(LinkOutcome::Refused),
-    }
+    let (keys_max, by) = (keys_max.saturating_add(surplus.len()), (link.owner.as_str(), request_id));
+    let text = match key::issue_key_with_secret(bus, (key_id, &secret), new, keys_max, by).await? {
+        KeyIssueOutcome::Key(text) => text,
+        KeyIssueOutcome::TooMany => return Ok(LinkOutcome::TooMany),
+        // By a try that came to no end, or by one of this very moment.
+        KeyIssueOutcome::Before => {
+            let text = key::format_key(key_id, &secret);
+            let Some(made) = key::find_key(bus, &text).await? else { return Ok(LinkOutcome::Refused) };
+            expires_at_ms = made.expires_at_ms.unwrap_or(expires_at_ms);
+            text
+        }
+    };
+    revoke_keys(bus, surplus, request_id).await?;
+    // Last: what goes wrong before can be tried again.
+    let is_first = mark_used(bus, code).await?;
+    Ok(if is_first { LinkOutcome::Key { key_id, text, expires_at_ms } } else { LinkOutcome::Refused })
 }
 
-/// Takes the keys of earlier links off their owner's list once they open nothing or newer ones are there, or the list would fill with
-/// them.
-async fn revoke_earlier_keys(
+/// A link that can be opened, and its key; the first try says which that is.
+async fn fix_key(
     bus: &Bus,
-    owner: &str,
+    code: &str,
     now_ms: u64,
-    request_id: RequestId,
-) -> Result<(), nats::BusError> {
+) -> Result<Option<(SignInLink, SignInLinkKey)>, nats::BusError> {
+    let fresh = SignInLinkKey {
+        key_id: KeyId::from_bytes(nats::new_id_bytes()),
+        salt: ByteBuf::from(rand::random::<[u8; 32]>().to_vec()),
+    };
+    let is_usable = |link: &&SignInLink| link.used_at_ms.is_none() && link.expires_at_ms > now_ms;
+    let held = bus
+        .change_record::<SignInLink>(&sign_in_link_key(&hash_code(code)), |found| {
+            let link = found.filter(is_usable).filter(|link| link.key.is_none())?;
+            Some((SignInLink { key: Some(fresh.clone()), ..link.clone() }, Outbox::new()))
+        })
+        .await?;
+    let link = held.map(|held| held.record).filter(|link| is_usable(&link));
+    Ok(link.and_then(|link| link.key.clone().map(|key| (link, key))))
+}
+
+/// Uses a link up; false when another try did.
+async fn mark_used(bus: &Bus, code: &str) -> Result<bool, nats::BusError> {
+    let mut is_first = false;
+    bus.change_record::<SignInLink>(&sign_in_link_key(&hash_code(code)), |found| {
+        let unused = found.filter(|link| link.used_at_ms.is_none());
+        is_first = unused.is_some();
+        let used = SignInLink { used_at_ms: Some(nats::now_ms()), key: None, ..unused?.clone() };
+        Some((used, Outbox::new()))
+    })
+    .await?;
+    Ok(is_first)
+}
+
+/// The secret of a link's key: 160 bits in hex, the same at every try.
+fn derive_secret(key: &SignInLinkKey, code: &str) -> String {
+    #[expect(clippy::expect_used, reason = "HMAC takes keys of every length")]
+    let mut mac = Hmac::<Sha256>::new_from_slice(&key.salt).expect("a key of any length");
+    mac.update(format!("key {} {code}", key.key_id).as_bytes());
+    hex::encode(mac.finalize().into_bytes().get(..20).unwrap_or_default())
+}
+
+/// The keys of other links of this owner, oldest first.
+async fn list_earlier_keys(bus: &Bus, owner: &str, new: KeyId) -> Result<Vec<ApiKey>, nats::BusError> {
     let mut earlier = key::list_keys(bus, owner).await?;
-    earlier.retain(|key| key.label.as_deref() == Some(LABEL));
-    earlier.sort_unstable_by_key(|key| std::cmp::Reverse(key.created_at_ms));
-    for (index, old) in earlier.iter().enumerate() {
-        if index + 1 >= LINK_KEYS_MAX || !old.is_active(now_ms) {
-            key::revoke_key(bus, old.key_id, |key| key.owner == owner, (owner, request_id)).await?;
-        }
+    earlier.retain(|key| key.label.as_deref() == Some(LABEL) && key.key_id != new);
+    earlier.sort_unstable_by_key(|key| key.created_at_ms);
+    Ok(earlier)
+}
+
+/// Takes keys of earlier links off their owner's list, which would fill with them.
+async fn revoke_keys(bus: &Bus, keys: &[ApiKey], request_id: RequestId) -> Result<(), nats::BusError> {
+    for old in keys {
+        key::revoke_key(bus, old.key_id, |key| key.owner == old.owner, (&old.owner, request_id)).await?;
     }
     Ok(())
 }

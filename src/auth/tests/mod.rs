@@ -2,6 +2,7 @@
 
 mod anvil;
 mod contract;
+mod link;
 mod message;
 mod principal;
 mod published;
