@@ -36,6 +36,7 @@ pub mod token;
 pub mod typed;
 pub mod upload_token;
 pub mod uri;
+mod wallet_list;
 
 use std::{sync::Arc, time::Duration};
 

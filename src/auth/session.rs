@@ -26,7 +26,7 @@ use schemas::{
     ids::{RequestId, SessionId},
     session::{
         AuthRefreshed, AuthReused, AuthSession, AuthSignedIn, AuthSignedOut, ContractProof, SessionEndReason,
-        SignInMethod, WalletSessionEntry as Entry, WalletSessions, wallet_sessions_key,
+        SignInMethod, WalletSessionEntry,
     },
     subjects,
 };
@@ -40,6 +40,7 @@ use super::{
     config::AuthConfig,
     denial::{SignInDenial, SignInError},
     proof::{ProofAge, ProofChecker},
+    wallet_list,
 };
 
 /// Bytes of the mac in a refresh token.
@@ -134,10 +135,12 @@ impl SessionStore {
             is_checksummed: proved.is_checksummed,
         };
         // First the list, so that no open session is missing in it; and those that make room stay on it until they are over.
-        let replaced = self.add_to_wallet(account, Entry { session_id, expires_at_ms }, now_ms).await?;
+        let (entry, sessions_max) =
+            (WalletSessionEntry { session_id, expires_at_ms }, self.config.sessions_per_wallet_max);
+        let replaced = wallet_list::add_to_wallet(&self.bus, account, entry, sessions_max).await?;
         self.bus.commit_record(&mut VersionedRecord::new(session), Outbox::new().with_event(&event)).await?;
         self.retire_sessions(account, &replaced, SessionEndReason::Replaced, request_id).await?;
-        if !self.is_listed(account, session_id).await? {
+        if !wallet_list::listed_sessions(&self.bus, account).await?.contains(&session_id) {
             // All sessions of the wallet were ended in between, this one before it was there.
             self.end_session(session_id, SessionEndReason::Revoked, request_id).await?;
             return Err(SignInDenial::Session.into());
@@ -270,18 +273,11 @@ impl SessionStore {
             self.close_session(*session_id, end, request_id).await?;
         }
         // Off the list once they are over: a crash before leaves them where "end all" finds them.
-        if !session_ids.is_empty() {
-            remove_from_wallet(&self.bus, account, session_ids).await?;
-        }
+        wallet_list::remove_from_wallet(&self.bus, account, session_ids).await?;
         for session_id in session_ids {
             self.close_session(*session_id, end, request_id).await?;
         }
         Ok(())
-    }
-
-    async fn is_listed(&self, account: WalletAccount, session_id: SessionId) -> Result<bool, nats::BusError> {
-        let held = self.bus.load_record::<WalletSessions>(&wallet_list_key(account)).await?;
-        Ok(held.is_some_and(|held| held.record.sessions.iter().any(|entry| entry.session_id == session_id)))
     }
 
     /// Ends every session of a wallet; answers how many were on its list.
@@ -291,10 +287,7 @@ impl SessionStore {
         end: SessionEndReason,
         request_id: RequestId,
     ) -> Result<usize, nats::BusError> {
-        let Some(held) = self.bus.load_record::<WalletSessions>(&wallet_list_key(account)).await? else {
-            return Ok(0);
-        };
-        let listed: Vec<SessionId> = held.record.sessions.iter().map(|entry| entry.session_id).collect();
+        let listed = wallet_list::listed_sessions(&self.bus, account).await?;
         self.retire_sessions(account, &listed, end, request_id).await?;
         Ok(listed.len())
     }
@@ -332,29 +325,6 @@ impl SessionStore {
         }
         self.evict_cached(session_id);
         Err(SignInDenial::Proof.into())
-    }
-
-    /// Puts a session on its wallet's list; answers those that have to make room.
-    async fn add_to_wallet(
-        &self,
-        account: WalletAccount,
-        entry: Entry,
-        now_ms: u64,
-    ) -> Result<Vec<SessionId>, nats::BusError> {
-        let mut replaced = Vec::new();
-        self.bus
-            .change_record::<WalletSessions>(&wallet_list_key(account), |found| {
-                let mut sessions = found.map(|wallet| wallet.sessions.clone()).unwrap_or_default();
-                sessions.retain(|entry| entry.expires_at_ms > now_ms);
-                sessions.push(entry);
-                let too_many = sessions.len().saturating_sub(self.config.sessions_per_wallet_max);
-                replaced = sessions.iter().take(too_many).map(|entry| entry.session_id).collect();
-                let expires_at_ms = sessions.iter().map(|entry| entry.expires_at_ms).max().unwrap_or(now_ms);
-                let (address, chain_id) = (account.address.to_lower_hex(), account.chain_id);
-                Some((WalletSessions { address, chain_id, sessions, expires_at_ms }, Outbox::new()))
-            })
-            .await?;
-        Ok(replaced)
     }
 
     /// The text of a refresh token.
@@ -449,7 +419,7 @@ pub(super) async fn end_session(
     request_id: RequestId,
 ) -> Result<(), nats::BusError> {
     match close_session(bus, session_id, end, request_id).await? {
-        Some(account) => remove_from_wallet(bus, account, &[session_id]).await,
+        Some(account) => wallet_list::remove_from_wallet(bus, account, &[session_id]).await,
         None => Ok(()),
     }
 }
@@ -474,31 +444,12 @@ async fn close_session(
     Ok(closed)
 }
 
-async fn remove_from_wallet(
-    bus: &Bus,
-    account: WalletAccount,
-    session_ids: &[SessionId],
-) -> Result<(), nats::BusError> {
-    bus.change_record::<WalletSessions>(&wallet_list_key(account), |found| {
-        let mut wallet = found.cloned()?;
-        wallet.sessions.retain(|entry| !session_ids.contains(&entry.session_id));
-        Some((wallet, Outbox::new()))
-    })
-    .await?;
-    Ok(())
-}
-
 /// A hint to every replica; each would find out by itself.
 async fn publish_session_end(bus: &Bus, session_id: SessionId) {
     let payload = session_id.to_string().into_bytes();
     if let Err(error) = bus.publish_core(subjects::CONTROL_REVOKED.to_owned(), payload).await {
         tracing::warn!(%error, session.id = %session_id, "other replicas see the end of a session a little later");
     }
-}
-
-/// Key of the list of an account's sessions.
-fn wallet_list_key(account: WalletAccount) -> String {
-    wallet_sessions_key(&account.address.to_lower_hex(), account.chain_id)
 }
 
 /// The account that a session proved, as it was proven.

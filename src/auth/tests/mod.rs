@@ -6,6 +6,7 @@ mod link;
 mod message;
 mod principal;
 mod published;
+mod sessions;
 mod signature;
 
 /// Made by `tests/signin/vectors.mjs` with viem, which shares no code with ours.
