@@ -452,7 +452,7 @@ fn message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
         "job.paused" | "job.resumed" | "job.reprioritized" | "ask.jobs" => {
             (vec!["ingress", "tasks"], vec!["index"])
         }
-        "media.changed" | "ask.job_counts" | "ask.media" | "ask.public_media" => {
+        "media.changed" | "ask.encode_activity" | "ask.job_counts" | "ask.media" | "ask.public_media" => {
             (vec!["ingress"], vec!["index"])
         }
         "media.playable" | "media.ready" => (vec!["transcode"], vec!["index"]),
@@ -488,9 +488,10 @@ fn message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
         "kv.envelope" => (vec!["index", "ingress", "keeper", "tasks", "transcode", "upload"], vec!["keeper"]),
         "audit.record" => (vec!["audit"], vec!["ingress"]),
         "ask.jobs.answer" => (vec!["index"], vec!["ingress", "tasks"]),
-        "ask.job_counts.answer" | "ask.media.answer" | "ask.public_media.answer" => {
-            (vec!["index"], vec!["ingress"])
-        }
+        "ask.encode_activity.answer"
+        | "ask.job_counts.answer"
+        | "ask.media.answer"
+        | "ask.public_media.answer" => (vec!["index"], vec!["ingress"]),
         other => worker_message_roles(other)?,
     };
     if is_event(name) {

@@ -30,6 +30,12 @@ pub const JOBS: &str = "jobs";
 /// Verb: count jobs.
 pub const JOB_COUNTS: &str = "job_counts";
 
+/// Verb: say what was encoded lately, by profile.
+pub const ENCODE_ACTIVITY: &str = "encode_activity";
+
+/// Most ended jobs that an [`EncodeActivity`] is made of.
+pub const ACTIVITY_JOBS_MAX: usize = 10_000;
+
 /// Code of a refusal: the question can't be read.
 pub const QUESTION_MALFORMED: &str = "question_malformed";
 
@@ -197,6 +203,56 @@ pub struct JobIndexPage {
     pub next: Option<String>,
     /// Revision of the bucket `jobs` the index has seen.
     pub revision: u64,
+}
+
+/// What was encoded since a time?
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "ReadEncodeActivity")]
+pub struct EncodeActivityQuery {
+    /// Whose jobs; `None` for everybody's, which only an operator may ask.
+    #[serde(default)]
+    pub owner: Option<String>,
+    /// Only jobs that ended then or later: Unix time in milliseconds.
+    pub ended_from_ms: u64,
+}
+
+/// What was encoded, of the jobs that ended in a time.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "EncodeActivity")]
+pub struct EncodeActivity {
+    /// By name of the profile.
+    pub profiles: Vec<ProfileActivity>,
+    /// True when more jobs ended than are looked at, the last [`ACTIVITY_JOBS_MAX`].
+    pub is_cut: bool,
+    /// Revision of the bucket `jobs` the index has seen.
+    pub revision: u64,
+}
+
+/// What was encoded by a profile.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "ProfileActivity")]
+pub struct ProfileActivity {
+    /// Its name; empty for jobs that could not be planned.
+    pub profile: String,
+    /// Jobs that came to an encode.
+    pub succeeded: u64,
+    /// Jobs that failed.
+    pub failed: u64,
+    /// Jobs that a person ended.
+    pub cancelled: u64,
+    /// Milliseconds that the media of those that succeeded play.
+    pub output_ms: u64,
+    /// Milliseconds that media children ran for those, all parts added up.
+    pub work_ms: u64,
+    /// CPU milliseconds of those media children.
+    pub cpu_ms: u64,
+    /// Milliseconds of output in each 1,000 milliseconds that a media child ran: what one slot makes, as a multiple of real time; null
+    /// while nothing was made.
+    pub speed: Option<u64>,
+    /// Milliseconds from the planning of a job to its end, of those that succeeded, in the median; null without any.
+    pub job_ms_median: Option<u64>,
+    /// The same of the slowest twentieth: 95 % ended sooner.
+    pub job_ms_p95: Option<u64>,
 }
 
 /// How many jobs stand where.

@@ -371,7 +371,7 @@ pub struct JobRecord {
     /// What a job of the kind [`JOB_ACTION`] does, and with which jobs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub action: Option<JobActionOrder>,
-    /// What came of it; absent until it has ended.
+    /// What came of it, or of a part of it where it was cancelled; absent until it has ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub acted: Option<JobActionReport>,
 }

@@ -203,6 +203,9 @@ pub struct JobActionProgress {
     /// Where the list goes on; absent before its first page is done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cursor: Option<String>,
-    /// What came of them.
+    /// Jobs of the page behind it that are done already: a page that an outage cut off is begun again without them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub done: Vec<JobId>,
+    /// What came of all that is done.
     pub report: JobActionReport,
 }

@@ -52,6 +52,11 @@ impl WalletAccount {
     }
 }
 
+/// How an owner is written, where `name` is the account of a wallet in another spelling; `None` where nothing is to be corrected.
+pub fn correct_owner_name(name: &str) -> Option<String> {
+    name.parse::<WalletAccount>().ok().map(|account| account.owner_id()).filter(|owner| owner != name)
+}
+
 impl From<alloy_primitives::Address> for WalletAccount {
     fn from(address: alloy_primitives::Address) -> Self {
         Self::of_key(WalletAddress::new(address))

@@ -89,13 +89,14 @@ pub(super) async fn act_on_jobs(args: &JobsActArgs, as_json: bool) -> anyhow::Re
         output::print_json(&job)?;
     }
     let report = &job["acted"];
-    let Some(refused) = report["refused"].as_u64() else {
-        let text = |name: &str| output::sanitize_text(job[name].as_str().unwrap_or_default());
-        bail!("the action came to no end: {} ({})", text("status"), text("detail"));
-    };
-    if !as_json {
+    if !as_json && report.is_object() {
         print_report(report, args.dry_run)?;
     }
+    if job["status"] != "succeeded" {
+        let text = |name: &str| output::sanitize_text(job[name].as_str().unwrap_or_default());
+        bail!("the action came to no end: {} {}", text("status"), text("detail"));
+    }
+    let refused = report["refused"].as_u64().unwrap_or_default();
     Ok(if refused > 0 { CommandOutcome::Badly } else { CommandOutcome::Well })
 }
 

@@ -21,7 +21,7 @@ pub enum QueueCommand {
     /// Keep the jobs of an owner, or of a kind, out of the queue until they are resumed
     #[command(after_help = "Examples:
   streamgate queue pause --kind transcode --reason 'the encoders are upgraded'
-  streamgate queue pause --owner 0x70997970c51812dc3a010c7d01b50e0d17dc79c8
+  streamgate queue pause --owner eip155:0x70997970c51812dc3a010c7d01b50e0d17dc79c8
 
 What lies in the queue already, two parts for each slot at most, is made to its end. `streamgate jobs why` says who paused a job, and
 the reason. Single jobs are paused by `streamgate jobs pause`, those of a filter by `streamgate jobs act pause`.")]

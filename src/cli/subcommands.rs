@@ -191,7 +191,7 @@ not run, `streamgate watch` has each event.")]
   streamgate jobs act cancel --status active                     every job of yours that goes on
   streamgate jobs act retry --code store_unavailable --since 2h  what failed for that reason in the last two hours
   streamgate jobs act prioritize --to p2 --kind verify
-  streamgate jobs act pause --owner 0x7099... --dry-run          what would be paused; for keys of admins
+  streamgate jobs act pause --owner eip155:0x7099... --dry-run   what would be paused; for keys of admins
 
 A job does it, for the jobs that were there when it was asked for, and says with how many it was done and which could not be done and why;
 the command waits for that, and ends with 1 if some could not. Ctrl-C leaves the job at it: `streamgate jobs cancel` stops it.")]
@@ -239,6 +239,18 @@ HELD is how many parts a worker holds, of how many at once; PARTS names them as 
 plays than making it took, over the last hour: at 2.0x an hour of output takes half an hour. A worker that did not show itself for
 ten seconds is not listed. For keys of operators and admins.")]
     Ls {
+        /// The server.
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// Show how busy the encoders are, and what they made in the last hour, by profile
+    #[command(after_help = "Examples:
+  streamgate workers load
+  streamgate workers load --json
+
+SPEED of a profile is what one slot makes of it: at 2.0x an hour of film takes half an hour. MEDIAN and P95 are how long jobs took from
+their planning to their end. With the key of an owner, of its own jobs.")]
+    Load {
         /// The server.
         #[command(flatten)]
         client: ClientArgs,

@@ -11,6 +11,9 @@ use super::{
 
 const HEADS: &[&str] = &["WORKER", "QUEUE", "STATE", "HELD", "SPEED", "STARTED", "HOST", "VERSION", "PARTS"];
 
+const LOAD_HEADS: &[&str] =
+    &["PROFILE", "SUCCEEDED", "FAILED", "CANCELLED", "OUTPUT", "SPEED", "MEDIAN", "P95"];
+
 /// Lists the live workers.
 ///
 /// # Errors
@@ -18,6 +21,7 @@ const HEADS: &[&str] = &["WORKER", "QUEUE", "STATE", "HELD", "SPEED", "STARTED",
 pub async fn run_workers(command: WorkersCommand, as_json: bool) -> anyhow::Result<()> {
     match command {
         WorkersCommand::Ls { client } => list_workers(&ApiClient::new(&client)?, as_json).await,
+        WorkersCommand::Load { client } => show_load(&ApiClient::new(&client)?, as_json).await,
         WorkersCommand::Pause(args) => change_worker(&args, "pause", as_json).await,
         WorkersCommand::Resume(args) => change_worker(&args, "resume", as_json).await,
         WorkersCommand::Drain(args) => change_worker(&args, "drain", as_json).await,
@@ -56,6 +60,56 @@ async fn list_workers(client: &ApiClient, as_json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
+async fn show_load(client: &ApiClient, as_json: bool) -> anyhow::Result<()> {
+    let metrics = client.get_json("v1/transcode/metrics", &[]).await?;
+    if as_json {
+        return Ok(output::print_json(&metrics)?);
+    }
+    output::print_line(describe_load(&metrics))?;
+    let profiles = metrics["profiles"].as_array().map_or(&[] as &[Value], Vec::as_slice);
+    if profiles.is_empty() {
+        output::print_message("Nothing was encoded in the last hour");
+        return Ok(());
+    }
+    let rows: Vec<Vec<String>> = profiles.iter().map(profile_row).collect();
+    Ok(output::print_line(render::format_table(LOAD_HEADS, &rows))?)
+}
+
+fn describe_load(metrics: &Value) -> String {
+    let (slots, queue) = (&metrics["slots"], &metrics["queue"]);
+    let number = |of: &Value, name: &str| of[name].as_u64().unwrap_or_default();
+    let workers = format!(
+        "{} of {} slots work, of {} workers",
+        number(slots, "slots_held"),
+        number(slots, "slots"),
+        number(slots, "workers")
+    );
+    if queue.is_null() {
+        return format!("{workers}; no keeper answers, and nothing is let into the queue");
+    }
+    format!(
+        "{workers}; {} jobs wait, the queue holds {} of {} parts",
+        number(queue, "jobs_waiting"),
+        number(queue, "queue_parts"),
+        number(queue, "queue_parts_max")
+    )
+}
+
+fn profile_row(profile: &Value) -> Vec<String> {
+    let field = |name: &str| render::format_scalar(name, &profile[name]);
+    let time = |name: &str| profile[name].as_u64().map_or_else(String::new, render::format_duration);
+    vec![
+        field("profile"),
+        field("succeeded"),
+        field("failed"),
+        field("cancelled"),
+        time("output_ms"),
+        profile["speed"].as_u64().map_or_else(String::new, format_speed),
+        time("job_ms_median"),
+        time("job_ms_p95"),
+    ]
+}
+
 fn worker_row(worker: &Value) -> Vec<String> {
     let field = |name: &str| render::format_scalar(name, &worker[name]);
     let held: &[Value] = worker["held"].as_array().map_or(&[], Vec::as_slice);
@@ -86,6 +140,25 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn the_load_says_what_works_and_what_was_made() {
+        let profile = json!({
+            "profile": "default", "succeeded": 2, "failed": 0, "cancelled": 1, "output_ms": 61_000, "speed": 1_500,
+            "job_ms_median": 2_000, "job_ms_p95": null,
+        });
+        let row = profile_row(&profile);
+        assert_eq!(row.len(), LOAD_HEADS.len());
+        assert_eq!(row.join("|"), "default|2|0|1|1:01 min|1.5x|2.0 s|");
+        let slots = json!({ "slots_held": 1, "slots": 4, "workers": 2 });
+        let queue = json!({ "jobs_waiting": 3, "queue_parts": 8, "queue_parts_max": 8 });
+        assert_eq!(
+            describe_load(&json!({ "slots": slots, "queue": queue })),
+            "1 of 4 slots work, of 2 workers; 3 jobs wait, the queue holds 8 of 8 parts"
+        );
+        let silent = describe_load(&json!({ "slots": slots, "queue": null }));
+        assert!(silent.ends_with("no keeper answers, and nothing is let into the queue"), "{silent}");
+    }
 
     #[test]
     fn a_row_fits_its_heads_and_names_what_is_held() {

@@ -9,7 +9,6 @@ use schemas::{
     fault::{FailureClass, error_chain},
     ids::JobId,
     job::{JobPartTask, JobQueue, JobRecord},
-    pause::QueuePauses,
     subjects,
     worker::WorkerRecord,
 };
@@ -163,8 +162,9 @@ impl Dispatcher {
         }
         let broker_now_ms = self.bus.broker_now_ms(&subjects::kv_stream_name(JobRecord::BUCKET)).await?;
         self.state.lock().set_clock(Instant::now(), broker_now_ms);
-        let pauses = self.bus.load_record::<QueuePauses>(QueuePauses::KEY).await?;
-        self.state.lock().set_pauses(pauses.map(|held| held.record).unwrap_or_default());
+        if let Some(pauses) = records::load_pauses(&self.bus).await? {
+            self.state.lock().set_pauses(pauses);
+        }
         self.read_unread_jobs().await?;
         let mut listing =
             self.bus.stream_subjects(subjects::JOBS, &subjects::job_filter(self.queue.name())).await?;

@@ -8,6 +8,7 @@ use schemas::{
     fault::error_chain,
     ids::JobId,
     job::{self, JobPartRecord, JobPartStatus, JobRecord},
+    pause::QueuePauses,
     subjects,
 };
 
@@ -43,6 +44,18 @@ pub(crate) async fn load_runnable_job(bus: &Bus, job_id: JobId) -> Result<Option
         Err(error @ BusError::Undecodable { .. }) => {
             // One record that can't be read must not stop all others.
             tracing::error!(error = error_chain(&error), job.id = %job_id, "this job is left out");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// What is paused; `None` when that can't be read here, and what was known before holds.
+pub(crate) async fn load_pauses(bus: &Bus) -> Result<Option<QueuePauses>, BusError> {
+    match bus.load_record::<QueuePauses>(QueuePauses::KEY).await {
+        Ok(held) => Ok(Some(held.map(|held| held.record).unwrap_or_default())),
+        Err(error @ BusError::Undecodable { .. }) => {
+            tracing::error!(error = error_chain(&error), "what is paused can't be read, and stays as it was");
             Ok(None)
         }
         Err(error) => Err(error),

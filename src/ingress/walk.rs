@@ -160,6 +160,7 @@ GET /v1/oembed Open Streaming
 GET /v1/profiles Principal(Worker) Transcoder
 GET /v1/schedules Principal(Worker) Worker
 GET /v1/schedules/{schedule_id} Principal(Worker) Worker
+GET /v1/transcode/metrics Principal(Worker) Transcoder
 GET /v1/uploads/{upload_id} Principal(Upload) none
 GET /v1/uploads/{upload_id}/status Principal(Upload) Upload
 GET /v1/workers Principal(Worker) Worker

@@ -455,7 +455,9 @@ async fn serve_ingress(
     let serving = async {
         web::serve::serve_connections(listener, router, site.shutdown.clone(), grace).await;
         // Those whose clients went away have no connection that was waited for.
-        app.repeated.finish_requests().await;
+        if tokio::time::timeout(grace, app.repeated.finish_requests()).await.is_err() {
+            tracing::warn!("requests whose clients went away are not finished, and left");
+        }
         anyhow::Ok(())
     };
     let publishing = tasks.keep_running("chains", classify_ending, || async {

@@ -183,6 +183,11 @@ async fn what_is_paused_for_everybody_is_cancelled_and_tried_again_by_one_comman
     for media_id in &media {
         becomes(&cluster, &format!("/v1/media/{media_id}"), "status", "ready").await;
     }
+    let (_, load) = streamgate(&cluster, &["workers", "load"]);
+    let profile = &load["profiles"][0];
+    assert_eq!((&profile["succeeded"], &profile["cancelled"]), (&3.into(), &3.into()), "{load}");
+    assert!(profile["speed"].as_u64().is_some_and(|speed| speed > 0), "{load}");
+    assert!(load["queue"]["queue_parts_max"].is_u64() && load["slots"]["slots"] != 0, "{load}");
     let events = cluster.all_events().await;
     for (kind, count) in
         [("queue.paused", 1), ("queue.resumed", 1), ("job.cancelled", 3), ("media.reopened", 3)]

@@ -8,11 +8,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nats::{Bus, BusError, Outbox, VersionedRecord};
+use nats::{Bus, BusError, FailureClass, Outbox, VersionedRecord};
 use schemas::{
     KvRecord as _,
+    fault::error_chain,
     ids::JobId,
-    job::{JobRecord, JobStatus},
+    job::{JobKind, JobRecord, JobStatus},
     job_action::{JobAction, JobActionOrder, JobActionOutcome},
     subjects,
 };
@@ -64,11 +65,31 @@ impl JobActionContext {
     }
 
     /// Does what `order` says with a job, if it is one of those that are meant; `None` when it is none of them any more. `by` is the job
-    /// that says so. Repeating it is harmless.
+    /// that says so. Repeating it is harmless. One job that can't be read, or whose medium can't be, must not stop the others: it is
+    /// refused.
     ///
     /// # Errors
     /// [`NextEncodeError::Bus`] and [`NextEncodeError::Store`] while one of them is away: it can be tried again.
     pub async fn act_on_job(
+        &self,
+        job_id: JobId,
+        order: &JobActionOrder,
+        by: &JobRecord,
+    ) -> Result<Option<JobActionOutcome>, NextEncodeError> {
+        match self.act(job_id, order, by).await {
+            Err(NextEncodeError::Bus(error)) if error.failure_class() == FailureClass::Outage => {
+                Err(error.into())
+            }
+            Err(NextEncodeError::Store(error)) if error.is_outage() => Err(NextEncodeError::Store(error)),
+            Err(error) => {
+                let (code, detail) = (error.code().to_owned(), error_chain(&error).to_string());
+                Ok(Some(JobActionOutcome::Refused { code, detail }))
+            }
+            Ok(outcome) => Ok(outcome),
+        }
+    }
+
+    async fn act(
         &self,
         job_id: JobId,
         order: &JobActionOrder,
@@ -118,20 +139,16 @@ impl JobActionContext {
             profiles: &self.profiles,
             may_take_p0: order.only_owner.is_none(),
         };
-        match try_job_again(context, job).await {
-            Ok(TryOutcome::Begun(_)) => Ok(Some(JobActionOutcome::Changed)),
-            Ok(TryOutcome::Nothing(why)) => Ok(Some(refuse(ProblemCode::JobGoesOn, &why))),
-            Ok(TryOutcome::NothingStored(why)) => Ok(Some(refuse(ProblemCode::NothingStored, why))),
+        Ok(Some(match try_job_again(context, job).await {
+            Ok(TryOutcome::Begun(_)) => JobActionOutcome::Changed,
+            Ok(TryOutcome::Nothing(why)) => refuse(ProblemCode::JobGoesOn, &why),
+            Ok(TryOutcome::NothingStored(why)) => refuse(ProblemCode::NothingStored, why),
             // Somebody else changed its medium meanwhile.
             Err(NextEncodeError::Bus(BusError::Conflict { .. })) => {
-                Ok(Some(refuse(ProblemCode::Conflict, "its medium was changed meanwhile")))
+                refuse(ProblemCode::Conflict, "its medium was changed meanwhile")
             }
-            Err(error @ (NextEncodeError::Bus(_) | NextEncodeError::Store(_))) => Err(error),
-            Err(error) => {
-                let (code, detail) = (error.code().to_owned(), error.to_string());
-                Ok(Some(JobActionOutcome::Refused { code, detail }))
-            }
-        }
+            Err(error) => return Err(error),
+        }))
     }
 
     /// A change of the record alone.
@@ -190,6 +207,9 @@ fn foresee(action: JobAction, job: &JobRecord) -> JobActionOutcome {
         JobAction::Prioritize { priority } => job.priority == priority,
         JobAction::Cancel {} if job.publishing_at_ms.is_some() => {
             return refuse(ProblemCode::JobPublishing, "its result is being published");
+        }
+        JobAction::Retry {} if JobKind::parse(&job.kind).is_none_or(|kind| kind == JobKind::JobAction) => {
+            return refuse(ProblemCode::JobGoesOn, "a job of its kind is not tried again");
         }
         JobAction::Cancel {} | JobAction::Retry {} => false,
     };

@@ -170,6 +170,20 @@ async fn what_failed_is_tried_again_once_and_not_without_room() {
         matches!(&again, Some(JobActionOutcome::Refused { code, .. }) if code == "job_goes_on"),
         "{again:?}"
     );
+    // What a newer version wrote, or nobody.
+    let stranger = JobId::from_bytes([77; 16]);
+    let key = schemas::subjects::kv_subject("jobs", &stranger.to_string());
+    site.admin.context().publish(key, "no record".into()).await.unwrap().await.unwrap();
+    let found = site.actions(0).act_on_job(stranger, &retry, &by).await.unwrap();
+    assert!(
+        matches!(&found, Some(JobActionOutcome::Refused { code, .. }) if code == "message_undecodable"),
+        "it does not stop the others: {found:?}"
+    );
+    let failed = JobRecord { status: JobStatus::Failed, ..action_job() };
+    site.put_any(&failed).await;
+    let all = JobActionOrder { filter: JobFilter::default(), is_dry_run: true, ..order(JobAction::Retry {}) };
+    let foreseen = site.actions(0).act_on_job(failed.job_id, &all, &action_job()).await.unwrap();
+    assert_eq!(foreseen, refused("job_goes_on", "a job of its kind is not tried again"));
     let orphan = job_record(medium(9), OWNER, 1, JobStatus::Failed);
     site.put_any(&orphan).await;
     let gone = site.act(JobAction::Retry {}, &orphan).await;
@@ -214,7 +228,9 @@ async fn an_action_that_can_t_be_is_refused_with_the_place() {
         (&site.owner, &cancel, json!({ "status": "failed" }), invalid),
         (&site.owner, &json!({ "type": "retry" }), active.clone(), invalid),
         (&site.owner, &cancel, json!({ "kind": "transcoding" }), invalid),
-        (&site.owner, &cancel, json!({ "code": "" }), invalid),
+        (&site.owner, &json!({ "type": "retry" }), json!({ "code": "" }), invalid),
+        (&site.owner, &cancel, json!({ "code": "store_full" }), invalid),
+        (&admin, &cancel, json!({ "owner": "0x70997970C51812dc3A010C7d01b50e0d17dc79C8" }), invalid),
         (&site.owner, &cancel, json!({ "created_from_ms": 5, "created_until_ms": 5 }), invalid),
         (&site.owner, &cancel, json!({ "state": "active" }), (400, "json_invalid")),
         (&site.owner, &json!({ "type": "remove" }), active.clone(), (400, "json_invalid")),
@@ -240,7 +256,12 @@ async fn admins_pause_an_owner_or_a_kind_and_owners_see_what_concerns_them() {
         let answer = site.send_as(&site.owner, method, mine, &json!({})).await;
         assert_eq!(code(&answer), (403, "operators_only".into()), "{method}");
     }
-    for (path, status) in [("/v1/jobs/pauses/kind/transcoding", 404), ("/v1/jobs/pauses/media/x", 404)] {
+    for (path, status) in [
+        ("/v1/jobs/pauses/kind/transcoding", 404),
+        ("/v1/jobs/pauses/media/x", 404),
+        // Nobody has that name: it is eip155:0x7099...
+        ("/v1/jobs/pauses/owner/0x70997970c51812dc3a010c7d01b50e0d17dc79c8", 404),
+    ] {
         assert_eq!(site.send_as(&admin, "PUT", path, &json!({})).await.status, status, "{path}");
     }
     let long = json!({ "reason": "x".repeat(201) });

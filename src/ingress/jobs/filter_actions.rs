@@ -7,7 +7,7 @@ use schemas::{
     KvRecord as _,
     access::ApiKeyScope,
     ids::{JobId, MediaId},
-    job::{self, EncodePlan, JobKind, JobQueued, JobRecord},
+    job::{self, EncodePlan, JobKind, JobQueued, JobRecord, JobStatus},
     job_action::{CODE_CHARS_MAX, JobAction, JobActionOrder, JobFilter},
     pause::NAME_CHARS_MAX,
     subjects::{self, JobPriority},
@@ -17,7 +17,7 @@ use serde_json::json;
 
 use super::{answer_with_begun_job, require_priority, submit::JobSubmittedDocument};
 use crate::{AppState, capacity};
-use auth::Principal;
+use auth::{Principal, account::correct_owner_name};
 use web::{
     body::JsonBody,
     error::Problem,
@@ -39,7 +39,8 @@ pub(super) struct JobActionRequest {
     action: JobAction,
     /// With which: those of which all that is named is true. Something has to be named; `{"status": "active"}` is every job that goes on.
     filter: JobFilter,
-    /// Nothing is changed: the report says what would be.
+    /// Nothing is changed: the report says what would be, as far as the jobs' own records say. Whether another try can begin, only the
+    /// try finds out.
     #[serde(default)]
     dry_run: bool,
 }
@@ -124,6 +125,12 @@ fn check_request(who: &Principal, wanted: &JobActionRequest) -> Result<(), Probl
     if *filter == JobFilter::default() {
         let all = "name something; `{\"status\": \"active\"}` is every job that goes on";
         return invalid("/filter", all.into());
+    }
+    if let Some(owner) = filter.owner.as_deref().and_then(correct_owner_name) {
+        return invalid("/filter/owner", format!("a wallet's account is written {owner}"));
+    }
+    if filter.code.is_some() && filter.status.unwrap_or(action.usual_status()) != JobStatus::Failed {
+        return invalid("/filter/code", "only jobs that failed have a code".into());
     }
     if filter.status.is_some_and(|status| !action.takes(status)) {
         return invalid("/filter/status", "this can't be done with jobs that stand there".into());

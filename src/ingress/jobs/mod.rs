@@ -45,7 +45,7 @@ pub mod act_on_job;
 mod actions;
 pub(crate) use actions::{answer_with_begun_job, explain_encode_failure};
 pub(crate) use priority::require_priority;
-pub(crate) use why::has_dispatcher;
+pub(crate) use why::{ask_queue, has_dispatcher};
 pub mod cancellation;
 mod filter_actions;
 mod pausing;
@@ -396,7 +396,7 @@ struct JobDocument<'a> {
     /// What a job of the kind `job_action` does, and with which jobs; absent in others.
     #[serde(skip_serializing_if = "Option::is_none")]
     action: Option<&'a JobActionOrder>,
-    /// What came of it; absent in others, and until it has ended.
+    /// What came of it, also of one that was cancelled on the way; absent in others, and until it has ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     acted: Option<&'a JobActionReport>,
     /// How far it is.

@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::AppState;
-use auth::Principal;
+use auth::{Principal, account::correct_owner_name};
 use web::{
     body::JsonBody,
     error::Problem,
@@ -237,6 +237,9 @@ fn require_pausable(who: &Principal, scope: &str, name: &str) -> Result<PauseSco
     }
     if !(1..=NAME_CHARS_MAX).contains(&name.chars().count()) || name.chars().any(char::is_control) {
         return Err(Problem::not_found("no owner has such a name"));
+    }
+    if let Some(owner) = correct_owner_name(name).filter(|_| scope == PauseScope::Owner) {
+        return Err(Problem::not_found("a wallet's account is written otherwise").with_member("owner", owner));
     }
     Ok(scope)
 }

@@ -173,6 +173,12 @@ pub(crate) async fn has_dispatcher(app: &AppState) -> bool {
     answers.iter().all(Option::is_some)
 }
 
+/// How full a queue is; `None` when no dispatcher answers.
+pub(crate) async fn ask_queue(app: &AppState, queue: JobQueue) -> Option<DispatchPosition> {
+    // It answers for any job, also for one that there is not.
+    ask_position(app, queue, JobId::from_bytes([0; 16]), ANSWER_MAX).await
+}
+
 /// Where the dispatcher sees a job; `None` when none answers, or when it answers what this version can't read.
 async fn ask_position(
     app: &AppState,

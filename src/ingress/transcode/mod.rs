@@ -36,6 +36,7 @@ use web::{
     public_address::PublicAddress,
 };
 
+mod activity;
 mod profiles;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -50,11 +51,12 @@ pub fn router() -> OperationRouter<AppState> {
     OperationRouter::default()
         .with(&TRANSCODE_MEDIA, transcode_media)
         .with(&profiles::LIST_PROFILES, profiles::list_profiles)
+        .with(&activity::READ_TRANSCODE_METRICS, activity::read_transcode_metrics)
 }
 
 /// Their descriptions.
 #[derive(utoipa::OpenApi)]
-#[openapi(paths(transcode_media, profiles::list_profiles))]
+#[openapi(paths(transcode_media, profiles::list_profiles, activity::read_transcode_metrics))]
 pub(super) struct TranscodeApiDoc;
 
 impl openapi::OperationGroup for TranscodeApiDoc {
@@ -66,6 +68,7 @@ impl openapi::OperationGroup for TranscodeApiDoc {
         schemas.add_request::<TranscodeRequest>();
         schemas.add_response::<TranscodeDocument>();
         schemas.add_response::<profiles::ProfileList<'_>>();
+        schemas.add_response::<activity::TranscodeMetricsDocument>();
     }
 }
 

@@ -63,17 +63,17 @@ impl openapi::OperationGroup for WorkersApiDoc {
 /// A worker that showed itself within the last ten seconds. Times are those of the broker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[schemars(rename = "LiveWorker")]
-struct LiveWorkerDocument {
+pub(crate) struct LiveWorkerDocument {
     /// Random name of the process, lower-case hexadecimal: the `worker` of the parts that it holds.
     worker: String,
     /// The queue that it works through, such as `transcode`.
     queue: String,
     /// Parts that it works on at once.
-    slots: u32,
+    pub(crate) slots: u32,
     /// What it holds, the longest held first.
-    held: Vec<HeldPart>,
+    pub(crate) held: Vec<HeldPart>,
     /// Where it stands.
-    state: WorkerState,
+    pub(crate) state: WorkerState,
     /// Its version.
     version: String,
     /// Version of the encoder options with which it makes parts: jobs of another one wait for other workers.
@@ -86,7 +86,7 @@ struct LiveWorkerDocument {
     last_seen_ms: u64,
     /// Milliseconds of output that it made in each 1,000 milliseconds in which it worked on any, over the parts that ended in the
     /// last hour; null while there is none.
-    speed: Option<u64>,
+    pub(crate) speed: Option<u64>,
 }
 
 impl LiveWorkerDocument {
@@ -163,6 +163,17 @@ async fn list_workers(State(app): State<AppState>, who: Principal) -> Result<Jso
     let reading = read_live_workers(&app.bus, filters, now_ms, WORKERS_MAX);
     let list = tokio::time::timeout(READ_TIME_MAX, reading).await;
     Ok(Json(list.map_err(|error| Problem::unavailable(&error))??))
+}
+
+/// The workers of a queue that show themselves, at most [`WORKERS_MAX`].
+pub(crate) async fn read_queue_workers(
+    bus: &Bus,
+    queue: JobQueue,
+) -> Result<Vec<LiveWorkerDocument>, Problem> {
+    let now_ms = bus.broker_now_ms(&subjects::kv_stream_name(worker::BUCKET)).await?;
+    let filters = vec![subjects::worker_filter(queue.name())];
+    let reading = tokio::time::timeout(READ_TIME_MAX, read_live_workers(bus, filters, now_ms, WORKERS_MAX));
+    Ok(reading.await.map_err(|error| Problem::unavailable(&error))??.items)
 }
 
 /// Whether a worker of this name shows itself, of whatever queue.

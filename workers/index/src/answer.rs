@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Duration};
 use futures::StreamExt;
 use nats::Bus;
 use schemas::{
-    index_query::{self, IndexReply, JobCountsQuery, JobIndexQuery, MediaIndexQuery, PublicMediaIndexQuery},
+    index_query::{
+        self, EncodeActivityQuery, IndexReply, JobCountsQuery, JobIndexQuery, MediaIndexQuery,
+        PublicMediaIndexQuery,
+    },
     subjects,
 };
 use serde::Serialize;
@@ -127,6 +130,11 @@ impl QueryResponder {
                     reply,
                 )
                 .await
+            }
+            index_query::ENCODE_ACTIVITY => {
+                let read =
+                    |projection: &IndexProjection, q: &EncodeActivityQuery| projection.encode_activity(q);
+                self.answer_query(IndexBucket::Jobs, &question.payload, |_| None, read, reply).await
             }
             index_query::JOB_COUNTS => {
                 let read = |projection: &IndexProjection, q: &JobCountsQuery| projection.count_jobs(q);

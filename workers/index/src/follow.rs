@@ -212,7 +212,11 @@ pub(crate) fn decode_change(
             }
             Some((job_id, part)) => {
                 let record = decode_record::<job::JobPartRecord>(key, value)?;
-                let facts = record.map(|part| IndexedPart { status: part.status, cpu_ms: part.cpu_ms });
+                let facts = record.map(|part| IndexedPart {
+                    status: part.status,
+                    cpu_ms: part.cpu_ms,
+                    work_ms: part.wall_ms,
+                });
                 IndexChange::Part(job_id.parse().map_err(malformed)?, part.to_owned(), facts)
             }
         },

@@ -52,6 +52,13 @@ impl ListPosition {
         key.get(NAME_BYTES..)?.try_into().ok().map(Self)
     }
 
+    /// The time in it, as Unix time in milliseconds.
+    pub(crate) fn at_ms(&self) -> u64 {
+        let mut time = [0; 8];
+        time.copy_from_slice(&self.0[..8]);
+        u64::from_be_bytes(time)
+    }
+
     /// The id in it.
     pub(crate) fn id(&self) -> [u8; 16] {
         let mut id = [0; 16];
@@ -117,6 +124,11 @@ pub(crate) fn job_list_id(
 /// The list of media that everybody may watch and that play.
 pub(crate) fn public_media_list_id() -> ListId {
     list_id_hash(b"public media", [None, None, None])
+}
+
+/// The list of encodes that ended, by when they did.
+pub(crate) fn ended_encodes_list_id() -> ListId {
+    list_id_hash(b"ended encodes", [None, None, None])
 }
 
 /// Every list a medium is in.

@@ -1,13 +1,14 @@
 //! Kind `job_action`: does one thing with all jobs of a filter. The list comes from the index, page by page; what is done is decided
 //! by each job's own record.
 //!
-//! Done twice it comes to the same, and what is done is noted behind each page: who takes over goes on with the next one.
+//! Done twice it comes to the same, and what is done is noted behind each page, and at an outage: who takes over goes on from there. Of the
+//! page of a worker that vanished the report does not know what was done.
 //!
-//! Limits: [`JOBS_AT_ONCE`] jobs at a time.
+//! Limits: [`JOBS_AT_ONCE`] jobs at a time, pages of [`PAGE_JOBS_MAX`].
 
 use std::{fmt::Debug, time::Duration};
 
-use futures::{StreamExt, TryStreamExt, future::BoxFuture};
+use futures::{StreamExt, future::BoxFuture};
 use nats::Bus;
 use queue_worker::PartClaim;
 use schemas::{
@@ -22,6 +23,9 @@ use crate::error::TaskError;
 
 /// Jobs with which something is done at the same time.
 pub const JOBS_AT_ONCE: usize = 8;
+
+/// Jobs of a page, behind which is noted what is done.
+pub const PAGE_JOBS_MAX: u32 = 32;
 
 /// How long the index may take for a page.
 const PAGE_TIME_MAX: Duration = Duration::from_secs(5);
@@ -54,20 +58,34 @@ pub(crate) async fn act_on_jobs(
     // Every job that there was when this one was asked for is in the list then.
     let revision = bus.load_record::<JobRecord>(&job.job_id.to_string()).await?.map(|held| held.revision());
     loop {
-        let page = load_page(bus, order, (done.cursor.take(), revision)).await?;
-        let acts: Vec<_> = page.items.iter().map(|item| actor.act(item.job_id, order, job)).collect();
-        let acted: Vec<Option<JobActionOutcome>> =
-            futures::stream::iter(acts).buffered(JOBS_AT_ONCE).try_collect().await?;
-        for (item, outcome) in page.items.iter().zip(acted) {
-            if let Some(outcome) = outcome {
-                done.report.count(item.job_id, outcome);
+        let page = load_page(bus, order, (done.cursor.clone(), revision)).await?;
+        let wanted: Vec<JobId> = page.items.iter().map(|item| item.job_id).collect();
+        let wanted: Vec<JobId> = wanted.into_iter().filter(|job_id| !done.done.contains(job_id)).collect();
+        let acts: Vec<_> = wanted.iter().map(|job_id| actor.act(*job_id, order, job)).collect();
+        // All of them, also behind one that an outage met: what is done is counted once.
+        let acted: Vec<_> = futures::stream::iter(acts).buffered(JOBS_AT_ONCE).collect().await;
+        let mut outage = None;
+        for (job_id, outcome) in wanted.into_iter().zip(acted) {
+            match outcome {
+                Ok(outcome) => {
+                    done.done.push(job_id);
+                    if let Some(outcome) = outcome {
+                        done.report.count(job_id, outcome);
+                    }
+                }
+                Err(error) => outage = Some(error),
             }
         }
-        let Some(next) = page.next else { return Ok(done.report) };
-        done.cursor = Some(next);
+        if outage.is_none() {
+            let Some(next) = page.next else { return Ok(done.report) };
+            (done.cursor, done.done) = (Some(next), Vec::new());
+        }
         let progress = JobActionProgress::clone(&done);
-        if !claim.write_change(|part| part.acted = Some(progress)).await? {
-            return Err(TaskError::ClaimLost);
+        let is_ours = claim.write_change(|part| part.acted = Some(progress)).await?;
+        match outage {
+            Some(error) => return Err(error),
+            None if !is_ours => return Err(TaskError::ClaimLost),
+            None => {}
         }
     }
 }
@@ -82,7 +100,7 @@ async fn load_page(
         media_id: order.filter.media_id,
         status: Some(order.status()),
         cursor,
-        limit: index_query::ITEMS_MAX,
+        limit: PAGE_JOBS_MAX,
         min_revision,
     };
     let subject = subjects::index_request_subject(index_query::JOBS);

@@ -3,7 +3,7 @@
 use nats::{Bus, Outbox};
 use schemas::{
     job::{self, JobFailed, JobRecord, JobStatus, JobSucceeded, VerifyReport},
-    job_action::JobActionReport,
+    job_action::{JobActionProgress, JobActionReport},
 };
 
 use crate::error::TaskError;
@@ -72,5 +72,20 @@ pub(crate) async fn end_job(
     if let Some((code, detail)) = failure {
         tracing::warn!(media.id = %job.media_id, job.id = %job.job_id, code, detail, "the job failed");
     }
+    Ok(())
+}
+
+/// Notes in a job that ended before its end what it had done with other jobs until then: its part's record goes sooner.
+pub(crate) async fn keep_report(
+    bus: &Bus,
+    job: &JobRecord,
+    acted: Option<JobActionProgress>,
+) -> Result<(), TaskError> {
+    let Some(JobActionProgress { report, .. }) = acted else { return Ok(()) };
+    bus.change_record::<JobRecord>(&job.job_id.to_string(), |found| {
+        let record = found.filter(|job| job.acted.is_none())?.clone();
+        Some((JobRecord { acted: Some(report.clone()), ..record }, Outbox::new()))
+    })
+    .await?;
     Ok(())
 }

@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use config::TasksConfig;
 pub use error::TaskError;
-pub use job_actions::{JOBS_AT_ONCE, JobActor};
+pub use job_actions::{JOBS_AT_ONCE, JobActor, PAGE_JOBS_MAX};
 use processor::TaskProcessor;
 
 /// What every part of the stage works with.

@@ -19,7 +19,7 @@ use crate::{
     TasksContext,
     error::TaskError,
     job_actions,
-    job_result::{TaskOutcome, end_job},
+    job_result::{TaskOutcome, end_job, keep_report},
     progress::TaskProgress,
     verify,
 };
@@ -119,6 +119,9 @@ impl PipelineStage for TaskProcessor {
         let (code, detail) = (fault.code, fault.describe());
         queue_worker::fail_part(&self.context.bus, &held.record, TASK, (code, &detail)).await?;
         let outcome = TaskOutcome::Failed(code.to_owned(), detail);
+        let key = subjects::part_key(task.job_id, TASK);
+        let part = self.context.bus.load_record::<JobPartRecord>(&key).await?;
+        keep_report(&self.context.bus, &held.record, part.and_then(|part| part.record.acted)).await?;
         Ok(end_job(&self.context.bus, &held.record, &outcome, self.context.config.ended_kept_ms).await?)
     }
 }
@@ -223,6 +226,7 @@ impl TaskProcessor {
         let outcome = match ending {
             TryEnding::Done(outcome) => outcome,
             TryEnding::JobOver => {
+                keep_report(&self.context.bus, job, claim.current_record().await.acted).await?;
                 claim.release_ended().await?;
                 return Ok(StageOutcome::Done);
             }

@@ -178,6 +178,15 @@ impl IndexProjection {
         }))
     }
 
+    /// What the parts of a job add up to.
+    pub(super) fn part_counts(&self, job: &IndexedJob) -> Result<PartCounts, IndexError> {
+        if let Some(counts) = job.folded {
+            return Ok(counts);
+        }
+        let row = self.counts.get(job.job_id.as_bytes())?;
+        Ok(row.map(|row| PartCounts::from_bytes(&row)).transpose()?.unwrap_or_default())
+    }
+
     /// One job as lists show it; `None` when there is none.
     ///
     /// # Errors
@@ -186,12 +195,7 @@ impl IndexProjection {
         let Some((revision, job)) = read_row::<IndexedJob>(&self.jobs, job_id.as_bytes())? else {
             return Ok(None);
         };
-        let counts = if let Some(counts) = job.folded {
-            counts
-        } else {
-            let row = self.counts.get(job_id.as_bytes())?;
-            row.map(|row| PartCounts::from_bytes(&row)).transpose()?.unwrap_or_default()
-        };
+        let counts = self.part_counts(&job)?;
         Ok(Some(JobIndexItem {
             job_id,
             kind: job.kind,
@@ -218,6 +222,9 @@ impl IndexProjection {
     }
 }
 
-fn read_row<R: DeserializeOwned>(tree: &sled::Tree, key: &[u8; 16]) -> Result<Option<(u64, R)>, IndexError> {
+pub(super) fn read_row<R: DeserializeOwned>(
+    tree: &sled::Tree,
+    key: &[u8; 16],
+) -> Result<Option<(u64, R)>, IndexError> {
     tree.get(key)?.map(|row| decode_row(&row)).transpose()
 }

@@ -5,6 +5,7 @@
 //! bucket made anew, an absence longer than removals are kept, a database that will not open) moves the old files away and begins
 //! again from the buckets.
 
+mod activity;
 mod list;
 mod rows;
 mod write;
@@ -21,7 +22,7 @@ use crate::{IndexConfig, IndexError};
 pub(crate) use write::{IndexChange, IndexEntry, IndexedPart};
 
 /// Version of the layout of keys and rows; another one on disk means building anew.
-const SCHEMA_VERSION: u64 = 3;
+const SCHEMA_VERSION: u64 = 4;
 
 /// Longest absence in milliseconds after which removals are still in the bucket: half the time that they are kept, since clocks
 /// differ.

@@ -30,33 +30,37 @@ pub(super) fn decode_row<R: DeserializeOwned>(row: &[u8]) -> Result<(u64, R), In
 pub(super) struct PartRow {
     pub(super) status: JobPartStatus,
     pub(super) cpu_ms: u64,
+    /// Milliseconds that the media child ran.
+    pub(super) work_ms: u64,
 }
 
 impl PartRow {
-    pub(super) fn to_bytes(self) -> [u8; 9] {
-        let mut bytes = [0; 9];
-        let (status, cpu) = bytes.split_at_mut(1);
-        status.fill(match self.status {
+    pub(super) fn to_bytes(self) -> Vec<u8> {
+        let status = match self.status {
             JobPartStatus::Claimed => 1,
             JobPartStatus::Done => 2,
             JobPartStatus::Failed => 3,
-        });
-        cpu.copy_from_slice(&self.cpu_ms.to_be_bytes());
-        bytes
+        };
+        [&[status][..], &self.cpu_ms.to_be_bytes(), &self.work_ms.to_be_bytes()].concat()
     }
 
     pub(super) fn from_bytes(bytes: &[u8]) -> Result<Self, IndexError> {
-        let bytes: [u8; 9] = bytes.try_into().map_err(|_| damaged_error("a part's row"))?;
-        let [status, cpu @ ..] = bytes;
+        let damaged = || damaged_error("a part's row");
+        let (status, rest) = bytes.split_first().ok_or_else(damaged)?;
+        let (cpu, work) = rest.split_first_chunk::<8>().ok_or_else(damaged)?;
+        let work: [u8; 8] = work.try_into().map_err(|_| damaged())?;
         let status = match status {
             1 => JobPartStatus::Claimed,
             2 => JobPartStatus::Done,
             3 => JobPartStatus::Failed,
             _ => return Err(damaged_error("a part's status")),
         };
-        Ok(Self { status, cpu_ms: u64::from_be_bytes(cpu) })
+        Ok(Self { status, cpu_ms: u64::from_be_bytes(*cpu), work_ms: u64::from_be_bytes(work) })
     }
 }
+
+/// Bytes of the row of a job's counts: three numbers and two sums.
+const COUNTS_BYTES: usize = 3 * 4 + 2 * 8;
 
 /// The parts of a job, added up.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,6 +69,8 @@ pub(crate) struct PartCounts {
     pub(super) done: u32,
     pub(super) failed: u32,
     pub(super) cpu_ms: u64,
+    #[serde(default)]
+    pub(super) work_ms: u64,
 }
 
 impl PartCounts {
@@ -74,11 +80,13 @@ impl PartCounts {
             let count = self.count_mut(part.status);
             *count = count.saturating_sub(1);
             self.cpu_ms = self.cpu_ms.saturating_sub(part.cpu_ms);
+            self.work_ms = self.work_ms.saturating_sub(part.work_ms);
         }
         if let Some(part) = new {
             let count = self.count_mut(part.status);
             *count = count.saturating_add(1);
             self.cpu_ms = self.cpu_ms.saturating_add(part.cpu_ms);
+            self.work_ms = self.work_ms.saturating_add(part.work_ms);
         }
         self
     }
@@ -96,22 +104,28 @@ impl PartCounts {
     }
 
     pub(super) fn to_bytes(self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(20);
+        let mut bytes = Vec::with_capacity(COUNTS_BYTES);
         for count in [self.claimed, self.done, self.failed] {
             bytes.extend_from_slice(&count.to_be_bytes());
         }
-        bytes.extend_from_slice(&self.cpu_ms.to_be_bytes());
+        for sum_ms in [self.cpu_ms, self.work_ms] {
+            bytes.extend_from_slice(&sum_ms.to_be_bytes());
+        }
         bytes
     }
 
     pub(super) fn from_bytes(bytes: &[u8]) -> Result<Self, IndexError> {
-        let take = |from: usize| -> Option<u32> {
+        let count = |from: usize| -> Option<u32> {
             bytes.get(from..from + 4)?.try_into().ok().map(u32::from_be_bytes)
         };
-        let cpu = bytes.get(12..20).and_then(|cpu| cpu.try_into().ok()).map(u64::from_be_bytes);
-        match (take(0), take(4), take(8), cpu) {
-            (Some(claimed), Some(done), Some(failed), Some(cpu_ms)) if bytes.len() == 20 => {
-                Ok(Self { claimed, done, failed, cpu_ms })
+        let sum = |from: usize| -> Option<u64> {
+            bytes.get(from..from + 8)?.try_into().ok().map(u64::from_be_bytes)
+        };
+        match (count(0), count(4), count(8), sum(12), sum(20)) {
+            (Some(claimed), Some(done), Some(failed), Some(cpu_ms), Some(work_ms))
+                if bytes.len() == COUNTS_BYTES =>
+            {
+                Ok(Self { claimed, done, failed, cpu_ms, work_ms })
             }
             _ => Err(damaged_error("a job's counts")),
         }

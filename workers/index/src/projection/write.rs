@@ -50,6 +50,9 @@ pub(crate) struct IndexedJob {
     pub(crate) detail: Option<String>,
     pub(crate) created_at_ms: u64,
     pub(crate) ended_at_ms: Option<u64>,
+    /// Name of the profile by which it encodes; empty where it does not.
+    #[serde(default)]
+    pub(crate) profile: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) paused_at_ms: Option<u64>,
     /// What its parts add up to, once their own records are gone.
@@ -70,6 +73,7 @@ impl From<job::JobRecord> for IndexedJob {
             status: record.status,
             encode: record.encode,
             duration_ms: record.plan.duration_ms,
+            profile: record.plan.profile,
             parts_total: u32::try_from(parts_total).unwrap_or(u32::MAX),
             code: record.code,
             detail: record.detail,
@@ -77,7 +81,11 @@ impl From<job::JobRecord> for IndexedJob {
             ended_at_ms: record.ended_at_ms,
             paused_at_ms: record.paused_at_ms,
             folded: record.folded.map(|parts| {
-                let rows = parts.iter().map(|part| PartRow { status: part.status, cpu_ms: part.cpu_ms });
+                let rows = parts.iter().map(|part| PartRow {
+                    status: part.status,
+                    cpu_ms: part.cpu_ms,
+                    work_ms: part.wall_ms,
+                });
                 rows.fold(PartCounts::default(), |counts, row| counts.with_transition(None, Some(row)))
             }),
         }
@@ -89,6 +97,7 @@ impl From<job::JobRecord> for IndexedJob {
 pub(crate) struct IndexedPart {
     pub(crate) status: JobPartStatus,
     pub(crate) cpu_ms: u64,
+    pub(crate) work_ms: u64,
 }
 
 /// One entry of a bucket.
@@ -188,7 +197,11 @@ impl IndexTransaction<'_> {
         let Some((_, job)) = get_row::<IndexedJob>(self.jobs, id.as_bytes())? else { return Ok(Vec::new()) };
         let position = order::job_position(job.created_at_ms, id);
         let lists = order::job_list_ids(&job.owner, &job.media_id, job.status);
-        Ok(lists.iter().map(|name| order::order_key(name, &position).to_vec()).collect())
+        let ended_at_ms = job.ended_at_ms.filter(|_| job.kind == job::TRANSCODE);
+        let ended = ended_at_ms.map(|at_ms| {
+            order::order_key(&order::ended_encodes_list_id(), &order::job_position(at_ms, id)).to_vec()
+        });
+        Ok(lists.iter().map(|name| order::order_key(name, &position).to_vec()).chain(ended).collect())
     }
 
     fn update_order(&self, before: &[Vec<u8>], after: &[Vec<u8>]) -> Result<(), IndexTransactionError> {
@@ -214,9 +227,10 @@ impl IndexTransaction<'_> {
             .map(|row| PartRow::from_bytes(&row))
             .transpose()
             .map_err(abort_transaction)?;
-        let new = value.map(|facts| PartRow { status: facts.status, cpu_ms: facts.cpu_ms });
+        let new =
+            value.map(|facts| PartRow { status: facts.status, cpu_ms: facts.cpu_ms, work_ms: facts.work_ms });
         match new {
-            Some(row) => self.parts.insert(key, &row.to_bytes())?,
+            Some(row) => self.parts.insert(key, row.to_bytes())?,
             None => self.parts.remove(key)?,
         };
         let counts = self.counts.get(id.as_bytes())?;

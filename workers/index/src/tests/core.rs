@@ -5,7 +5,10 @@ use schemas::{
     document::MediaDocumentRecord,
     envelope::RecordEnvelope,
     gate::{GateRule, MediaGate},
-    index_query::{JobCountsQuery, JobIndexQuery, MediaIndexPage, MediaIndexQuery, PublicMediaIndexQuery},
+    index_query::{
+        EncodeActivityQuery, JobCountsQuery, JobIndexQuery, MediaIndexPage, MediaIndexQuery, ProfileActivity,
+        PublicMediaIndexQuery,
+    },
     job::{JobPartStatus, JobRecord, JobStatus},
     media::{MediaStatus, Rational, VideoTrack},
 };
@@ -263,7 +266,7 @@ fn parts_are_added_up_whatever_comes_first() {
         sequence += 1;
         projection.apply_entries(IndexBucket::Jobs, &[IndexEntry { sequence, change }]).unwrap();
     };
-    let facts = |status, cpu_ms| Some(IndexedPart { status, cpu_ms });
+    let facts = |status, cpu_ms| Some(IndexedPart { status, cpu_ms, work_ms: 2 * cpu_ms });
     apply(IndexChange::Part(job_id(1), "v0000".into(), facts(JobPartStatus::Claimed, 0)));
     apply(IndexChange::Job(job_id(1), Some(Box::new(job(1, 9, "ann", JobStatus::Active).into()))));
     apply(IndexChange::Part(job_id(1), "v0000".into(), facts(JobPartStatus::Done, 700)));
@@ -274,6 +277,61 @@ fn parts_are_added_up_whatever_comes_first() {
     assert_eq!((item.cpu_ms, item.revision), (770, 2));
     apply(IndexChange::Part(job_id(1), "v0001".into(), None));
     assert_eq!(projection.job_item(job_id(1)).unwrap().unwrap().parts_failed, 0);
+}
+
+#[test]
+fn what_was_encoded_lately_is_added_up_by_profile() {
+    let (_folder, projection) = fresh();
+    let mut sequence = 0;
+    let mut apply = |change| {
+        sequence += 1;
+        projection.apply_entries(IndexBucket::Jobs, &[IndexEntry { sequence, change }]).unwrap();
+    };
+    let part = Some(IndexedPart { status: JobPartStatus::Done, cpu_ms: 4_000, work_ms: 5_005 });
+    // Number, owner, status, profile, when it ended. They were made 2,001 ms to 2,006 ms after 1970.
+    for (number, owner, status, profile, ended_at_ms) in [
+        (1, "ann", JobStatus::Succeeded, "default", Some(9_001)),
+        (2, "ann", JobStatus::Succeeded, "default", Some(12_002)),
+        (3, "ben", JobStatus::Succeeded, "default", Some(10_003)),
+        (4, "ben", JobStatus::Failed, "small", Some(11_000)),
+        (5, "ann", JobStatus::Cancelled, "small", Some(13_000)),
+        (6, "ann", JobStatus::Active, "small", None),
+    ] {
+        let mut record = job(number, number, owner, status);
+        (record.plan.profile, record.ended_at_ms) = (profile.to_owned(), ended_at_ms);
+        apply(IndexChange::Job(record.job_id, Some(Box::new(record.clone().into()))));
+        apply(IndexChange::Part(job_id(number), "v0000".into(), part));
+        // One that makes no encode is none of them.
+        let task = JobRecord { kind: "verify".into(), job_id: job_id(number + 10), ..record };
+        apply(IndexChange::Job(task.job_id, Some(Box::new(task.into()))));
+    }
+    let activity = |owner: Option<&str>, ended_from_ms| {
+        let question = EncodeActivityQuery { owner: owner.map(str::to_owned), ended_from_ms };
+        projection.encode_activity(&question).unwrap()
+    };
+    let none = ProfileActivity::default();
+    let small = ProfileActivity { profile: "small".into(), failed: 1, cancelled: 1, ..none.clone() };
+    let made = |succeeded, (median, p95)| ProfileActivity {
+        profile: "default".into(),
+        succeeded,
+        output_ms: 10_010 * succeeded,
+        work_ms: 5_005 * succeeded,
+        cpu_ms: 4_000 * succeeded,
+        speed: Some(2_000),
+        job_ms_median: Some(median),
+        job_ms_p95: Some(p95),
+        ..none.clone()
+    };
+    let found = activity(None, 0);
+    assert_eq!((found.is_cut, found.revision), (false, 18));
+    assert_eq!(found.profiles, [made(3, (8_000, 10_000)), small.clone()]);
+    assert_eq!(activity(None, 10_003).profiles, [made(2, (8_000, 10_000)), small]);
+    let mine = ProfileActivity { profile: "small".into(), cancelled: 1, ..none };
+    assert_eq!(activity(Some("ann"), 9_002).profiles, [made(1, (10_000, 10_000)), mine]);
+    assert_eq!(activity(None, 13_001).profiles, []);
+    // One that is gone is counted no more.
+    apply(IndexChange::Job(job_id(1), None));
+    assert_eq!(activity(None, 0).profiles[0].succeeded, 2);
 }
 
 #[test]

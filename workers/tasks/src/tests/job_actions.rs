@@ -55,8 +55,12 @@ impl JobActor for NotingActor {
             }
             assert_eq!((order.action, order.asked_by.as_str()), (JobAction::Pause {}, "olga"));
             assert_eq!(by.action.as_ref(), Some(order));
-            self.given.lock().push(job_id);
+            let mut given = self.given.lock();
+            let is_new = !given.contains(&job_id);
+            given.push(job_id);
             Ok(match job_id.as_bytes()[0] % 4 {
+                // As one that was cancelled: it is none of the filter any more.
+                _ if !is_new => None,
                 0 => None,
                 1 => Some(JobActionOutcome::Changed),
                 2 => Some(JobActionOutcome::Unchanged),
@@ -163,7 +167,27 @@ async fn who_takes_over_goes_on_behind_the_last_page() {
     site.worker_with(config(), Arc::<NotingActor>::clone(&second)).await;
     let job = site.ended(job_id).await;
     assert_eq!(job.acted, Some(whole_report()), "what the first one counted is kept");
-    assert!(second.numbers().iter().all(|number| *number >= PAGE), "{:?}", second.numbers());
+    assert_eq!(second.numbers(), (PAGE..JOBS).collect::<Vec<_>>(), "each once, also behind the outage");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_action_that_is_cancelled_says_what_it_had_done() {
+    let mut site = Site::start().await;
+    answer_as_index(&mut site).await;
+    let actor = NotingActor::new(usize::from(PAGE));
+    site.worker_with(config(), Arc::<NotingActor>::clone(&actor)).await;
+    let job_id = begin_action(&site).await;
+    site.wait("the first page", async || site.part(job_id).await.is_some_and(|part| part.acted.is_some()))
+        .await;
+    let cancel = |found: Option<&JobRecord>| {
+        let (record, event) =
+            found?.with_cancellation(Some("olga"), nats::now_ms(), schemas::ENDED_KEPT_MS)?;
+        Some((record, Outbox::new().with_event(&event)))
+    };
+    site.admin.change_record::<JobRecord>(&job_id.to_string(), cancel).await.unwrap();
+    let job = site.ended(job_id).await;
+    let report = job.acted.unwrap();
+    assert_eq!((job.status, report.matched, report.changed), (JobStatus::Cancelled, 3, 1), "{report:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
