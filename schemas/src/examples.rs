@@ -10,7 +10,9 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_bytes::ByteBuf;
 
 use crate::{
-    BusEvent, access, audit, dead_letter, dispatch_query, document, envelope, gate, idempotency,
+    BusEvent, access, audit, dead_letter, dispatch_query, document,
+    encode::EncodeSettings,
+    envelope, gate, idempotency,
     ids::{
         ChallengeId, JobId, KeyId, MediaId, PlaybackId, RequestId, ScheduleId, SessionId, StoreId, UploadId,
     },
@@ -120,6 +122,7 @@ fn upload_received() -> upload::UploadReceived {
         filename: Some(owned_text("Big Buck Bunny.mp4")),
         content_type: Some(owned_text("video/mp4")),
         digest: Some(example_digest()),
+        settings: EncodeSettings::default(),
     }
 }
 
@@ -253,6 +256,7 @@ fn visit_media_events(visitor: &mut impl ExampleVisitor) {
             owner: example_owner(),
             source: media_source(),
             technical: technical_metadata(),
+            settings: EncodeSettings::default(),
         },
     );
     visit_event(
@@ -415,6 +419,7 @@ fn upload_record() -> upload::UploadRecord {
         filename: Some(owned_text("Big Buck Bunny.mp4")),
         content_type: Some(owned_text("video/mp4")),
         mint_tx: None,
+        settings: EncodeSettings::default(),
         digest: Some(example_digest()),
         multipart: Some(upload::MultipartState {
             multipart_id: Some(owned_text("2~Yx0dJ1")),

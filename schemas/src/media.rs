@@ -545,6 +545,9 @@ pub struct MediaStored {
     pub source: MediaSource,
     /// What the probe found.
     pub technical: TechnicalMetadata,
+    /// How its first encode is to be made.
+    #[serde(default, skip_serializing_if = "EncodeSettings::is_default")]
+    pub settings: EncodeSettings,
 }
 media_event!(MediaStored, "stored", true, |_| None);
 

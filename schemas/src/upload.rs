@@ -6,6 +6,7 @@ use serde_bytes::ByteBuf;
 
 use crate::{
     BusEvent, EventContext,
+    encode::EncodeSettings,
     ids::{MediaId, UploadId},
     value::TransactionHash,
 };
@@ -141,6 +142,9 @@ pub struct UploadRecord {
     /// The transaction that minted the token of the medium.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mint_tx: Option<TransactionHash>,
+    /// How its first encode is to be made.
+    #[serde(default, skip_serializing_if = "EncodeSettings::is_default")]
+    pub settings: EncodeSettings,
     /// Whole-file digest the client declared.
     pub digest: Option<UploadDigest>,
     /// Parts, where the store is remote.
@@ -168,7 +172,7 @@ pub struct UploadRecord {
 
 impl UploadRecord {
     /// An open upload without a byte, a length or a time.
-    pub const fn new(upload_id: UploadId, media_id: MediaId, owner: String) -> Self {
+    pub fn new(upload_id: UploadId, media_id: MediaId, owner: String) -> Self {
         Self {
             upload_id,
             media_id,
@@ -185,6 +189,7 @@ impl UploadRecord {
             description: None,
             is_public: false,
             mint_tx: None,
+            settings: EncodeSettings::default(),
             digest: None,
             multipart: None,
             concat: None,
@@ -345,6 +350,9 @@ pub struct UploadReceived {
     pub content_type: Option<String>,
     /// Whole-file digest the client declared.
     pub digest: Option<UploadDigest>,
+    /// How its first encode is to be made.
+    #[serde(default, skip_serializing_if = "EncodeSettings::is_default")]
+    pub settings: EncodeSettings,
 }
 upload_event!(UploadReceived, "received");
 

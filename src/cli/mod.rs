@@ -261,6 +261,12 @@ pub struct UploadArgs {
     /// Let everybody play it who has its address
     #[arg(long)]
     pub public: bool,
+    /// By which profile it is encoded, from `streamgate profiles`
+    #[arg(long, value_name = "NAME")]
+    pub profile: Option<String>,
+    /// Priority of its encode: p2 when nothing else waits, p0 before the jobs of everybody, for keys of admins
+    #[arg(long, value_parser = ["p0", "p1", "p2"])]
+    pub priority: Option<String>,
     /// Wait until it is ready or rejected, showing what happens
     #[arg(long)]
     pub wait: bool,

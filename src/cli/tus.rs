@@ -77,6 +77,10 @@ pub struct FileDescription<'a> {
     pub content_type: Option<&'a str>,
     /// True when everybody may play it.
     pub is_public: bool,
+    /// Name of the profile by which it is encoded.
+    pub profile: Option<&'a str>,
+    /// Priority of its encode.
+    pub priority: Option<&'a str>,
 }
 
 impl FileDescription<'_> {
@@ -89,6 +93,8 @@ impl FileDescription<'_> {
             ("title", self.title),
             ("description", self.text),
             ("visibility", visibility),
+            ("profile", self.profile),
+            ("priority", self.priority),
         ];
         let pairs = said.into_iter().filter_map(|(name, value)| Some((name, value?)));
         let pairs: Vec<String> =

@@ -120,6 +120,8 @@ fn describe_file<'a>(args: &'a UploadArgs, name: &'a str) -> FileDescription<'a>
         text: args.description.as_deref(),
         content_type: args.content_type.as_deref(),
         is_public: args.public,
+        profile: args.profile.as_deref(),
+        priority: args.priority.as_deref(),
     }
 }
 

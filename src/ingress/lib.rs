@@ -201,7 +201,12 @@ impl AppState {
             Arc::new(grants.gate_evaluator().chains().with_separate_limits());
         let proofs = grants.proof_checker().clone();
         let sign_in = auth::SignInService::open(bus.clone(), auth, Some(chains), proofs).await?;
-        let uploads = uploads::UploadState::new(bus.clone(), store.clone(), config.uploads.clone());
+        let uploads = uploads::UploadState::new(
+            bus.clone(),
+            store.clone(),
+            config.uploads.clone(),
+            config.profiles.clone(),
+        );
         let capacity = capacity::CapacityMonitor::new(
             bus.clone(),
             store.clone(),

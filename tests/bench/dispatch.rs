@@ -45,7 +45,13 @@ const OWNERS: usize = 1_000;
 /// A worker whose parts take no time.
 struct InstantWorker {
     bus: Bus,
-    begun: mpsc::UnboundedSender<Instant>,
+    begun: mpsc::UnboundedSender<BegunPart>,
+}
+
+/// A part as it was begun.
+struct BegunPart {
+    job_id: JobId,
+    at: Instant,
 }
 
 impl PipelineStage for InstantWorker {
@@ -58,8 +64,15 @@ impl PipelineStage for InstantWorker {
             JobPartRecord { status: JobPartStatus::Done, ..JobPartRecord::new(task.job_id, &*task.part) };
         // A part that comes twice is no matter here.
         self.bus.commit_record(&mut VersionedRecord::new(done), Outbox::new()).await.ok();
-        if task.part != job::FINISH {
-            self.begun.send(begun).ok();
+        if task.part == job::FINISH {
+            let end = |found: Option<&JobRecord>| {
+                let mut job = found.filter(|job| job.status == JobStatus::Active)?.clone();
+                job.mark_ended(JobStatus::Succeeded, nats::now_ms(), schemas::ENDED_KEPT_MS);
+                Some((job, Outbox::new()))
+            };
+            self.bus.change_record::<JobRecord>(&task.job_id.to_string(), end).await.ok();
+        } else {
+            self.begun.send(BegunPart { job_id: task.job_id, at: begun }).ok();
         }
         Ok(StageOutcome::Done)
     }
@@ -69,7 +82,7 @@ impl PipelineStage for InstantWorker {
 struct Site {
     broker: TestBroker,
     admin: Bus,
-    begun: mpsc::UnboundedReceiver<Instant>,
+    begun: mpsc::UnboundedReceiver<BegunPart>,
     tasks: Vec<JoinHandle<()>>,
 }
 
@@ -120,15 +133,21 @@ impl Site {
         site
     }
 
-    async fn dispatch(&mut self) {
+    /// A dispatcher that ends without a word when the task is aborted.
+    async fn start_dispatcher(&self) -> JoinHandle<()> {
         let keeper = bus(&self.broker, Role::Keeper).await;
-        self.tasks.push(tokio::spawn(run_dispatcher(
+        tokio::spawn(run_dispatcher(
             keeper,
             JobQueue::Transcode,
             DispatchConfig::default(),
             DispatchMetrics::default(),
             CancellationToken::new(),
-        )));
+        ))
+    }
+
+    async fn dispatch(&mut self) {
+        let dispatcher = self.start_dispatcher().await;
+        self.tasks.push(dispatcher);
         while jobs_waiting(&self.admin).await.is_none() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -166,9 +185,10 @@ pub(crate) async fn queued_to_begun() -> Row {
         let mut held = VersionedRecord::new(record);
         site.admin.commit_record(&mut held, Outbox::new()).await.unwrap();
         let begun = site.begun.recv().await.unwrap();
-        times_ms.push(begun.duration_since(stored).as_secs_f64() * 1_000.0);
+        times_ms.push(begun.at.duration_since(stored).as_secs_f64() * 1_000.0);
+        // Unless its finish was first.
         held.record.status = JobStatus::Succeeded;
-        site.admin.commit_record(&mut held, Outbox::new()).await.unwrap();
+        site.admin.commit_record(&mut held, Outbox::new()).await.ok();
     }
     times_ms.sort_by(f64::total_cmp);
     Row {
@@ -220,16 +240,13 @@ pub(crate) async fn parts_per_second() -> Row {
     }
 }
 
-/// What waiting jobs cost a dispatcher: the time until it knows them all, and its memory.
-pub(crate) async fn waiting_jobs() -> [Row; 2] {
-    let count = usize::try_from(size("BENCH_JOBS", 1_000_000)).unwrap();
-    let mut site = Site::start(0).await;
-    let context = site.admin.context().clone();
-    futures::stream::iter(0..count)
-        .for_each_concurrent(IN_FLIGHT, |number| {
+/// Stores jobs as fast as the broker takes them.
+async fn store_jobs(bus: &Bus, jobs: impl Iterator<Item = JobRecord>) {
+    let context = bus.context().clone();
+    futures::stream::iter(jobs)
+        .for_each_concurrent(IN_FLIGHT, |record| {
             let context = context.clone();
             async move {
-                let record = job(number, 4);
                 let subject = subjects::kv_subject("jobs", &record.job_id.to_string());
                 let bytes = nats::encode_message("job", &record).unwrap();
                 let envelope = RecordEnvelope {
@@ -243,6 +260,97 @@ pub(crate) async fn waiting_jobs() -> [Row; 2] {
             }
         })
         .await;
+}
+
+fn figure(name: &'static str, ours: f64, unit: &'static str, most: f64) -> Row {
+    Row { name, ours, baseline: 0.0, unit, against: "none", aim: Aim::Most(most) }
+}
+
+/// A flood of jobs of one owner, then ten jobs of another and an urgent one: how many parts go before their first, and whether anything is
+/// lost or begun twice.
+pub(crate) async fn flood() -> [Row; 3] {
+    let count = usize::try_from(size("BENCH_FLOOD", 10_000)).unwrap();
+    let mut site = Site::start(FLOOD_SLOTS).await;
+    let flood = |number| JobRecord { owner: "flood".into(), ..job(number, 1) };
+    let other = |number| JobRecord { owner: "other".into(), ..job(count + number, 1) };
+    let urgent = JobRecord { owner: "urgent".into(), priority: JobPriority::P0, ..job(count + 100, 1) };
+    store_jobs(&site.admin, (0..count).map(flood)).await;
+    site.dispatch().await;
+    let mut begun: Vec<BegunPart> = Vec::new();
+    while begun.len() < count / 10 {
+        begun.push(site.begun.recv().await.unwrap());
+    }
+    store_jobs(&site.admin, (0..10).map(other).chain([urgent.clone()])).await;
+    let stored = Instant::now();
+    while begun.len() < count + 11 {
+        begun.push(site.begun.recv().await.unwrap());
+    }
+    begun.sort_by_key(|part| part.at);
+    let late: Vec<JobId> = begun.iter().filter(|part| part.at > stored).map(|part| part.job_id).collect();
+    let first = |wanted: &dyn Fn(JobId) -> bool| late.iter().position(|id| wanted(*id)).unwrap_or(0) as f64;
+    let others: Vec<JobId> = (0..10).map(|number| other(number).job_id).collect();
+    let mut ids: Vec<JobId> = begun.iter().map(|part| part.job_id).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    let slots = f64::from(FLOOD_SLOTS);
+    [
+        figure(
+            "flood (BENCH_FLOOD), parts before another owner's first",
+            first(&|id| others.contains(&id)),
+            "parts",
+            2.0 * slots + 2.0 - 1.0,
+        ),
+        figure(
+            "flood, parts before an urgent one",
+            first(&|id| id == urgent.job_id),
+            "parts",
+            2.0 * slots + 1.0,
+        ),
+        figure(
+            "flood, jobs that were begun twice or not",
+            (begun.len() - ids.len() + count + 11 - ids.len()) as f64,
+            "jobs",
+            0.0,
+        ),
+    ]
+}
+
+/// A dispatcher that is killed while many jobs wait: how soon a standby lets parts in, and whether anything is lost or begun twice.
+pub(crate) async fn killed_dispatcher() -> [Row; 2] {
+    let count = usize::try_from(size("BENCH_WAITING", 100_000)).unwrap();
+    let site = &mut Site::start(FLOOD_SLOTS).await;
+    store_jobs(&site.admin, (0..count).map(|number| job(number, 1))).await;
+    let (leader, standby) = (site.start_dispatcher().await, site.start_dispatcher().await);
+    site.tasks.push(standby);
+    let mut ids: Vec<JobId> = Vec::new();
+    let mut slowest_s: f64 = 0.0;
+    let mut leader = Some(leader);
+    while ids.len() < 2_000.min(count) {
+        let waited = Instant::now();
+        ids.push(site.begun.recv().await.unwrap().job_id);
+        if leader.is_none() {
+            slowest_s = slowest_s.max(waited.elapsed().as_secs_f64());
+        }
+        if ids.len() == 1_000.min(count / 2)
+            && let Some(leader) = leader.take()
+        {
+            leader.abort();
+        }
+    }
+    let begun = ids.len();
+    ids.sort_unstable();
+    ids.dedup();
+    [
+        figure("dispatcher killed (BENCH_WAITING), longest pause", slowest_s, "s", 10.0),
+        figure("dispatcher killed, jobs begun twice", (begun - ids.len()) as f64, "jobs", 0.0),
+    ]
+}
+
+/// What waiting jobs cost a dispatcher: the time until it knows them all, and its memory.
+pub(crate) async fn waiting_jobs() -> [Row; 2] {
+    let count = usize::try_from(size("BENCH_JOBS", 1_000_000)).unwrap();
+    let mut site = Site::start(0).await;
+    store_jobs(&site.admin, (0..count).map(|number| job(number, 4))).await;
     let memory_kb = || server::resident_kb(std::process::id());
     let (before_kb, started) = (memory_kb(), Instant::now());
     site.dispatch().await;
@@ -251,15 +359,9 @@ pub(crate) async fn waiting_jobs() -> [Row; 2] {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let seconds = started.elapsed().as_secs_f64();
-    let row =
-        |name: &'static str, ours, unit, aim| Row { name, ours, baseline: 0.0, unit, against: "none", aim };
+    let memory_mib = (memory_kb() - before_kb) / 1_024.0;
     [
-        row("waiting jobs (BENCH_JOBS), until all are known", seconds, "s", Aim::Most(10.0)),
-        row(
-            "waiting jobs (BENCH_JOBS), memory",
-            (memory_kb() - before_kb) / 1_024.0,
-            "MiB",
-            Aim::Most(300.0),
-        ),
+        figure("waiting jobs (BENCH_JOBS), until all are known", seconds, "s", 10.0),
+        figure("waiting jobs (BENCH_JOBS), memory", memory_mib, "MiB", 300.0),
     ]
 }

@@ -74,9 +74,9 @@ pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values[(values.len() - 1) / 2]
 }
 
-const USAGE: &str = "make bench [ARGS='ROW...']   rows: bus dispatch jobs signin token limiter get cache start upload tus slow ladder title stay; without any, all.
-BENCH_TITLE_SECONDS (600), BENCH_UPLOAD_MIB (1024), BENCH_TUS_MIB (256), BENCH_SLOW (1000), BENCH_STAY (100000)
-and BENCH_JOBS (1000000) make a run smaller.";
+const USAGE: &str = "make bench [ARGS='ROW...']   rows: bus dispatch flood killed jobs signin token limiter get cache start upload tus slow ladder title stay; without any, all.
+BENCH_TITLE_SECONDS (600), BENCH_UPLOAD_MIB (1024), BENCH_TUS_MIB (256), BENCH_SLOW (1000), BENCH_STAY (100000),
+BENCH_FLOOD (10000), BENCH_WAITING (100000) and BENCH_JOBS (1000000) make a run smaller.";
 
 #[tokio::main]
 async fn main() {
@@ -93,6 +93,16 @@ async fn main() {
     if is_wanted("dispatch") {
         println!("{}", dispatch::queued_to_begun().await.line());
         println!("{}", dispatch::parts_per_second().await.line());
+    }
+    if is_wanted("flood") {
+        for row in dispatch::flood().await {
+            println!("{}", row.line());
+        }
+    }
+    if is_wanted("killed") {
+        for row in dispatch::killed_dispatcher().await {
+            println!("{}", row.line());
+        }
     }
     if is_wanted("jobs") {
         for row in dispatch::waiting_jobs().await {

@@ -303,6 +303,7 @@ async fn rejected(bus: &nats::Bus, root: &Path, has_source: bool) -> GivenUp {
         filename: None,
         content_type: None,
         digest: None,
+        settings: schemas::encode::EncodeSettings::default(),
     };
     let record = media_record(media_id, media::MediaStatus::Rejected);
     bus.commit_record(&mut nats::VersionedRecord::new(record), nats::Outbox::new()).await.unwrap();

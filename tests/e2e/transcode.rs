@@ -102,4 +102,16 @@ async fn a_new_encode_takes_the_place_of_the_old_one_and_breaks_nobody_who_plays
     let events = cluster.all_events().await;
     let ready = events.iter().filter(|event| event.kind == "media.ready").count();
     assert!((2..=3).contains(&ready), "{ready}");
+
+    // What is uploaded says so for its first encode.
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("short.mp4");
+    std::fs::write(&file, sample(2, "320x180", "25")).unwrap();
+    let upload = ["upload", file.to_str().unwrap(), "--profile", "small", "--priority", "p2", "--wait"];
+    let (went_well, uploaded) = streamgate(&cluster, &upload);
+    assert!(went_well, "{uploaded:?}");
+    let media_id = uploaded.iter().find_map(|line| line["media_id"].as_str()).unwrap();
+    assert_eq!(decode(&open_session(&cluster, media_id).await), (90, 50));
+    let page = cluster.get(&format!("/v1/jobs?media_id={media_id}")).await;
+    assert_eq!(page["items"][0]["priority"], "p2", "{page}");
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use futures::StreamExt;
 use nats::{Bus, Outbox, Role, VersionedRecord};
 use packaging::{EncodeProfile, plan::derive_job_id};
@@ -16,6 +17,7 @@ use schemas::{
         ReopenStep,
     },
     subjects::{self, JobPriority},
+    upload::UploadReceived,
 };
 use serde_json::{Value, json};
 
@@ -199,6 +201,44 @@ async fn a_medium_whose_new_job_never_came_can_be_encoded_again_later() {
     let answer = site.post(&site.owner, &json!({})).await;
     assert_eq!(answer.status, 202, "{answer:?}");
     assert_eq!(site.medium().await.attempt.encode, 3);
+}
+
+#[tokio::test]
+async fn an_upload_says_how_it_is_encoded_first() {
+    let site = Encoded::start().await;
+    let mut events = site.admin.subscribe_core(subjects::event_filter::<UploadReceived>()).await.unwrap();
+    let pairs = |pairs: &[(&str, &str)]| {
+        let pairs: Vec<String> =
+            pairs.iter().map(|(key, value)| format!("{key} {}", BASE64.encode(value.as_bytes()))).collect();
+        format!("Upload-Metadata: {}\r\n", pairs.join(","))
+    };
+    let whole = "Content-Type: video/mp4\r\n";
+    let tus = "Tus-Resumable: 1.0.0\r\nUpload-Length: 0\r\n";
+    let send = async |path: &str, headers: &str| {
+        site.site.ask("POST", path, &format!("{}{headers}", site.owner), "").await
+    };
+    for (path, headers) in [("/v1/media", whole), ("/v1/uploads", tus)] {
+        let wanted = pairs(&[("profile", "small"), ("priority", "p2")]);
+        let answer = send(path, &format!("{headers}{wanted}")).await;
+        assert_eq!(answer.status, 201, "{answer:?}");
+        let message = events.next().await.unwrap();
+        let received: UploadReceived = nats::decode_message(&message.subject, &message.payload).unwrap();
+        let settings = EncodeSettings {
+            profile: Some("small".into()),
+            priority: JobPriority::P2,
+            ..EncodeSettings::default()
+        };
+        assert_eq!(received.settings, settings, "{path}");
+        for (pairs, wanted) in [
+            (pairs(&[("profile", "huge")]), (422, "profile_unknown")),
+            (pairs(&[("priority", "p0")]), (403, "operators_only")),
+            (pairs(&[("priority", "high")]), (400, "header_invalid")),
+        ] {
+            let answer = send(path, &format!("{headers}{pairs}")).await;
+            let problem: Value = serde_json::from_str(&answer.body).unwrap();
+            assert_eq!((answer.status, problem["code"].as_str().unwrap()), wanted, "{path} {problem}");
+        }
+    }
 }
 
 #[tokio::test]

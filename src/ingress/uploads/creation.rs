@@ -139,7 +139,7 @@ async fn create_upload_checked(
     if let Some(claim) = claim {
         record.upload_id = UploadId::from_bytes(claim.derive_id(0));
     }
-    metadata.describe(who, &mut record)?;
+    metadata.describe(who, &shared.profiles, &mut record)?;
     record.digest = repr_digest.map(|d| d.to_record());
     if record.is_final() {
         let ledger = create_final(shared, who, record).await?;

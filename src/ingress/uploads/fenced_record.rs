@@ -233,6 +233,7 @@ impl FencedUploadRecord {
                 filename: record.filename.clone(),
                 content_type: record.content_type.clone(),
                 digest: record.digest.clone(),
+                settings: record.settings.clone(),
             })
         })
         .await

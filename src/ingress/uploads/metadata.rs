@@ -4,9 +4,13 @@
 
 use auth::Principal;
 use base64::{Engine, engine::general_purpose::STANDARD};
-use schemas::{access::ApiKeyScope, upload::UploadRecord, value::TransactionHash};
+use schemas::{
+    access::ApiKeyScope, encode::EncodeSettings, subjects::JobPriority, upload::UploadRecord,
+    value::TransactionHash,
+};
 
 use super::refusal::UploadRefusal;
+use crate::{jobs::require_priority, transcode::ProfileCatalog};
 
 /// Most keys in one header.
 pub(super) const KEYS_MAX: usize = 64;
@@ -39,6 +43,8 @@ pub(super) struct UploadMetadata {
     pub(super) description: Option<String>,
     /// True when everybody may play it.
     pub(super) is_public: bool,
+    /// How its first encode is to be made.
+    pub(super) settings: EncodeSettings,
 }
 
 /// Why a transaction is refused.
@@ -63,6 +69,11 @@ impl UploadMetadata {
                 "private" => self.is_public = false,
                 _ => return Err("has a visibility that is neither public nor private"),
             },
+            "profile" => self.settings.profile = Some(value.to_owned()),
+            "priority" => {
+                let known = JobPriority::ALL.into_iter().find(|known| known.subject_token() == value);
+                self.settings.priority = known.ok_or("has a priority that is none of p0, p1 and p2")?;
+            }
             "filetype" | "type" if self.content_type.is_none() => {
                 self.content_type = clean_media_type(value);
             }
@@ -73,8 +84,20 @@ impl UploadMetadata {
 
     /// Writes it into the record of a new upload. What the record says of the file already came from elsewhere in the request.
     ///
-    /// Refused when the credential may not say who plays a medium, and `visibility` does.
-    pub(super) fn describe(self, who: &Principal, record: &mut UploadRecord) -> Result<(), UploadRefusal> {
+    /// Refused when the credential may not say who plays a medium, and `visibility` does; when there is no such profile, and when the
+    /// priority is that of admins.
+    pub(super) fn describe(
+        self,
+        who: &Principal,
+        profiles: &ProfileCatalog,
+        record: &mut UploadRecord,
+    ) -> Result<(), UploadRefusal> {
+        if self.settings.profile.as_ref().is_some_and(|name| !profiles.profiles.contains_key(name)) {
+            return Err(UploadRefusal::ProfileUnknown(profiles.profiles.keys().cloned().collect()));
+        }
+        if require_priority(who, self.settings.priority).is_err() {
+            return Err(UploadRefusal::PriorityReserved);
+        }
         let is_limited = who.scopes.as_ref().is_some_and(|scopes| !scopes.contains(&ApiKeyScope::Gate));
         if self.is_public && is_limited {
             return Err(UploadRefusal::GateScope);
@@ -86,6 +109,7 @@ impl UploadMetadata {
         record.title = self.title;
         record.description = self.description;
         record.is_public = self.is_public;
+        record.settings = self.settings;
         Ok(())
     }
 }
@@ -115,6 +139,8 @@ pub(super) fn parse_metadata(raw: &str) -> Result<UploadMetadata, UploadRefusal>
             Ok(value) => metadata.set(key, &value).map_err(bad)?,
             // Unlike a name it can't be left out: it is right, or it is another transaction.
             Err(_) if key == "mint_tx" => return Err(bad(NO_TRANSACTION)),
+            Err(_) if key == "profile" => return Err(bad("has a profile that is no text")),
+            Err(_) if key == "priority" => return Err(bad("has a priority that is no text")),
             Err(_) => {}
         }
     }

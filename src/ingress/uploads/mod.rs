@@ -58,7 +58,7 @@ pub use config::UploadConfig;
 pub use fenced_record::{FencedUploadRecord, MEDIA_REMOVED, discard_upload, end_removed_upload};
 pub use refusal::UploadRefusal;
 
-use crate::{AppState, openapi};
+use crate::{AppState, openapi, transcode::ProfileCatalog};
 use slot::UploadWriters;
 use web::operation::{Operation, OperationRouter};
 
@@ -73,6 +73,8 @@ struct UploadContext {
     bus: Bus,
     store: Store,
     config: UploadConfig,
+    /// By what media can be encoded.
+    profiles: ProfileCatalog,
     /// Names this replica in records.
     instance: String,
     slots: Arc<UploadWriters>,
@@ -82,11 +84,12 @@ struct UploadContext {
 
 impl UploadState {
     /// What upload handlers share, with fresh slots.
-    pub fn new(bus: Bus, store: Store, config: UploadConfig) -> Self {
+    pub fn new(bus: Bus, store: Store, config: UploadConfig, profiles: ProfileCatalog) -> Self {
         let shared = UploadContext {
             bus,
             store,
             config,
+            profiles,
             instance: RequestId::from_bytes(nats::new_id_bytes()).to_string(),
             slots: Arc::default(),
             tasks: TaskTracker::new(),

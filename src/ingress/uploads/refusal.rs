@@ -44,6 +44,10 @@ pub enum UploadRefusal {
     Complete,
     /// The credential may not say who plays a medium.
     GateScope,
+    /// There is no such profile; those there are.
+    ProfileUnknown(Vec<String>),
+    /// The priority goes before the jobs of everybody.
+    PriorityReserved,
     /// The upload was opened by another protocol.
     Protocol,
     /// The body is coded.
@@ -175,6 +179,11 @@ impl UploadRefusal {
             Self::Complete => Problem::new(ProblemCode::UploadComplete),
             Self::GateScope => Problem::new(ProblemCode::ScopeMissing)
                 .with_detail("visibility is said by a key with the scope `gate`, or later by its owner"),
+            Self::ProfileUnknown(names) => Problem::new(ProblemCode::ProfileUnknown)
+                .with_detail("`profile` in `Upload-Metadata` names none of `profiles`")
+                .with_member("profiles", serde_json::json!(names)),
+            Self::PriorityReserved => Problem::new(ProblemCode::OperatorsOnly)
+                .with_detail("`priority` in `Upload-Metadata`: p0 goes before the jobs of everybody"),
             Self::Protocol => Problem::new(ProblemCode::UploadProtocol),
             Self::Displaced { offset_bytes } => offset_conflict(ProblemCode::UploadDisplaced, offset_bytes),
             Self::ChecksumAlgorithm => Problem::new(ProblemCode::ChecksumAlgorithm)

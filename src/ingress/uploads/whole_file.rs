@@ -201,7 +201,7 @@ async fn create_media_checked(
     let mut record = lifecycle::new_record(shared, who, length_bytes);
     record.content_type = Some(content_type);
     record.filename = file.filename.or_else(|| disposition::parse_filename(headers));
-    metadata.describe(who, &mut record)?;
+    metadata.describe(who, &shared.profiles, &mut record)?;
     if let Some(claim) = parts.extensions.get::<IdempotencyClaim>() {
         match lifecycle::find_earlier_whole(shared, who, claim).await? {
             EarlierUpload::Whole(ledger) => {

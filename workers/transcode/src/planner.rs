@@ -52,9 +52,8 @@ impl nats::StageMessage for PlannerEvent {
     fn decode(delivery: &MessageDelivery, payload: &[u8]) -> Result<Self, nats::BusError> {
         let kind = subjects::parse_event_subject(&delivery.subject).map(|(entity, verb, _)| (entity, verb));
         if kind != Some((media::MediaReopened::ENTITY, media::MediaReopened::VERB)) {
-            let media::MediaStored { media_id, owner, source, technical, .. } =
+            let media::MediaStored { media_id, owner, source, technical, settings, .. } =
                 nats::decode_message(&delivery.subject, payload)?;
-            let settings = EncodeSettings::default();
             let wanted = EncodeRequest { media_id, owner, encode: FIRST_ENCODE, source, technical, settings };
             return Ok(Self::Wanted(Box::new(wanted)));
         }

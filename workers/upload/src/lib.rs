@@ -301,7 +301,9 @@ impl UploadStage {
                 held.record.status = MediaStatus::Stored;
                 held.record.source = Some(source.clone());
                 held.record.technical = Some(technical.clone());
-                Outbox::new().with_event(&MediaStored { media_id, upload_id, owner, source, technical })
+                let settings = received.settings.clone();
+                let stored = MediaStored { media_id, upload_id, owner, source, technical, settings };
+                Outbox::new().with_event(&stored)
             }
             VerificationOutcome::Rejected(UploadRejection { code, detail }) => {
                 tracing::info!(%code, media.id = %media_id, "an upload is rejected");

@@ -100,6 +100,7 @@ impl Site {
             filename: None,
             content_type: None,
             digest: None,
+            settings: schemas::encode::EncodeSettings::default(),
         };
         let record = MediaRecord::new(media_id, "owner".into(), MediaStatus::Uploading, nats::now_ms());
         self.bus.commit_record(&mut VersionedRecord::new(record), Outbox::new()).await.unwrap();

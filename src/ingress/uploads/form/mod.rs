@@ -62,6 +62,14 @@ pub(super) struct UploadForm {
     #[serde(default)]
     #[schemars(with = "String", extend("enum" = ["private", "public"]))]
     visibility: Option<String>,
+    /// By which profile it is encoded, from `GET /v1/profiles`.
+    #[serde(default)]
+    #[schemars(with = "String", length(max = 64))]
+    profile: Option<String>,
+    /// Priority of its encode; `p0` is for admins.
+    #[serde(default)]
+    #[schemars(with = "String", extend("enum" = ["p0", "p1", "p2"]))]
+    priority: Option<String>,
     /// The file, with its name; behind everything that says something about it.
     #[schemars(extend("format" = "binary"))]
     file: String,
@@ -86,8 +94,8 @@ pub(super) static SEND_FORM: Operation = Operation::change(
 
 /// Bring in a file by the form of a page
 ///
-/// A form of any site, whose field `upload_token` holds the right. It stands before the file, as do `title`, `description` and
-/// `visibility` (`public`, or `private` as without it); fields of other names are not looked at. A request that ends early leaves nothing. The
+/// A form of any site, whose field `upload_token` holds the right. It stands before the file, as do `title`, `description`,
+/// `visibility` (`public`, or `private` as without it), `profile` and `priority` of its encode; fields of other names are not looked at. A request that ends early leaves nothing. The
 /// token is used up when the file begins to be stored: what is refused before that may be sent again.
 #[utoipa::path(
     post,
@@ -243,7 +251,7 @@ async fn receive_parts(
     let mut record = lifecycle::new_record(shared, &grant.who, None);
     record.content_type = Some(content_type);
     record.filename = filename;
-    fields.metadata.describe(&grant.who, &mut record)?;
+    fields.metadata.describe(&grant.who, &shared.profiles, &mut record)?;
     sender.use_up(&token).await?;
     let ledger = match lifecycle::begin_upload(shared, record).await {
         Ok(ledger) => ledger,

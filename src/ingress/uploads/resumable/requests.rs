@@ -129,7 +129,7 @@ fn new_record(
     record.protocol = UploadProtocol::Resumable { is_complete: false };
     record.filename = filename.or_else(|| disposition::parse_filename(headers));
     record.content_type = parse_file_type(headers)?;
-    said.describe(who, &mut record)?;
+    said.describe(who, &shared.profiles, &mut record)?;
     record.digest = protocol::parse_repr_digests(headers)?.into_iter().next().map(|d| d.to_record());
     Ok(record)
 }

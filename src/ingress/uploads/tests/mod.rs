@@ -27,6 +27,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{UploadConfig, UploadState, router};
+use crate::transcode::ProfileCatalog;
 use auth::Principal;
 use web::serve;
 
@@ -103,8 +104,8 @@ impl Site {
         let mut settings = self.broker.config(Role::Ingress);
         settings.request_timeout_ms = 1_000;
         let bus = Bus::connect(&settings).await.unwrap();
-        let state =
-            UploadState::new(bus, store::testing::open_test_store(self.store.clone()).unwrap(), config);
+        let store = store::testing::open_test_store(self.store.clone()).unwrap();
+        let state = UploadState::new(bus, store, config, ProfileCatalog::default());
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let app: Router = router(state.clone()).into_parts().0.layer(middleware::from_fn(who));

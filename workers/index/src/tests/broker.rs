@@ -91,6 +91,7 @@ fn stored(number: u8) -> MediaStored {
         owner: "ann".into(),
         source: record.source.unwrap(),
         technical: record.technical.unwrap(),
+        settings: schemas::encode::EncodeSettings::default(),
     }
 }
 

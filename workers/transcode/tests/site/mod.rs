@@ -217,7 +217,8 @@ pub(crate) fn stored(clip: Clip, size_bytes: u64) -> (records::MediaRecord, Medi
         ..records::MediaRecord::new(media_id, "owner".into(), MediaStatus::Stored, nats::now_ms())
     };
     let upload_id = UploadId::from_bytes(nats::new_id_bytes());
-    (asset, MediaStored { media_id, upload_id, owner: "owner".into(), source, technical })
+    let settings = schemas::encode::EncodeSettings::default();
+    (asset, MediaStored { media_id, upload_id, owner: "owner".into(), source, technical, settings })
 }
 
 impl Site {
