@@ -13,6 +13,7 @@ pub mod dead_letter;
 pub mod dispatch_query;
 pub mod document;
 pub mod encode;
+pub mod encode_settings;
 pub mod envelope;
 pub mod examples;
 pub mod fault;

@@ -6,7 +6,7 @@ use serde_bytes::ByteBuf;
 
 use crate::{
     BusEvent, EventContext,
-    encode::EncodeSettings,
+    encode_settings::EncodeSettings,
     ids::{MediaId, UploadId},
     value::TransactionHash,
 };
