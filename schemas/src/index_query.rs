@@ -232,13 +232,13 @@ pub struct EncodeActivity {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "ProfileActivity")]
 pub struct ProfileActivity {
-    /// Its name; empty for jobs that could not be planned.
+    /// Its name.
     pub profile: String,
     /// Jobs that came to an encode.
     pub succeeded: u64,
     /// Jobs that failed.
     pub failed: u64,
-    /// Jobs that a person ended.
+    /// Jobs that were cancelled, or whose medium was removed.
     pub cancelled: u64,
     /// Milliseconds that the media of those that succeeded play.
     pub output_ms: u64,

@@ -160,9 +160,11 @@ impl Dispatcher {
         if !self.state.lock().is_followed {
             return Ok(QUIET_PERIOD);
         }
-        let broker_now_ms = self.bus.broker_now_ms(&subjects::kv_stream_name(JobRecord::BUCKET)).await?;
+        let jobs = subjects::kv_stream_name(JobRecord::BUCKET);
+        let (broker_now_ms, pauses) =
+            tokio::try_join!(self.bus.broker_now_ms(&jobs), records::load_pauses(&self.bus))?;
         self.state.lock().set_clock(Instant::now(), broker_now_ms);
-        if let Some(pauses) = records::load_pauses(&self.bus).await? {
+        if let Some(pauses) = pauses {
             self.state.lock().set_pauses(pauses);
         }
         self.read_unread_jobs().await?;

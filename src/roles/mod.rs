@@ -453,9 +453,15 @@ async fn serve_ingress(
     }
     let router = ingress::router(app.clone());
     let serving = async {
-        web::serve::serve_connections(listener, router, site.shutdown.clone(), grace).await;
+        let stopping = async {
+            site.shutdown.cancelled().await;
+            tokio::time::Instant::now()
+        };
+        let connections = web::serve::serve_connections(listener, router, site.shutdown.clone(), grace);
+        let ((), stopping_since) = tokio::join!(connections, stopping);
         // Those whose clients went away have no connection that was waited for.
-        if tokio::time::timeout(grace, app.repeated.finish_requests()).await.is_err() {
+        let finishing = app.repeated.finish_requests();
+        if tokio::time::timeout_at(stopping_since + grace, finishing).await.is_err() {
             tracing::warn!("requests whose clients went away are not finished, and left");
         }
         anyhow::Ok(())

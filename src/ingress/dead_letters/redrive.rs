@@ -179,7 +179,7 @@ async fn begin_second_chance(
     if (entity, verb) == (media::MediaStored::ENTITY, media::MediaStored::VERB) {
         let stored: media::MediaStored = decode_letter(letter)?;
         return match letter.stage.as_str() {
-            job::PLAN_TRANSCODE => site.redrive_encode(stored.media_id, 1, EncodeSettings::default()).await,
+            job::PLAN_TRANSCODE => site.redrive_encode(stored.media_id, 1, stored.settings).await,
             _ => site.redrive_description(stored.media_id).await,
         };
     }

@@ -4,17 +4,17 @@ use std::collections::BTreeMap;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use futures::StreamExt;
-use nats::{Bus, Outbox, Role, VersionedRecord};
+use nats::{Bus, Outbox, Role, VersionedRecord, testing::store_dead_letter};
 use packaging::{EncodeProfile, plan::derive_job_id};
 use schemas::{
     access::PrincipalRole,
     document::MediaDocumentRecord,
     encode::{EncodeSettings, SUPERSEDED_ENCODES_MAX, SupersededEncode},
-    ids::MediaId,
-    job::{JobRecord, JobStatus},
+    ids::{MediaId, UploadId},
+    job::{JobRecord, JobStatus, PLAN_TRANSCODE},
     media::{
-        MediaEncode, MediaReady, MediaRecord, MediaReopened, MediaSource, MediaStatus, MediaWaitReason,
-        ReopenStep,
+        MediaEncode, MediaReady, MediaRecord, MediaReopened, MediaSource, MediaStatus, MediaStored,
+        MediaWaitReason, ReopenStep,
     },
     subjects::{self, JobPriority},
     upload::UploadReceived,
@@ -22,6 +22,7 @@ use schemas::{
 use serde_json::{Value, json};
 
 use super::ProfileCatalog;
+use crate::dead_letters::redrive::redrive_letter;
 use crate::tests::{Answer, Site, asset, job_record, technical_metadata};
 
 pub(crate) const FILM: MediaId = MediaId::from_bytes([3; 16]);
@@ -239,6 +240,47 @@ async fn an_upload_says_how_it_is_encoded_first() {
             assert_eq!((answer.status, problem["code"].as_str().unwrap()), wanted, "{path} {problem}");
         }
     }
+}
+
+#[tokio::test]
+async fn a_first_encode_that_could_not_be_planned_is_taken_up_again_as_its_upload_said() {
+    let site = Encoded::start().await;
+    let before = site.medium().await;
+    let settings = EncodeSettings {
+        profile: Some("small".into()),
+        priority: JobPriority::P2,
+        ..EncodeSettings::default()
+    };
+    let stored = MediaStored {
+        media_id: FILM,
+        upload_id: UploadId::from_bytes([5; 16]),
+        owner: OWNER.into(),
+        source: before.source.clone().unwrap(),
+        technical: technical_metadata(),
+        settings: settings.clone(),
+    };
+    site.change_medium(|medium| {
+        (medium.status, medium.encode) = (MediaStatus::Failed, None);
+        Outbox::new()
+    })
+    .await;
+    let job_id = derive_job_id(FILM, 1).to_string();
+    site.admin
+        .change_record::<JobRecord>(&job_id, |job| {
+            Some((JobRecord { status: JobStatus::Failed, ..job?.clone() }, Outbox::new()))
+        })
+        .await
+        .unwrap();
+    let mut events = site.admin.subscribe_core(subjects::event_filter::<MediaReopened>()).await.unwrap();
+    let subject = subjects::event_subject(&stored);
+    let payload = nats::encode_message(&subject, &stored).unwrap();
+    let place = (subjects::EVENTS, subject.as_str());
+    let letter = store_dead_letter(&site.admin, PLAN_TRANSCODE, place, payload).await;
+    redrive_letter(&site.admin, &site.site.store, letter, "anna").await.unwrap();
+    let message = events.next().await.unwrap();
+    let reopened: MediaReopened = nats::decode_message(&message.subject, &message.payload).unwrap();
+    let ReopenStep::Encode { settings: found, .. } = reopened.step else { panic!("{reopened:?}") };
+    assert_eq!(found, settings);
 }
 
 #[tokio::test]

@@ -69,8 +69,8 @@ impl UploadMetadata {
                 "private" => self.is_public = false,
                 _ => return Err("has a visibility that is neither public nor private"),
             },
-            "profile" => self.settings.profile = Some(value.to_owned()),
-            "priority" => {
+            "profile" if !value.is_empty() => self.settings.profile = Some(value.to_owned()),
+            "priority" if !value.is_empty() => {
                 let known = JobPriority::ALL.into_iter().find(|known| known.subject_token() == value);
                 self.settings.priority = known.ok_or("has a priority that is none of p0, p1 and p2")?;
             }

@@ -126,9 +126,9 @@ pub(crate) fn public_media_list_id() -> ListId {
     list_id_hash(b"public media", [None, None, None])
 }
 
-/// The list of encodes that ended, by when they did.
-pub(crate) fn ended_encodes_list_id() -> ListId {
-    list_id_hash(b"ended encodes", [None, None, None])
+/// The list of encodes of this owner, where given, that ended, by when they did.
+pub(crate) fn ended_encodes_list_id(owner: Option<&str>) -> ListId {
+    list_id_hash(b"ended encodes", [owner.map(str::as_bytes), None, None])
 }
 
 /// Every list a medium is in.

@@ -38,7 +38,7 @@ pub enum TaskError {
     /// Reject: the record does not say what is to be done.
     #[error("the record of the job does not say what is to be done")]
     NoAction,
-    /// Outage while the index is behind; fault otherwise.
+    /// Outage while the index is behind or busy; fault where it does not understand.
     #[error("the index refused ({code}): {detail}")]
     IndexRefused {
         /// Its code.
@@ -87,8 +87,9 @@ impl TaskError {
             Self::Claim(source) => source.class(),
             Self::Changing => FailureClass::Fault,
             Self::IndexRefused { code, .. } => match code.as_str() {
-                index_query::INDEX_BEHIND | index_query::REVISION_UNKNOWN => FailureClass::Outage,
-                _ => FailureClass::Fault,
+                index_query::QUESTION_MALFORMED | index_query::CURSOR_MALFORMED => FailureClass::Fault,
+                // Behind, busy, or being built anew.
+                _ => FailureClass::Outage,
             },
             Self::ClaimLost => FailureClass::Outage,
             Self::Parked { .. }

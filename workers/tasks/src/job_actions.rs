@@ -10,6 +10,7 @@ use std::{fmt::Debug, time::Duration};
 
 use futures::{StreamExt, future::BoxFuture};
 use nats::Bus;
+use parking_lot::Mutex;
 use queue_worker::PartClaim;
 use schemas::{
     ids::JobId,
@@ -43,7 +44,7 @@ pub trait JobActor: Debug + Send + Sync {
     ) -> BoxFuture<'a, Result<Option<JobActionOutcome>, TaskError>>;
 }
 
-/// Does what a job of this kind says.
+/// Does what a job of this kind says, and notes in `acted` what is done as soon as it is.
 ///
 /// # Errors
 /// [`TaskError::Bus`] while the broker, or the index, is away; [`TaskError::NoAction`] when the record says nothing.
@@ -51,43 +52,57 @@ pub(crate) async fn act_on_jobs(
     bus: &Bus,
     actor: &dyn JobActor,
     job: &JobRecord,
-    claim: &PartClaim,
+    (claim, acted): (&PartClaim, &Mutex<JobActionProgress>),
 ) -> Result<JobActionReport, TaskError> {
     let order = job.action.as_ref().ok_or(TaskError::NoAction)?;
-    let mut done = claim.current_record().await.acted.unwrap_or_default();
     // Every job that there was when this one was asked for is in the list then.
     let revision = bus.load_record::<JobRecord>(&job.job_id.to_string()).await?.map(|held| held.revision());
     loop {
-        let page = load_page(bus, order, (done.cursor.clone(), revision)).await?;
-        let wanted: Vec<JobId> = page.items.iter().map(|item| item.job_id).collect();
-        let wanted: Vec<JobId> = wanted.into_iter().filter(|job_id| !done.done.contains(job_id)).collect();
-        let acts: Vec<_> = wanted.iter().map(|job_id| actor.act(*job_id, order, job)).collect();
+        let done = acted.lock().clone();
+        let page = load_page(bus, order, (done.cursor, revision)).await?;
+        let mut acts = Vec::new();
+        for item in page.items.iter().filter(|item| !done.done.contains(&item.job_id)) {
+            acts.push(act_and_count(actor, item.job_id, job, (order, acted)));
+        }
         // All of them, also behind one that an outage met: what is done is counted once.
-        let acted: Vec<_> = futures::stream::iter(acts).buffered(JOBS_AT_ONCE).collect().await;
-        let mut outage = None;
-        for (job_id, outcome) in wanted.into_iter().zip(acted) {
-            match outcome {
-                Ok(outcome) => {
-                    done.done.push(job_id);
-                    if let Some(outcome) = outcome {
-                        done.report.count(job_id, outcome);
-                    }
-                }
-                Err(error) => outage = Some(error),
-            }
-        }
+        let results: Vec<_> = futures::stream::iter(acts).buffered(JOBS_AT_ONCE).collect().await;
+        let outage = results.into_iter().find_map(Result::err);
         if outage.is_none() {
-            let Some(next) = page.next else { return Ok(done.report) };
-            (done.cursor, done.done) = (Some(next), Vec::new());
+            let mut acted = acted.lock();
+            let Some(next) = page.next else { return Ok(acted.report.clone()) };
+            (acted.cursor, acted.done) = (Some(next), Vec::new());
         }
-        let progress = JobActionProgress::clone(&done);
-        let is_ours = claim.write_change(|part| part.acted = Some(progress)).await?;
+        let is_ours = note_progress(claim, acted).await?;
         match outage {
             Some(error) => return Err(error),
             None if !is_ours => return Err(TaskError::ClaimLost),
             None => {}
         }
     }
+}
+
+async fn act_and_count(
+    actor: &dyn JobActor,
+    job_id: JobId,
+    by: &JobRecord,
+    (order, acted): (&JobActionOrder, &Mutex<JobActionProgress>),
+) -> Result<(), TaskError> {
+    let outcome = actor.act(job_id, order, by).await?;
+    let mut acted = acted.lock();
+    acted.done.push(job_id);
+    if let Some(outcome) = outcome {
+        acted.report.count(job_id, outcome);
+    }
+    Ok(())
+}
+
+/// Writes down what is done, for whoever goes on with it; false when somebody else has taken it over.
+pub(crate) async fn note_progress(
+    claim: &PartClaim,
+    acted: &Mutex<JobActionProgress>,
+) -> Result<bool, TaskError> {
+    let progress = acted.lock().clone();
+    Ok(claim.write_change(|part| part.acted = Some(progress)).await?)
 }
 
 async fn load_page(

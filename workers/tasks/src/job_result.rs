@@ -3,7 +3,7 @@
 use nats::{Bus, Outbox};
 use schemas::{
     job::{self, JobFailed, JobRecord, JobStatus, JobSucceeded, VerifyReport},
-    job_action::{JobActionProgress, JobActionReport},
+    job_action::JobActionReport,
 };
 
 use crate::error::TaskError;
@@ -79,9 +79,11 @@ pub(crate) async fn end_job(
 pub(crate) async fn keep_report(
     bus: &Bus,
     job: &JobRecord,
-    acted: Option<JobActionProgress>,
+    report: JobActionReport,
 ) -> Result<(), TaskError> {
-    let Some(JobActionProgress { report, .. }) = acted else { return Ok(()) };
+    if job.action.is_none() {
+        return Ok(());
+    }
     bus.change_record::<JobRecord>(&job.job_id.to_string(), |found| {
         let record = found.filter(|job| job.acted.is_none())?.clone();
         Some((JobRecord { acted: Some(report.clone()), ..record }, Outbox::new()))

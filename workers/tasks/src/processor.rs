@@ -6,12 +6,14 @@ use std::{sync::Arc, time::Duration};
 
 use futures::StreamExt;
 use nats::{BusError, FailureClass, MessageDelivery, PipelineStage, StageFault, StageOutcome};
+use parking_lot::Mutex;
 use queue_worker::{
     ActiveClaims, BrokerUptime, CLAIM_FRESH, ClaimOutcome, LostWorkerPolicy, PartAttemptFailure,
     PartAvailability, PartClaim, PartClaimSettings, RENEW_PERIOD_MAX,
 };
 use schemas::{
     job::{self, FINISH, JobKind, JobPartRecord, JobPartStatus, JobPartTask, JobQueue, JobRecord, TASK},
+    job_action::JobActionProgress,
     subjects,
 };
 
@@ -70,6 +72,9 @@ impl PipelineStage for TaskProcessor {
         let job = held.record;
         // A paused one: the dispatcher lets it in again once it is resumed.
         if !job.is_to_be_run() {
+            if job.ended_at_ms.is_some() {
+                self.keep_noted_report(&job).await?;
+            }
             return Ok(StageOutcome::Done);
         }
         if job.queue() != Some(JobQueue::Tasks) {
@@ -93,9 +98,11 @@ impl PipelineStage for TaskProcessor {
         };
         let _active =
             self.active.register(&self.context.status, (&delivery.subject, &claim), (job.job_id, TASK));
+        // What an action has done with other jobs is known also where it is cut off.
+        let acted = Mutex::new(claim.current_record().await.acted.unwrap_or_default());
         let tried = async {
-            let ending = self.run_try(&job, &claim, delivery).await?;
-            self.conclude_try(&job, &claim, ending).await
+            let ending = self.run_try(&job, (&claim, &acted), delivery).await?;
+            self.conclude_try(&job, (&claim, &acted), ending).await
         };
         match Box::pin(tried).await {
             Ok(outcome) => Ok(outcome),
@@ -119,9 +126,7 @@ impl PipelineStage for TaskProcessor {
         let (code, detail) = (fault.code, fault.describe());
         queue_worker::fail_part(&self.context.bus, &held.record, TASK, (code, &detail)).await?;
         let outcome = TaskOutcome::Failed(code.to_owned(), detail);
-        let key = subjects::part_key(task.job_id, TASK);
-        let part = self.context.bus.load_record::<JobPartRecord>(&key).await?;
-        keep_report(&self.context.bus, &held.record, part.and_then(|part| part.record.acted)).await?;
+        self.keep_noted_report(&held.record).await?;
         Ok(end_job(&self.context.bus, &held.record, &outcome, self.context.config.ended_kept_ms).await?)
     }
 }
@@ -155,11 +160,12 @@ impl TaskProcessor {
     async fn run_try(
         &self,
         job: &JobRecord,
-        claim: &PartClaim,
+        (claim, acted): (&PartClaim, &Mutex<JobActionProgress>),
         delivery: &MessageDelivery,
     ) -> Result<TryEnding, TaskError> {
         let try_time_ms_max = self.context.config.try_time_ms_max;
-        let working = tokio::time::timeout(Duration::from_millis(try_time_ms_max), self.run_kind(job, claim));
+        let working = self.run_kind(job, (claim, acted));
+        let working = tokio::time::timeout(Duration::from_millis(try_time_ms_max), working);
         tokio::select! {
             biased;
             () = delivery.cancel.cancelled() => Ok(TryEnding::Stopped),
@@ -195,7 +201,11 @@ impl TaskProcessor {
         }
     }
 
-    async fn run_kind(&self, job: &JobRecord, claim: &PartClaim) -> Result<TaskOutcome, TaskError> {
+    async fn run_kind(
+        &self,
+        job: &JobRecord,
+        held: (&PartClaim, &Mutex<JobActionProgress>),
+    ) -> Result<TaskOutcome, TaskError> {
         let TasksContext { bus, config, actor, .. } = &*self.context;
         let progress = TaskProgress::new(bus, job, config.progress_interval_ms);
         let done = match JobKind::parse(&job.kind) {
@@ -204,7 +214,7 @@ impl TaskProcessor {
                 verified.map(TaskOutcome::Verified)
             }
             Some(JobKind::JobAction) => {
-                job_actions::act_on_jobs(bus, &**actor, job, claim).await.map(TaskOutcome::Acted)
+                job_actions::act_on_jobs(bus, &**actor, job, held).await.map(TaskOutcome::Acted)
             }
             Some(JobKind::Transcode) | None => Err(TaskError::UnknownKind { kind: job.kind.clone() }),
         };
@@ -220,18 +230,24 @@ impl TaskProcessor {
     async fn conclude_try(
         &self,
         job: &JobRecord,
-        claim: &PartClaim,
+        (claim, acted): (&PartClaim, &Mutex<JobActionProgress>),
         ending: TryEnding,
     ) -> Result<StageOutcome, TaskError> {
         let outcome = match ending {
             TryEnding::Done(outcome) => outcome,
             TryEnding::JobOver => {
-                keep_report(&self.context.bus, job, claim.current_record().await.acted).await?;
+                let report = acted.lock().report.clone();
+                keep_report(&self.context.bus, job, report).await?;
                 claim.release_ended().await?;
                 return Ok(StageOutcome::Done);
             }
             TryEnding::Lost => return Ok(StageOutcome::Lost),
-            TryEnding::Stopped => return Ok(claim.release_stopped().await?),
+            TryEnding::Stopped => {
+                if job.action.is_some() {
+                    job_actions::note_progress(claim, acted).await?;
+                }
+                return Ok(claim.release_stopped().await?);
+            }
         };
         // Fenced once more: another worker may have taken it over, and come to something else.
         if !claim.write_change(|_| {}).await? {
@@ -240,6 +256,17 @@ impl TaskProcessor {
         end_job(&self.context.bus, job, &outcome, self.context.config.ended_kept_ms).await?;
         let is_ours = claim.write_change(|part| part.status = JobPartStatus::Done).await?;
         Ok(if is_ours { StageOutcome::Done } else { StageOutcome::Lost })
+    }
+
+    /// Notes in a job what its part's record says that an action had done, if nobody has.
+    async fn keep_noted_report(&self, job: &JobRecord) -> Result<(), TaskError> {
+        if job.action.is_none() || job.acted.is_some() {
+            return Ok(());
+        }
+        let key = subjects::part_key(job.job_id, TASK);
+        let part = self.context.bus.load_record::<JobPartRecord>(&key).await?;
+        let Some(progress) = part.and_then(|part| part.record.acted) else { return Ok(()) };
+        keep_report(&self.context.bus, job, progress.report).await
     }
 
     /// Leaves a job of a kind that this version does not know to workers that do, for as long as an upgrade may take.

@@ -29,7 +29,8 @@ impl IndexProjection {
         let revision = self.read_cursor(IndexBucket::Jobs)?;
         let mut profiles: BTreeMap<String, ProfileSums> = BTreeMap::new();
         let (mut looked_at, mut is_cut) = (0, false);
-        for key in self.order.scan_prefix(order::ended_encodes_list_id()).keys().rev() {
+        let list = order::ended_encodes_list_id(question.owner.as_deref());
+        for key in self.order.scan_prefix(list).keys().rev() {
             let key = key?;
             let position = ListPosition::from_order_key(&key)
                 .ok_or_else(|| IndexError::Damaged { what: "a key of the order tree".into() })?;
@@ -42,9 +43,6 @@ impl IndexProjection {
                 break;
             }
             let Some((_, job)) = read_row::<IndexedJob>(&self.jobs, &position.id())? else { continue };
-            if question.owner.as_ref().is_some_and(|owner| *owner != job.owner) {
-                continue;
-            }
             let counts = self.part_counts(&job)?;
             let sums = profiles.entry(job.profile.clone()).or_default();
             sums.count(&job, (counts.work_ms, counts.cpu_ms));

@@ -197,11 +197,15 @@ impl IndexTransaction<'_> {
         let Some((_, job)) = get_row::<IndexedJob>(self.jobs, id.as_bytes())? else { return Ok(Vec::new()) };
         let position = order::job_position(job.created_at_ms, id);
         let lists = order::job_list_ids(&job.owner, &job.media_id, job.status);
-        let ended_at_ms = job.ended_at_ms.filter(|_| job.kind == job::TRANSCODE);
-        let ended = ended_at_ms.map(|at_ms| {
-            order::order_key(&order::ended_encodes_list_id(), &order::job_position(at_ms, id)).to_vec()
-        });
-        Ok(lists.iter().map(|name| order::order_key(name, &position).to_vec()).chain(ended).collect())
+        let mut keys: Vec<Vec<u8>> =
+            lists.iter().map(|name| order::order_key(name, &position).to_vec()).collect();
+        if let Some(ended_at_ms) = job.ended_at_ms.filter(|_| job.kind == job::TRANSCODE) {
+            let position = order::job_position(ended_at_ms, id);
+            for owner in [None, Some(job.owner.as_str())] {
+                keys.push(order::order_key(&order::ended_encodes_list_id(owner), &position).to_vec());
+            }
+        }
+        Ok(keys)
     }
 
     fn update_order(&self, before: &[Vec<u8>], after: &[Vec<u8>]) -> Result<(), IndexTransactionError> {
