@@ -446,17 +446,15 @@ fn message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
         | "auth.refused"
         | "auth.reused"
         | "auth.signed_in"
-        | "auth.signed_out" => (vec!["ingress"], vec![]),
+        | "auth.signed_out"
+        | "queue.paused"
+        | "queue.resumed" => (vec!["ingress"], vec![]),
         "media.stored" => (vec!["upload"], vec!["index", "transcode"]),
         "media.rejected" => (vec!["upload"], vec!["index"]),
-        "job.paused" | "job.resumed" | "job.reprioritized" | "ask.jobs" => {
-            (vec!["ingress", "tasks"], vec!["index"])
-        }
         "media.changed" | "ask.encode_activity" | "ask.job_counts" | "ask.media" | "ask.public_media" => {
             (vec!["ingress"], vec!["index"])
         }
         "media.playable" | "media.ready" => (vec!["transcode"], vec!["index"]),
-        "job.cancelled" => (vec!["ingress", "keeper", "tasks"], vec!["index"]),
         "media.delayed" => (vec!["transcode", "upload"], vec!["index"]),
         "media.reopened" => {
             (vec!["admin", "ingress", "keeper", "tasks"], vec!["index", "transcode", "upload"])
@@ -481,13 +479,10 @@ fn message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
         "kv.grants" | "kv.grants.slot" | "kv.limits.uploads" | "kv.sessions" | "kv.sessions.wallet" => {
             (vec!["ingress", "keeper"], vec!["ingress", "keeper"])
         }
-        "kv.limits.pauses" => (vec!["ingress"], vec!["ingress", "keeper"]),
-        "queue.paused" | "queue.resumed" => (vec!["ingress"], vec![]),
         "kv.grants.cursor" | "kv.limits.views" => (vec!["keeper"], vec!["keeper"]),
         "view.opened" => (vec!["ingress", "keeper"], vec!["keeper"]),
         "kv.envelope" => (vec!["index", "ingress", "keeper", "tasks", "transcode", "upload"], vec!["keeper"]),
         "audit.record" => (vec!["audit"], vec!["ingress"]),
-        "ask.jobs.answer" => (vec!["index"], vec!["ingress", "tasks"]),
         "ask.encode_activity.answer"
         | "ask.job_counts.answer"
         | "ask.media.answer"
@@ -509,6 +504,12 @@ fn message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
 fn worker_message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
     match name {
         "job.queued" => Some((vec!["admin", "ingress", "keeper", "tasks", "transcode"], vec!["index"])),
+        "job.cancelled" => Some((vec!["ingress", "keeper", "tasks"], vec!["index"])),
+        "job.paused" | "job.resumed" | "job.reprioritized" | "ask.jobs" => {
+            Some((vec!["ingress", "tasks"], vec!["index"]))
+        }
+        "ask.jobs.answer" => Some((vec!["index"], vec!["ingress", "tasks"])),
+        "kv.limits.pauses" => Some((vec!["ingress"], vec!["ingress", "keeper"])),
         "job.dead" | "job.failed" | "job.parked" | "job.retried" | "job.started" | "job.succeeded" => {
             Some((vec!["tasks", "transcode"], vec!["index"]))
         }

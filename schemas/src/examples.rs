@@ -1151,6 +1151,25 @@ pub fn worker_record() -> worker::WorkerRecord {
     }
 }
 
+fn visit_activity(visitor: &mut impl ExampleVisitor) {
+    let asked = index_query::EncodeActivityQuery { owner: Some(example_owner()), ended_from_ms: MADE_AT_MS };
+    visitor.visit("ask.encode_activity", asked);
+    let activity = index_query::ProfileActivity {
+        profile: owned_text("default"),
+        succeeded: 12,
+        failed: 1,
+        cancelled: 0,
+        output_ms: 3_600_000,
+        work_ms: 1_800_000,
+        cpu_ms: 1_750_000,
+        speed: Some(2_000),
+        job_ms_median: Some(95_000),
+        job_ms_p95: Some(410_000),
+    };
+    let activity = index_query::EncodeActivity { profiles: vec![activity], is_cut: false, revision: 5_120 };
+    visitor.visit("ask.encode_activity.answer", index_query::IndexReply::Page(activity));
+}
+
 fn visit_others(visitor: &mut impl ExampleVisitor) {
     let unsent = envelope::UnsentEvent {
         subject: subjects::event_subject(&upload_created()),
@@ -1190,22 +1209,7 @@ fn visit_others(visitor: &mut impl ExampleVisitor) {
     };
     visitor.visit("ask.media", media);
     visitor.visit("ask.media.answer", index_query::IndexReply::Page(media_page()));
-    let asked = index_query::EncodeActivityQuery { owner: Some(example_owner()), ended_from_ms: MADE_AT_MS };
-    visitor.visit("ask.encode_activity", asked);
-    let activity = index_query::ProfileActivity {
-        profile: owned_text("default"),
-        succeeded: 12,
-        failed: 1,
-        cancelled: 0,
-        output_ms: 3_600_000,
-        work_ms: 1_800_000,
-        cpu_ms: 1_750_000,
-        speed: Some(2_000),
-        job_ms_median: Some(95_000),
-        job_ms_p95: Some(410_000),
-    };
-    let activity = index_query::EncodeActivity { profiles: vec![activity], is_cut: false, revision: 5_120 };
-    visitor.visit("ask.encode_activity.answer", index_query::IndexReply::Page(activity));
+    visit_activity(visitor);
     let counted = index_query::JobCountsQuery { owner: Some(example_owner()), min_revision: None };
     visitor.visit("ask.job_counts", counted);
     let counts =

@@ -78,12 +78,12 @@ async fn show_load(client: &ApiClient, as_json: bool) -> anyhow::Result<()> {
 fn describe_load(metrics: &Value) -> String {
     let (slots, queue) = (&metrics["slots"], &metrics["queue"]);
     let number = |of: &Value, name: &str| of[name].as_u64().unwrap_or_default();
-    let workers = format!(
-        "{} of {} slots work, of {} workers",
-        number(slots, "slots_held"),
-        number(slots, "slots"),
-        number(slots, "workers")
-    );
+    let workers = match number(slots, "workers") {
+        1 => "1 worker".to_owned(),
+        count => format!("{count} workers"),
+    };
+    let workers =
+        format!("{} of {} slots work, of {workers}", number(slots, "slots_held"), number(slots, "slots"));
     if queue.is_null() {
         return format!("{workers}; no keeper answers, and nothing is let into the queue");
     }

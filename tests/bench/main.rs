@@ -78,18 +78,7 @@ const USAGE: &str = "make bench [ARGS='ROW...']   rows: bus dispatch flood kille
 BENCH_TITLE_SECONDS (600), BENCH_UPLOAD_MIB (1024), BENCH_TUS_MIB (256), BENCH_SLOW (1000), BENCH_STAY (100000),
 BENCH_FLOOD (10000), BENCH_WAITING (100000) and BENCH_JOBS (1000000) make a run smaller.";
 
-#[tokio::main]
-async fn main() {
-    let wanted: Vec<String> = std::env::args().skip(1).collect();
-    if wanted.iter().any(|arg| arg.starts_with('-')) {
-        println!("{USAGE}");
-        return;
-    }
-    let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|arg| arg == name);
-    println!("| measured | ours | baseline | ratio | aim | |\n| --- | --- | --- | --- | --- | --- |");
-    if is_wanted("bus") {
-        println!("{}", bus::events_per_second().await.line());
-    }
+async fn measure_dispatcher(is_wanted: &impl Fn(&str) -> bool) {
     if is_wanted("dispatch") {
         println!("{}", dispatch::queued_to_begun().await.line());
         println!("{}", dispatch::parts_per_second().await.line());
@@ -109,6 +98,21 @@ async fn main() {
             println!("{}", row.line());
         }
     }
+}
+
+#[tokio::main]
+async fn main() {
+    let wanted: Vec<String> = std::env::args().skip(1).collect();
+    if wanted.iter().any(|arg| arg.starts_with('-')) {
+        println!("{USAGE}");
+        return;
+    }
+    let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|arg| arg == name);
+    println!("| measured | ours | baseline | ratio | aim | |\n| --- | --- | --- | --- | --- | --- |");
+    if is_wanted("bus") {
+        println!("{}", bus::events_per_second().await.line());
+    }
+    measure_dispatcher(&is_wanted).await;
     if is_wanted("signin") {
         println!("{}", gate::sign_in().line());
     }

@@ -82,7 +82,7 @@ impl JobActionContext {
             }
             Err(NextEncodeError::Store(error)) if error.is_outage() => Err(NextEncodeError::Store(error)),
             Err(error) => {
-                let (code, detail) = (error.code().to_owned(), error_chain(&error).to_string());
+                let (code, detail) = (error.code().to_owned(), error_chain(&error));
                 Ok(Some(JobActionOutcome::Refused { code, detail }))
             }
             Ok(outcome) => Ok(outcome),

@@ -48,8 +48,8 @@ fn action_job() -> JobRecord {
     JobRecord::new_task(job_id, job::JOB_ACTION, (MediaId::NONE, OWNER), plan, nats::now_ms())
 }
 
-fn refused(code: &str, detail: &str) -> Option<JobActionOutcome> {
-    Some(JobActionOutcome::Refused { code: code.into(), detail: detail.into() })
+fn refused(code: &str, detail: &str) -> JobActionOutcome {
+    JobActionOutcome::Refused { code: code.into(), detail: detail.into() }
 }
 
 impl Encoded {
@@ -141,7 +141,7 @@ async fn an_action_leaves_alone_what_is_not_meant() {
     assert_eq!(actions.act_on_job(gone, &all, &by).await.unwrap(), None);
     let late = JobRecord { publishing_at_ms: Some(1), ..job_record(medium(13), OWNER, 1, JobStatus::Active) };
     site.put_any(&late).await;
-    let wanted = refused("job_publishing", "its result is being published");
+    let wanted = Some(refused("job_publishing", "its result is being published"));
     assert_eq!(site.act(JobAction::Cancel {}, &late).await, wanted);
     let dry = JobActionOrder { is_dry_run: true, ..order(JobAction::Cancel {}) };
     assert_eq!(actions.act_on_job(late.job_id, &dry, &by).await.unwrap(), wanted);
@@ -183,7 +183,7 @@ async fn what_failed_is_tried_again_once_and_not_without_room() {
     site.put_any(&failed).await;
     let all = JobActionOrder { filter: JobFilter::default(), is_dry_run: true, ..order(JobAction::Retry {}) };
     let foreseen = site.actions(0).act_on_job(failed.job_id, &all, &action_job()).await.unwrap();
-    assert_eq!(foreseen, refused("job_goes_on", "a job of its kind is not tried again"));
+    assert_eq!(foreseen, Some(refused("job_goes_on", "a job of its kind is not tried again")));
     let orphan = job_record(medium(9), OWNER, 1, JobStatus::Failed);
     site.put_any(&orphan).await;
     let gone = site.act(JobAction::Retry {}, &orphan).await;

@@ -239,7 +239,8 @@ fn require_pausable(who: &Principal, scope: &str, name: &str) -> Result<PauseSco
         return Err(Problem::not_found("no owner has such a name"));
     }
     if let Some(owner) = correct_owner_name(name).filter(|_| scope == PauseScope::Owner) {
-        return Err(Problem::not_found("a wallet's account is written otherwise").with_member("owner", owner));
+        let detail = format!("a wallet's account is written {owner}");
+        return Err(Problem::not_found("no such owner").with_detail(detail).with_member("owner", owner));
     }
     Ok(scope)
 }

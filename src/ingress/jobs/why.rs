@@ -406,6 +406,12 @@ mod tests {
                 JobWhyReason::Slots,
                 "2 parts of it lie in the queue, and the next slot that is free takes one: there are 2.",
             ),
+        ]
+    }
+
+    /// The same of jobs that wait for a turn, or for somebody.
+    fn waiting_cases() -> Vec<(KnownOfJob, JobWhyReason, &'static str)> {
+        vec![
             (
                 known(|_, place| {
                     (place.is_waiting, place.own_jobs_ahead, place.owners_waiting) = (true, 3, 2);
@@ -454,7 +460,7 @@ mod tests {
 
     #[test]
     fn the_reason_is_what_hinders_most() {
-        for (known, reason, sentence) in cases() {
+        for (known, reason, sentence) in cases().into_iter().chain(waiting_cases()) {
             let document = known.explain();
             assert_eq!((document.reason, document.sentence.as_str()), (reason, sentence));
         }

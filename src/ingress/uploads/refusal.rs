@@ -180,7 +180,7 @@ impl UploadRefusal {
             Self::GateScope => Problem::new(ProblemCode::ScopeMissing)
                 .with_detail("visibility is said by a key with the scope `gate`, or later by its owner"),
             Self::ProfileUnknown(names) => Problem::new(ProblemCode::ProfileUnknown)
-                .with_detail("`profile` in `Upload-Metadata` names none of `profiles`")
+                .with_detail(format!("`profile` in `Upload-Metadata`: there are {}", names.join(", ")))
                 .with_member("profiles", serde_json::json!(names)),
             Self::PriorityReserved => Problem::new(ProblemCode::OperatorsOnly)
                 .with_detail("`priority` in `Upload-Metadata`: p0 goes before the jobs of everybody"),

@@ -42,7 +42,8 @@ pub async fn run_folding(bus: Bus, config: KeeperConfig, held: CancellationToken
     loop {
         let stream = subjects::kv_stream_name(job::JobRecord::BUCKET);
         let turn = async { run_fold_pass(&bus, bus.broker_now_ms(&stream).await?, &config).await };
-        match turn.await {
+        // On the heap: a record of a job is large, and so is what waits for one.
+        match Box::pin(turn).await {
             Ok(done) if done == FoldReport::default() => {}
             Ok(done) => {
                 tracing::info!(jobs = done.folded_count, parts = done.removed_count, "folded ended jobs");

@@ -96,7 +96,7 @@ async fn act_and_count(
     Ok(())
 }
 
-/// Writes down what is done, for whoever goes on with it; false when somebody else has taken it over.
+/// Writes down what is done, for the worker that goes on with it; false when another one has taken it over.
 pub(crate) async fn note_progress(
     claim: &PartClaim,
     acted: &Mutex<JobActionProgress>,
