@@ -63,4 +63,7 @@ pub struct DispatchPosition {
     /// Parts that were let in a minute, lately; absent before there were some.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parts_per_minute: Option<u32>,
+    /// Most parts of its owner at once, where it waits since there are as many; absent otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner_parts_max: Option<u32>,
 }

@@ -1013,6 +1013,7 @@ fn dispatch_position() -> dispatch_query::DispatchPosition {
         slots: 2,
         parts_ahead: 31,
         parts_per_minute: Some(12),
+        owner_parts_max: None,
     }
 }
 

@@ -11,12 +11,33 @@ use serde::{Deserialize, Serialize};
 pub struct DispatchConfig {
     /// Shares of owners, by account: one of 3 gets three times as much of the workers as one of 1, which is what all others have.
     pub owner_weights: BTreeMap<String, u32>,
+    /// Most parts of one owner that lie in a queue or are worked on at once, however little others have to do; no limit when absent.
+    pub owner_parts_max: Option<u32>,
+    /// The same for single owners, by account.
+    pub owner_parts_max_of: BTreeMap<String, u32>,
     /// How long a job of priority p2 waits before it counts as one of p1, in milliseconds.
     pub ageing_ms: u64,
 }
 
 impl Default for DispatchConfig {
     fn default() -> Self {
-        Self { owner_weights: BTreeMap::new(), ageing_ms: 15 * 60_000 }
+        Self {
+            owner_weights: BTreeMap::new(),
+            owner_parts_max: None,
+            owner_parts_max_of: BTreeMap::new(),
+            ageing_ms: 15 * 60_000,
+        }
+    }
+}
+
+impl DispatchConfig {
+    /// Most parts of this owner at once; `None` without a limit.
+    pub(crate) fn parts_max_of(&self, owner: &str) -> Option<u32> {
+        self.owner_parts_max_of.get(owner).copied().or(self.owner_parts_max)
+    }
+
+    /// True when some owner has a limit.
+    pub(crate) fn has_parts_max(&self) -> bool {
+        self.owner_parts_max.is_some() || !self.owner_parts_max_of.is_empty()
     }
 }

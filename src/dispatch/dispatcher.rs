@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     DispatchConfig, DispatchMetrics,
     open_job::{OpenJob, PendingPart},
-    queue::{FairQueue, WaitingJob},
+    queue::WaitingJob,
     records::{self, PartFate},
     state::DispatchState,
     worker_table::SeenWorker,
@@ -57,7 +57,7 @@ pub(crate) struct Dispatcher {
 
 impl Dispatcher {
     pub(crate) fn new(bus: Bus, queue: JobQueue, config: DispatchConfig, metrics: DispatchMetrics) -> Self {
-        let state = DispatchState::new(FairQueue::new(config.owner_weights.clone()));
+        let state = DispatchState::new(config.clone());
         Self { bus, queue, config, metrics, state: Arc::new(Mutex::new(state)), changed: Arc::default() }
     }
 
@@ -72,7 +72,7 @@ impl Dispatcher {
 
     /// Nothing is known of the jobs yet.
     pub(crate) fn begin_following(&self) {
-        self.state.lock().forget_jobs(FairQueue::new(self.config.owner_weights.clone()));
+        self.state.lock().forget_jobs();
     }
 
     /// Unix time in milliseconds by the broker.
@@ -194,7 +194,7 @@ impl Dispatcher {
 
     /// Lets the next part in.
     async fn take_turn(&self, listing: &mut BTreeSet<String>) -> Result<TurnOutcome, BusError> {
-        let Some(job_id) = self.state.lock().queue.next() else { return Ok(TurnOutcome::NothingWaits) };
+        let Some(job_id) = self.state.lock().next_job() else { return Ok(TurnOutcome::NothingWaits) };
         let Some((subject, part)) = self.front_part(job_id).await? else { return Ok(TurnOutcome::Skipped) };
         let mut fate = if !subjects::is_subject_token(&part.name) {
             // It would break the connection.

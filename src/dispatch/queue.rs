@@ -185,10 +185,20 @@ impl FairQueue {
 
     /// The job whose turn it is. It stays in front until it is charged or taken out.
     pub fn next(&self) -> Option<JobId> {
+        self.next_of(|_| true)
+    }
+
+    /// The same among the owners of whom `may_go` is true; the others keep their places.
+    pub(crate) fn next_of(&self, may_go: impl Fn(&str) -> bool) -> Option<JobId> {
         nats::consume::priority_order(self.turn, self.classes.len())
             .into_iter()
             .filter_map(|class| self.classes.get(class))
-            .find_map(PriorityClass::front)
+            .find_map(|class| class.front_of(&may_go))
+    }
+
+    /// Whose a waiting job is.
+    pub(crate) fn owner_of(&self, job_id: JobId) -> Option<&str> {
+        self.places.get(&job_id).map(|place| &*place.owner)
     }
 
     /// Books a part of a waiting job that was let in, by its cost.
@@ -220,8 +230,8 @@ impl FairQueue {
 }
 
 impl PriorityClass {
-    fn front(&self) -> Option<JobId> {
-        let (_, _, owner) = self.order.first()?;
+    fn front_of(&self, may_go: impl Fn(&str) -> bool) -> Option<JobId> {
+        let (_, _, owner) = self.order.iter().find(|(_, _, owner)| may_go(owner))?;
         Some(self.owners.get(owner)?.jobs.first()?.1)
     }
 

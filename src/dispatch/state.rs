@@ -9,6 +9,7 @@ use schemas::{dispatch_query::DispatchPosition, ids::JobId, job::JobRecord, paus
 use tokio::time::Instant;
 
 use crate::{
+    DispatchConfig,
     open_job::{OpenJob, PendingPart},
     queue::{FairQueue, WaitingJob},
     rate::RecentRate,
@@ -31,6 +32,7 @@ const HELD_BACK_PARTS_MAX: usize = 256;
 /// All that is known, in memory only.
 #[derive(Debug, Default)]
 pub(crate) struct DispatchState {
+    config: DispatchConfig,
     /// Jobs that have parts to let in.
     pub(crate) queue: FairQueue,
     /// Jobs of which parts were let in or are next.
@@ -58,8 +60,39 @@ pub(crate) struct DispatchState {
 }
 
 impl DispatchState {
-    pub(crate) fn new(queue: FairQueue) -> Self {
-        Self { queue, ..Self::default() }
+    pub(crate) fn new(config: DispatchConfig) -> Self {
+        let queue = FairQueue::new(config.owner_weights.clone());
+        Self { config, queue, ..Self::default() }
+    }
+
+    /// The job whose turn it is, among the owners that have not as many parts at once as they may.
+    pub(crate) fn next_job(&self) -> Option<JobId> {
+        if !self.config.has_parts_max() {
+            return self.queue.next();
+        }
+        let parts = self.owner_parts();
+        self.queue.next_of(|owner| !self.is_at_limit(owner, parts.get(owner).copied().unwrap_or_default()))
+    }
+
+    /// Parts that lie in the queue or are worked on, by owner.
+    fn owner_parts(&self) -> HashMap<&str, usize> {
+        let mut parts: HashMap<&str, usize> = HashMap::new();
+        for open in self.open.values().filter(|open| !open.queued.is_empty()) {
+            *parts.entry(&open.owner).or_default() += open.queued.len();
+        }
+        parts
+    }
+
+    fn is_at_limit(&self, owner: &str, parts: usize) -> bool {
+        self.config.parts_max_of(owner).is_some_and(|parts_max| parts >= parts_max as usize)
+    }
+
+    /// Most parts at once of the owner of a waiting job, where it has as many; `None` where that hinders nothing.
+    fn limit_reached(&self, job_id: JobId) -> Option<u32> {
+        let owner = self.queue.owner_of(job_id)?;
+        let parts_max = self.config.parts_max_of(owner)?;
+        let parts = self.owner_parts().get(owner).copied().unwrap_or_default();
+        (parts >= parts_max as usize).then_some(parts_max)
     }
 
     /// A job as its record says: it waits, unless parts of it were let in already.
@@ -175,8 +208,8 @@ impl DispatchState {
     }
 
     /// Nothing is known of the jobs yet.
-    pub(crate) fn forget_jobs(&mut self, queue: FairQueue) {
-        self.queue = queue;
+    pub(crate) fn forget_jobs(&mut self) {
+        self.queue = FairQueue::new(self.config.owner_weights.clone());
         self.open.clear();
         self.unread.clear();
         self.version_waits = VersionWaits::default();
@@ -242,6 +275,7 @@ impl DispatchState {
             slots,
             parts_ahead: place.map_or(0, |place| self.parts_ahead(place.own_jobs_ahead, place.owners)),
             parts_per_minute: self.let_in.per_minute(now),
+            owner_parts_max: self.limit_reached(job_id),
         }
     }
 

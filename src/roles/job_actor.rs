@@ -1,7 +1,7 @@
 //! What actions on jobs do with each, for the tasks stage: the rules are those of the HTTP surface.
 
 use futures::{FutureExt as _, future::BoxFuture};
-use ingress::jobs::{act_on_job::JobActionContext, retry::NextEncodeError};
+use ingress::jobs::act_on_job::{ActionOutage, JobActionContext};
 use schemas::{
     ids::JobId,
     job::JobRecord,
@@ -21,15 +21,10 @@ impl JobActor for IngressJobActor {
         by: &'a JobRecord,
     ) -> BoxFuture<'a, Result<Option<JobActionOutcome>, TaskError>> {
         async move {
-            match self.0.act_on_job(job_id, order, by).await {
-                Ok(outcome) => Ok(outcome),
-                Err(NextEncodeError::Bus(error)) => Err(error.into()),
-                Err(NextEncodeError::Store(error)) => Err(error.into()),
-                Err(error) => {
-                    let (code, detail) = (error.code().to_owned(), error.to_string());
-                    Ok(Some(JobActionOutcome::Refused { code, detail }))
-                }
-            }
+            self.0.act_on_job(job_id, order, by).await.map_err(|away| match away {
+                ActionOutage::Bus(error) => error.into(),
+                ActionOutage::Store(error) => error.into(),
+            })
         }
         .boxed()
     }

@@ -100,15 +100,13 @@ impl Site {
     }
 
     async fn dispatcher(&self) -> JoinHandle<()> {
+        self.dispatcher_with(DispatchConfig::default()).await
+    }
+
+    async fn dispatcher_with(&self, config: DispatchConfig) -> JoinHandle<()> {
         let bus = self.broker.bus(Role::Keeper).await;
         let metrics = self.metrics.clone();
-        tokio::spawn(run_dispatcher(
-            bus,
-            JobQueue::Transcode,
-            DispatchConfig::default(),
-            metrics,
-            CancellationToken::new(),
-        ))
+        tokio::spawn(run_dispatcher(bus, JobQueue::Transcode, config, metrics, CancellationToken::new()))
     }
 
     /// A worker with so many slots; the bus of the admin, which may read how full the queue is.
@@ -464,6 +462,47 @@ async fn the_jobs_of_a_paused_owner_wait_and_those_of_others_go_on() {
     pause_queue(&site.admin, |pauses| pauses.owners.clear()).await;
     site.wait_begun(9 + 2 + 5).await;
     assert_eq!((of(1), of(2)), (9, 2), "every part once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_at_its_limit_waits_and_leaves_its_turns_to_others() {
+    let mut site = Site::start().await;
+    site.gate.send_replace(false);
+    let config = DispatchConfig {
+        owner_parts_max: Some(2),
+        owner_parts_max_of: BTreeMap::from([("otto".to_owned(), 1)]),
+        ..DispatchConfig::default()
+    };
+    let _dispatcher = site.dispatcher_with(config).await;
+    let worker =
+        schemas::worker::WorkerRecord { slots: 4, state: WorkerState::Running, ..examples::worker_record() };
+    site.admin.put_live_record(&worker, Duration::from_secs(120)).await.unwrap();
+    store(&site.admin, record(1, "olga", JobPriority::P1, 5)).await;
+    store(&site.admin, record(2, "olga", JobPriority::P0, 1)).await;
+    store(&site.admin, record(3, "otto", JobPriority::P1, 5)).await;
+    // There is room for more.
+    let queued_of = async |number: u32| {
+        let id = job_id(number).to_string();
+        site.queued().await.iter().filter(|subject| subject.contains(&id)).count()
+    };
+    site.wait("what may be let in", async || {
+        (queued_of(1).await + queued_of(2).await, queued_of(3).await) == (2, 1)
+    })
+    .await;
+    let limits = async || {
+        let of = async |number| site.position(job_id(number)).await.unwrap().owner_parts_max;
+        (of(1).await, of(3).await)
+    };
+    site.wait("the reason", async || limits().await == (Some(2), Some(1))).await;
+    let place = site.position(job_id(1)).await.unwrap();
+    assert!(place.queue_parts < place.queue_parts_max, "they wait though the queue has room: {place:?}");
+    site.worker(4);
+    site.gate.send_replace(true);
+    site.wait_begun(6 + 2 + 6).await;
+    site.wait("an empty queue", async || site.queued().await.is_empty()).await;
+    assert!(site.queue_max.load(Ordering::Relaxed) <= 3, "{:?}", site.queue_max);
+    let begun: BTreeSet<(JobId, String)> = site.begun.lock().iter().cloned().collect();
+    assert_eq!(begun.len(), 6 + 2 + 6, "every part once");
 }
 
 #[tokio::test(flavor = "multi_thread")]

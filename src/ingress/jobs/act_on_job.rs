@@ -17,7 +17,7 @@ use schemas::{
     job_action::{JobAction, JobActionOrder, JobActionOutcome},
     subjects,
 };
-use store::Store;
+use store::{Store, StoreError};
 
 use super::{
     cancellation::{CancelOutcome, JobCanceller, cancel_job},
@@ -42,6 +42,17 @@ pub struct JobActionContext {
     /// Whether there is room for what begins.
     capacity: CapacityMonitor,
     looked_at: Arc<tokio::sync::Mutex<Option<Instant>>>,
+}
+
+/// What is away.
+#[derive(Debug, thiserror::Error)]
+pub enum ActionOutage {
+    /// The broker.
+    #[error("the broker is away")]
+    Bus(#[source] BusError),
+    /// The store.
+    #[error("the store is away")]
+    Store(#[source] StoreError),
 }
 
 /// How long it is believed what was found of the room for what begins.
@@ -69,18 +80,18 @@ impl JobActionContext {
     /// refused.
     ///
     /// # Errors
-    /// [`NextEncodeError::Bus`] and [`NextEncodeError::Store`] while one of them is away: it can be tried again.
+    /// [`ActionOutage`] while the broker or the store is away: it can be tried again.
     pub async fn act_on_job(
         &self,
         job_id: JobId,
         order: &JobActionOrder,
         by: &JobRecord,
-    ) -> Result<Option<JobActionOutcome>, NextEncodeError> {
+    ) -> Result<Option<JobActionOutcome>, ActionOutage> {
         match self.act(job_id, order, by).await {
             Err(NextEncodeError::Bus(error)) if error.failure_class() == FailureClass::Outage => {
-                Err(error.into())
+                Err(ActionOutage::Bus(error))
             }
-            Err(NextEncodeError::Store(error)) if error.is_outage() => Err(NextEncodeError::Store(error)),
+            Err(NextEncodeError::Store(error)) if error.is_outage() => Err(ActionOutage::Store(error)),
             Err(error) => {
                 let (code, detail) = (error.code().to_owned(), error_chain(&error));
                 Ok(Some(JobActionOutcome::Refused { code, detail }))

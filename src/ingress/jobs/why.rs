@@ -60,6 +60,8 @@ pub(super) enum JobWhyReason {
     QueuePaused,
     /// Its parts lie in the queue, and every slot is taken.
     Slots,
+    /// Its owner has as many parts in the queue or under way as it may.
+    OwnerLimit,
     /// Jobs of its owner go first.
     OwnJobs,
     /// Other owners have their turns.
@@ -262,6 +264,7 @@ impl KnownOfJob {
             _ if position.workers == 0 => JobWhyReason::NoWorker,
             _ if position.lacks_version => JobWhyReason::NoWorkerOfVersion,
             _ if position.queued_parts > 0 => JobWhyReason::Slots,
+            _ if position.owner_parts_max.is_some() => JobWhyReason::OwnerLimit,
             _ if position.is_waiting && position.own_jobs_ahead > 0 => JobWhyReason::OwnJobs,
             _ if position.is_waiting => JobWhyReason::OwnerShare,
             _ if position.parked_parts > 0 => JobWhyReason::Parked,
@@ -328,6 +331,10 @@ impl KnownOfJob {
                 "Lost workers: {} of it, the first of which is tried again in {} s.",
                 parts(place.delayed_parts as usize),
                 place.retry_at_ms.unwrap_or_default().saturating_sub(nats::estimated_broker_now_ms()).div_ceil(1_000)
+            ),
+            JobWhyReason::OwnerLimit => format!(
+                "Its owner has {} in the queue or under way, as many as it may have at once.",
+                parts(place.owner_parts_max.unwrap_or_default() as usize)
             ),
             JobWhyReason::OwnJobs if place.owners_waiting > 1 => format!(
                 "{} of its owner go first, and {} owners take turns.",
@@ -412,6 +419,13 @@ mod tests {
     /// The same of jobs that wait for a turn, or for somebody.
     fn waiting_cases() -> Vec<(KnownOfJob, JobWhyReason, &'static str)> {
         vec![
+            (
+                known(|_, place| {
+                    (place.is_waiting, place.own_jobs_ahead, place.owner_parts_max) = (true, 3, Some(2));
+                }),
+                JobWhyReason::OwnerLimit,
+                "Its owner has 2 parts in the queue or under way, as many as it may have at once.",
+            ),
             (
                 known(|_, place| {
                     (place.is_waiting, place.own_jobs_ahead, place.owners_waiting) = (true, 3, 2);
