@@ -68,6 +68,12 @@ pub fn job_part_subject(queue: &str, priority: JobPriority, job_id: JobId, part:
     format!("job.{queue}.{}.{job_id}.{part}", priority.subject_token())
 }
 
+/// The job of a part's subject in the work queue; `None` when it is none.
+pub fn parse_job_part_subject(subject: &str) -> Option<JobId> {
+    let mut tokens = subject.strip_prefix("job.")?.split('.').skip(2);
+    tokens.next()?.parse().ok()
+}
+
 /// Every part of every job of one queue: the wake-up filter of its workers.
 pub fn job_filter(queue: &str) -> String {
     format!("job.{queue}.>")

@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 pub struct DispatchConfig {
     /// Shares of owners, by account: one of 3 gets three times as much of the workers as one of 1, which is what all others have.
     pub owner_weights: BTreeMap<String, u32>,
-    /// Most parts of one owner that lie in a queue or are worked on at once, however little others have to do; no limit when absent.
+    /// Most parts of one owner that lie in a queue or are worked on at once, however little others have to do; those of priority p0 go in
+    /// any case. No limit when absent.
     pub owner_parts_max: Option<u32>,
     /// The same for single owners, by account.
     pub owner_parts_max_of: BTreeMap<String, u32>,

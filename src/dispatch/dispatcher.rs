@@ -170,6 +170,7 @@ impl Dispatcher {
         self.read_unread_jobs().await?;
         let mut listing =
             self.bus.stream_subjects(subjects::JOBS, &subjects::job_filter(self.queue.name())).await?;
+        self.find_owners(&listing).await?;
         self.settle_parts(&listing).await?;
         self.look_at_idle_jobs().await?;
         self.state.lock().queue.promote_aged(broker_now_ms, self.config.ageing_ms);
@@ -179,6 +180,19 @@ impl Dispatcher {
             }
         }
         Ok(if self.state.lock().queue.is_empty() { QUIET_PERIOD } else { FULL_PERIOD })
+    }
+
+    /// Finds out whose the parts in the queue are that others let in, or an earlier term did.
+    async fn find_owners(&self, listing: &BTreeSet<String>) -> Result<(), BusError> {
+        let unknown = self.state.lock().parts_without_owner(listing);
+        for subject in unknown {
+            let job = match subjects::parse_job_part_subject(&subject) {
+                Some(job_id) => records::load_owner(&self.bus, job_id).await?,
+                None => None,
+            };
+            self.state.lock().note_queued(subject, &job.unwrap_or_default());
+        }
+        Ok(())
     }
 
     /// Notes how full the queue is; answers how many parts it takes.
@@ -221,6 +235,8 @@ impl Dispatcher {
         let now_ms = self.broker_now_ms();
         let mut state = self.state.lock();
         if is_new {
+            let owner = state.queue.owner_of(job_id).map(|(owner, _)| owner.to_owned()).unwrap_or_default();
+            state.note_queued(subject.clone(), &owner);
             state.let_in.record(Instant::now());
             state.queue.charge(job_id, part.cost);
         }

@@ -41,7 +41,6 @@ pub(crate) struct HeldBackPart {
 #[derive(Debug)]
 pub(crate) struct OpenJob {
     kind: String,
-    pub(crate) owner: String,
     priority: JobPriority,
     /// Parts to let in, the next one in front.
     pub(crate) pending: VecDeque<PendingPart>,
@@ -60,7 +59,6 @@ impl OpenJob {
         let pending = record.parts.iter().filter(|part| !made.contains(part));
         Self {
             kind: record.kind.clone(),
-            owner: record.owner.clone(),
             priority: record.priority,
             pending: pending
                 .map(|name| PendingPart { name: name.clone(), cost: plan::part_cost(&record.plan, name) })

@@ -188,17 +188,19 @@ impl FairQueue {
         self.next_of(|_| true)
     }
 
-    /// The same among the owners of whom `may_go` is true; the others keep their places.
+    /// The same among the owners of whom `may_go` is true; the others keep their places. What goes before everybody's goes in any case.
     pub(crate) fn next_of(&self, may_go: impl Fn(&str) -> bool) -> Option<JobId> {
+        let urgent = usize::from(class_of(JobPriority::P0));
         nats::consume::priority_order(self.turn, self.classes.len())
             .into_iter()
-            .filter_map(|class| self.classes.get(class))
-            .find_map(|class| class.front_of(&may_go))
+            .filter_map(|class| Some((class, self.classes.get(class)?)))
+            .find_map(|(class, waiting)| waiting.front_of(|owner| class == urgent || may_go(owner)))
     }
 
-    /// Whose a waiting job is.
-    pub(crate) fn owner_of(&self, job_id: JobId) -> Option<&str> {
-        self.places.get(&job_id).map(|place| &*place.owner)
+    /// Whose a waiting job is, and whether it goes before everybody's.
+    pub(crate) fn owner_of(&self, job_id: JobId) -> Option<(&str, bool)> {
+        let place = self.places.get(&job_id)?;
+        Some((&*place.owner, place.class == class_of(JobPriority::P0)))
     }
 
     /// Books a part of a waiting job that was let in, by its cost.
@@ -261,7 +263,8 @@ impl PriorityClass {
         let Some(queue) = self.owners.get_mut(owner) else { return };
         self.virtual_time = self.virtual_time.max(queue.start_tag);
         let waits = self.order.remove(&(queue.start_tag, queue.arrival, owner.clone()));
-        queue.start_tag = queue.start_tag.saturating_add(step);
+        // Who was passed over saves nothing up.
+        queue.start_tag = queue.start_tag.max(self.virtual_time).saturating_add(step);
         if waits {
             // Behind all who have the same tag, and came before.
             self.arrivals += 1;

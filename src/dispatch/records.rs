@@ -50,6 +50,15 @@ pub(crate) async fn load_runnable_job(bus: &Bus, job_id: JobId) -> Result<Option
     }
 }
 
+/// Whose a job is; `None` where it is gone or can't be read.
+pub(crate) async fn load_owner(bus: &Bus, job_id: JobId) -> Result<Option<String>, BusError> {
+    match bus.load_record::<JobRecord>(&job_id.to_string()).await {
+        Ok(held) => Ok(held.map(|held| held.record.owner)),
+        Err(BusError::Undecodable { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// What is paused; `None` when that can't be read here, and what was known before holds.
 pub(crate) async fn load_pauses(bus: &Bus) -> Result<Option<QueuePauses>, BusError> {
     match bus.load_record::<QueuePauses>(QueuePauses::KEY).await {

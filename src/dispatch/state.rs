@@ -35,6 +35,9 @@ pub(crate) struct DispatchState {
     config: DispatchConfig,
     /// Jobs that have parts to let in.
     pub(crate) queue: FairQueue,
+    /// Whose the parts are that lie in the queue, by subject; only where owners have limits. By the queue itself: what is known of a job
+    /// may be forgotten while its parts are worked on.
+    queued_owners: HashMap<String, String>,
     /// Jobs of which parts were let in or are next.
     pub(crate) open: HashMap<JobId, OpenJob>,
     /// Jobs whose records are read before parts are let in: as long as one is not, nothing else keeps it from being forgotten.
@@ -77,10 +80,26 @@ impl DispatchState {
     /// Parts that lie in the queue or are worked on, by owner.
     fn owner_parts(&self) -> HashMap<&str, usize> {
         let mut parts: HashMap<&str, usize> = HashMap::new();
-        for open in self.open.values().filter(|open| !open.queued.is_empty()) {
-            *parts.entry(&open.owner).or_default() += open.queued.len();
+        for owner in self.queued_owners.values() {
+            *parts.entry(owner).or_default() += 1;
         }
         parts
+    }
+
+    /// Forgets whose the parts were that left the queue; answers those in it of which that is not known. Without limits nobody asks.
+    pub(crate) fn parts_without_owner(&mut self, listing: &BTreeSet<String>) -> Vec<String> {
+        if !self.config.has_parts_max() {
+            return Vec::new();
+        }
+        self.queued_owners.retain(|subject, _| listing.contains(subject));
+        listing.iter().filter(|subject| !self.queued_owners.contains_key(*subject)).cloned().collect()
+    }
+
+    /// Notes whose a part in the queue is; nobody's where its job is gone.
+    pub(crate) fn note_queued(&mut self, subject: String, owner: &str) {
+        if self.config.has_parts_max() {
+            self.queued_owners.insert(subject, owner.to_owned());
+        }
     }
 
     fn is_at_limit(&self, owner: &str, parts: usize) -> bool {
@@ -89,7 +108,7 @@ impl DispatchState {
 
     /// Most parts at once of the owner of a waiting job, where it has as many; `None` where that hinders nothing.
     fn limit_reached(&self, job_id: JobId) -> Option<u32> {
-        let owner = self.queue.owner_of(job_id)?;
+        let (owner, _) = self.queue.owner_of(job_id).filter(|(_, is_urgent)| !is_urgent)?;
         let parts_max = self.config.parts_max_of(owner)?;
         let parts = self.owner_parts().get(owner).copied().unwrap_or_default();
         (parts >= parts_max as usize).then_some(parts_max)

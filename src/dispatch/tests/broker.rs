@@ -473,12 +473,12 @@ async fn an_owner_at_its_limit_waits_and_leaves_its_turns_to_others() {
         owner_parts_max_of: BTreeMap::from([("otto".to_owned(), 1)]),
         ..DispatchConfig::default()
     };
-    let _dispatcher = site.dispatcher_with(config).await;
+    let first = site.dispatcher_with(config.clone()).await;
     let worker =
         schemas::worker::WorkerRecord { slots: 4, state: WorkerState::Running, ..examples::worker_record() };
     site.admin.put_live_record(&worker, Duration::from_secs(120)).await.unwrap();
     store(&site.admin, record(1, "olga", JobPriority::P1, 5)).await;
-    store(&site.admin, record(2, "olga", JobPriority::P0, 1)).await;
+    store(&site.admin, record(2, "olga", JobPriority::P1, 1)).await;
     store(&site.admin, record(3, "otto", JobPriority::P1, 5)).await;
     // There is room for more.
     let queued_of = async |number: u32| {
@@ -496,13 +496,22 @@ async fn an_owner_at_its_limit_waits_and_leaves_its_turns_to_others() {
     site.wait("the reason", async || limits().await == (Some(2), Some(1))).await;
     let place = site.position(job_id(1)).await.unwrap();
     assert!(place.queue_parts < place.queue_parts_max, "they wait though the queue has room: {place:?}");
+    // What was let in counts, also where its job is paused, and for a dispatcher that comes new.
+    change_job(&site.admin, job_id(1), |job| job.with_pause("olga", 5).unwrap().0).await;
+    first.abort();
+    let _second = site.dispatcher_with(config).await;
+    site.wait("an answer", async || site.position(job_id(2)).await.is_ok_and(|place| place.is_waiting)).await;
+    // An urgent one goes before everybody's, also before what its owner has too many of.
+    store(&site.admin, record(4, "olga", JobPriority::P0, 1)).await;
+    site.wait("the urgent part", async || queued_of(4).await == 1).await;
+    assert_eq!((queued_of(1).await, queued_of(2).await, queued_of(3).await), (2, 0, 1));
+    change_job(&site.admin, job_id(1), |job| job.with_resumption("olga").unwrap().0).await;
     site.worker(4);
     site.gate.send_replace(true);
-    site.wait_begun(6 + 2 + 6).await;
+    site.wait_begun(6 + 2 + 6 + 2).await;
     site.wait("an empty queue", async || site.queued().await.is_empty()).await;
-    assert!(site.queue_max.load(Ordering::Relaxed) <= 3, "{:?}", site.queue_max);
     let begun: BTreeSet<(JobId, String)> = site.begun.lock().iter().cloned().collect();
-    assert_eq!(begun.len(), 6 + 2 + 6, "every part once");
+    assert_eq!(begun.len(), 6 + 2 + 6 + 2, "every part");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -220,7 +220,9 @@ impl KnownOfJob {
         let reason = self.reason();
         let sentence = self.sentence(reason);
         let place = self.position.map(|position| {
-            let rate = position.parts_per_minute.filter(|_| position.is_waiting);
+            // At its limit, it waits for the owner's own parts, whatever the rate is.
+            let is_limited = position.owner_parts_max.is_some();
+            let rate = position.parts_per_minute.filter(|_| position.is_waiting && !is_limited);
             let start_in_ms =
                 |rate: u32| position.parts_ahead.saturating_mul(60_000) / u64::from(rate.max(1));
             JobPlaceDocument {

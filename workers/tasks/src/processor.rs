@@ -106,7 +106,14 @@ impl PipelineStage for TaskProcessor {
         };
         match Box::pin(tried).await {
             Ok(outcome) => Ok(outcome),
-            Err(error) => fail_try(&claim, error).await,
+            Err(error) => {
+                if job.action.is_some()
+                    && let Err(other) = job_actions::note_progress(&claim, &acted).await
+                {
+                    tracing::debug!(error = other.describe(), "what an action has done is not noted");
+                }
+                fail_try(&claim, error).await
+            }
         }
     }
 
@@ -250,7 +257,8 @@ impl TaskProcessor {
             }
         };
         // Fenced once more: another worker may have taken it over, and come to something else.
-        if !claim.write_change(|_| {}).await? {
+        let progress = job.action.is_some().then(|| acted.lock().clone());
+        if !claim.write_change(|part| part.acted = progress.or_else(|| part.acted.take())).await? {
             return Ok(StageOutcome::Lost);
         }
         end_job(&self.context.bus, job, &outcome, self.context.config.ended_kept_ms).await?;

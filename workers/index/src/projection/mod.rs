@@ -22,7 +22,7 @@ use crate::{IndexConfig, IndexError};
 pub(crate) use write::{IndexChange, IndexEntry, IndexedPart};
 
 /// Version of the layout of keys and rows; another one on disk means building anew.
-const SCHEMA_VERSION: u64 = 4;
+const SCHEMA_VERSION: u64 = 5;
 
 /// Longest absence in milliseconds after which removals are still in the bucket: half the time that they are kept, since clocks
 /// differ.
