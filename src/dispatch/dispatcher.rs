@@ -49,7 +49,6 @@ enum TurnOutcome {
 pub(crate) struct Dispatcher {
     bus: Bus,
     queue: JobQueue,
-    config: DispatchConfig,
     metrics: DispatchMetrics,
     pub(crate) state: Arc<Mutex<DispatchState>>,
     changed: Arc<Notify>,
@@ -57,8 +56,8 @@ pub(crate) struct Dispatcher {
 
 impl Dispatcher {
     pub(crate) fn new(bus: Bus, queue: JobQueue, config: DispatchConfig, metrics: DispatchMetrics) -> Self {
-        let state = DispatchState::new(config.clone());
-        Self { bus, queue, config, metrics, state: Arc::new(Mutex::new(state)), changed: Arc::default() }
+        let state = DispatchState::new(config);
+        Self { bus, queue, metrics, state: Arc::new(Mutex::new(state)), changed: Arc::default() }
     }
 
     pub(crate) const fn bus(&self) -> &Bus {
@@ -173,7 +172,7 @@ impl Dispatcher {
         self.find_owners(&listing).await?;
         self.settle_parts(&listing).await?;
         self.look_at_idle_jobs().await?;
-        self.state.lock().queue.promote_aged(broker_now_ms, self.config.ageing_ms);
+        self.state.lock().promote_aged(broker_now_ms);
         while !held.is_cancelled() && listing.len() < self.note_listing(&listing) {
             if self.take_turn(&mut listing).await? == TurnOutcome::NothingWaits {
                 break;
@@ -186,11 +185,11 @@ impl Dispatcher {
     async fn find_owners(&self, listing: &BTreeSet<String>) -> Result<(), BusError> {
         let unknown = self.state.lock().parts_without_owner(listing);
         for subject in unknown {
-            let job = match subjects::parse_job_part_subject(&subject) {
+            let owner = match subjects::parse_job_part_subject(&subject) {
                 Some(job_id) => records::load_owner(&self.bus, job_id).await?,
                 None => None,
             };
-            self.state.lock().note_queued(subject, &job.unwrap_or_default());
+            self.state.lock().note_owner(subject, owner.unwrap_or_default());
         }
         Ok(())
     }
@@ -235,9 +234,7 @@ impl Dispatcher {
         let now_ms = self.broker_now_ms();
         let mut state = self.state.lock();
         if is_new {
-            let owner = state.queue.owner_of(job_id).map(|(owner, _)| owner.to_owned()).unwrap_or_default();
-            state.note_queued(subject.clone(), &owner);
-            state.let_in.record(Instant::now());
+            state.note_let_in(job_id, &subject, Instant::now());
             state.queue.charge(job_id, part.cost);
         }
         let Some(open) = state.open.get_mut(&job_id) else { return Ok(TurnOutcome::Skipped) };

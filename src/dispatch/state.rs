@@ -77,6 +77,11 @@ impl DispatchState {
         self.queue.next_of(|owner| !self.is_at_limit(owner, parts.get(owner).copied().unwrap_or_default()))
     }
 
+    /// Moves jobs of the last priority that have waited for long to the one before.
+    pub(crate) fn promote_aged(&mut self, now_ms: u64) {
+        self.queue.promote_aged(now_ms, self.config.ageing_ms);
+    }
+
     /// Parts that lie in the queue or are worked on, by owner.
     fn owner_parts(&self) -> HashMap<&str, usize> {
         let mut parts: HashMap<&str, usize> = HashMap::new();
@@ -96,9 +101,17 @@ impl DispatchState {
     }
 
     /// Notes whose a part in the queue is; nobody's where its job is gone.
-    pub(crate) fn note_queued(&mut self, subject: String, owner: &str) {
-        if self.config.has_parts_max() {
-            self.queued_owners.insert(subject, owner.to_owned());
+    pub(crate) fn note_owner(&mut self, subject: String, owner: String) {
+        self.queued_owners.insert(subject, owner);
+    }
+
+    /// Notes that a part of a waiting job was let in.
+    pub(crate) fn note_let_in(&mut self, job_id: JobId, subject: &str, now: Instant) {
+        self.let_in.record(now);
+        if self.config.has_parts_max()
+            && let Some((owner, _)) = self.queue.owner_of(job_id)
+        {
+            self.queued_owners.insert(subject.to_owned(), owner.to_owned());
         }
     }
 

@@ -148,9 +148,14 @@ impl Site {
     async fn dispatch(&mut self) {
         let dispatcher = self.start_dispatcher().await;
         self.tasks.push(dispatcher);
-        while jobs_waiting(&self.admin).await.is_none() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        wait_for_leader(&self.admin).await;
+    }
+}
+
+/// Waits until a dispatcher answers: it leads.
+async fn wait_for_leader(bus: &Bus) {
+    while jobs_waiting(bus).await.is_none() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
@@ -340,10 +345,7 @@ pub(crate) async fn killed_dispatcher() -> [Row; 2] {
     let mut site = Site::start(FLOOD_SLOTS).await;
     store_jobs(&site.admin, (0..count).map(|number| job(number, 1))).await;
     let leader = site.start_dispatcher().await;
-    // Who answers leads.
-    while jobs_waiting(&site.admin).await.is_none() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    wait_for_leader(&site.admin).await;
     let standby = site.start_dispatcher().await;
     site.tasks.push(standby);
     let mut begun = Vec::new();

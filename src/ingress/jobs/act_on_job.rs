@@ -1,21 +1,16 @@
 //! One of the things that an action does with a job of its filter, by the rules that hold for a request about that job alone.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use nats::{Bus, BusError, FailureClass, Outbox, VersionedRecord};
+use nats::{Bus, BusError, FailureClass, Outbox};
 use schemas::{
-    KvRecord as _,
     fault::error_chain,
     ids::JobId,
-    job::{JobKind, JobRecord, JobStatus},
+    job::{JobKind, JobRecord},
     job_action::{JobAction, JobActionOrder, JobActionOutcome},
-    subjects,
 };
 use store::{Store, StoreError};
 
@@ -169,24 +164,17 @@ impl JobActionContext {
         order: &JobActionOrder,
         by: &JobRecord,
     ) -> Result<Option<JobActionOutcome>, NextEncodeError> {
-        // The broker's clock, as everywhere in the record.
-        let now_ms = self.bus.broker_now_ms(&subjects::kv_stream_name(JobRecord::BUCKET)).await?;
-        let is_changed = AtomicBool::new(false);
+        let mut outcome = None;
         let change = |found: Option<&JobRecord>| {
-            is_changed.store(false, Ordering::Relaxed);
-            let job = found.filter(|job| order.matches(job, by))?;
-            let (record, outbox) = with_change(order, job, now_ms)?;
-            is_changed.store(true, Ordering::Relaxed);
-            Some((record, outbox))
+            let job = found.filter(|job| order.matches(job, by));
+            let changed = job.and_then(|job| with_change(order, job, nats::estimated_broker_now_ms()));
+            let what =
+                if changed.is_some() { JobActionOutcome::Changed } else { JobActionOutcome::Unchanged };
+            outcome = job.map(|_| what);
+            changed
         };
-        let held: Option<VersionedRecord<JobRecord>> =
-            self.bus.change_record(&job_id.to_string(), change).await?;
-        let is_active = held.is_some_and(|held| held.record.status == JobStatus::Active);
-        Ok(match (is_active, is_changed.into_inner()) {
-            (true, true) => Some(JobActionOutcome::Changed),
-            (true, false) => Some(JobActionOutcome::Unchanged),
-            (false, _) => None,
-        })
+        self.bus.change_record::<JobRecord>(&job_id.to_string(), change).await?;
+        Ok(outcome)
     }
 }
 

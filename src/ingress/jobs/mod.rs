@@ -45,7 +45,7 @@ pub mod act_on_job;
 mod actions;
 pub(crate) use actions::{answer_with_begun_job, explain_encode_failure};
 pub(crate) use priority::require_priority;
-pub(crate) use why::{ask_queue, has_dispatcher};
+pub(crate) use why::{ANSWER_MAX, ask_queue, has_dispatcher};
 pub mod cancellation;
 mod filter_actions;
 mod pausing;

@@ -2,8 +2,6 @@
 //!
 //! Limits: [`schemas::pause::PAUSES_MAX`] owners and kinds at a time.
 
-use std::collections::BTreeMap;
-
 use axum::{
     Json,
     extract::{Path, State},
@@ -227,9 +225,10 @@ pub(super) async fn resume_queue(
 /// Refuses who may not, and names of which there can't be jobs.
 fn require_pausable(who: &Principal, scope: &str, name: &str) -> Result<PauseScope, Problem> {
     who.require_operator("a pause of the queue concerns everybody's jobs")?;
-    let scopes = BTreeMap::from([("owner", PauseScope::Owner), ("kind", PauseScope::Kind)]);
-    let Some(scope) = scopes.get(scope).copied() else {
-        return Err(Problem::not_found("`owner` and `kind` can be paused"));
+    let scope = match scope {
+        "owner" => PauseScope::Owner,
+        "kind" => PauseScope::Kind,
+        _ => return Err(Problem::not_found("`owner` and `kind` can be paused")),
     };
     if scope == PauseScope::Kind && JobKind::parse(name).is_none() {
         let known = JobKind::ALL.map(JobKind::name).join(", ");

@@ -32,7 +32,7 @@ use web::{
 };
 
 /// Longest wait for the dispatcher.
-pub(super) const ANSWER_MAX: Duration = Duration::from_secs(2);
+pub(crate) const ANSWER_MAX: Duration = Duration::from_secs(2);
 
 /// Longest wait of a probe for it: probes have little time, and one that is late looks as if this process were gone.
 const PROBE_ANSWER_MAX: Duration = Duration::from_millis(300);
@@ -169,16 +169,19 @@ pub(super) async fn explain_job(
 
 /// Whether somebody lets parts into every queue: without a keeper no job begins.
 pub(crate) async fn has_dispatcher(app: &AppState) -> bool {
-    // It answers for any job, also for one that there is not.
-    let ask = |queue| ask_position(app, queue, JobId::from_bytes([0; 16]), PROBE_ANSWER_MAX);
+    let ask = |queue| ask_queue(app, queue, PROBE_ANSWER_MAX);
     let answers = futures::future::join_all(JobQueue::ALL.map(ask)).await;
     answers.iter().all(Option::is_some)
 }
 
 /// How full a queue is; `None` when no dispatcher answers.
-pub(crate) async fn ask_queue(app: &AppState, queue: JobQueue) -> Option<DispatchPosition> {
+pub(crate) async fn ask_queue(
+    app: &AppState,
+    queue: JobQueue,
+    answer_max: Duration,
+) -> Option<DispatchPosition> {
     // It answers for any job, also for one that there is not.
-    ask_position(app, queue, JobId::from_bytes([0; 16]), ANSWER_MAX).await
+    ask_position(app, queue, JobId::from_bytes([0; 16]), answer_max).await
 }
 
 /// Where the dispatcher sees a job; `None` when none answers, or when it answers what this version can't read.

@@ -107,7 +107,7 @@ pub(super) async fn read_transcode_metrics(
     };
     let activity = media::query_index::<_, EncodeActivity>(&app.bus, index_query::ENCODE_ACTIVITY, &question);
     let (queue, workers, activity) = tokio::join!(
-        jobs::ask_queue(&app, JobQueue::Transcode),
+        jobs::ask_queue(&app, JobQueue::Transcode, jobs::ANSWER_MAX),
         workers::read_queue_workers(&app.bus, JobQueue::Transcode),
         activity
     );
