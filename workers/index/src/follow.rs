@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     IndexError,
-    projection::{BucketOrigin, IndexBucket, IndexChange, IndexEntry, IndexProjection, IndexedPart},
+    projection::{BucketOrigin, IndexBucket, IndexChange, IndexEntry, IndexProjection, PartRow},
 };
 
 /// How soon buckets that can't be asked for are asked for again.
@@ -212,7 +212,7 @@ pub(crate) fn decode_change(
             }
             Some((job_id, part)) => {
                 let record = decode_record::<job::JobPartRecord>(key, value)?;
-                let facts = record.map(|part| IndexedPart {
+                let facts = record.map(|part| PartRow {
                     status: part.status,
                     cpu_ms: part.cpu_ms,
                     work_ms: part.wall_ms,

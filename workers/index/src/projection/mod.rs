@@ -19,7 +19,8 @@ use std::{
 use schemas::{KvRecord, document, job, media};
 
 use crate::{IndexConfig, IndexError};
-pub(crate) use write::{IndexChange, IndexEntry, IndexedPart};
+pub(crate) use rows::PartRow;
+pub(crate) use write::{IndexChange, IndexEntry};
 
 /// Version of the layout of keys and rows; another one on disk means building anew.
 const SCHEMA_VERSION: u64 = 5;

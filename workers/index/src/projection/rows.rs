@@ -27,11 +27,11 @@ pub(super) fn decode_row<R: DeserializeOwned>(row: &[u8]) -> Result<(u64, R), In
 
 /// One part of a job, as far as lists need it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct PartRow {
-    pub(super) status: JobPartStatus,
-    pub(super) cpu_ms: u64,
+pub(crate) struct PartRow {
+    pub(crate) status: JobPartStatus,
+    pub(crate) cpu_ms: u64,
     /// Milliseconds that the media child ran.
-    pub(super) work_ms: u64,
+    pub(crate) work_ms: u64,
 }
 
 impl PartRow {

@@ -3,8 +3,7 @@
 use schemas::{
     document,
     ids::{JobId, MediaId},
-    job::{self, JobPartStatus},
-    media,
+    job, media,
     subjects::JobPriority,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -29,7 +28,7 @@ pub(crate) enum IndexChange {
     /// A job.
     Job(JobId, Option<Box<IndexedJob>>),
     /// A part of a job.
-    Part(JobId, String, Option<IndexedPart>),
+    Part(JobId, String, Option<PartRow>),
     /// An entry that is none of ours or can't be read; it is skipped, but the cursor moves on.
     Other,
 }
@@ -90,14 +89,6 @@ impl From<job::JobRecord> for IndexedJob {
             }),
         }
     }
-}
-
-/// A part as far as lists need it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct IndexedPart {
-    pub(crate) status: JobPartStatus,
-    pub(crate) cpu_ms: u64,
-    pub(crate) work_ms: u64,
 }
 
 /// One entry of a bucket.
@@ -218,12 +209,7 @@ impl IndexTransaction<'_> {
         Ok(())
     }
 
-    fn update_part(
-        &self,
-        id: &JobId,
-        part: &str,
-        value: Option<IndexedPart>,
-    ) -> Result<(), IndexTransactionError> {
+    fn update_part(&self, id: &JobId, part: &str, new: Option<PartRow>) -> Result<(), IndexTransactionError> {
         let key = [id.as_bytes().as_slice(), part.as_bytes()].concat();
         let old = self
             .parts
@@ -231,8 +217,6 @@ impl IndexTransaction<'_> {
             .map(|row| PartRow::from_bytes(&row))
             .transpose()
             .map_err(abort_transaction)?;
-        let new =
-            value.map(|facts| PartRow { status: facts.status, cpu_ms: facts.cpu_ms, work_ms: facts.work_ms });
         match new {
             Some(row) => self.parts.insert(key, row.to_bytes())?,
             None => self.parts.remove(key)?,

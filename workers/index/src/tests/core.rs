@@ -18,7 +18,7 @@ use super::{asset, audio, document, encode, job, job_id, media_id, technical, vi
 use crate::{
     BucketOrigin, IndexBucket, IndexConfig, IndexError, IndexProjection, follow,
     order::ListPosition,
-    projection::{IndexChange, IndexEntry, IndexedPart},
+    projection::{IndexChange, IndexEntry, PartRow},
     summarise::summarise_media,
 };
 
@@ -266,7 +266,7 @@ fn parts_are_added_up_whatever_comes_first() {
         sequence += 1;
         projection.apply_entries(IndexBucket::Jobs, &[IndexEntry { sequence, change }]).unwrap();
     };
-    let facts = |status, cpu_ms| Some(IndexedPart { status, cpu_ms, work_ms: 2 * cpu_ms });
+    let facts = |status, cpu_ms| Some(PartRow { status, cpu_ms, work_ms: 2 * cpu_ms });
     apply(IndexChange::Part(job_id(1), "v0000".into(), facts(JobPartStatus::Claimed, 0)));
     apply(IndexChange::Job(job_id(1), Some(Box::new(job(1, 9, "ann", JobStatus::Active).into()))));
     apply(IndexChange::Part(job_id(1), "v0000".into(), facts(JobPartStatus::Done, 700)));
@@ -287,7 +287,7 @@ fn what_was_encoded_lately_is_added_up_by_profile() {
         sequence += 1;
         projection.apply_entries(IndexBucket::Jobs, &[IndexEntry { sequence, change }]).unwrap();
     };
-    let part = Some(IndexedPart { status: JobPartStatus::Done, cpu_ms: 4_000, work_ms: 5_005 });
+    let part = Some(PartRow { status: JobPartStatus::Done, cpu_ms: 4_000, work_ms: 5_005 });
     // Number, owner, status, profile, when it ended. They were made 2,001 ms to 2,006 ms after 1970.
     for (number, owner, status, profile, ended_at_ms) in [
         (1, "ann", JobStatus::Succeeded, "default", Some(9_001)),
