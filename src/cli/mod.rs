@@ -12,6 +12,7 @@ pub mod demo;
 mod dispatch;
 pub mod doctor;
 mod each;
+mod edit;
 pub mod environment;
 pub mod event;
 mod failure;
@@ -61,7 +62,7 @@ pub use outcome::CommandOutcome;
 pub use queue::{QueueCommand, QueueScopeArgs};
 pub use schedules::{ScheduleIdsArgs, SchedulesCommand};
 pub use subcommands::{
-    AuditCommand, DeadCommand, JobIdsArgs, JobsCommand, JobsWatchArgs, MediaCommand, NatsCommand,
+    AuditCommand, DeadCommand, EditArgs, JobIdsArgs, JobsCommand, JobsWatchArgs, MediaCommand, NatsCommand,
     OwnerCommand, ReplayArgs, SchemasCommand, StoreCommand, TranscodeArgs, VerifyArgs, WorkerNameArgs,
     WorkersCommand,
 };
