@@ -500,10 +500,14 @@ fn message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
     Some((senders, receivers))
 }
 
-/// The same of jobs, of what workers say of themselves and are asked to do, of schedules, and of what the order of the queue is asked.
+/// The same of entries of the cache, of jobs, of what workers say of themselves and are asked to do, of schedules, and of what the order of the queue is asked.
 fn worker_message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
     match name {
         "job.queued" => Some((vec!["admin", "ingress", "keeper", "tasks", "transcode"], vec!["index"])),
+        "cache.cleared" => Some((vec!["ingress"], vec![])),
+        "kv.cache" | "kv.cache.flush" | "kv.cache.tick" | "kv.limits.cache_epoch" => {
+            Some((vec!["ingress"], vec!["ingress"]))
+        }
         "job.cancelled" => Some((vec!["ingress", "keeper", "tasks"], vec!["index"])),
         "job.paused" | "job.resumed" | "job.reprioritized" | "ask.jobs" => {
             Some((vec!["ingress", "tasks"], vec!["index"]))

@@ -3,8 +3,8 @@
 use schemars::{Schema, schema_for};
 
 use crate::{
-    BusEvent, KvRecord, access, audit, dead_letter, dispatch_query, document, envelope, gate, idempotency,
-    index_query, job, limit, media, pause, schedule, session, store, upload, view, worker,
+    BusEvent, KvRecord, access, audit, cached, dead_letter, dispatch_query, document, envelope, gate,
+    idempotency, index_query, job, limit, media, pause, schedule, session, store, upload, view, worker,
 };
 
 /// One kind of message.
@@ -107,6 +107,7 @@ pub fn event_entries() -> Vec<CatalogEntry> {
         event_entry::<schedule::ScheduleMissed>(),
         event_entry::<pause::QueuePaused>(),
         event_entry::<pause::QueueResumed>(),
+        event_entry::<cached::CacheCleared>(),
     ]
 }
 
@@ -144,6 +145,10 @@ pub fn record_entries() -> Vec<CatalogEntry> {
         record_entry::<limit::IngressReplicas>("limits.replicas", limit::IngressReplicas::KEY),
         record_entry::<limit::RateLimitEventCounter>("limits.reported", limit::RateLimitEventCounter::KEY),
         record_entry::<pause::QueuePauses>("limits.pauses", pause::QueuePauses::KEY),
+        record_entry::<cached::CachedEntry>("cache", &cached::entry_key("{owner_digest}", "{key_digest}")),
+        record_entry::<cached::CacheEpoch>("limits.cache_epoch", cached::CacheEpoch::KEY),
+        record_entry::<cached::CacheFlush>("cache.flush", cached::CacheFlush::KEY),
+        record_entry::<cached::CacheTick>("cache.tick", "tick.{replica}.{number}"),
         record_entry::<idempotency::IdempotencyRecord>("idempotency", "{digest}"),
         record_entry::<schedule::ScheduleRecord>(
             "schedules",

@@ -10,7 +10,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_bytes::ByteBuf;
 
 use crate::{
-    BusEvent, access, audit, dead_letter, dispatch_query, document,
+    BusEvent, access, audit, cached, dead_letter, dispatch_query, document,
     encode::EncodeSettings,
     envelope, gate, idempotency,
     ids::{
@@ -898,6 +898,20 @@ fn visit_limits(visitor: &mut impl ExampleVisitor) {
     let pauses =
         pause::QueuePauses { owners: BTreeMap::from([(example_owner(), pause)]), kinds: BTreeMap::new() };
     visitor.visit("kv.limits.pauses", pauses);
+    let entry = cached::CachedEntry {
+        owner_digest: owned_text("9f86d081884c7d659a2feaa0c55ad015"),
+        key_digest: owned_text("2c26b46b68ffc68ff99b453c1d304134"),
+        content_type: owned_text("application/json"),
+        value: ByteBuf::from(b"{}".to_vec()),
+        epoch: 1,
+        expires_at_ms: MADE_AT_MS + 300_000,
+        writer_expires_at_ms: MADE_AT_MS + 300_000,
+    };
+    visitor.visit("kv.cache", entry);
+    visitor.visit("kv.limits.cache_epoch", cached::CacheEpoch { epoch: 1 });
+    visitor.visit("kv.cache.flush", cached::CacheFlush { epoch: 1 });
+    let tick = cached::CacheTick { replica: owned_text("51b0c7e4"), number: 7, written_at_ms: MADE_AT_MS };
+    visitor.visit("kv.cache.tick", tick);
     let answered = idempotency::IdempotencyState::Answered {
         status: 201,
         headers: BTreeMap::from([(owned_text("location"), format!("/v1/media/{MEDIA}"))]),
@@ -1128,6 +1142,7 @@ fn visit_schedule_events(visitor: &mut impl ExampleVisitor) {
         resumed_by: owned_text("admin"),
     };
     visit_event(visitor, resumed);
+    visit_event(visitor, cached::CacheCleared { request_id, cleared_by: owned_text("admin"), epoch: 2 });
 }
 
 /// A worker that holds a part.

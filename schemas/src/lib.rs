@@ -8,6 +8,7 @@
 
 pub mod access;
 pub mod audit;
+pub mod cached;
 pub mod catalog;
 pub mod dead_letter;
 pub mod dispatch_query;

@@ -7,9 +7,9 @@ use clap::CommandFactory;
 
 use super::{
     AuditCommand, Cli, CliCommand, CommandOutcome, DeadCommand, EXIT_CONFIG, EXIT_FAILURE, GlobalArgs,
-    NatsCommand, OwnerCommand, ServerArgs, StoreCommand, audit_log, broker, client::ApiClient, dead_letters,
-    demo, doctor, environment, failure, link, list, output, owner, published_schemas, queue, schedules,
-    serve, settings, store, topology, transcode, upload, watch, workers,
+    NatsCommand, OwnerCommand, ServerArgs, StoreCommand, audit_log, broker, cache, client::ApiClient,
+    dead_letters, demo, doctor, environment, failure, link, list, output, owner, published_schemas, queue,
+    schedules, serve, settings, store, topology, transcode, upload, watch, workers,
 };
 use crate::{
     config::{self, describe},
@@ -90,12 +90,13 @@ async fn execute_command(global: &GlobalArgs, command: CliCommand) -> anyhow::Re
         CliCommand::Profiles(client) => {
             transcode::list_profiles(&ApiClient::new(&client)?, as_json).await?;
         }
+        CliCommand::Cache(command) => cache::run_cache(command, as_json).await?,
         CliCommand::Queue(command) => queue::run_queue(command, as_json).await?,
         CliCommand::Workers(command) => workers::run_workers(command, as_json).await?,
         CliCommand::Audit(AuditCommand::Replay(args)) => audit_log::replay_log(args).await?,
         CliCommand::Audit(AuditCommand::Verify(args)) => return audit_log::verify_log(args, as_json).await,
         CliCommand::Dead(command) => return Box::pin(execute_dead(global, command)).await,
-        CliCommand::Nats(command) => return execute_nats(global, command).await,
+        CliCommand::Nats(command) => return Box::pin(execute_nats(global, command)).await,
         CliCommand::Store(StoreCommand::Adopt(args)) => {
             Box::pin(store::adopt_and_print(settings::load_settings(global, &args)?, as_json)).await?;
         }

@@ -6,6 +6,7 @@
 pub mod args;
 pub mod audit_log;
 pub mod broker;
+pub mod cache;
 pub mod client;
 pub mod dead_letters;
 pub mod demo;
@@ -55,6 +56,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 pub use args::{ClientArgs, ConfigArgs, GlobalArgs, PageArgs, ServerArgs};
+pub use cache::CacheCommand;
 pub use dispatch::dispatch_command;
 pub use failure::parse_command_line;
 pub use jobs_act::{JobFilterArgs, JobsActArgs};
@@ -169,6 +171,9 @@ The end of a pipe is the end of its file: if what feeds it may fail, look at its
     /// Keep the jobs of an owner, or of a kind, out of the queue for a while, for admins
     #[command(subcommand)]
     Queue(QueueCommand),
+    /// Values that are kept for a while, the same on every replica
+    #[command(subcommand)]
+    Cache(CacheCommand),
     /// List the profiles by which media can be encoded
     #[command(after_help = "Examples:
   streamgate profiles

@@ -16,7 +16,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use nats::metrics::{Collector, DescriptorEncoder, encode_counters, encode_gauges};
+use nats::metrics::{Collector, DescriptorEncoder, Unit, encode_counters, encode_gauges};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -34,10 +34,60 @@ pub struct CacheConfig {
 
 /// One cache.
 pub struct ResponseCache {
-    entries: stretto::Cache<String, Bytes>,
+    entries: stretto::Cache<
+        String,
+        CountedBytes,
+        stretto::DefaultKeyBuilder<String>,
+        stretto::DefaultCoster<CountedBytes>,
+        stretto::DefaultUpdateValidator<CountedBytes>,
+        DepartureCounter,
+    >,
     config: CacheConfig,
     hits: AtomicU64,
     misses: AtomicU64,
+    departures: Arc<Departures>,
+    size_bytes: Arc<AtomicU64>,
+}
+
+/// Bytes that count for as long as a cache holds them, wherever it drops them.
+struct CountedBytes {
+    bytes: Bytes,
+    size_bytes: Arc<AtomicU64>,
+}
+
+impl CountedBytes {
+    fn new(bytes: Bytes, size_bytes: &Arc<AtomicU64>) -> Self {
+        size_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        Self { bytes, size_bytes: Arc::clone(size_bytes) }
+    }
+}
+
+impl Drop for CountedBytes {
+    fn drop(&mut self) {
+        self.size_bytes.fetch_sub(self.bytes.len() as u64, Ordering::Relaxed);
+    }
+}
+
+/// How many answers left a cache by themselves.
+#[derive(Debug, Default)]
+struct Departures {
+    evicted: AtomicU64,
+    expired: AtomicU64,
+}
+
+/// Counts what the policy takes out.
+struct DepartureCounter(Arc<Departures>);
+
+impl stretto::CacheCallback for DepartureCounter {
+    type Value = CountedBytes;
+
+    fn on_exit(&self, _: Option<CountedBytes>) {}
+
+    fn on_evict(&self, item: stretto::Item<CountedBytes>) {
+        let is_over = !item.exp.is_zero() && item.exp.is_expired();
+        let counter = if is_over { &self.0.expired } else { &self.0.evicted };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 /// How a cache does.
@@ -49,6 +99,12 @@ pub struct CacheStats {
     pub hits: u64,
     /// Questions that were not.
     pub misses: u64,
+    /// Bytes of the entries held now, without their names.
+    pub size_bytes: u64,
+    /// Entries that made room for others.
+    pub evicted: u64,
+    /// Entries whose time was over.
+    pub expired: u64,
 }
 
 impl fmt::Debug for ResponseCache {
@@ -68,15 +124,18 @@ impl ResponseCache {
     pub fn new(config: CacheConfig) -> anyhow::Result<Self> {
         // TinyLFU counts uses of ten times as many keys as it keeps.
         let counters = usize::try_from(config.entries_max)?.saturating_mul(10);
+        let departures = Arc::<Departures>::default();
         let entries = stretto::Cache::builder(counters, i64::from(config.bytes_max))
             .set_ignore_internal_cost(true)
+            .set_callback(DepartureCounter(Arc::clone(&departures)))
             .finalize()?;
-        Ok(Self { entries, config, hits: AtomicU64::new(0), misses: AtomicU64::new(0) })
+        let (hits, misses) = (AtomicU64::new(0), AtomicU64::new(0));
+        Ok(Self { entries, config, hits, misses, departures, size_bytes: Arc::default() })
     }
 
     /// What is kept under `name`.
     pub fn get(&self, name: &str) -> Option<Bytes> {
-        let found = self.entries.get(name).map(|entry| entry.value().clone());
+        let found = self.entries.get(name).map(|entry| entry.value().bytes.clone());
         let counter = if found.is_some() { &self.hits } else { &self.misses };
         // Relaxed: the counts are for people and order nothing.
         counter.fetch_add(1, Ordering::Relaxed);
@@ -86,6 +145,7 @@ impl ResponseCache {
     /// Keeps bytes, if it is worth its room. It may be seen a moment later only.
     pub fn put(&self, name: String, bytes: Bytes) {
         let Some(cost) = self.entry_cost(name.len() + bytes.len()) else { return };
+        let bytes = CountedBytes::new(bytes, &self.size_bytes);
         self.entries.insert_with_ttl(name, bytes, cost, Duration::from_secs(self.config.age_s));
     }
 
@@ -109,7 +169,16 @@ impl ResponseCache {
             entries: self.entries.len(),
             hits: self.hits.load(Ordering::Relaxed),
             misses: self.misses.load(Ordering::Relaxed),
+            size_bytes: self.size_bytes.load(Ordering::Relaxed),
+            evicted: self.departures.evicted.load(Ordering::Relaxed),
+            expired: self.departures.expired.load(Ordering::Relaxed),
         }
+    }
+
+    /// Waits until what was put is seen.
+    #[cfg(test)]
+    pub(crate) fn wait_until_seen(&self) {
+        self.entries.wait().unwrap();
     }
 }
 
@@ -120,11 +189,11 @@ pub fn versioned_key(id: &str, revisions: &[u64]) -> String {
 
 /// How caches do, as metrics.
 #[derive(Debug)]
-pub struct CacheMetrics([(&'static str, Arc<ResponseCache>); 2]);
+pub struct CacheMetrics([(&'static str, Arc<ResponseCache>); 3]);
 
 impl CacheMetrics {
     /// Those of `caches`, by their names.
-    pub const fn new(caches: [(&'static str, Arc<ResponseCache>); 2]) -> Self {
+    pub const fn new(caches: [(&'static str, Arc<ResponseCache>); 3]) -> Self {
         Self(caches)
     }
 }
@@ -141,6 +210,24 @@ impl Collector for CacheMetrics {
             "streamgate_cache_requests",
             "Questions to a cache by whether it had the answer.",
             requests,
+        )?;
+        let departures = caches.iter().flat_map(|(name, stats)| {
+            [("evicted", stats.evicted), ("expired", stats.expired)]
+                .map(|(reason, count)| ([("cache", *name), ("reason", reason)], count))
+        });
+        encode_counters(
+            &mut encoder,
+            "streamgate_cache_departures",
+            "Answers that left a cache by themselves, by why.",
+            departures,
+        )?;
+        let sizes = caches.iter().map(|(name, stats)| ([("cache", *name)], stats.size_bytes));
+        encode_gauges(
+            &mut encoder,
+            "streamgate_cache_size",
+            "Bytes of the answers kept now.",
+            Some(&Unit::Bytes),
+            sizes,
         )?;
         let entries = caches.iter().map(|(name, stats)| ([("cache", *name)], stats.entries));
         encode_gauges(&mut encoder, "streamgate_cache_entries", "Answers kept now.", None, entries)
@@ -159,7 +246,7 @@ mod tests {
         for (name, text) in entries {
             cache.put((*name).to_owned(), Bytes::from((*text).to_owned()));
         }
-        cache.entries.wait().unwrap();
+        cache.wait_until_seen();
         cache
     }
 
@@ -175,7 +262,10 @@ mod tests {
         ] {
             assert_eq!(cache.get(&other), None, "{other}");
         }
-        assert_eq!(cache.stats(), CacheStats { entries: 1, hits: 1, misses: 4 });
+        assert_eq!(
+            cache.stats(),
+            CacheStats { entries: 1, hits: 1, misses: 4, size_bytes: 3, evicted: 0, expired: 0 }
+        );
     }
 
     #[test]

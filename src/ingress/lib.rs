@@ -8,6 +8,7 @@
 
 pub mod audit;
 pub mod cache;
+pub mod cached;
 pub mod capacity;
 pub mod dead_letters;
 pub mod events;
@@ -80,6 +81,8 @@ pub struct IngressConfig {
     pub sharing: sharing::SharingConfig,
     /// Documents kept in memory.
     pub documents: cache::CacheConfig,
+    /// The cache API.
+    pub cache: cached::CachedConfig,
     /// From where on nothing new is taken.
     pub capacity: capacity::CapacityConfig,
     /// By what media can be encoded again; set by `transcode.profiles`.
@@ -106,6 +109,7 @@ impl Default for IngressConfig {
                 bytes_max: 64 * 1024 * 1024,
                 age_s: 30 * 60,
             },
+            cache: cached::CachedConfig::default(),
             capacity: capacity::CapacityConfig::default(),
             profiles: transcode::ProfileCatalog::default(),
         }
@@ -166,6 +170,8 @@ pub struct AppServices {
     pub refusals: denied_events::DeniedEvents,
     /// Documents kept in memory.
     pub documents: Arc<cache::ResponseCache>,
+    /// Entries of the cache API.
+    pub cached: cached::CachedEntries,
     /// Room for what is new.
     pub capacity: capacity::CapacityMonitor,
     /// Sites that may frame the embedded player.
@@ -218,7 +224,9 @@ impl AppState {
         let followers = events::EventFollowerPool::new(events::EventHub::open(bus.clone()).await?);
         let streams = Arc::new(cache::ResponseCache::new(config.playback.cache)?);
         let known = Arc::new(play::PlayableMediaCache::new(&config.playback));
+        let cached = cached::CachedEntries::new(config.cache)?;
         let shared = AppServices {
+            cached,
             bus,
             store,
             config,
@@ -247,14 +255,29 @@ impl AppState {
 }
 
 impl AppServices {
+    /// What this process keeps in memory, by the names of the caches.
+    pub(crate) fn named_caches(&self) -> [(&'static str, Arc<cache::ResponseCache>); 3] {
+        [
+            ("entries", Arc::clone(self.cached.answers())),
+            ("metadata", Arc::clone(&self.documents)),
+            ("streaming", Arc::clone(&self.streams)),
+        ]
+    }
+
+    /// Forgets all that this process keeps in memory only to answer sooner.
+    pub(crate) fn flush_caches(&self) {
+        for (_, cache) in self.named_caches() {
+            cache.flush();
+        }
+    }
+
     /// Has its limits and caches counted among the metrics of the process.
     fn register_metrics(&self) {
         let (limits, grants, capacity) = (self.limits.clone(), self.grants.clone(), self.capacity.clone());
-        let (documents, streams) = (Arc::clone(&self.documents), Arc::clone(&self.streams));
         self.metrics.register(limits);
         self.metrics.register(grants);
         self.metrics.register(capacity);
-        self.metrics.register(cache::CacheMetrics::new([("metadata", documents), ("streaming", streams)]));
+        self.metrics.register(cache::CacheMetrics::new(self.named_caches()));
     }
 
     /// Comes when an answer without an end has to end: after `longest`, when the ingress stops, or when the credential of the
@@ -283,8 +306,7 @@ impl AppServices {
         let stopping = async {
             shutdown.cancelled().await;
             self.stopping.cancel();
-            self.streams.flush();
-            self.documents.flush();
+            self.flush_caches();
             Ok(())
         };
         let (tasks, ending) = (self.bus.supervisor(&shutdown), nats::BusError::task_ending);
@@ -296,6 +318,11 @@ impl AppServices {
             tasks.keep_running("sign-in", ending, || self.sign_in.run(stop())),
             tasks.keep_running("grants", ending, || self.grants.run(stop())),
             tasks.keep_running("known", ending, || self.known.run(&self.bus, stop())),
+            tasks.keep_running("cache", ending, || self.cached.run(
+                &self.bus,
+                || self.flush_caches(),
+                stop()
+            )),
             tasks.keep_running("limits", ending, || async {
                 self.limits.run(self.bus.clone(), stop()).await;
                 Ok(())
@@ -360,6 +387,7 @@ fn router_with_routes(app: AppState, more: OperationRouter<AppState>) -> Router 
         .merge(media::router())
         .merge(uploads::form_token_router())
         .merge(work_router())
+        .merge(cached::router())
         .merge(events::router())
         .merge(audit::router())
         .merge(metrics::router())

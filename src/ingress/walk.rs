@@ -42,8 +42,15 @@ const OPEN: [&str; 6] = [
 ];
 /// What does not count: the bytes of an upload that exists are limited instead, and its creation was counted.
 const UNCOUNTED: [&str; 2] = ["patch /v1/uploads/{upload_id}", "post /v1/uploads/{upload_id}"];
-/// Questions: their method is POST because they have a body, and they change nothing.
-const QUESTIONS: [&str; 2] = ["post /v1/auth/nft", "post /v1/auth/verify"];
+/// Questions, whose method is POST because they have a body, and changes of entries that end by themselves: no history is kept of them.
+const QUESTIONS: [&str; 6] = [
+    "delete /v1/cache/entries/{key}",
+    "post /v1/auth/nft",
+    "post /v1/auth/verify",
+    "post /v1/cache/batch",
+    "post /v1/cache/warm",
+    "put /v1/cache/entries/{key}",
+];
 /// Methods that change things.
 const MUTATING: [&str; 4] = ["post", "put", "patch", "delete"];
 
@@ -125,6 +132,8 @@ fn a_handler_is_served_only_with_its_operation() {
 /// Whose requests each operation takes, and what they count as: what people's keys and quotas rely on.
 const ACCESS: &str = "
 DELETE /v1/auth/keys/{key_id} Own Auth
+DELETE /v1/cache Principal(Cache) Cache
+DELETE /v1/cache/entries/{key} Principal(Cache) Cache
 DELETE /v1/jobs/pauses/{scope}/{name} Principal(Worker) Worker
 DELETE /v1/media/{media_id} Principal(Metadata) Metadata
 DELETE /v1/media/{media_id}/gate Principal(Gate) Metadata
@@ -143,6 +152,8 @@ GET /readyz Open Api
 GET /v1/audit Principal(Audit) Monitor
 GET /v1/auth/keys Own Auth
 GET /v1/auth/me Own Auth
+GET /v1/cache/entries/{key} Principal(Cache) Cache
+GET /v1/cache/stats Principal(Cache) Cache
 GET /v1/dead-letters Principal(Worker) Worker
 GET /v1/dead-letters/{sequence} Principal(Worker) Worker
 GET /v1/events Principal(Events) Api
@@ -183,6 +194,8 @@ POST /v1/auth/me/links Own Auth
 POST /v1/auth/nft UnlimitedPrincipal Auth
 POST /v1/auth/refresh Body Auth
 POST /v1/auth/verify Open Auth
+POST /v1/cache/batch Principal(Cache) Cache
+POST /v1/cache/warm Principal(Cache) Cache
 POST /v1/dead-letters/{sequence}/discard Principal(Worker) Worker
 POST /v1/dead-letters/{sequence}/redrive Principal(Worker) Worker
 POST /v1/forms Body Upload
@@ -206,6 +219,7 @@ POST /v1/uploads/{upload_id} Principal(Upload) none
 POST /v1/workers/{worker}/drain Principal(Worker) Worker
 POST /v1/workers/{worker}/pause Principal(Worker) Worker
 POST /v1/workers/{worker}/resume Principal(Worker) Worker
+PUT /v1/cache/entries/{key} Principal(Cache) Cache
 PUT /v1/files/{filename} Principal(Upload) Upload
 PUT /v1/jobs/pauses/{scope}/{name} Principal(Worker) Worker
 PUT /v1/media/{media_id}/gate Principal(Gate) Metadata
@@ -611,6 +625,7 @@ async fn every_change_publishes_the_events_it_names_and_no_other() {
     story.media(&key).await;
     story.workers(&key).await;
     story.dead_letters(&key).await;
+    story.does("delete /v1/cache", "/v1/cache", &key, "", 204).await;
     story.sign_in().await;
     let all: BTreeSet<String> =
         mutating().map(|(place, _)| place).filter(|place| !QUESTIONS.contains(&place.as_str())).collect();

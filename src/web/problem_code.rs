@@ -48,6 +48,8 @@ kinds! {
         "Sign with the account that the challenge was asked for; its address is written as EIP-55 has it.";
     AnswerShownOnce 409 "answer_shown_once" "The request was done, and its answer is shown once"
         "`detail` names what was made; where its secret was lost, take it back and make another.";
+    AnswerTooLarge 413 "answer_too_large" "The answer would have more bytes than one may"
+        "Ask for fewer things at once.";
     BrokerFull 507 "broker_full" "The broker has no room for more"
         "The operator has to raise the limit that `limit` names, or wait until what is old goes; what was acknowledged is kept.";
     BodyCut 400 "body_cut" "The body ended before its length"
@@ -58,6 +60,12 @@ kinds! {
         "Send the request again over a better connection.";
     Busy 503 "busy" "This replica has as much to do as it can"
         "Wait for `Retry-After` seconds and repeat.";
+    CacheFull 507 "cache_full" "There is no room for this entry"
+        "Remove entries, or wait until some have ended; shorter lives keep room.";
+    CacheKeyInvalid 400 "cache_key_malformed" "This can't be a key of the cache"
+        "Choose a key as `detail` says; the digest of a longer one is one, too.";
+    CacheMiss 404 "cache_miss" "There is no such entry"
+        "Make the value anew, and put it: an entry ends by itself, when it is removed, and when everything is cleared.";
     ChainRefused 401 "chain_refused" "The sign-in was refused"
         "Sign for the chain that the challenge names.";
     ChainUnavailable 503 "chain_unavailable" "The chain can't be read at present"

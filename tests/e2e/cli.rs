@@ -649,6 +649,33 @@ async fn a_medium_is_public_from_its_upload_on_and_until_it_is_taken_back() {
 }
 
 #[tokio::test]
+async fn values_are_kept_read_and_removed_by_commands() {
+    let mut cluster = Cluster::start(Options::default()).await;
+    let home = tempfile::tempdir().unwrap();
+    let (url, key) = (cluster.url.clone(), cluster.key.clone());
+    let server = ["--url", &url, "--api-key", &key];
+    let ask = async |args: &[&str]| run(program(home.path(), &[&["cache"], args, &server].concat())).await;
+    let refused = ask(&["get", "greeting"]).await;
+    assert!(refused.status == 1 && refused.err.contains("cache_miss"), "{refused:?}");
+    let put = ask(&["put", "greeting", "Good morning", "--ttl", "60", "--json"]).await;
+    assert_eq!((put.status, &put.json()[0]["size_bytes"]), (0, &json!(12)), "{put:?}");
+    let found = ask(&["get", "greeting"]).await;
+    assert_eq!((found.status, found.out.as_str()), (0, "Good morning"), "{found:?}");
+    let refused = ask(&["put", "-", "a"]).await;
+    assert!(refused.status == 1 && refused.err.contains("cache_key_malformed"), "{refused:?}");
+    let stats = ask(&["stats"]).await;
+    assert!(stats.status == 0 && stats.out.contains("entries_max: 10000"), "{stats:?}");
+    assert_eq!(ask(&["rm", "greeting"]).await.status, 0);
+    assert_eq!(ask(&["get", "greeting"]).await.status, 1);
+    assert_eq!(ask(&["put", "greeting", "a"]).await.status, 0);
+    assert_eq!(ask(&["clear"]).await.status, 0);
+    assert_eq!(ask(&["get", "greeting"]).await.status, 1, "it is cleared");
+    let cleared =
+        cluster.all_events().await.into_iter().filter(|event| event.kind == "cache.cleared").count();
+    assert_eq!(cleared, 1);
+}
+
+#[tokio::test]
 async fn a_rejected_file_ends_with_1() {
     let cluster = Cluster::start(Options::default()).await;
     let home = tempfile::tempdir().unwrap();

@@ -72,12 +72,14 @@ pub struct ReaderConfig {
     pub start: ReaderStart,
     /// How often the broker has to send something; [`HEARTBEAT`] unless a test sets less.
     pub heartbeat: Duration,
+    /// True to be sent no payloads: a header says how many bytes each has ([`StreamEntry::payload_bytes`]).
+    pub is_headers_only: bool,
 }
 
 impl ReaderConfig {
     /// Reads `filters` of `stream` from `start`.
     pub fn new(stream: impl Into<String>, filters: Vec<String>, start: ReaderStart) -> Self {
-        Self { stream: stream.into(), filters, start, heartbeat: HEARTBEAT }
+        Self { stream: stream.into(), filters, start, heartbeat: HEARTBEAT, is_headers_only: false }
     }
 }
 
@@ -96,6 +98,25 @@ pub struct StreamEntry {
     pub stored_at_ms: u64,
     /// Messages that were waiting behind it when it was delivered; 0 means caught up.
     pub pending: u64,
+}
+
+impl StreamEntry {
+    /// Bytes of the payload as it is stored, also where the reader is sent none.
+    pub fn payload_bytes(&self) -> u64 {
+        let said = self.headers.get("Nats-Msg-Size").and_then(|size| size.as_str().parse().ok());
+        said.unwrap_or_else(|| u64::try_from(self.payload.len()).unwrap_or(u64::MAX))
+    }
+
+    /// How long the broker keeps it, in milliseconds; `None` where it has no end of its own.
+    pub fn time_to_live_ms(&self) -> Option<u64> {
+        let seconds = self.headers.get("Nats-TTL")?.as_str();
+        seconds.trim_end_matches('s').parse::<u64>().ok().map(|seconds| seconds.saturating_mul(1_000))
+    }
+
+    /// True for what a bucket holds in place of a value that was removed, or came to its end.
+    pub fn is_removal(&self) -> bool {
+        ["KV-Operation", "Nats-Marker-Reason"].iter().any(|name| self.headers.get(*name).is_some())
+    }
 }
 
 /// What there was when a reader was opened.

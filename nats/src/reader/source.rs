@@ -159,6 +159,7 @@ impl ReaderTask {
             filter_subject,
             filter_subjects,
             replay_policy: ReplayPolicy::Instant,
+            headers_only: self.config.is_headers_only,
             ..Default::default()
         };
         let made = self.bus.context().create_consumer_on_stream(config, &self.config.stream).await;

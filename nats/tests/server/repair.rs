@@ -7,7 +7,7 @@ use futures::StreamExt;
 use nats::{Bus, Outbox, ReaderStart, Role, VersionedRecord, reader, testing::TestBroker};
 use schemas::{
     KvRecord as _,
-    document::{MediaChanged, MediaDocumentRecord, SegmentEncryption},
+    document::{MediaChanged, MediaDocumentRecord},
     envelope::RecordEnvelope,
     ids::MediaId,
     subjects,

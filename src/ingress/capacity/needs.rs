@@ -43,13 +43,16 @@ pub(crate) const LINK: RoomNeed =
 /// Of a playback session.
 pub(crate) const PLAYBACK: RoomNeed = records_need(&[EVENTS[0], EVENTS[1], "KV_grants", BROKER_DISK]);
 
+/// Of an entry of the cache API.
+pub(crate) const CACHED: RoomNeed = records_need(&["KV_cache", BROKER_DISK]);
+
 const fn records_need(limits: &'static [&'static str]) -> RoomNeed {
     RoomNeed { limits, size_headers: &[] }
 }
 
 /// Every stream and bucket that is needed, once.
 pub(super) fn required_streams() -> Vec<&'static str> {
-    let all = [UPLOAD, ENCODE, SCHEDULE, JOB, CHALLENGE, SIGN_IN, KEY, LINK, PLAYBACK];
+    let all = [UPLOAD, ENCODE, SCHEDULE, JOB, CHALLENGE, SIGN_IN, KEY, LINK, PLAYBACK, CACHED];
     let mut streams: Vec<&str> = all
         .iter()
         .flat_map(|need| need.limits)

@@ -125,6 +125,7 @@ async fn all_that_creates_is_refused_without_room_and_nothing_else() {
             "POST /v1/schedules",
             "POST /v1/schedules/{schedule_id}/run-now",
             "POST /v1/uploads",
+            "PUT /v1/cache/entries/{key}",
             "PUT /v1/files/{filename}",
         ]
     );

@@ -414,13 +414,37 @@ async fn read_media(
     if !who.may_see(medium.owner()) {
         return Err(no_such_medium());
     }
-    let name = cache::versioned_key(&id, &medium.revisions());
+    Ok(render_cached(&app, media_id, &medium)?.to_response(&headers))
+}
+
+/// The document of a medium, from memory where it was made of the same records.
+fn render_cached(
+    app: &AppState,
+    media_id: MediaId,
+    medium: &MediumRecords,
+) -> Result<json_document::JsonDocument, Problem> {
+    let name = cache::versioned_key(&media_id.to_string(), &medium.revisions());
     if let Some(body) = app.documents.get(&name) {
-        return Ok(json_document::JsonDocument::from_json(body).to_response(&headers));
+        return Ok(json_document::JsonDocument::from_json(body));
     }
     let document = medium.render_document(media_id)?;
     app.documents.put(name, document.body().clone());
-    Ok(document.to_response(&headers))
+    Ok(document)
+}
+
+/// Makes the document of a medium before somebody asks for it; false when `who` may not see one.
+pub(crate) async fn warm_document(
+    app: &AppState,
+    who: &Principal,
+    media_id: MediaId,
+) -> Result<bool, Problem> {
+    let medium = match MediumRecords::load(&app.bus, media_id).await {
+        Ok(medium) if who.may_see(medium.owner()) => medium,
+        Ok(_) => return Ok(false),
+        Err(problem) if problem.code() == ProblemCode::NotFound.code() => return Ok(false),
+        Err(problem) => return Err(problem),
+    };
+    render_cached(app, media_id, &medium).map(|_| true)
 }
 
 #[cfg(test)]

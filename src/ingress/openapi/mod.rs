@@ -27,8 +27,8 @@ use serde_json::{Map, Value, json};
 use utoipa::OpenApi;
 
 use super::{
-    audit, dead_letters, events, jobs, library, media, metrics, play, probes, sharing, transcode, uploads,
-    watch, workers,
+    audit, cached, dead_letters, events, jobs, library, media, metrics, play, probes, sharing, transcode,
+    uploads, watch, workers,
 };
 pub(crate) use group::{OperationGroup, query_parameters};
 pub(crate) use schema::{SchemaCollector, id_schema, schema_parameters};
@@ -65,6 +65,7 @@ const METHODS: [&str; 8] = ["get", "put", "post", "delete", "options", "head", "
         (name = "streaming", description = "Play it."),
         (name = "auth", description = "Sign in with a wallet; make keys for machines."),
         (name = "worker", description = "What is being done with it."),
+        (name = "cache", description = "What programs keep for a while, the same on every replica."),
         (name = "events", description = "Everything that happens, live."),
         (name = "audit", description = "Everything that happened, chained and replayable."),
         (name = "api", description = "The service itself."),
@@ -126,6 +127,7 @@ fn describe_groups(
         describe_group::<transcode::TranscodeApiDoc>(&mut operations, schemas),
         describe_group::<dead_letters::DeadLettersApiDoc>(&mut operations, schemas),
         describe_group::<workers::WorkersApiDoc>(&mut operations, schemas),
+        describe_group::<cached::CacheApiDoc>(&mut operations, schemas),
         describe_group::<events::EventsApiDoc>(&mut operations, schemas),
         describe_group::<audit::AuditApiDoc>(&mut operations, schemas),
         describe_group::<probes::ProbesApiDoc>(&mut operations, schemas),

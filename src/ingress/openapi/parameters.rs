@@ -228,6 +228,10 @@ fn describe_path_parameter(name: &str) -> (&'static str, Value) {
             "An owner, or a kind of jobs.",
             json!({ "type": "string", "minLength": 1, "maxLength": NAME_CHARS_MAX }),
         ),
+        "key" => (
+            "The key, which is one's own.",
+            json!({ "type": "string", "pattern": crate::cached::KEY_PATTERN }),
+        ),
         "upload_id" => ("The upload.", id),
         "filename" => ("Name of the file, as people see it.", json!({ "type": "string", "minLength": 1 })),
         "key_id" => ("The public half of the key.", id),

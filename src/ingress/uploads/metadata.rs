@@ -192,7 +192,7 @@ fn is_displayable(c: char) -> bool {
 }
 
 /// A media type in the form `type/subtype`, without parameters and in lower case.
-pub(super) fn clean_media_type(text: &str) -> Option<String> {
+pub(crate) fn clean_media_type(text: &str) -> Option<String> {
     let essence = text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     let token =
         |t: &str| !t.is_empty() && t.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$&-^_.+".contains(&b));
