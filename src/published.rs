@@ -451,9 +451,12 @@ fn message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
         | "queue.resumed" => (vec!["ingress"], vec![]),
         "media.stored" => (vec!["upload"], vec!["index", "transcode"]),
         "media.rejected" => (vec!["upload"], vec!["index"]),
-        "media.changed" | "ask.encode_activity" | "ask.job_counts" | "ask.media" | "ask.public_media" => {
-            (vec!["ingress"], vec!["index"])
-        }
+        "media.changed"
+        | "ask.encode_activity"
+        | "ask.job_counts"
+        | "ask.media"
+        | "ask.public_media"
+        | "ask.search_media" => (vec!["ingress"], vec!["index"]),
         "media.playable" | "media.ready" => (vec!["transcode"], vec!["index"]),
         "media.delayed" => (vec!["transcode", "upload"], vec!["index"]),
         "media.reopened" => {
@@ -486,7 +489,8 @@ fn message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
         "ask.encode_activity.answer"
         | "ask.job_counts.answer"
         | "ask.media.answer"
-        | "ask.public_media.answer" => (vec!["index"], vec!["ingress"]),
+        | "ask.public_media.answer"
+        | "ask.search_media.answer" => (vec!["index"], vec!["ingress"]),
         other => worker_message_roles(other)?,
     };
     if is_event(name) {

@@ -29,6 +29,7 @@ pub mod media;
 pub mod pause;
 pub mod rejection;
 pub mod schedule;
+pub mod search_query;
 pub mod session;
 pub mod store;
 pub mod subjects;

@@ -35,6 +35,7 @@ pub mod refusal;
 pub mod render;
 pub mod resume;
 pub mod schedules;
+mod search;
 pub mod serve;
 pub mod settings;
 pub mod sse;
@@ -60,6 +61,7 @@ pub use jobs_act::{JobFilterArgs, JobsActArgs};
 pub use outcome::CommandOutcome;
 pub use queue::{QueueCommand, QueueScopeArgs};
 pub use schedules::{ScheduleIdsArgs, SchedulesCommand};
+pub use search::MediaSearchArgs;
 pub use subcommands::{
     AuditCommand, DeadCommand, JobIdsArgs, JobsCommand, JobsWatchArgs, MediaCommand, NatsCommand,
     OwnerCommand, ReplayArgs, SchemasCommand, StoreCommand, TranscodeArgs, VerifyArgs, WorkerNameArgs,
