@@ -167,15 +167,7 @@ async fn transfer_medium(bus: &Bus, media_id: MediaId, from: &str, to: &str) -> 
             return None;
         }
         let next = document::MediaDocumentRecord { owner: to.to_owned(), changed_at_ms: now_ms, ..document };
-        let changed = document::MediaChanged {
-            media_id,
-            owner: to.to_owned(),
-            changed_by: BY.to_owned(),
-            title: next.title.clone(),
-            description: next.description.clone(),
-            mint_tx: next.mint_tx,
-            encryption: next.encryption,
-        };
+        let changed = document::MediaChanged::new(&next, BY, &["owner"]);
         Some((next, Outbox::new().with_event(&changed)))
     })
     .await?;

@@ -8,6 +8,7 @@ use crate::{
     BusEvent, EventContext,
     gate::{GateRule, MediaGate},
     ids::{MediaId, UploadId},
+    media_details::{MediaDetails, MediaLink},
     value::TransactionHash,
 };
 
@@ -47,6 +48,9 @@ pub struct MediaDocumentRecord {
     /// What it is about, in its owner's words; absent for none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
+    /// What else its owner says about it.
+    #[serde(default, skip_serializing_if = "MediaDetails::is_empty")]
+    pub details: MediaDetails,
     /// The transaction that minted its token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mint_tx: Option<TransactionHash>,
@@ -80,6 +84,7 @@ impl MediaDocumentRecord {
             owner,
             title: String::new(),
             description: None,
+            details: MediaDetails::default(),
             mint_tx: None,
             gate: None,
             encryption: SegmentEncryption::None,
@@ -95,6 +100,7 @@ impl MediaDocumentRecord {
         Self {
             title: String::new(),
             description: None,
+            details: MediaDetails::default(),
             mint_tx: None,
             gate: None,
             changed_at_ms: removed_at_ms,
@@ -155,11 +161,44 @@ pub struct MediaChanged {
     /// What it is about; absent for none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
+    /// Words under which it is found.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
+    /// The language that it is about or spoken in: a tag of RFC 5646.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub language: Option<String>,
+    /// Addresses that belong to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub links: Vec<MediaLink>,
     /// The transaction that minted its token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mint_tx: Option<TransactionHash>,
     /// How its segments are served.
     pub encryption: SegmentEncryption,
+    /// Names of the members of the document that this changed, also of those that no event has: `contact_email` and `attributes`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fields: Vec<String>,
+}
+
+impl MediaChanged {
+    /// What becomes of a document, with the names of the members that `changed_by` changed.
+    pub fn new(document: &MediaDocumentRecord, changed_by: &str, fields: &[&str]) -> Self {
+        let MediaDetails { tags, language, links, contact_email: _, attributes: _ } =
+            document.details.clone();
+        Self {
+            media_id: document.media_id,
+            owner: document.owner.clone(),
+            changed_by: changed_by.to_owned(),
+            title: document.title.clone(),
+            description: document.description.clone(),
+            tags,
+            language,
+            links,
+            mint_tx: document.mint_tx,
+            encryption: document.encryption,
+            fields: fields.iter().map(|&name| name.to_owned()).collect(),
+        }
+    }
 }
 
 impl BusEvent for MediaChanged {

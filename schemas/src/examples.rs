@@ -293,15 +293,12 @@ fn visit_media_events(visitor: &mut impl ExampleVisitor) {
     );
     let step = media::ReopenStep::Verify { received: Box::new(upload_received()) };
     visit_event(visitor, media::MediaReopened { media_id: MEDIA, owner: example_owner(), attempt: 1, step });
-    let changed = document::MediaChanged {
-        media_id: MEDIA,
-        owner: example_owner(),
-        changed_by: example_owner(),
+    let document = document::MediaDocumentRecord {
         title: owned_text("Big Buck Bunny"),
-        description: None,
-        mint_tx: None,
         encryption: document::SegmentEncryption::Aes128,
+        ..document::MediaDocumentRecord::new(MEDIA, example_owner(), MADE_AT_MS)
     };
+    let changed = document::MediaChanged::new(&document, &document.owner, &[]);
     visit_event(visitor, changed);
 }
 

@@ -26,6 +26,7 @@ pub mod job_action;
 pub mod keys;
 pub mod limit;
 pub mod media;
+pub mod media_details;
 pub mod pause;
 pub mod rejection;
 pub mod schedule;

@@ -10,7 +10,7 @@ use super::{
     CommandOutcome, JobIdsArgs, JobsCommand, MediaCommand, PageArgs,
     client::{ApiClient, ClientError},
     each::act_on_each,
-    jobs_act, jobs_watch, output, publish, render, search, transcode, verify,
+    edit, jobs_act, jobs_watch, output, publish, render, search, transcode, verify,
 };
 
 /// A way to show an item of a list: the heads of the columns, and what stands in them.
@@ -85,6 +85,7 @@ pub async fn run_media(command: MediaCommand, as_json: bool) -> anyhow::Result<(
         MediaCommand::Unpublish { media_ids, client } => {
             publish::unpublish_media(&ApiClient::new(&client)?, &media_ids, as_json).await
         }
+        MediaCommand::Edit(args) => edit::edit_medium(&args, as_json).await,
         MediaCommand::Transcode(args) => transcode::transcode_media(&args, as_json).await,
         MediaCommand::Verify(args) => verify::verify_media(&args, as_json).await,
         MediaCommand::Rm { media_ids, client } => {

@@ -12,6 +12,7 @@ pub mod demo;
 mod dispatch;
 pub mod doctor;
 mod each;
+mod edit;
 pub mod environment;
 pub mod event;
 mod failure;
@@ -63,7 +64,7 @@ pub use queue::{QueueCommand, QueueScopeArgs};
 pub use schedules::{ScheduleIdsArgs, SchedulesCommand};
 pub use search::MediaSearchArgs;
 pub use subcommands::{
-    AuditCommand, DeadCommand, JobIdsArgs, JobsCommand, JobsWatchArgs, MediaCommand, NatsCommand,
+    AuditCommand, DeadCommand, EditArgs, JobIdsArgs, JobsCommand, JobsWatchArgs, MediaCommand, NatsCommand,
     OwnerCommand, ReplayArgs, SchemasCommand, StoreCommand, TranscodeArgs, VerifyArgs, WorkerNameArgs,
     WorkersCommand,
 };

@@ -63,6 +63,15 @@ A person sees the words that were found in bold; `--json` has where they are.")]
         #[command(flatten)]
         client: ClientArgs,
     },
+    /// Change what is said about a medium
+    #[command(after_help = "Examples:
+  streamgate media edit 068p... --title 'By the sea' --tag sea --tag summer --language de
+  streamgate media edit 068p... --link 'https://example.org/sea The whole story' --contact ann@example.org
+  streamgate media edit 068p... --attributes '{\"shelf\": 7}'   merged with those that are there; null in it removes one
+  streamgate media edit 068p... --description '' --tag ''       an empty text takes away what was said
+
+What is not named stays.")]
+    Edit(EditArgs),
     /// Encode media again; what plays goes on playing until the new encode is ready
     #[command(after_help = "Examples:
   streamgate media transcode 068p... 068q...                 by the profile that uploads are encoded by
@@ -91,6 +100,40 @@ The source and what plays are read, and compared by SHA-256. `streamgate schedul
         #[command(flatten)]
         client: ClientArgs,
     },
+}
+
+/// Flags of `media edit`.
+#[derive(Debug, clap::Args)]
+pub struct EditArgs {
+    /// Its id
+    pub media_id: String,
+    /// Title for people
+    #[arg(long)]
+    pub title: Option<String>,
+    /// What it is about
+    #[arg(long)]
+    pub description: Option<String>,
+    /// A word under which it is found, in place of those before; once for each
+    #[arg(long = "tag", value_name = "TAG")]
+    pub tags: Vec<String>,
+    /// The language that it is about or spoken in, such as de or pt-BR
+    #[arg(long, value_name = "TAG")]
+    pub language: Option<String>,
+    /// An address that belongs to it, with what it leads to behind a space, in place of those before; once for each
+    #[arg(long = "link", value_name = "URL [LABEL]")]
+    pub links: Vec<String>,
+    /// Whom to ask about it
+    #[arg(long, value_name = "EMAIL")]
+    pub contact: Option<String>,
+    /// A JSON object of one's own, merged with the one that is there
+    #[arg(long, value_name = "JSON")]
+    pub attributes: Option<String>,
+    /// The transaction that minted its token
+    #[arg(long, value_name = "HASH")]
+    pub mint_tx: Option<String>,
+    /// The server.
+    #[command(flatten)]
+    pub client: ClientArgs,
 }
 
 /// Flags of `media verify`.

@@ -140,6 +140,8 @@ kinds! {
         "Read it, mend who sent it, and discard it: it would be given up again.";
     LinkUsed 401 "link_used" "This sign-in link was used, or its time is over"
         "Start `streamgate up` again, which prints another, or sign in with an API key: a link is good once, for ten minutes.";
+    MediaDetailsInvalid 400 "media_details_invalid" "What is said about this medium can't be used"
+        "`errors` points at what is wrong, and says what is kept of it at most; send the change again without it.";
     MediaFailed 409 "media_failed" "This file could not be prepared"
         "`detail` says why; the operator may let it be tried again.";
     MediaRejected 409 "media_rejected" "This file can't be played"

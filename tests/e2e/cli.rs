@@ -605,6 +605,21 @@ async fn a_medium_is_public_from_its_upload_on_and_until_it_is_taken_back() {
     let statuses: Vec<_> = both.json().iter().map(|answer| answer["status"].clone()).collect();
     assert_eq!((both.status, statuses), (0, vec![json!("ready"), json!("ready")]), "{both:?}");
 
+    let edit = ["media", "edit", &media_id];
+    let nothing = ask(&edit).await;
+    assert!(nothing.status == 1 && nothing.err.contains("nothing to change"), "{nothing:?}");
+    let said =
+        ["--tag", "sea", "--tag", "summer", "--language", "ger", "--link", "https://example.org/ More"];
+    let edited = ask(&[&edit[..], &said, &["--attributes", r#"{"shelf":7}"#, "--json"]].concat()).await;
+    let document = &edited.json()[0];
+    assert_eq!((edited.status, &document["tags"]), (0, &json!(["sea", "summer"])), "{edited:?}");
+    assert_eq!((&document["language"], &document["attributes"]["shelf"]), (&json!("de"), &json!(7)));
+    assert_eq!(document["links"], json!([{ "url": "https://example.org/", "label": "More" }]));
+    let refused = ask(&[&edit[..], &["--link", "javascript:alert(1)"]].concat()).await;
+    assert!(refused.status == 1 && refused.err.contains("/links/0/url"), "{refused:?}");
+    let edited = ask(&[&edit[..], &["--tag", "", "--json"]].concat()).await;
+    assert_eq!((&edited.json()[0]["tags"], &edited.json()[0]["language"]), (&Value::Null, &json!("de")));
+
     assert_eq!(ask(&["media", "unpublish", &media_id]).await.status, 0);
     assert_eq!(status_for_visitor(&cluster, &media_id).await, 401);
     // What is so already stays so.

@@ -32,15 +32,7 @@ fn document(title: &str) -> MediaDocumentRecord {
 }
 
 fn changed(title: &str) -> MediaChanged {
-    MediaChanged {
-        media_id: MEDIA,
-        owner: "ann".into(),
-        changed_by: "ann".into(),
-        title: title.into(),
-        description: None,
-        mint_tx: None,
-        encryption: SegmentEncryption::default(),
-    }
+    MediaChanged::new(&document(title), "ann", &[])
 }
 
 /// Titles and ids of all that was published about the medium, in order.

@@ -12,12 +12,17 @@ use schemas::{
     access::ApiKeyScope,
     document::{self, SegmentEncryption},
     ids::MediaId,
-    value::TransactionHash,
+    media_details::{self, MediaDetails},
+    value::{EmailAddress, TransactionHash},
 };
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
-use super::{MediumRecords, no_such_medium, parse_media_id};
+use super::{
+    MediumRecords,
+    details::{self, MediaLinkRequest},
+    no_such_medium, parse_media_id,
+};
 use crate::{
     AppState,
     play::encryption,
@@ -50,6 +55,35 @@ pub(super) struct MediaChangeRequest {
     #[serde(default)]
     #[schemars(with = "Option<String>", length(max = DESCRIPTION_LENGTH_MAX))]
     description: FieldUpdate<String>,
+    /// Words under which it is found; null for none. Each is kept once, whatever its case.
+    #[serde(default)]
+    #[schemars(
+        with = "Option<Vec<String>>",
+        length(max = media_details::TAGS_MAX),
+        inner(regex(pattern = TITLE_PATTERN), length(max = media_details::TAG_LENGTH_MAX)),
+    )]
+    tags: FieldUpdate<Vec<String>>,
+    /// The language that it is about or spoken in, as RFC 5646 names it (`de`, `pt-BR`); null for none.
+    #[serde(default)]
+    #[schemars(
+        with = "Option<String>",
+        length(max = media_details::LANGUAGE_BYTES_MAX),
+        extend("format" = "language-tag"),
+    )]
+    language: FieldUpdate<String>,
+    /// Addresses that belong to it; null for none.
+    #[serde(default)]
+    #[schemars(with = "Option<Vec<MediaLinkRequest>>", length(max = media_details::LINKS_MAX))]
+    links: FieldUpdate<Vec<MediaLinkRequest>>,
+    /// Whom to ask about it: shown to those who may read this document, and in no event; null for nobody.
+    #[serde(default)]
+    #[schemars(with = "Option<EmailAddress>")]
+    contact_email: FieldUpdate<EmailAddress>,
+    /// Whatever one's own programs keep of it, merged with what is there (RFC 7396): null removes a member, or all of them. At most
+    /// 4,096 bytes of JSON with four levels.
+    #[serde(default)]
+    #[schemars(with = "Option<Map<String, Value>>")]
+    attributes: FieldUpdate<Map<String, Value>>,
     /// The transaction that minted its token; null for none.
     #[serde(default)]
     #[schemars(with = "Option<TransactionHash>")]
@@ -61,7 +95,7 @@ pub(super) struct MediaChangeRequest {
 }
 
 /// What is to become of something that a document may be without.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 enum FieldUpdate<T> {
     /// It stays as it is.
     #[default]
@@ -71,12 +105,88 @@ enum FieldUpdate<T> {
 }
 
 impl<T> FieldUpdate<T> {
-    fn apply_to(self, held: Option<T>) -> Option<T> {
+    /// What becomes of what a document has: what is given is made into its form by `clean`.
+    ///
+    /// # Errors
+    /// What `clean` refuses.
+    fn apply_to<R: Clone>(
+        &self,
+        held: Option<&R>,
+        clean: impl FnOnce(&T) -> Result<R, Problem>,
+    ) -> Result<Option<R>, Problem> {
         match self {
-            Self::Kept => held,
-            Self::Given(value) => value,
+            Self::Kept => Ok(held.cloned()),
+            Self::Given(value) => value.as_ref().map(clean).transpose(),
         }
     }
+
+    /// The same of what is empty where nothing is said.
+    ///
+    /// # Errors
+    /// What `clean` refuses.
+    fn apply_or_empty<R: Clone + Default>(
+        &self,
+        held: &R,
+        clean: impl FnOnce(&T) -> Result<R, Problem>,
+    ) -> Result<R, Problem> {
+        Ok(self.apply_to(Some(held), clean)?.unwrap_or_default())
+    }
+}
+
+impl MediaChangeRequest {
+    /// The document with what is to be changed.
+    ///
+    /// # Errors
+    /// What of it can't be used, with a pointer to it.
+    fn apply_to(
+        &self,
+        held: &document::MediaDocumentRecord,
+    ) -> Result<document::MediaDocumentRecord, Problem> {
+        let title = self.title.as_deref().map(|title| clean_title(title).ok_or_else(invalid_title));
+        let description = self.description.apply_to(held.description.as_ref(), |text| {
+            clean_description(text).ok_or_else(invalid_description)
+        })?;
+        let said = &held.details;
+        let details = MediaDetails {
+            tags: self.tags.apply_or_empty(&said.tags, |tags| details::clean_tags(tags))?,
+            language: self.language.apply_to(said.language.as_ref(), |text| details::clean_language(text))?,
+            links: self.links.apply_or_empty(&said.links, |links| details::clean_links(links))?,
+            contact_email: self
+                .contact_email
+                .apply_to(said.contact_email.as_ref(), |email| Ok(email.clone()))?,
+            attributes: self.attributes.apply_or_empty(&said.attributes, |patch| {
+                details::merge_attributes(&said.attributes, patch)
+            })?,
+        };
+        Ok(document::MediaDocumentRecord {
+            title: title.transpose()?.unwrap_or_else(|| held.title.clone()),
+            description: description.filter(|text| !text.is_empty()),
+            details,
+            mint_tx: self.mint_tx.apply_to(held.mint_tx.as_ref(), |hash| Ok(*hash))?,
+            encryption: self.encryption.unwrap_or(held.encryption),
+            ..held.clone()
+        })
+    }
+}
+
+/// The members in which two documents of a medium differ.
+fn changed_fields(
+    before: &document::MediaDocumentRecord,
+    after: &document::MediaDocumentRecord,
+) -> Vec<&'static str> {
+    let (said, says) = (&before.details, &after.details);
+    let members = [
+        ("title", before.title != after.title),
+        ("description", before.description != after.description),
+        ("tags", said.tags != says.tags),
+        ("language", said.language != says.language),
+        ("links", said.links != says.links),
+        ("contact_email", said.contact_email != says.contact_email),
+        ("attributes", said.attributes != says.attributes),
+        ("mint_tx", before.mint_tx != after.mint_tx),
+        ("encryption", before.encryption != after.encryption),
+    ];
+    members.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect()
 }
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for FieldUpdate<T> {
@@ -100,7 +210,7 @@ pub(super) static CHANGE_MEDIA: Operation = Operation::change(
     &["media.changed"],
 );
 
-/// Change what one medium is called and about, which token it has, and how it is served
+/// Change what is said about one medium: title, description, tags, language, links, contact, attributes, token, and how it is served
 #[utoipa::path(
     patch,
     path = CHANGE_MEDIA.path,
@@ -118,20 +228,16 @@ pub(super) async fn change_media(
     Path(id): Path<String>,
     who: Principal,
     headers: HeaderMap,
-    body::JsonBody(mut wanted): body::JsonBody<MediaChangeRequest>,
+    body::JsonBody(wanted): body::JsonBody<MediaChangeRequest>,
 ) -> Result<Response, Problem> {
     let media_id = parse_media_id(&id)?;
-    wanted.title =
-        wanted.title.as_deref().map(|title| clean_title(title).ok_or_else(invalid_title)).transpose()?;
-    if let FieldUpdate::Given(Some(text)) = &wanted.description {
-        let cleaned = clean_description(text).ok_or_else(invalid_description)?;
-        wanted.description = FieldUpdate::Given((!cleaned.is_empty()).then_some(cleaned));
-    }
     let mut attempt = 0;
     loop {
         let mut medium = load_changeable(&app.bus, media_id, &who, &headers).await?;
         attempt += 1;
-        match apply_change(&app.bus, &mut medium, media_id, &wanted, &who).await {
+        let held = medium.to_document(media_id, nats::now_ms());
+        let next = wanted.apply_to(&held.record)?;
+        match commit_change(&app.bus, &mut medium, held, next, &who).await {
             Ok(()) => {
                 app.known.forget(media_id);
                 // What the change answers is what it made, whatever the client had before.
@@ -182,39 +288,24 @@ fn invalid_description() -> Problem {
     Problem::new(ProblemCode::DescriptionInvalid).with_pointer("/description", detail)
 }
 
-/// Writes what `wanted` changes, if it changes anything.
-async fn apply_change(
+/// Writes the document as it is to be, if anything of it is new.
+async fn commit_change(
     bus: &Bus,
     medium: &mut MediumRecords,
-    media_id: MediaId,
-    wanted: &MediaChangeRequest,
+    mut held: nats::VersionedRecord<document::MediaDocumentRecord>,
+    next: document::MediaDocumentRecord,
     who: &Principal,
 ) -> Result<(), nats::BusError> {
-    let changed_at_ms = nats::now_ms();
-    let mut held = medium.to_document(media_id, changed_at_ms);
-    let title = wanted.title.clone().unwrap_or_else(|| held.record.title.clone());
-    let description = wanted.description.clone().apply_to(held.record.description.clone());
-    let mint_tx = wanted.mint_tx.apply_to(held.record.mint_tx);
-    let encryption = wanted.encryption.unwrap_or(held.record.encryption);
-    let next =
-        document::MediaDocumentRecord { title, description, mint_tx, encryption, ..held.record.clone() };
-    if next == held.record {
+    let fields = changed_fields(&held.record, &next);
+    if fields.is_empty() {
         return Ok(());
     }
-    if !encryption.is_none() {
+    if !next.encryption.is_none() {
         // Before anybody can see that there should be one.
-        encryption::make_key(bus, media_id).await?;
+        encryption::make_key(bus, next.media_id).await?;
     }
-    held.record = document::MediaDocumentRecord { changed_at_ms, ..next };
-    let changed = document::MediaChanged {
-        media_id,
-        owner: held.record.owner.clone(),
-        changed_by: who.owner.clone(),
-        title: held.record.title.clone(),
-        description: held.record.description.clone(),
-        mint_tx,
-        encryption,
-    };
+    held.record = document::MediaDocumentRecord { changed_at_ms: nats::now_ms(), ..next };
+    let changed = document::MediaChanged::new(&held.record, &who.owner, &fields);
     bus.commit_record(&mut held, Outbox::new().with_event(&changed)).await?;
     medium.document = Some(held);
     Ok(())

@@ -3,6 +3,7 @@
 //! Limits: a page has at most [`index_query::ITEMS_MAX`] items; the index has [`INDEX_WAIT`] to answer.
 
 mod change;
+mod details;
 pub(crate) use change::load_owned;
 mod remove;
 mod search;
@@ -23,11 +24,12 @@ use schemas::{
     ids::{JobId, MediaId, UploadId},
     index_query::{self, IndexReply, MediaIndexItem, MediaIndexPage, MediaIndexQuery},
     media::{self, EncodedRendition, EncodedSubtitles, MediaSummary, MediaWarning, TechnicalMetadata},
+    media_details::MediaLink,
     subjects,
-    value::TransactionHash,
+    value::{EmailAddress, TransactionHash},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use super::{AppState, cache, openapi};
 use auth::Principal;
@@ -241,6 +243,7 @@ impl MediumRecords {
 
     fn render_document(&self, media_id: MediaId) -> Result<json_document::JsonDocument, Problem> {
         let document = self.document.as_ref().map(|held| &held.record);
+        let details = document.map(|d| &d.details);
         let asset = self.asset.as_ref().map(|held| &held.record);
         let created = document.map(|d| d.created_at_ms).or_else(|| asset.map(|a| a.created_at_ms));
         let changed = document.map(|d| d.changed_at_ms).max(asset.map(|a| a.changed_at_ms));
@@ -250,6 +253,11 @@ impl MediumRecords {
             upload_id: document.and_then(|d| d.upload_id),
             title: document.map(|d| d.title.as_str()),
             description: self.description(),
+            tags: details.map_or(&[] as &[String], |said| &said.tags),
+            language: details.and_then(|said| said.language.as_deref()),
+            links: details.map_or(&[] as &[MediaLink], |said| &said.links),
+            contact_email: details.and_then(|said| said.contact_email.as_ref()),
+            attributes: details.map(|said| &said.attributes).filter(|attributes| !attributes.is_empty()),
             mint_tx: document.and_then(|d| d.mint_tx),
             encryption: self.encryption(),
             status: self.status(),
@@ -297,6 +305,21 @@ struct MediaDocument<'a> {
     /// What it is about.
     #[serde(skip_serializing_if = "Option::is_none")]
     description: Option<&'a str>,
+    /// Words under which it is found.
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    tags: &'a [String],
+    /// The language that it is about or spoken in: a tag of RFC 5646.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    language: Option<&'a str>,
+    /// Addresses that belong to it.
+    #[serde(skip_serializing_if = "<[MediaLink]>::is_empty")]
+    links: &'a [MediaLink],
+    /// Whom to ask about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    contact_email: Option<&'a EmailAddress>,
+    /// What the owner's own programs keep of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attributes: Option<&'a Map<String, Value>>,
     /// The transaction that minted its token, if somebody named one.
     mint_tx: Option<TransactionHash>,
     /// How its segments are served.

@@ -7,6 +7,7 @@ use axum::{
     extract::{OriginalUri, State},
     response::Response,
 };
+use packaging::language;
 use schemars::JsonSchema;
 use schemas::{
     access::ApiKeyScope,
@@ -39,7 +40,7 @@ use web::{
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "Wanted")]
-struct MediaSearchParameters {
+pub(super) struct MediaSearchParameters {
     /// Words, each of which has to be found in title, tags or description: as it is, as the beginning of a word, or with typing errors (one
     /// from 4 characters, two from 8). Words in quotation marks stand side by side. At most 8 words; all media without any.
     #[schemars(length(max = TEXT_CHARS_MAX))]
@@ -52,7 +53,7 @@ struct MediaSearchParameters {
     /// Only media with this tag.
     #[schemars(length(min = 1, max = FILTER_CHARS_MAX))]
     tag: Option<String>,
-    /// Only media in this language.
+    /// Only media in this language (RFC 5646) or a kind of it: `pt` is also `pt-BR`.
     #[schemars(length(min = 1, max = FILTER_CHARS_MAX))]
     language: Option<String>,
     /// Only media that everybody may play, those whom a rule lets, or their owner alone.
@@ -218,7 +219,7 @@ impl MediaSearchParameters {
             owner: self.owner.clone(),
             status: self.status,
             tag: self.tag.clone(),
-            language: self.language.clone(),
+            language: self.language.as_deref().map(parse_language).transpose()?,
             visibility: self.visibility,
             duration_ms_min: self.duration_ms_min,
             duration_ms_max: self.duration_ms_max,
@@ -226,6 +227,15 @@ impl MediaSearchParameters {
             created_before_ms: moment(&self.created_before)?,
         })
     }
+}
+
+/// A language in the form in which it is kept.
+fn parse_language(text: &str) -> Result<String, Problem> {
+    let tag = language::to_language_tag(text);
+    if tag.is_empty() || tag == language::UNDETERMINED {
+        return Err(malformed("language takes the tag of a language, such as `de` or `pt-BR`"));
+    }
+    Ok(tag)
 }
 
 /// What to count by: names with commas between them.

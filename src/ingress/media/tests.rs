@@ -216,3 +216,68 @@ async fn a_removal_leaves_stages_nothing_to_write_and_cancels_the_job() {
             && admin.load_record::<media::MediaRecord>(&media_id.to_string()).await.unwrap().is_none()
     );
 }
+
+#[tokio::test]
+async fn what_is_said_about_a_medium_is_kept_shown_and_taken_back() {
+    let owner = Owner::new().await;
+    let medium = owner.upload("").await;
+    let admin = owner.site.broker.bus(Role::Admin).await;
+    let mut events = admin.subscribe_core(subjects::event_filter::<document::MediaChanged>()).await.unwrap();
+    let said = json!({
+        "tags": ["Sea", "sea", " summer "], "language": "pt_br", "contact_email": "ann@Example.org",
+        "links": [{ "url": "https://example.org/sea", "label": " More " }, { "url": "http://example.org" }],
+        "attributes": { "shelf": 7, "crew": { "camera": "Bo", "sound": "Cy" } },
+    });
+    let (status, document) = owner.patch(&medium, &said).await;
+    assert_eq!(status, 200, "{document}");
+    assert_eq!(owner.document(&medium).await, document);
+    assert_eq!((&document["tags"], &document["language"]), (&json!(["Sea", "summer"]), &json!("pt-BR")));
+    let links =
+        json!([{ "url": "https://example.org/sea", "label": "More" }, { "url": "http://example.org/" }]);
+    assert_eq!((&document["links"], &document["contact_email"]), (&links, &json!("ann@example.org")));
+    let message = futures::StreamExt::next(&mut events).await.unwrap();
+    let changed: document::MediaChanged = nats::decode_message(&message.subject, &message.payload).unwrap();
+    assert_eq!(changed.fields, ["tags", "language", "links", "contact_email", "attributes"]);
+    assert_eq!(
+        (changed.tags, changed.language.as_deref()),
+        (vec!["Sea".into(), "summer".into()], Some("pt-BR"))
+    );
+    let payload = String::from_utf8_lossy(&message.payload);
+    assert!(!payload.contains("ann@example.org") && !payload.contains("shelf"), "{payload}");
+    // What is not named stays; of the attributes also below.
+    let (_, document) = owner.patch(&medium, &json!({ "attributes": { "crew": { "sound": null } } })).await;
+    assert_eq!(document["attributes"], json!({ "shelf": 7, "crew": { "camera": "Bo" } }));
+    assert_eq!(document["language"], "pt-BR");
+    let nothing =
+        json!({ "tags": null, "language": null, "links": [], "contact_email": null, "attributes": null });
+    let (_, document) = owner.patch(&medium, &nothing).await;
+    for member in ["tags", "language", "links", "contact_email", "attributes"] {
+        assert_eq!(document[member], Value::Null, "{member}: {document}");
+    }
+}
+
+#[tokio::test]
+async fn what_can_not_be_said_about_a_medium_is_pointed_at_and_changes_nothing() {
+    let owner = Owner::new().await;
+    let medium = owner.upload("").await;
+    let long = "x".repeat(5_000);
+    for (wrong, code, pointer) in [
+        (json!({ "tags": ["a", " "] }), "media_details_invalid", "/tags/1"),
+        (json!({ "tags": vec!["a"; 21] }), "media_details_invalid", "/tags"),
+        (json!({ "tags": "a" }), "json_invalid", "/tags"),
+        (json!({ "language": "klingonish" }), "media_details_invalid", "/language"),
+        (json!({ "links": [{ "url": "javascript:alert(1)" }] }), "media_details_invalid", "/links/0/url"),
+        (json!({ "links": [{ "url": "https://a", "rel": "b" }] }), "json_invalid", "/links/0/rel"),
+        (json!({ "contact_email": "ann" }), "json_invalid", "/contact_email"),
+        (json!({ "attributes": { "a": long } }), "media_details_invalid", "/attributes"),
+        (json!({ "attributes": { "a": [[[[]]]] } }), "media_details_invalid", "/attributes"),
+        (json!({ "attributes": [] }), "json_invalid", "/attributes"),
+    ] {
+        let mut change = wrong.clone();
+        change["title"] = json!("other");
+        let (status, problem) = owner.patch(&medium, &change).await;
+        assert_eq!((status, &problem["code"]), (400, &json!(code)), "{wrong}: {problem}");
+        assert_eq!(problem["errors"][0]["pointer"], pointer, "{problem}");
+    }
+    assert_eq!(owner.document(&medium).await["title"], "");
+}

@@ -147,20 +147,12 @@ mod tests {
 
     fn document(encryption: SegmentEncryption) -> (document::MediaDocumentRecord, Outbox) {
         let title = String::from("a film");
-        let changed = document::MediaChanged {
-            media_id: FILM,
-            owner: "olga".into(),
-            changed_by: "olga".into(),
-            title: title.clone(),
-            description: None,
-            mint_tx: None,
-            encryption,
-        };
         let record = document::MediaDocumentRecord {
             title,
             encryption,
             ..document::MediaDocumentRecord::new(FILM, "olga".into(), 1)
         };
+        let changed = document::MediaChanged::new(&record, "olga", &[]);
         (record, Outbox::new().with_event(&changed))
     }
 

@@ -166,9 +166,15 @@ pub(super) fn clean_filename(text: &str) -> Option<String> {
 /// A title fit to be shown: one line without control and direction characters; `None` when nothing of it is left, or it is too
 /// long.
 pub(crate) fn clean_title(text: &str) -> Option<String> {
+    clean_line(text, TITLE_LENGTH_MAX)
+}
+
+/// One line fit to be shown, without control and direction characters; `None` when nothing of it is left, or it has more than
+/// `length_max` characters.
+pub(crate) fn clean_line(text: &str, length_max: usize) -> Option<String> {
     let shown: String = text.chars().filter(|&c| is_displayable(c)).collect();
-    let title = shown.trim();
-    (!title.is_empty() && text.chars().count() <= TITLE_LENGTH_MAX).then(|| title.to_owned())
+    let line = shown.trim();
+    (!line.is_empty() && text.chars().count() <= length_max).then(|| line.to_owned())
 }
 
 /// A description fit to be shown: lines without control and direction characters; `None` when it is too long, empty when nothing of

@@ -14,6 +14,9 @@ LOWER = st.text("0123456789abcdef", min_size=40, max_size=40).filter(lambda digi
 ADDRESS = st.one_of(st.sampled_from(CHECKSUMMED), LOWER.map("0x".__add__))
 schemathesis.openapi.format("eip55", ADDRESS)
 
+schemathesis.openapi.format("language-tag", st.sampled_from(["de", "pt-BR", "zh-Hant", "ger"]))
+schemathesis.openapi.format("web-address", st.sampled_from(["https://example.org/a?b#c", "http://example.org"]))
+
 # Names, each once, with base64 behind them.
 NAME = st.text("abcdefghijklmnopqrstuvwxyz_-", min_size=1, max_size=8)
 MINT_TX = st.binary(min_size=32, max_size=32).map(lambda digest: f"0x{digest.hex()}".encode())

@@ -16,6 +16,10 @@ pub(crate) struct DocumentFacts {
     pub(crate) owner: String,
     pub(crate) title: String,
     pub(crate) description: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) tags: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) language: Option<String>,
     pub(crate) visibility: MediaVisibility,
     pub(crate) created_at_ms: u64,
     pub(crate) changed_at_ms: u64,
@@ -29,6 +33,8 @@ impl DocumentFacts {
             owner: record.owner,
             title: record.title,
             description: record.description,
+            tags: record.details.tags,
+            language: record.details.language,
             created_at_ms: record.created_at_ms,
             changed_at_ms: record.changed_at_ms,
         }

@@ -37,6 +37,13 @@ pub(super) const TEXT_FIELDS: &[TextField] = &[
         texts: |facts| facts.document.iter().map(|document| &*document.title).collect(),
     },
     TextField {
+        name: "tags",
+        weight: 2.0,
+        texts: |facts| {
+            facts.document.iter().flat_map(|document| &document.tags).map(String::as_str).collect()
+        },
+    },
+    TextField {
         name: "description",
         weight: 1.0,
         texts: |facts| facts.document.iter().filter_map(|document| document.description.as_deref()).collect(),
@@ -52,7 +59,7 @@ struct KeyField {
 /// Fields with values that are compared as they are.
 const KEY_FIELDS: &[KeyField] = &[
     KeyField { name: "status", values: |facts| vec![status_key(facts.status()).into()] },
-    KeyField { name: "tag", values: |_| Vec::new() },
+    KeyField { name: "tag", values: tag_values },
     KeyField { name: "language", values: language_values },
     KeyField {
         name: "visibility",
@@ -98,9 +105,12 @@ fn summary(facts: &MediaFacts) -> Option<&schemas::media::MediaSummary> {
     facts.asset.as_ref()?.summary.as_ref()
 }
 
+fn tag_values(facts: &MediaFacts) -> Vec<Cow<'_, str>> {
+    facts.document.iter().flat_map(|document| &document.tags).map(|tag| tag_key(tag).into()).collect()
+}
+
 fn language_values(facts: &MediaFacts) -> Vec<Cow<'_, str>> {
-    let spoken = summary(facts).into_iter().flat_map(|summary| &summary.languages);
-    spoken.map(|language| language_key(language).into()).collect()
+    facts.document.iter().filter_map(|document| document.language.as_deref()).map(Cow::from).collect()
 }
 
 fn codec_values(facts: &MediaFacts) -> Vec<Cow<'_, str>> {
@@ -111,9 +121,9 @@ fn codec_values(facts: &MediaFacts) -> Vec<Cow<'_, str>> {
         .collect()
 }
 
-/// A language as it is compared.
-pub(super) fn language_key(language: &str) -> String {
-    language.to_ascii_lowercase()
+/// A tag as it is compared: one medium has it once, whatever its case.
+pub(super) fn tag_key(tag: &str) -> String {
+    tag.to_lowercase()
 }
 
 /// A status as it is written in JSON.

@@ -19,7 +19,7 @@ use tantivy::{
 };
 
 use super::{
-    fields::{CREATED_AT_MS, DURATION_MS, SearchSchema, language_key, status_key},
+    fields::{CREATED_AT_MS, DURATION_MS, SearchSchema, status_key, tag_key},
     words::{Word, WordKind, split_words},
 };
 
@@ -162,9 +162,19 @@ fn filter_queries(
 ) -> Vec<Box<dyn Query>> {
     let mut queries: Vec<Box<dyn Query>> = Vec::new();
     for facet in MediaSearchFacet::ALL.into_iter().filter(|facet| Some(*facet) != without) {
-        if let Some(value) = filter_value(filters, facet) {
-            queries.push(key_query(schema.key(facet), &value));
-        }
+        let Some(value) = filter_value(filters, facet) else { continue };
+        let field = schema.key(facet);
+        let same = key_query(field, &value);
+        queries.push(if facet == MediaSearchFacet::Language {
+            // RFC 4647, section 3.3.1: `pt` is also `pt-BR`.
+            let narrower = Term::from_field_text(field, &format!("{value}-"));
+            Box::new(BooleanQuery::union(vec![
+                same,
+                Box::new(FuzzyTermQuery::new_prefix(narrower, 0, false)),
+            ]))
+        } else {
+            same
+        });
     }
     let ranges = [
         (schema.number(DURATION_MS), filters.duration_ms_min, filters.duration_ms_max),
@@ -190,8 +200,8 @@ fn filter_queries(
 pub(super) fn filter_value(filters: &MediaSearchFilters, facet: MediaSearchFacet) -> Option<String> {
     match facet {
         MediaSearchFacet::Status => filters.status.map(status_key),
-        MediaSearchFacet::Tag => filters.tag.clone(),
-        MediaSearchFacet::Language => filters.language.as_deref().map(language_key),
+        MediaSearchFacet::Tag => filters.tag.as_deref().map(tag_key),
+        MediaSearchFacet::Language => filters.language.clone(),
         MediaSearchFacet::Visibility => filters.visibility.map(|visibility| visibility.as_str().to_owned()),
         MediaSearchFacet::Owner => filters.owner.clone(),
     }

@@ -7,6 +7,7 @@ use schemas::{
     document::MediaDocumentRecord,
     gate::{GateRule, MediaGate},
     media::{MediaRecord, MediaStatus},
+    media_details::MediaDetails,
     search_query::{
         FacetCount, MediaSearchFacet, MediaSearchFilters, MediaSearchPage, MediaSearchQuery, MediaSearchSort,
         MediaVisibility,
@@ -220,16 +221,22 @@ fn filters_and_orders_hold() {
     }
     let rule = GateRule::Public {};
     let gate = MediaGate { epoch: 1, rule: Some(rule), rule_digest: String::new(), changed_at_ms: 1 };
-    library.put(MediaDocumentRecord { gate: Some(gate), ..titled(2, "apple") });
+    let details = MediaDetails {
+        tags: vec!["Wild Animals".into(), "nature".into()],
+        language: Some("pt-BR".into()),
+        ..MediaDetails::default()
+    };
+    library.put(MediaDocumentRecord { gate: Some(gate), details, ..titled(2, "apple") });
     library.writer.commit().unwrap();
     let none = MediaSearchFilters::default();
     for (filters, found) in [
         (MediaSearchFilters { status: Some(MediaStatus::Ready), ..none.clone() }, vec!["apple", "Zebra"]),
         (MediaSearchFilters { visibility: Some(MediaVisibility::Public), ..none.clone() }, vec!["apple"]),
-        (
-            MediaSearchFilters { language: Some("ENG".into()), ..none.clone() },
-            vec!["Éclair", "apple", "Zebra"],
-        ),
+        (MediaSearchFilters { language: Some("pt".into()), ..none.clone() }, vec!["apple"]),
+        (MediaSearchFilters { language: Some("pt-BR".into()), ..none.clone() }, vec!["apple"]),
+        (MediaSearchFilters { language: Some("p".into()), ..none.clone() }, vec![]),
+        (MediaSearchFilters { tag: Some("NATURE".into()), ..none.clone() }, vec!["apple"]),
+        (MediaSearchFilters { tag: Some("wild".into()), ..none.clone() }, vec![]),
         (MediaSearchFilters { duration_ms_min: Some(700), ..none.clone() }, vec!["Éclair", "apple"]),
         (
             MediaSearchFilters { duration_ms_max: Some(700), duration_ms_min: Some(501), ..none.clone() },
@@ -248,6 +255,17 @@ fn filters_and_orders_hold() {
         let page = library.ask(&MediaSearchQuery { filters: filters.clone(), ..about("") });
         assert_eq!(titles(&page), found, "{filters:?}");
     }
+    let page = library.ask(&about("animal"));
+    assert_eq!(titles(&page), ["apple"]);
+    let marked = &page.hits[0].highlights[0];
+    assert_eq!(
+        (marked.field.as_str(), marked.text.as_str(), marked.ranges[0].start),
+        ("tags", "Wild Animals", 5)
+    );
+    let facets = MediaSearchFacet::ALL.to_vec();
+    let page = library.ask(&MediaSearchQuery { facets, ..about("") });
+    assert_eq!(counts(&page, MediaSearchFacet::Tag), [("nature", 1), ("wild animals", 1)]);
+    assert_eq!(counts(&page, MediaSearchFacet::Language), [("pt-BR", 1)]);
     for (sort, found) in [
         (MediaSearchSort::Newest, ["", "Éclair", "apple", "Zebra"]),
         (MediaSearchSort::Oldest, ["Zebra", "apple", "Éclair", ""]),
