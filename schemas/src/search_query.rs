@@ -15,6 +15,9 @@ use crate::{document::MediaDocumentRecord, index_query::MediaIndexItem, media::M
 /// Verb: search media.
 pub const SEARCH_MEDIA: &str = "search_media";
 
+/// Code of a refusal: the text has too many characters or words.
+pub const TEXT_MALFORMED: &str = "text_malformed";
+
 /// Longest text in characters.
 pub const TEXT_CHARS_MAX: usize = 200;
 
@@ -36,7 +39,7 @@ pub const HIGHLIGHT_CHARS_MAX: usize = 200;
 /// Who may play a medium, as search tells media apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-#[schemars(rename = "Visibility")]
+#[schemars(rename = "Visibility", inline)]
 pub enum MediaVisibility {
     /// Everybody.
     Public,
@@ -73,7 +76,7 @@ impl MediaVisibility {
 /// In which order hits are given.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-#[schemars(rename = "SearchSort")]
+#[schemars(rename = "SearchSort", inline)]
 pub enum MediaSearchSort {
     /// What fits the text best, then the newest.
     #[default]

@@ -47,7 +47,7 @@ pub struct MediaSearchArgs {
 ///
 /// # Errors
 /// When the server refuses.
-pub async fn search_media(args: &MediaSearchArgs, as_json: bool) -> anyhow::Result<()> {
+pub(super) async fn search_media(args: &MediaSearchArgs, as_json: bool) -> anyhow::Result<()> {
     let (words, limit) = (args.words.join(" "), args.page.limit.to_string());
     let query = [
         ("q", Some(words.as_str())),
@@ -68,7 +68,7 @@ pub async fn search_media(args: &MediaSearchArgs, as_json: bool) -> anyhow::Resu
         next.map_or(Ok(()), |next| output::print_json(&json!({ "next_cursor": next })))?;
         return Ok(());
     }
-    // https://no-color.org: whoever set it wants no escape sequences.
+    // https://no-color.org: set to anything, it asks for no escape sequences.
     let is_bold =
         io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     output::print_line(format_hits(items, is_bold))?;

@@ -7,22 +7,24 @@ use axum::{
     extract::{OriginalUri, State},
     response::Response,
 };
+use nats::Bus;
 use packaging::language;
 use schemars::JsonSchema;
 use schemas::{
     access::ApiKeyScope,
-    index_query::{self, MediaIndexItem},
+    index_query::{self, IndexReply, MediaIndexItem},
     media::MediaStatus,
     search_query::{
         self, FILTER_CHARS_MAX, MediaSearchFacet, MediaSearchFilters, MediaSearchHit, MediaSearchPage,
         MediaSearchQuery, MediaSearchSort, MediaVisibility, SearchFacets, SearchHighlight, SearchRevisions,
         TEXT_CHARS_MAX,
     },
+    subjects,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{parse_page_limit, query_index};
+use super::{INDEX_WAIT, index_problem, parse_page_limit};
 use crate::{AppState, openapi};
 use auth::Principal;
 use web::{
@@ -41,8 +43,8 @@ use web::{
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "Wanted")]
 pub(super) struct MediaSearchParameters {
-    /// Words, each of which has to be found in title, tags or description: as it is, as the beginning of a word, or with typing errors (one
-    /// from 4 characters, two from 8). Words in quotation marks stand side by side. At most 8 words; all media without any.
+    /// Words, each of which has to be found: as it is, as the beginning of a word, or with typing errors (one from 4 characters, two
+    /// from 8). Words in quotation marks stand side by side. At most 8 words; all media without any.
     #[schemars(length(max = TEXT_CHARS_MAX))]
     q: Option<String>,
     /// Only media of this owner; for operators and admins.
@@ -132,8 +134,9 @@ pub(super) static SEARCH_MEDIA: Operation = Operation::read(
 
 /// Search media by words
 ///
-/// An owner finds its own; operators and admins find everybody's. Exact words come before beginnings of words, and these before words with
-/// typing errors; titles count more than tags, and these more than descriptions.
+/// An owner finds its own; operators and admins find everybody's. Exact words come before beginnings of words, and these before words
+/// with typing errors; titles count more than tags, and these more than descriptions. Case, width and accents do not matter, and
+/// scripts that are written without blanks are found by any part. Highlights are plain text, with ranges of code points.
 #[utoipa::path(
     get,
     path = SEARCH_MEDIA.path,
@@ -174,7 +177,7 @@ pub(super) async fn search_media(
         min_revision: wanted.min_revision,
         facets,
     };
-    let page: MediaSearchPage = query_index(&app.bus, search_query::SEARCH_MEDIA, &question).await?;
+    let page = query_search(&app.bus, &question).await?;
     let next_cursor = page.next.map(|position| cursors.seal(&position));
     let items =
         page.hits.into_iter().map(|MediaSearchHit { item, highlights }| MediaSearchItem { item, highlights });
@@ -190,6 +193,22 @@ pub(super) async fn search_media(
     };
     let next = document.next_cursor.clone();
     Ok(page::page_response(&document, next.as_deref(), &address, &uri))
+}
+
+/// Asks the index for a page.
+async fn query_search(bus: &Bus, question: &MediaSearchQuery) -> Result<MediaSearchPage, Problem> {
+    let subject = subjects::index_request_subject(search_query::SEARCH_MEDIA);
+    match bus.request(subject, question, INDEX_WAIT).await? {
+        IndexReply::Page(page) => Ok(page),
+        IndexReply::Refused { code, detail } => Err(match code.as_str() {
+            search_query::TEXT_MALFORMED => malformed(detail),
+            // An index of an older version does not know the question.
+            index_query::QUESTION_MALFORMED => {
+                Problem::new(ProblemCode::IndexUnavailable).with_retry_after_s(5)
+            }
+            code => index_problem(code, detail),
+        }),
+    }
 }
 
 impl MediaSearchParameters {

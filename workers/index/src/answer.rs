@@ -239,7 +239,7 @@ impl QueryResponder {
                 self.send_reply(reply, &refusal.into_page::<P>()).await;
             }
             Err(IndexError::SearchText(error)) => {
-                let refusal = QueryRefusal::new(index_query::QUESTION_MALFORMED, error.to_string());
+                let refusal = QueryRefusal::new(search_query::TEXT_MALFORMED, error.to_string());
                 self.send_reply(reply, &refusal.into_page::<P>()).await;
             }
             Err(error) => {

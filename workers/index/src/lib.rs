@@ -1,7 +1,7 @@
 //! The index stage: technical metadata into state, and lists out of a local projection.
 //!
 //! - Consumes: `evt.media.*` and `evt.job.*` by the shared durable `index`; the KV buckets `media`, `assets` and `jobs`
-//!   by one ordered reader each; `ask.index.media` and `ask.index.jobs` in a queue group, so that replicas share.
+//!   by one ordered reader each (two of them by another one for the search); `ask.index.*` in a queue group, so that replicas share.
 //! - Emits: nothing but answers.
 //! - Stores: `assets.<media_id>` (its `summary`); a projection in a sled database under [`IndexConfig::folder`], which is a
 //!   function of the buckets alone: deleted at any time, it comes back equal. So does the index of the full text search, a second

@@ -3,8 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Least memory of the writer in bytes: what the library asks for.
-const MEMORY_BYTES_MIN: u64 = 15_000_000;
+/// Least memory of the writer in bytes: a little more than what the library asks for.
+const MEMORY_BYTES_MIN: u64 = 16 << 20;
 /// Most memory of the writer in bytes.
 const MEMORY_BYTES_MAX: u64 = 1 << 30;
 

@@ -7,7 +7,7 @@ use schemas::search_query::{CharacterRange, HIGHLIGHT_CHARS_MAX, SearchHighlight
 
 use super::{
     fields::TEXT_FIELDS,
-    query::{TextPart, typos_max},
+    text::{TextPart, typos_max},
     words::{Word, WordKind, split_words},
 };
 use crate::facts::MediaFacts;
@@ -90,11 +90,11 @@ fn count_typos(one: &[char], other: &[char], most: usize) -> Option<usize> {
         row.push(i + 1);
         for (j, b) in other.iter().enumerate() {
             let replaced = last[j] + usize::from(a != b);
-            let mut least = replaced.min(last[j + 1] + 1).min(row[j] + 1);
+            let mut fewest = replaced.min(last[j + 1] + 1).min(row[j] + 1);
             if i > 0 && j > 0 && *a == other[j - 1] && one[i - 1] == *b {
-                least = least.min(before_last[j - 1] + 1);
+                fewest = fewest.min(before_last[j - 1] + 1);
             }
-            row.push(least);
+            row.push(fewest);
         }
         if row.iter().all(|count| *count > most) {
             return None;
@@ -134,7 +134,7 @@ fn begin_of_word(chars: &[char], from: u32, to: u32) -> u32 {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{super::query::parse_text, *};
+    use super::{super::text::parse_text, *};
 
     fn marked(query: &str, text: &str) -> Vec<String> {
         let ranges = mark_text(&parse_text(query).unwrap(), text);

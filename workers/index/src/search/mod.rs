@@ -17,6 +17,7 @@ mod open;
 mod query;
 mod rank;
 mod read;
+mod text;
 mod words;
 mod write;
 
@@ -31,7 +32,7 @@ use crate::projection::IndexBucket;
 pub use config::SearchConfig;
 use fields::SearchSchema;
 pub(crate) use follow::run_search;
-pub use query::SearchTextError;
+pub use text::SearchTextError;
 pub use write::{SearchChange, SearchRecord, SearchWriter};
 
 /// What is searched: the last commit, and what it knows. Cheap to clone.

@@ -15,8 +15,9 @@ use super::{
     SearchProjection,
     collect::{CollectedPage, PageCollector},
     highlight::highlight_facts,
-    query::{TextPart, build_query, filter_value, parse_text},
+    query::{build_query, filter_value},
     rank::HitPosition,
+    text::{TextPart, parse_text},
 };
 use crate::IndexError;
 

@@ -172,20 +172,20 @@ impl WordFolder {
 pub(super) fn fold_title(title: &str, bytes_max: usize) -> String {
     let mut folder = WordFolder::default();
     let head: String = title.trim_start().chars().take(2 * bytes_max).collect();
-    let mut folded = String::new();
+    let mut sorted = String::new();
     for word in head.split_whitespace() {
         let word = folder.fold_word(word);
-        if !folded.is_empty() {
-            folded.push(' ');
+        if !sorted.is_empty() {
+            sorted.push(' ');
         }
         for c in word.chars() {
-            if folded.len() + c.len_utf8() > bytes_max {
-                return folded;
+            if sorted.len() + c.len_utf8() > bytes_max {
+                return sorted;
             }
-            folded.push(c);
+            sorted.push(c);
         }
     }
-    folded
+    sorted
 }
 
 #[cfg(test)]

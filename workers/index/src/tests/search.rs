@@ -211,8 +211,8 @@ fn an_owner_finds_and_counts_only_its_own() {
     assert_eq!(counts(&page, MediaSearchFacet::Status), [("stored", 1)]);
 }
 
-#[test]
-fn filters_and_orders_hold() {
+/// Media of every kind that filters tell apart.
+fn mixed_library() -> Library {
     let mut library = Library::with_titles(&["Zebra", "apple", "Éclair", ""]);
     for (number, status, duration_ms) in
         [(1, MediaStatus::Ready, 500), (2, MediaStatus::Ready, 9_000), (3, MediaStatus::Failed, 700)]
@@ -228,6 +228,12 @@ fn filters_and_orders_hold() {
     };
     library.put(MediaDocumentRecord { gate: Some(gate), details, ..titled(2, "apple") });
     library.writer.commit().unwrap();
+    library
+}
+
+#[test]
+fn filters_hold() {
+    let library = mixed_library();
     let none = MediaSearchFilters::default();
     for (filters, found) in [
         (MediaSearchFilters { status: Some(MediaStatus::Ready), ..none.clone() }, vec!["apple", "Zebra"]),
@@ -266,6 +272,11 @@ fn filters_and_orders_hold() {
     let page = library.ask(&MediaSearchQuery { facets, ..about("") });
     assert_eq!(counts(&page, MediaSearchFacet::Tag), [("nature", 1), ("wild animals", 1)]);
     assert_eq!(counts(&page, MediaSearchFacet::Language), [("pt-BR", 1)]);
+}
+
+#[test]
+fn orders_hold_over_pages_while_others_come() {
+    let mut library = mixed_library();
     for (sort, found) in [
         (MediaSearchSort::Newest, ["", "Éclair", "apple", "Zebra"]),
         (MediaSearchSort::Oldest, ["Zebra", "apple", "Éclair", ""]),
