@@ -6,6 +6,7 @@ use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 use tantivy::{
     Index, IndexReader, IndexSettings, ReloadPolicy, directory::MmapDirectory, indexer::IndexWriterOptions,
+    merge_policy::LogMergePolicy,
 };
 
 use super::{
@@ -23,6 +24,9 @@ const SEARCH_VERSION: u32 = 1;
 
 /// Blocks of stored documents that each segment keeps in memory.
 const STORE_CACHE_BLOCKS: usize = 16;
+
+/// Share of documents of before that a segment has at most, until it is written anew.
+const DELETED_RATIO_MAX: f32 = 0.3;
 
 /// Payload of a commit.
 #[derive(Debug, Serialize, Deserialize)]
@@ -70,6 +74,10 @@ impl SearchProjection {
             .memory_budget_per_thread(config.memory_bytes_max)
             .build();
         let writer = index.writer_with_options(options)?;
+        let mut merging = LogMergePolicy::default();
+        // Media change for ever: without it a large segment keeps every version that was in it.
+        merging.set_del_docs_ratio_before_merge(DELETED_RATIO_MAX);
+        writer.set_merge_policy(Box::new(merging));
         let commit = SearchCommit { searcher: reader.searcher(), cursors };
         let projection =
             Self { schema, committed: Arc::new(RwLock::new(commit)), lag: Arc::new(SearchLag::default()) };

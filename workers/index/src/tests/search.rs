@@ -211,7 +211,7 @@ fn an_owner_finds_and_counts_only_its_own() {
     assert_eq!(counts(&page, MediaSearchFacet::Status), [("stored", 1)]);
 }
 
-/// Media of every kind that filters tell apart.
+/// Media that differ in everything that is filtered by.
 fn mixed_library() -> Library {
     let mut library = Library::with_titles(&["Zebra", "apple", "Éclair", ""]);
     for (number, status, duration_ms) in
