@@ -9,10 +9,9 @@ use tantivy::{
         BytesOptions, Field, IndexRecordOption, NumericOptions, Schema, TextFieldIndexing, TextOptions,
         Value as _,
     },
-    tokenizer::{PreTokenizedString, Token},
 };
 
-use super::words::{fold_title, split_words};
+use super::{tokenizer::TOKENIZER, words::fold_title};
 use crate::{IndexError, facts::MediaFacts};
 
 /// Most bytes of a title that it is sorted by: a cursor holds them.
@@ -163,11 +162,10 @@ pub(super) struct SearchSchema {
 impl SearchSchema {
     pub(super) fn new() -> Self {
         let mut builder = Schema::builder();
-        let words = TextFieldIndexing::default()
-            .set_tokenizer("raw")
-            .set_fieldnorms(false)
-            .set_index_option(IndexRecordOption::WithFreqsAndPositions);
-        let key = words.clone().set_index_option(IndexRecordOption::Basic);
+        let indexing = TextFieldIndexing::default().set_fieldnorms(false);
+        let words = indexing.clone().set_tokenizer(TOKENIZER);
+        let words = words.set_index_option(IndexRecordOption::WithFreqsAndPositions);
+        let key = indexing.set_tokenizer("raw").set_index_option(IndexRecordOption::Basic);
         let number = NumericOptions::default().set_fast();
         let shown = TextOptions::default().set_indexing_options(key.clone());
         let words = TextOptions::default().set_indexing_options(words);
@@ -238,7 +236,7 @@ impl SearchSchema {
         document.add_u64(self.id_halves.1, low);
         for (field, of) in self.texts.iter().zip(TEXT_FIELDS) {
             for text in (of.texts)(facts) {
-                document.add_pre_tokenized_text(*field, tokens_of(text));
+                document.add_text(*field, text);
             }
         }
         for (field, of) in self.keys.iter().zip(KEY_FIELDS) {
@@ -270,19 +268,6 @@ fn title_order(facts: &MediaFacts) -> String {
     let folded = fold_title(title, TITLE_ORDER_BYTES_MAX - 1);
     let rank = if folded.is_empty() { '1' } else { '0' };
     format!("{rank}{folded}")
-}
-
-fn tokens_of(text: &str) -> PreTokenizedString {
-    let words = split_words(text).into_iter().enumerate();
-    let tokens = words.map(|(position, word)| Token {
-        // Nobody reads where it stands: what is shown is marked by its text.
-        offset_from: 0,
-        offset_to: 0,
-        position,
-        text: word.text,
-        position_length: 1,
-    });
-    PreTokenizedString { text: String::new(), tokens: tokens.collect() }
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ mod query;
 mod rank;
 mod read;
 mod text;
+mod tokenizer;
 mod words;
 mod write;
 

@@ -12,6 +12,7 @@ use tantivy::{
 use super::{
     SearchBucket, SearchCommit, SearchConfig, SearchCursors, SearchProjection,
     fields::SearchSchema,
+    tokenizer::register_tokenizer,
     write::{SearchLag, SearchWriter},
 };
 use crate::{
@@ -63,6 +64,7 @@ impl SearchProjection {
                 (create_index(folder, &schema)?, origin_cursors(origins))
             }
         };
+        register_tokenizer(&index);
         let reader: IndexReader = index
             .reader_builder()
             .reload_policy(ReloadPolicy::Manual)

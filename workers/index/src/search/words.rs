@@ -143,13 +143,8 @@ const fn is_run_mark(c: char) -> bool {
 }
 
 /// Brings words into the form in which they are compared.
-struct WordFolder(TextAnalyzer);
-
-impl Default for WordFolder {
-    fn default() -> Self {
-        Self(TextAnalyzer::builder(RawTokenizer::default()).filter(AsciiFoldingFilter).build())
-    }
-}
+#[derive(Default)]
+struct WordFolder(Option<TextAnalyzer>);
 
 impl WordFolder {
     fn fold_word(&mut self, raw: &str) -> String {
@@ -162,7 +157,11 @@ impl WordFolder {
         let cut: String = raw.chars().take(2 * WORD_CHARS_MAX).collect();
         let lower = cut.nfkd().collect::<String>().to_lowercase();
         let plain: String = lower.chars().filter(|c| !matches!(c, '\u{300}'..='\u{36f}')).nfc().collect();
-        let mut stream = self.0.token_stream(&plain);
+        // Most texts need none.
+        let analyzer = self.0.get_or_insert_with(|| {
+            TextAnalyzer::builder(RawTokenizer::default()).filter(AsciiFoldingFilter).build()
+        });
+        let mut stream = analyzer.token_stream(&plain);
         let folded = if stream.advance() { stream.token().text.as_str() } else { "" };
         folded.chars().take(WORD_CHARS_MAX).collect()
     }
