@@ -1,7 +1,7 @@
 //! Full text search of media: what was asked for is checked and handed to the index, with whose media may be found.
 //!
-//! Limits: a text has at most [`TEXT_CHARS_MAX`] characters and [`WORDS_MAX`](search_query::WORDS_MAX) words, which the index counts; a filter at most
-//! [`FILTER_CHARS_MAX`] characters; a page at most [`index_query::ITEMS_MAX`] items.
+//! Limits: a text has at most [`TEXT_CHARS_MAX`] characters and [`WORDS_MAX`](search_query::WORDS_MAX) words, which the index counts;
+//! a filter at most [`FILTER_CHARS_MAX`] characters; a page at most [`index_query::ITEMS_MAX`] items.
 
 use axum::{
     extract::{OriginalUri, State},
