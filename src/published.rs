@@ -451,9 +451,7 @@ fn message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
         | "queue.resumed" => (vec!["ingress"], vec![]),
         "media.stored" => (vec!["upload"], vec!["index", "transcode"]),
         "media.rejected" => (vec!["upload"], vec!["index"]),
-        "media.changed" | "ask.encode_activity" | "ask.job_counts" | "ask.media" | "ask.public_media" => {
-            (vec!["ingress"], vec!["index"])
-        }
+        "media.changed" => (vec!["ingress"], vec!["index"]),
         "media.playable" | "media.ready" => (vec!["transcode"], vec!["index"]),
         "media.delayed" => (vec!["transcode", "upload"], vec!["index"]),
         "media.reopened" => {
@@ -483,11 +481,7 @@ fn message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
         "view.opened" => (vec!["ingress", "keeper"], vec!["keeper"]),
         "kv.envelope" => (vec!["index", "ingress", "keeper", "tasks", "transcode", "upload"], vec!["keeper"]),
         "audit.record" => (vec!["audit"], vec!["ingress"]),
-        "ask.encode_activity.answer"
-        | "ask.job_counts.answer"
-        | "ask.media.answer"
-        | "ask.public_media.answer" => (vec!["index"], vec!["ingress"]),
-        other => worker_message_roles(other)?,
+        other => index_message_roles(other).or_else(|| worker_message_roles(other))?,
     };
     if is_event(name) {
         senders.push("keeper");
@@ -500,7 +494,23 @@ fn message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
     Some((senders, receivers))
 }
 
-/// The same of entries of the cache, of jobs, of what workers say of themselves and are asked to do, of schedules, and of what the order of the queue is asked.
+/// Of a question to the index, or its answer.
+fn index_message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
+    match name {
+        "ask.encode_activity" | "ask.job_counts" | "ask.media" | "ask.public_media" | "ask.search_media" => {
+            Some((vec!["ingress"], vec!["index"]))
+        }
+        "ask.encode_activity.answer"
+        | "ask.job_counts.answer"
+        | "ask.media.answer"
+        | "ask.public_media.answer"
+        | "ask.search_media.answer" => Some((vec!["index"], vec!["ingress"])),
+        _ => None,
+    }
+}
+
+/// The same of entries of the cache, of jobs, of what workers say of themselves and are asked to do, of schedules, and of what the order
+/// of the queue is asked.
 fn worker_message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
     match name {
         "job.queued" => Some((vec!["admin", "ingress", "keeper", "tasks", "transcode"], vec!["index"])),

@@ -4,7 +4,8 @@ use schemars::{Schema, schema_for};
 
 use crate::{
     BusEvent, KvRecord, access, audit, cached, dead_letter, dispatch_query, document, envelope, gate,
-    idempotency, index_query, job, limit, media, pause, schedule, session, store, upload, view, worker,
+    idempotency, index_query, job, limit, media, pause, schedule, search_query, session, store, upload, view,
+    worker,
 };
 
 /// One kind of message.
@@ -217,6 +218,8 @@ pub fn other_entries() -> Vec<CatalogEntry> {
         reply_entry::<index_query::IndexReply<index_query::JobCounts>>(index_query::JOB_COUNTS),
         request_entry::<index_query::PublicMediaIndexQuery>(index_query::PUBLIC_MEDIA),
         reply_entry::<index_query::IndexReply<index_query::MediaIndexPage>>(index_query::PUBLIC_MEDIA),
+        request_entry::<search_query::MediaSearchQuery>(search_query::SEARCH_MEDIA),
+        reply_entry::<index_query::IndexReply<search_query::MediaSearchPage>>(search_query::SEARCH_MEDIA),
         request_entry::<index_query::JobIndexQuery>(index_query::JOBS),
         reply_entry::<index_query::IndexReply<index_query::JobIndexPage>>(index_query::JOBS),
         position_request_entry(job::JobQueue::Transcode),

@@ -18,7 +18,7 @@ use crate::{
     },
     index_query, job, keys, limit,
     media::{self, Rational},
-    pause, schedule, session, store,
+    pause, schedule, search_query, session, store,
     subjects::{self, JobPriority},
     upload, view, worker,
 };
@@ -948,6 +948,46 @@ fn media_page() -> index_query::MediaIndexPage {
     index_query::MediaIndexPage { items: vec![item], next: Some(owned_text("019ab0010203")), revision: 12 }
 }
 
+fn visit_search(visitor: &mut impl ExampleVisitor) {
+    let question = search_query::MediaSearchQuery {
+        visible_owner: Some(example_owner()),
+        text: owned_text("big bunny"),
+        filters: search_query::MediaSearchFilters {
+            status: Some(media::MediaStatus::Ready),
+            duration_ms_max: Some(600_000),
+            ..search_query::MediaSearchFilters::default()
+        },
+        limit: 50,
+        min_revision: Some(12),
+        facets: vec![search_query::MediaSearchFacet::Status],
+        ..search_query::MediaSearchQuery::default()
+    };
+    visitor.visit("ask.search_media", question);
+    visitor.visit("ask.search_media.answer", index_query::IndexReply::Page(media_search_page()));
+}
+
+/// A page of hits.
+pub fn media_search_page() -> search_query::MediaSearchPage {
+    let marked = |start, end| search_query::CharacterRange { start, end };
+    let highlight = search_query::SearchHighlight {
+        field: owned_text("title"),
+        text: owned_text("Big Buck Bunny"),
+        ranges: vec![marked(0, 3), marked(9, 14)],
+    };
+    let hits = media_page().items.into_iter();
+    let hits = hits.map(|item| search_query::MediaSearchHit { item, highlights: vec![highlight.clone()] });
+    let ready = search_query::FacetCount { value: owned_text("ready"), count: 1 };
+    search_query::MediaSearchPage {
+        hits: hits.collect(),
+        next: None,
+        total: 1,
+        total_is_lower_bound: false,
+        facets: [(search_query::MediaSearchFacet::Status, vec![ready])].into(),
+        revisions: search_query::SearchRevisions { media: 12, assets: 19 },
+        lag_ms: 0,
+    }
+}
+
 /// A job of a list.
 pub fn job_index_item() -> index_query::JobIndexItem {
     index_query::JobIndexItem {
@@ -1231,6 +1271,7 @@ fn visit_others(visitor: &mut impl ExampleVisitor) {
     let public = index_query::PublicMediaIndexQuery { cursor: None, limit: 30 };
     visitor.visit("ask.public_media", public);
     visitor.visit("ask.public_media.answer", index_query::IndexReply::Page(media_page()));
+    visit_search(visitor);
     let jobs = index_query::JobIndexQuery {
         owner: None,
         media_id: Some(MEDIA),

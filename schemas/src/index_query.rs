@@ -294,7 +294,8 @@ pub enum IndexReply<P> {
     Page(P),
     /// No page.
     Refused {
-        /// `question_malformed`, `cursor_malformed`, `revision_unknown`, `index_behind`, `index_busy` or `index_damaged`.
+        /// `question_malformed`, `text_malformed`, `cursor_malformed`, `revision_unknown`, `index_behind`, `index_busy` or
+        /// `index_damaged`.
         code: String,
         /// The same for people.
         detail: String,

@@ -31,6 +31,7 @@ pub mod media_details;
 pub mod pause;
 pub mod rejection;
 pub mod schedule;
+pub mod search_query;
 pub mod session;
 pub mod store;
 pub mod subjects;

@@ -10,7 +10,7 @@ use super::{
     CommandOutcome, JobIdsArgs, JobsCommand, MediaCommand, PageArgs,
     client::{ApiClient, ClientError},
     each::act_on_each,
-    edit, jobs_act, jobs_watch, output, publish, render, transcode, verify,
+    edit, jobs_act, jobs_watch, output, publish, render, search, transcode, verify,
 };
 
 /// A way to show an item of a list: the heads of the columns, and what stands in them.
@@ -75,6 +75,7 @@ pub async fn run_media(command: MediaCommand, as_json: bool) -> anyhow::Result<(
         MediaCommand::Ls { page, client } => {
             print_list(&ApiClient::new(&client)?, "v1/media", &[], &page, &MEDIA, as_json).await
         }
+        MediaCommand::Search(args) => search::search_media(&args, as_json).await,
         MediaCommand::Show { media_id, client } => {
             print_document(&ApiClient::new(&client)?, &format!("v1/media/{media_id}"), as_json).await
         }

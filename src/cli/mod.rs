@@ -37,6 +37,7 @@ pub mod refusal;
 pub mod render;
 pub mod resume;
 pub mod schedules;
+mod search;
 pub mod serve;
 pub mod settings;
 pub mod sse;
@@ -63,6 +64,7 @@ pub use jobs_act::{JobFilterArgs, JobsActArgs};
 pub use outcome::CommandOutcome;
 pub use queue::{QueueCommand, QueueScopeArgs};
 pub use schedules::{ScheduleIdsArgs, SchedulesCommand};
+pub use search::MediaSearchArgs;
 pub use subcommands::{
     AuditCommand, DeadCommand, EditArgs, JobIdsArgs, JobsCommand, JobsWatchArgs, MediaCommand, NatsCommand,
     OwnerCommand, ReplayArgs, SchemasCommand, StoreCommand, TranscodeArgs, VerifyArgs, WorkerNameArgs,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 
-use super::{ClientArgs, JobsActArgs, PageArgs, ServerArgs};
+use super::{ClientArgs, JobsActArgs, MediaSearchArgs, PageArgs, ServerArgs};
 
 /// What to do with media.
 #[derive(Debug, Subcommand)]
@@ -21,6 +21,14 @@ pub enum MediaCommand {
         #[command(flatten)]
         client: ClientArgs,
     },
+    /// Find media by words, what fits best first
+    #[command(after_help = "Examples:
+  streamgate media search big bunny                    typing errors and beginnings of words are found too
+  streamgate media search '\"big buck\"' --status ready   words side by side
+  streamgate media search --sort longest --tag nature    all with this tag
+
+A person sees the words that were found in bold; `--json` has where they are.")]
+    Search(MediaSearchArgs),
     /// Show one medium
     Show {
         /// Its id

@@ -164,6 +164,7 @@ GET /v1/jobs/{job_id} Principal(Worker) Worker
 GET /v1/jobs/{job_id}/why Principal(Worker) Worker
 GET /v1/library Open Metadata
 GET /v1/media Principal(Metadata) Metadata
+GET /v1/media/search Principal(Metadata) Metadata
 GET /v1/media/{media_id} Principal(Metadata) Metadata
 GET /v1/media/{media_id}/gate Principal(Gate) Metadata
 GET /v1/media/{media_id}/poster Optional(Metadata) Streaming

@@ -26,18 +26,26 @@ pub struct ListPage<T> {
 impl<T: Serialize> ListPage<T> {
     /// The answer to who asked at `uri` of `address`.
     pub fn into_list_response(self, address: &PublicAddress, uri: &Uri) -> Response {
-        let asked: Vec<(String, String)> =
-            axum::extract::Query::try_from_uri(uri).map(|query| query.0).unwrap_or_default();
-        let link = self
-            .next_cursor
-            .as_deref()
-            .and_then(|next| next_link(&format!("{}{}", address.prefix(), uri.path()), &asked, next));
-        let mut response = Json(self).into_response();
-        if let Some(link) = link {
-            response.headers_mut().insert(header::LINK, link);
-        }
-        response
+        page_response(&self, self.next_cursor.as_deref(), address, uri)
     }
+}
+
+/// The answer with a page to who asked at `uri` of `address`, and where the next one is.
+pub fn page_response(
+    page: &impl Serialize,
+    next_cursor: Option<&str>,
+    address: &PublicAddress,
+    uri: &Uri,
+) -> Response {
+    let asked: Vec<(String, String)> =
+        axum::extract::Query::try_from_uri(uri).map(|query| query.0).unwrap_or_default();
+    let link =
+        next_cursor.and_then(|next| next_link(&format!("{}{}", address.prefix(), uri.path()), &asked, next));
+    let mut response = Json(page).into_response();
+    if let Some(link) = link {
+        response.headers_mut().insert(header::LINK, link);
+    }
+    response
 }
 
 /// `Link` to the next page: `path` with its query but for the cursor.

@@ -16,6 +16,7 @@ mod dispatch;
 mod gate;
 mod http;
 mod ladder;
+mod search;
 mod server;
 mod stay;
 mod tus_server;
@@ -74,9 +75,9 @@ pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values[(values.len() - 1) / 2]
 }
 
-const USAGE: &str = "make bench [ARGS='ROW...']   rows: bus dispatch flood killed jobs signin token limiter get cache start upload tus slow ladder title stay; without any, all.
+const USAGE: &str = "make bench [ARGS='ROW...']   rows: bus dispatch flood killed jobs signin token limiter get cache start upload tus slow search ladder title stay; without any, all.
 BENCH_TITLE_SECONDS (600), BENCH_UPLOAD_MIB (1024), BENCH_TUS_MIB (256), BENCH_SLOW (1000), BENCH_STAY (100000),
-BENCH_FLOOD (10000), BENCH_WAITING (100000) and BENCH_JOBS (1000000) make a run smaller.";
+BENCH_FLOOD (10000), BENCH_SEARCH (100000), BENCH_WAITING (100000) and BENCH_JOBS (1000000) make a run smaller.";
 
 async fn measure_dispatcher(is_wanted: &impl Fn(&str) -> bool) {
     if is_wanted("dispatch") {
@@ -146,6 +147,11 @@ async fn main() {
     }
     if is_wanted("stay") {
         for row in stay::bytes_per_upload().await {
+            println!("{}", row.line());
+        }
+    }
+    if is_wanted("search") {
+        for row in search::full_text() {
             println!("{}", row.line());
         }
     }

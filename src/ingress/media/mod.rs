@@ -6,6 +6,7 @@ mod change;
 mod details;
 pub(crate) use change::load_owned;
 mod remove;
+mod search;
 
 use std::time::Duration;
 
@@ -51,6 +52,7 @@ pub const INDEX_WAIT: Duration = Duration::from_secs(5);
 pub fn router() -> OperationRouter<AppState> {
     OperationRouter::default()
         .with(&LIST_MEDIA, list_media)
+        .with(&search::SEARCH_MEDIA, search::search_media)
         .with(&READ_MEDIA, read_media)
         .with(&change::CHANGE_MEDIA, change::change_media)
         .with(&remove::REMOVE_MEDIA, remove::remove_media)
@@ -58,7 +60,7 @@ pub fn router() -> OperationRouter<AppState> {
 
 /// Their descriptions.
 #[derive(utoipa::OpenApi)]
-#[openapi(paths(list_media, read_media, change::change_media, remove::remove_media))]
+#[openapi(paths(list_media, search::search_media, read_media, change::change_media, remove::remove_media))]
 pub(super) struct MediaApiDoc;
 
 impl openapi::OperationGroup for MediaApiDoc {
@@ -68,6 +70,7 @@ impl openapi::OperationGroup for MediaApiDoc {
 
     fn add_schemas(schemas: &mut openapi::SchemaCollector) {
         schemas.add_response::<ListPage<MediaIndexItem>>();
+        schemas.add_response::<search::MediaSearchDocument>();
         schemas.add_response::<MediaDocument<'_>>();
         schemas.add_request::<change::MediaChangeRequest>();
     }

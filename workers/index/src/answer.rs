@@ -9,6 +9,7 @@ use schemas::{
         self, EncodeActivityQuery, IndexReply, JobCountsQuery, JobIndexQuery, MediaIndexQuery,
         PublicMediaIndexQuery,
     },
+    search_query::{self, MediaSearchQuery},
     subjects,
 };
 use serde::Serialize;
@@ -19,6 +20,7 @@ use crate::{
     IndexConfig, IndexError, QUEUE_GROUP,
     follow::{self, IndexProgress},
     projection::{IndexBucket, IndexProjection},
+    search::SearchProjection,
 };
 
 /// Why there is no page: a stable code and the same for people.
@@ -41,8 +43,10 @@ impl QueryRefusal {
 struct QueryResponder {
     bus: Bus,
     projection: Arc<IndexProjection>,
+    search: SearchProjection,
     config: IndexConfig,
     seen: watch::Receiver<IndexProgress>,
+    searchable: watch::Receiver<IndexProgress>,
 }
 
 /// Waits until the projection has caught up, then answers questions until `shutdown`.
@@ -52,9 +56,9 @@ struct QueryResponder {
 /// damaged.
 pub(crate) async fn run_responder(
     bus: Bus,
-    projection: Arc<IndexProjection>,
     config: IndexConfig,
-    mut seen: watch::Receiver<IndexProgress>,
+    (projection, mut seen): (Arc<IndexProjection>, watch::Receiver<IndexProgress>),
+    (search, searchable): (SearchProjection, watch::Receiver<IndexProgress>),
     shutdown: CancellationToken,
 ) -> Result<(), IndexError> {
     tokio::select! {
@@ -66,7 +70,7 @@ pub(crate) async fn run_responder(
     let mut questions =
         bus.client().queue_subscribe(filter, group).await.map_err(nats::BusError::unavailable)?;
     let in_flight_max = config.questions_in_flight_max.max(1);
-    let desk = Arc::new(QueryResponder { bus, projection, config, seen });
+    let desk = Arc::new(QueryResponder { bus, projection, search, config, seen, searchable });
     let mut answering: JoinSet<Result<(), IndexError>> = JoinSet::new();
     loop {
         tokio::select! {
@@ -141,6 +145,7 @@ impl QueryResponder {
                 let revision = |q: &JobCountsQuery| q.min_revision;
                 self.answer_query(IndexBucket::Jobs, &question.payload, revision, read, reply).await
             }
+            search_query::SEARCH_MEDIA => self.answer_search(&question.payload, bytes_max, reply).await,
             _ => {
                 let unknown = QueryRefusal::new(index_query::QUESTION_MALFORMED, "there is no such question");
                 self.send_reply(reply, &unknown.into_page::<()>()).await;
@@ -169,12 +174,61 @@ impl QueryResponder {
                 return Ok(());
             }
         };
-        if let Err(refusal) = self.wait_for_revision(bucket, revision(&question)).await {
+        if let Err(refusal) = self.wait_for_revision(&self.seen, bucket, revision(&question)).await {
             self.send_reply(reply, &refusal.into_page::<P>()).await;
             return Ok(());
         }
         let projection = Arc::clone(&self.projection);
-        let reading = tokio::task::spawn_blocking(move || read(&projection, &question)).await;
+        self.send_page(reply, move || read(&projection, &question)).await
+    }
+
+    /// Answers a search, once everything that was there at the start can be found: before, it would look as if it did not exist.
+    async fn answer_search(
+        &self,
+        payload: &[u8],
+        bytes_max: usize,
+        reply: async_nats::Subject,
+    ) -> Result<(), IndexError> {
+        let question: Result<MediaSearchQuery, _> = decode_query(payload);
+        let ready = async {
+            let question = question?;
+            self.wait_for_search().await?;
+            self.wait_for_revision(&self.searchable, IndexBucket::Media, question.min_revision).await?;
+            Ok(question)
+        };
+        match ready.await {
+            Ok(question) => {
+                let search = self.search.clone();
+                self.send_page(reply, move || search.search_media(&question, bytes_max)).await
+            }
+            Err(refusal) => {
+                let refusal: QueryRefusal = refusal;
+                self.send_reply(reply, &refusal.into_page::<()>()).await;
+                Ok(())
+            }
+        }
+    }
+
+    /// Waits a bounded time until the search index is complete.
+    async fn wait_for_search(&self) -> Result<(), QueryRefusal> {
+        let mut searchable = self.searchable.clone();
+        let limit = Duration::from_millis(self.config.revision_wait_ms_max);
+        match timeout(limit, searchable.wait_for(IndexProgress::is_complete)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(QueryRefusal::new(
+                index_query::INDEX_BEHIND,
+                "the search index is being built; ask again",
+            )),
+        }
+    }
+
+    /// Reads a page off the async threads, and sends it.
+    async fn send_page<P: Serialize + Send + 'static>(
+        &self,
+        reply: async_nats::Subject,
+        read: impl FnOnce() -> Result<P, IndexError> + Send + 'static,
+    ) -> Result<(), IndexError> {
+        let reading = tokio::task::spawn_blocking(read).await;
         match reading.map_err(|_| IndexError::Damaged { what: "reading panicked".into() })? {
             Ok(page) => self.send_reply(reply, &IndexReply::Page(page)).await,
             Err(IndexError::Cursor) => {
@@ -182,6 +236,10 @@ impl QueryResponder {
                     index_query::CURSOR_MALFORMED,
                     "the cursor is none that the index gave out",
                 );
+                self.send_reply(reply, &refusal.into_page::<P>()).await;
+            }
+            Err(IndexError::SearchText(error)) => {
+                let refusal = QueryRefusal::new(search_query::TEXT_MALFORMED, error.to_string());
                 self.send_reply(reply, &refusal.into_page::<P>()).await;
             }
             Err(error) => {
@@ -196,11 +254,12 @@ impl QueryResponder {
     /// Waits a bounded time until the projection has seen `revision`; for one that was never given nobody waits.
     async fn wait_for_revision(
         &self,
+        seen: &watch::Receiver<IndexProgress>,
         bucket: IndexBucket,
         revision: Option<u64>,
     ) -> Result<(), QueryRefusal> {
         let Some(revision) = revision else { return Ok(()) };
-        let mut seen = self.seen.clone();
+        let mut seen = seen.clone();
         let waiting = async {
             if seen.borrow().revision(bucket) < revision
                 && follow::read_newest_revision(&self.bus, bucket).await.is_ok_and(|newest| newest < revision)

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::search::SearchConfig;
+
 /// Most [`IndexConfig::answer_bytes_max`], in bytes: the broker takes 1 MiB, and the last item of a page may go beyond the limit.
 const ANSWER_BYTES_CEILING: u64 = 768 * 1024;
 
@@ -25,6 +27,8 @@ pub struct IndexConfig {
     /// Size of the items of a page at which it ends early, in bytes; an answer must fit into the broker's `max_payload`.
     #[schemars(range(max = ANSWER_BYTES_CEILING))]
     pub answer_bytes_max: usize,
+    /// The full text search of media.
+    pub search: SearchConfig,
     /// The consume loop.
     pub consume: nats::consume::ConsumeConfig,
 }
@@ -38,6 +42,7 @@ impl Default for IndexConfig {
             questions_in_flight_max: 64,
             revision_wait_ms_max: 2_000,
             answer_bytes_max: 512 * 1024,
+            search: SearchConfig::default(),
             consume: nats::consume::ConsumeConfig::default(),
         }
     }

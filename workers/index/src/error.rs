@@ -2,6 +2,10 @@
 
 use std::path::PathBuf;
 
+use tantivy::TantivyError;
+
+use crate::search::SearchTextError;
+
 /// An error of the index. Errors of the stage itself travel as [`nats::StageFault`], which says whether to try again.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -35,6 +39,18 @@ pub enum IndexError {
         /// What was found.
         what: String,
     },
+    /// The search index refused a read or write, for example because the disk is full.
+    #[error("the search index failed")]
+    Search(#[source] TantivyError),
+    /// The search index holds something it never wrote; it is built anew at the next start.
+    #[error("the search index is damaged: {what}")]
+    SearchDamaged {
+        /// What was found.
+        what: String,
+    },
+    /// A text that is no question.
+    #[error(transparent)]
+    SearchText(#[from] SearchTextError),
     /// A cursor that no answer of ours contained.
     #[error("the cursor is malformed")]
     Cursor,
@@ -45,6 +61,22 @@ impl From<sled::Error> for IndexError {
         match source {
             sled::Error::Io(_) | sled::Error::Unsupported(_) => Self::Database(source),
             other => Self::Damaged { what: other.to_string() },
+        }
+    }
+}
+
+impl From<TantivyError> for IndexError {
+    fn from(source: TantivyError) -> Self {
+        match source {
+            // A full disk, a lack of memory or of descriptors: the files are well.
+            TantivyError::IoError(_)
+            | TantivyError::OpenDirectoryError(_)
+            | TantivyError::OpenWriteError(_)
+            | TantivyError::LockFailure(..)
+            | TantivyError::SystemError(_)
+            | TantivyError::ErrorInThread(_)
+            | TantivyError::Poisoned => Self::Search(source),
+            other => Self::SearchDamaged { what: other.to_string() },
         }
     }
 }

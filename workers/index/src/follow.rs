@@ -37,6 +37,11 @@ impl IndexProgress {
         self.states[bucket as usize].sequence
     }
 
+    /// The same, with what was written of `bucket`.
+    pub(crate) const fn set(&mut self, bucket: IndexBucket, sequence: u64, caught_up: bool) {
+        self.states[bucket as usize] = BucketProgress { sequence, caught_up };
+    }
+
     /// True once everything that was in the buckets at the start is in the projection.
     pub(crate) fn is_complete(&self) -> bool {
         self.states.iter().all(|state| state.caught_up)
@@ -110,23 +115,12 @@ pub(crate) async fn follow_bucket(
 ) -> Result<(), IndexError> {
     let bucket = origin.bucket;
     let cursor = projection.read_cursor(bucket)?;
-    let position = StreamPosition { created_at_ms: origin.created_at_us / 1_000, sequence: cursor };
-    let filter = subjects::kv_subject(bucket.name(), ">");
-    let config = reader::ReaderConfig::new(
-        subjects::kv_stream_name(bucket.name()),
-        vec![filter],
-        ReaderStart::Behind(position),
-    );
-    let mut reader = bus.follow_stream(&format!("index of {}", bucket.name()), config);
+    let mut reader = read_bucket(&bus, "index", origin, cursor);
     let opened = tokio::select! {
         () = shutdown.cancelled() => return Ok(()),
         opened = reader.wait_until_open() => opened?,
     };
-    let report = |sequence, caught_up| {
-        seen.send_modify(|seen| {
-            seen.states[bucket as usize] = BucketProgress { sequence, caught_up };
-        });
-    };
+    let report = |sequence, caught_up| seen.send_modify(|seen| seen.set(bucket, sequence, caught_up));
     let (mut newest, mut caught_up) = (cursor, opened.pending == 0);
     report(newest, caught_up);
     loop {
@@ -156,9 +150,21 @@ pub(crate) async fn follow_bucket(
     }
 }
 
+/// A reader of a bucket behind `cursor`, for a projection of this name.
+pub(crate) fn read_bucket(bus: &Bus, projection: &str, origin: BucketOrigin, cursor: u64) -> StreamReader {
+    let bucket = origin.bucket;
+    let position = StreamPosition { created_at_ms: origin.created_at_us / 1_000, sequence: cursor };
+    let config = reader::ReaderConfig::new(
+        subjects::kv_stream_name(bucket.name()),
+        vec![subjects::kv_subject(bucket.name(), ">")],
+        ReaderStart::Behind(position),
+    );
+    bus.follow_stream(&format!("{projection} of {}", bucket.name()), config)
+}
+
 /// Waits for one entry and takes those that are here already. Until it has `caught_up` with what was there at the start: none when
 /// nothing of it waits.
-async fn read_batch(
+pub(crate) async fn read_batch(
     reader: &mut StreamReader,
     entries_max: usize,
     caught_up: bool,
@@ -176,11 +182,17 @@ async fn read_batch(
     Ok(batch)
 }
 
-fn decode_entry(bucket: IndexBucket, entry: &StreamEntry) -> IndexEntry {
+/// Key and value of an entry; no value of a key that was deleted.
+pub(crate) fn split_entry(bucket: IndexBucket, entry: &StreamEntry) -> (&str, Option<&[u8]>) {
     let key = entry.subject.strip_prefix(&subjects::kv_subject(bucket.name(), "")).unwrap_or_default();
     let deleted =
         ["KV-Operation", "Nats-Marker-Reason"].iter().any(|name| entry.headers.get(*name).is_some());
-    let change = decode_change(bucket, key, (!deleted).then_some(entry.payload.as_ref())).unwrap_or_else(|error| {
+    (key, (!deleted).then_some(entry.payload.as_ref()))
+}
+
+fn decode_entry(bucket: IndexBucket, entry: &StreamEntry) -> IndexEntry {
+    let (key, value) = split_entry(bucket, entry);
+    let change = decode_change(bucket, key, value).unwrap_or_else(|error| {
         // Someone else's mistake must not stop every list; the record stays what it was.
         tracing::error!(%error, bucket = bucket.name(), sequence = entry.sequence, "an entry can't be indexed");
         IndexChange::Other

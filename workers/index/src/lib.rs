@@ -1,10 +1,11 @@
 //! The index stage: technical metadata into state, and lists out of a local projection.
 //!
 //! - Consumes: `evt.media.*` and `evt.job.*` by the shared durable `index`; the KV buckets `media`, `assets` and `jobs`
-//!   by one ordered reader each; `ask.index.media` and `ask.index.jobs` in a queue group, so that replicas share.
+//!   by one ordered reader each (two of them by another one for the search); `ask.index.*` in a queue group, so that replicas share.
 //! - Emits: nothing but answers.
 //! - Stores: `assets.<media_id>` (its `summary`); a projection in a sled database under [`IndexConfig::folder`], which is a
-//!   function of the buckets alone: deleted at any time, it comes back equal.
+//!   function of the buckets alone: deleted at any time, it comes back equal. So does the index of the full text search, a second
+//!   projection in the folder `search` in it, with a position of its own in the buckets.
 //! - Limits: [`IndexConfig`] names the database's cache, the entries of one transaction, the questions in flight, the wait for a
 //!   revision and the bytes of one answer; a page has at most [`schemas::index_query::ITEMS_MAX`] items.
 
@@ -12,9 +13,11 @@ mod answer;
 mod config;
 mod describe;
 mod error;
+mod facts;
 mod follow;
 mod order;
 mod projection;
+mod search;
 mod summarise;
 #[cfg(test)]
 mod tests;
@@ -28,7 +31,14 @@ use tokio_util::sync::CancellationToken;
 pub use config::IndexConfig;
 pub use error::IndexError;
 pub use projection::{BucketOrigin, IndexBucket, IndexProjection, ProjectionRow};
+pub use search::{
+    SearchBucket, SearchChange, SearchConfig, SearchProjection, SearchRecord, SearchRow, SearchTextError,
+    SearchWriter,
+};
 pub use summarise::summarise_media;
+
+/// Folder of the search index in that of the projection.
+const SEARCH_FOLDER: &str = "search";
 
 /// Queue group of the replicas that answer questions.
 pub const QUEUE_GROUP: &str = "index";
@@ -60,10 +70,22 @@ async fn run_with_origins(
     let (settings, there) = (config.clone(), origins.clone());
     let opened = tokio::task::spawn_blocking(move || IndexProjection::open(&settings, &there)).await;
     let projection = Arc::new(opened.map_err(|_| IndexError::Damaged { what: "opening panicked".into() })??);
-    let result = run_tasks(bus.clone(), config, &projection, &origins, shutdown).await;
-    if let Err(IndexError::Damaged { what }) = &result {
-        tracing::error!(what, "the projection is damaged and will be built anew at the next start");
-        projection.mark_damaged()?;
+    let folder = config.folder.join(SEARCH_FOLDER);
+    // Behind the lists: theirs is the lock of the whole folder.
+    let (place, settings, there) = (folder.clone(), config.search.clone(), origins.clone());
+    let opened = tokio::task::spawn_blocking(move || SearchProjection::open(&place, &settings, &there)).await;
+    let search = opened.map_err(|_| IndexError::SearchDamaged { what: "opening panicked".into() })??;
+    let result = run_tasks(bus.clone(), config, (&projection, search), &origins, shutdown).await;
+    match &result {
+        Err(IndexError::Damaged { what }) => {
+            tracing::error!(what, "the projection is damaged and will be built anew at the next start");
+            projection.mark_damaged()?;
+        }
+        Err(IndexError::SearchDamaged { what }) => {
+            tracing::error!(what, "the search index is damaged and will be built anew at the next start");
+            SearchProjection::mark_damaged(&folder)?;
+        }
+        _ => {}
     }
     let closing = tokio::task::spawn_blocking(move || projection.flush()).await;
     closing.map_err(|_| IndexError::Damaged { what: "closing panicked".into() })??;
@@ -73,7 +95,7 @@ async fn run_with_origins(
 async fn run_tasks(
     bus: Bus,
     config: &IndexConfig,
-    projection: &Arc<IndexProjection>,
+    (projection, (search, writer)): (&Arc<IndexProjection>, (SearchProjection, SearchWriter)),
     origins: &[BucketOrigin],
     shutdown: &CancellationToken,
 ) -> Result<(), IndexError> {
@@ -90,11 +112,20 @@ async fn run_tasks(
             stop.clone(),
         ));
     }
+    let (searchable, search_watch) = follow::progress_channel();
+    tasks.spawn(search::run_search(
+        bus.clone(),
+        writer,
+        (config.search.clone(), config.batch_entries_max),
+        origins.to_vec(),
+        searchable,
+        stop.clone(),
+    ));
     tasks.spawn(answer::run_responder(
         bus.clone(),
-        Arc::clone(projection),
         config.clone(),
-        watch,
+        (Arc::clone(projection), watch),
+        (search, search_watch),
         stop.clone(),
     ));
     tasks.spawn(describe::run_summary_stage(bus, config.consume.clone(), stop.clone()));

@@ -1,13 +1,12 @@
 //! Reading: a list is one range of the order tree, joined with its rows.
 
 use schemas::{
-    document,
     ids::{JobId, MediaId},
     index_query::{
         ITEMS_MAX, JobCounts, JobCountsQuery, JobIndexItem, JobIndexPage, JobIndexQuery, MediaIndexItem,
         MediaIndexPage, MediaIndexQuery, PublicMediaIndexQuery,
     },
-    job, media,
+    job,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -19,6 +18,7 @@ use super::{
 };
 use crate::{
     IndexError,
+    facts::{AssetFacts, DocumentFacts, MediaFacts},
     order::{self, ListId, ListPosition},
 };
 
@@ -144,38 +144,14 @@ impl IndexProjection {
     /// # Errors
     /// [`IndexError::Database`] or [`IndexError::Damaged`].
     pub fn media_item(&self, media_id: MediaId) -> Result<Option<MediaIndexItem>, IndexError> {
-        let document = read_row::<document::MediaDocumentRecord>(&self.documents, media_id.as_bytes())?;
-        let asset = read_row::<media::MediaRecord>(&self.assets, media_id.as_bytes())?;
-        let (document_revision, document) = document.map_or((0, None), |(r, d)| (r, Some(d)));
-        let (asset_revision, asset) = asset.map_or((0, None), |(r, a)| (r, Some(a)));
-        let Some((owner, created_at_ms)) = document
-            .as_ref()
-            .map(|d| (d.owner.clone(), d.created_at_ms))
-            .or_else(|| asset.as_ref().map(|a| (a.owner.clone(), a.created_at_ms)))
-        else {
-            return Ok(None);
+        let document = read_row(&self.documents, media_id.as_bytes())?;
+        let asset = read_row(&self.assets, media_id.as_bytes())?;
+        let facts = MediaFacts {
+            document: document.map(|(revision, record)| DocumentFacts::new(revision, record)),
+            asset: asset.map(|(revision, record)| AssetFacts::new(revision, record)),
+            is_removed: false,
         };
-        let changed_at_ms = document
-            .as_ref()
-            .map_or(0, |d| d.changed_at_ms)
-            .max(asset.as_ref().map_or(0, |a| a.changed_at_ms));
-        let encode = asset.as_ref().and_then(|a| a.encode.as_ref());
-        Ok(Some(MediaIndexItem {
-            media_id,
-            owner,
-            title: document.map(|d| d.title).unwrap_or_default(),
-            status: asset.as_ref().map_or(media::MediaStatus::Uploading, |a| a.status),
-            size_bytes: asset.as_ref().and_then(|a| a.source.as_ref()).map(|s| s.size_bytes),
-            encode: encode.map(|e| e.number),
-            has_poster: encode.is_some_and(|e| e.has_poster),
-            code: asset.as_ref().and_then(|a| a.code.clone()),
-            detail: asset.as_ref().and_then(|a| a.detail.clone()),
-            created_at_ms,
-            changed_at_ms,
-            document_revision,
-            asset_revision,
-            summary: asset.and_then(|a| a.summary),
-        }))
+        Ok(facts.into_item(media_id))
     }
 
     /// What the parts of a job add up to.

@@ -27,7 +27,7 @@ const SCHEMA_VERSION: u64 = 5;
 
 /// Longest absence in milliseconds after which removals are still in the bucket: half the time that they are kept, since clocks
 /// differ.
-const AWAY_MS_MAX: u64 = schemas::REMOVAL_MARKER_MS / 2;
+pub(crate) const AWAY_MS_MAX: u64 = schemas::REMOVAL_MARKER_MS / 2;
 
 /// Longest wait for the threads of a database that was closed in this process.
 const RELEASE_WAIT: Duration = Duration::from_secs(5);

@@ -10,6 +10,7 @@ use schemas::{
     index_query::{self, IndexReply, JobIndexPage, JobIndexQuery, MediaIndexPage, MediaIndexQuery},
     job::{JobPartRecord, JobPartStatus, JobRecord as Job, JobStatus},
     media::{self, MediaReady, MediaStatus, MediaStored},
+    search_query::{self, MediaSearchPage, MediaSearchQuery},
     subjects,
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -404,4 +405,52 @@ async fn what_goes_before_it_is_read_is_not_waited_for() {
     stream.purge().await.unwrap();
     until("an answer", || async { media(&ingress, &everything()).await }).await;
     Running { stop, task }.stop().await;
+}
+
+async fn search(bus: &Bus, text: &str, min_revision: Option<u64>) -> Option<MediaSearchPage> {
+    let question =
+        MediaSearchQuery { text: text.into(), limit: 200, min_revision, ..MediaSearchQuery::default() };
+    match ask(bus, search_query::SEARCH_MEDIA, &question).await? {
+        IndexReply::Page(page) => Some(page),
+        IndexReply::Refused { .. } => None,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_search_sees_each_write_and_comes_back_equal() {
+    let broker = TestBroker::start().await;
+    let (grown, rebuilt) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let index = Running::start(&broker, grown.path()).await;
+    let (ingress, upload) = (broker.bus(Role::Ingress).await, broker.bus(Role::Upload).await);
+    until("the first answer", || async { search(&ingress, "", None).await }).await;
+    for number in 1..=10 {
+        put(&upload, asset(number, "ann", MediaStatus::Stored), Outbox::new).await;
+        let revision = put(&ingress, document(number, "ann", 1_000), Outbox::new).await;
+        let page = search(&ingress, "clip", Some(revision)).await.expect("an answer that has seen the write");
+        assert_eq!((page.hits.len(), page.total), (usize::from(number), u64::from(number)));
+        assert!(page.revisions.media >= revision, "{:?}", page.revisions);
+    }
+    let key = media_id(3).to_string();
+    let removed =
+        ingress.change_record::<Document>(&key, |held| Some((held?.clone().into_removed(9), Outbox::new())));
+    let revision = removed.await.unwrap().unwrap().revision();
+    let page = search(&ingress, "clip", Some(revision)).await.unwrap();
+    assert_eq!(page.total, 9, "the record of the stages is still there");
+    index.stop().await;
+    let index = Running::start(&broker, rebuilt.path()).await;
+    let other = until("the rebuilt search", || async { search(&ingress, "clip", None).await }).await;
+    assert_eq!((other.hits, other.revisions), (page.hits, page.revisions));
+    index.stop().await;
+    let origins = follow::read_origins(&broker.bus(Role::Index).await).await.unwrap();
+    let dump = |folder: &Path| {
+        let place = folder.join("search");
+        crate::SearchProjection::open(&place, &crate::SearchConfig::default(), &origins)
+            .unwrap()
+            .0
+            .dump_rows()
+            .unwrap()
+    };
+    let rows = dump(grown.path());
+    assert!(!rows.is_empty());
+    assert_eq!(rows, dump(rebuilt.path()));
 }

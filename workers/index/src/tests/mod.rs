@@ -1,5 +1,6 @@
 mod broker;
 mod core;
+mod search;
 
 use schemas::{
     document, examples,
