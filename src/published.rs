@@ -514,7 +514,6 @@ fn index_message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static st
 fn worker_message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
     match name {
         "job.queued" => Some((vec!["admin", "ingress", "keeper", "tasks", "transcode"], vec!["index"])),
-        "cache.cleared" => Some((vec!["ingress"], vec![])),
         "kv.cache" | "kv.cache.flush" | "kv.cache.tick" | "kv.limits.cache_epoch" => {
             Some((vec!["ingress"], vec!["ingress"]))
         }
@@ -535,7 +534,9 @@ fn worker_message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static s
         "kv.jobs.part" => {
             Some((vec!["tasks", "transcode"], vec!["index", "ingress", "keeper", "tasks", "transcode"]))
         }
-        "admin.worker_changed" | "schedule.created" | "schedule.removed" => Some((vec!["ingress"], vec![])),
+        "admin.worker_changed" | "cache.cleared" | "schedule.created" | "schedule.removed" => {
+            Some((vec!["ingress"], vec![]))
+        }
         "admin.letter_changed" | "schedule.changed" => Some((vec!["ingress", "admin"], vec![])),
         "ask.worker" => Some((vec!["ingress"], vec!["tasks", "transcode"])),
         "job.progress" | "ask.worker.answer" => Some((vec!["tasks", "transcode"], vec!["ingress"])),
