@@ -107,6 +107,8 @@ pub struct Settings {
     pub grants: grant::GrantConfig,
     /// HTTP.
     pub ingress: ingress::IngressConfig,
+    /// Requests to addresses that users give.
+    pub outbound: outbound::OutboundConfig,
     /// Sign-in.
     pub auth: auth::AuthConfig,
     /// The upload stage.
