@@ -459,11 +459,12 @@ fn message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
         "media.reopened" => {
             (vec!["admin", "ingress", "keeper", "tasks"], vec!["index", "transcode", "upload"])
         }
-        "media.removed" | "view.summed" => (vec!["keeper"], vec![]),
+        "media.removed" => (vec!["keeper", "tasks"], vec![]),
+        "view.summed" => (vec!["keeper"], vec![]),
         "gate.doubted" => (vec!["ingress", "keeper"], vec![]),
         "gate.revoked" => (vec!["ingress", "keeper"], vec!["ingress"]),
-        "kv.uploads" => (vec!["ingress", "keeper"], vec!["ingress", "keeper", "upload"]),
-        "kv.media" => (vec!["ingress"], vec!["index", "ingress", "keeper"]),
+        "kv.uploads" => (vec!["ingress", "keeper", "tasks"], vec!["ingress", "keeper", "tasks", "upload"]),
+        "kv.media" => (vec!["ingress", "tasks"], vec!["index", "ingress", "keeper", "tasks"]),
         "kv.assets" => (
             vec!["admin", "index", "ingress", "keeper", "tasks", "transcode", "upload"],
             vec!["index", "ingress", "tasks", "transcode"],
@@ -476,7 +477,8 @@ fn message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
         "kv.store" => {
             (vec!["admin", "ingress"], vec!["admin", "ingress", "keeper", "tasks", "transcode", "upload"])
         }
-        "kv.grants" | "kv.grants.slot" | "kv.limits.uploads" | "kv.sessions" | "kv.sessions.wallet" => {
+        "kv.limits.uploads" => (vec!["ingress", "keeper", "tasks"], vec!["ingress", "keeper", "tasks"]),
+        "kv.grants" | "kv.grants.slot" | "kv.sessions" | "kv.sessions.wallet" => {
             (vec!["ingress", "keeper"], vec!["ingress", "keeper"])
         }
         "kv.grants.cursor" | "kv.limits.views" => (vec!["keeper"], vec!["keeper"]),

@@ -67,7 +67,7 @@ pub(super) async fn change_job(
         Some((record, Outbox::new().with_event(&event)))
     };
     let held = app.bus.change_record::<JobRecord>(&job.key(), change).await?;
-    actions::answer_with_job(&app, held).await
+    actions::answer_with_job(&app, &who, held).await
 }
 
 /// Refuses a priority that `who` may not give to a job.

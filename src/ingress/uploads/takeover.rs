@@ -132,7 +132,7 @@ async fn claim_upload(
         match protocol::admit_append(ledger.record(), append, shared.config.size_bytes_max)? {
             AppendAdmission::Complete => return Ok(None),
             AppendAdmission::Take { room_bytes, length_bytes } => {
-                match ledger.claim_for_writer(&shared.instance, length_bytes).await {
+                match ledger.claim_for_writer(&shared.instance, length_bytes, append.fetched.as_ref()).await {
                     Ok(()) => return Ok(Some(room_bytes)),
                     // Admitted anew: the holder may have recorded more bytes, so that the offset of this request is
                     // wrong now.
