@@ -15,6 +15,7 @@ mod each;
 pub mod environment;
 pub mod event;
 mod failure;
+mod fetch;
 pub mod follow;
 mod job_end;
 mod job_rows;
@@ -61,7 +62,7 @@ pub use outcome::CommandOutcome;
 pub use queue::{QueueCommand, QueueScopeArgs};
 pub use schedules::{ScheduleIdsArgs, SchedulesCommand};
 pub use subcommands::{
-    AuditCommand, DeadCommand, JobIdsArgs, JobsCommand, JobsWatchArgs, MediaCommand, NatsCommand,
+    AuditCommand, DeadCommand, FetchArgs, JobIdsArgs, JobsCommand, JobsWatchArgs, MediaCommand, NatsCommand,
     OwnerCommand, ReplayArgs, SchemasCommand, StoreCommand, TranscodeArgs, VerifyArgs, WorkerNameArgs,
     WorkersCommand,
 };

@@ -177,21 +177,16 @@ impl UploadState {
     /// [`FetchedRefusal::Displaced`] while another one writes, and when broker or store are away.
     pub async fn end_fetched(&self, upload_id: UploadId, code: &str) -> Result<(), FetchedRefusal> {
         let shared = &self.shared;
+        // A session of this process lets go first: it holds the bytes that are freed here.
+        let wait = shared.config.finish_timeout();
+        let _guard = shared.slots.acquire(upload_id, wait).await.ok_or(UploadRefusal::Busy)?;
         let mut ledger = match load(shared, upload_id).await {
             Err(UploadRefusal::NotFound) => return Ok(()),
             found => found?,
         };
         match ledger.record().status {
             UploadStatus::Received => {}
-            UploadStatus::Open => {
-                // A session of this process lets go first: its bytes would come after the end.
-                let wait = shared.config.takeover_timeout();
-                let _guard = shared.slots.acquire(upload_id, wait).await.ok_or(UploadRefusal::Busy)?;
-                ledger.reload().await?;
-                if ledger.record().status == UploadStatus::Open {
-                    lifecycle::terminate_upload(shared, &mut ledger, Some(code)).await?;
-                }
-            }
+            UploadStatus::Open => lifecycle::terminate_upload(shared, &mut ledger, Some(code)).await?,
             UploadStatus::Terminated | UploadStatus::Expired | UploadStatus::Deactivated => {
                 if !ledger.record().freed {
                     fenced_record::free_upload(&shared.store, &mut ledger).await?;
