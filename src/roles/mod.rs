@@ -407,10 +407,22 @@ async fn run_worker_role(
                 uploads: Arc::new(fetched_uploads::IngressUploads(state.clone())),
                 client: OutboundClient::new(config.outbound.clone())?,
             };
-            let ended = tasks::run_tasks(bus, store, config.tasks.clone(), services, shutdown).await;
-            // What came of a fetch is recorded before the role ends.
-            state.finish_fetched().await;
-            Ok(ended?)
+            // One ends with the other; what came of a fetch is recorded before.
+            let stop = shutdown.child_token();
+            let _stopped = stop.clone().drop_guard();
+            let working = async {
+                let ended = tasks::run_tasks(bus, store, config.tasks.clone(), services, stop.clone()).await;
+                stop.cancel();
+                ended
+            };
+            let taking = async {
+                let ended = state.run(stop.clone()).await;
+                stop.cancel();
+                ended
+            };
+            let (worked, taken) = tokio::join!(working, taking);
+            worked?;
+            Ok(taken?)
         }
         ProcessRole::Index => {
             // It may be shared with other roles: whose it is, and who looks into it, is left to whom it belongs.

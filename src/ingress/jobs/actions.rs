@@ -19,8 +19,7 @@ use serde_json::json;
 
 use super::{
     cancellation::{CancelOutcome, JobCanceller, cancel_job as cancel},
-    load_job_document, no_such_job,
-    priority::require_priority,
+    load_job_document, no_such_job, require_priority,
     retry::NextEncodeError,
     try_again::{TryContext, TryOutcome, try_job_again},
 };

@@ -11,7 +11,7 @@ use schemas::{
     media, subjects,
 };
 
-use crate::uploads::{self, UploadRefusal};
+use crate::uploads::{UploadRefusal, end_fetched_upload};
 
 /// Tries to end the upload of a cancelled job while bytes of it are written down.
 const END_ATTEMPTS_MAX: usize = 8;
@@ -79,7 +79,7 @@ pub async fn cancel_job(
 /// Ends the upload for which a cancelled job fetched; its worker, or the keeper, frees what it has.
 async fn end_upload(bus: &Bus, upload_id: UploadId) -> Result<(), BusError> {
     for _ in 0..END_ATTEMPTS_MAX {
-        match uploads::end_fetched_upload(bus, upload_id).await {
+        match end_fetched_upload(bus, upload_id).await {
             Ok(()) | Err(UploadRefusal::NotFound) => return Ok(()),
             // The worker wrote down what came in this moment.
             Err(UploadRefusal::Displaced { .. }) => {}

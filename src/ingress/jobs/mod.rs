@@ -45,13 +45,14 @@ use web::{
 pub mod act_on_job;
 mod actions;
 pub(crate) use actions::{answer_with_begun_job, explain_encode_failure};
-pub(crate) use priority::require_priority;
+pub(crate) use priority_right::require_priority;
 pub(crate) use why::{ANSWER_MAX, ask_queue, has_dispatcher};
 pub mod cancellation;
 pub(crate) mod fetch;
 mod filter_actions;
 mod pausing;
 mod priority;
+mod priority_right;
 mod queue_pauses;
 pub mod retry;
 pub(crate) mod submit;

@@ -42,7 +42,7 @@ use web::{
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "MediaFetchRequest", example = json!({
-    "source_url": "https://films.example.org/sea.mp4?signature=1f3a", "title": "A day at the sea", "visibility": "public",
+    "source_url": "https://films.example/sea.mp4?signature=1f3a", "title": "A day at the sea", "visibility": "public",
 }))]
 pub(super) struct MediaFetchRequest {
     /// Where its bytes are: `http` or `https`, without user and password, at a public address. Its query may hold a secret: it is shown
@@ -84,6 +84,7 @@ enum MediaVisibility {
 #[schemars(rename = "MediaFetchStarted", example = json!({
     "media_id": "06db00820dt0303jc5mn0r355k", "job_id": "06db00820dt0303jc5mn0r356g", "upload_id": "06db008209t0303jc5mn0r355k",
 }))]
+#[expect(clippy::struct_field_names, reason = "members are called as in all documents")]
 pub(super) struct MediaFetchDocument {
     /// The medium, once its bytes are there.
     media_id: MediaId,

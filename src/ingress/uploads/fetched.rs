@@ -195,13 +195,6 @@ impl UploadState {
         }
         Ok(())
     }
-
-    /// Waits until all bytes that came are recorded; nothing more is taken.
-    pub async fn finish_fetched(&self) {
-        self.shared.stopping.cancel();
-        self.shared.tasks.close();
-        self.shared.tasks.wait().await;
-    }
 }
 
 async fn load(shared: &UploadContext, upload_id: UploadId) -> Result<FencedUploadRecord, UploadRefusal> {

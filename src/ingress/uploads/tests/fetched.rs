@@ -46,10 +46,14 @@ impl Begun {
 }
 
 /// The uploads as the role has them that runs the job.
-async fn tasks(site: &Site) -> UploadState {
+async fn tasks(site: &mut Site) -> (UploadState, CancellationToken) {
     let store = store::testing::open_test_store(site.store.clone()).unwrap();
     let bus = site.broker.bus(Role::Tasks).await;
-    UploadState::new(bus, store, UploadConfig::default(), ProfileCatalog::default())
+    let state = UploadState::new(bus, store, UploadConfig::default(), ProfileCatalog::default());
+    let shutdown = CancellationToken::new();
+    let (running, stop) = (state.clone(), shutdown.clone());
+    site.tasks.spawn(async move { running.run(stop).await.unwrap() });
+    (state, shutdown)
 }
 
 fn chunks(bytes: &[u8]) -> BoxStream<'static, io::Result<Bytes>> {
@@ -70,7 +74,7 @@ async fn fetched_bytes_go_the_way_of_a_client_s() {
         let begun = Begun::ask(&site, &replica, &body).await;
         let (upload, film) = (&begun.upload, pattern(5 * MIB));
         let id = upload.id.parse().unwrap();
-        let first = tasks(&site).await;
+        let (first, _) = tasks(&mut site).await;
         let refused = first.receive_fetched(id, begun.bytes(0, "\"v1\"", cut(&film[..3 * MIB]))).await;
         assert!(matches!(refused, Err(FetchedRefusal::Cut)), "{refused:?}");
         let standing = first.read_fetched(id).await.unwrap();
@@ -92,7 +96,7 @@ async fn fetched_bytes_go_the_way_of_a_client_s() {
         assert_eq!(upload.head().await.0, 200, "who asks disturbs nobody");
 
         // Another worker goes on, while the first one is still at it: the older one is displaced.
-        let second = tasks(&site).await;
+        let (second, _) = tasks(&mut site).await;
         let stuck = chunks(&film[3 * MIB..4 * MIB]).chain(futures::stream::pending()).boxed();
         let old = {
             let (first, bytes) = (first.clone(), begun.bytes(3 * MIB, "\"v1\"", stuck));
@@ -125,7 +129,7 @@ async fn bytes_that_nobody_waits_for_any_more_are_kept() {
     let replica = site.replica(UploadConfig::default()).await;
     let begun = Begun::ask(&site, &replica, &json!({ "source_url": "https://films.example/" })).await;
     let id = begun.upload.id.parse().unwrap();
-    let state = tasks(&site).await;
+    let (state, _) = tasks(&mut site).await;
     let stuck = chunks(&pattern(MIB)).chain(futures::stream::pending()).boxed();
     {
         let receiving = state.receive_fetched(id, begun.bytes(0, "\"v1\"", stuck));
@@ -135,9 +139,8 @@ async fn bytes_that_nobody_waits_for_any_more_are_kept() {
             _ = some => {}
         }
     }
-    state.finish_fetched().await;
-    let record = site.record(&begun.upload).await;
-    assert_eq!((record.offset_bytes, record.holder), (MIB as u64, None), "and the upload is let go");
+    let record = site.until(&begun.upload, "it is let go", |record| record.holder.is_none()).await;
+    assert_eq!(record.offset_bytes, MIB as u64);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -146,7 +149,7 @@ async fn what_ends_leaves_nothing_behind() {
     let replica = site.replica(UploadConfig::default()).await;
     let begun = Begun::ask(&site, &replica, &json!({ "source_url": "https://films.example/a.mp4" })).await;
     let id = begun.upload.id.parse().unwrap();
-    let state = tasks(&site).await;
+    let (state, _) = tasks(&mut site).await;
     let too_large = FetchedBytes { length_bytes: Some(u64::MAX), ..begun.bytes(0, "\"v1\"", chunks(&[1])) };
     assert!(matches!(state.receive_fetched(id, too_large).await, Err(FetchedRefusal::TooLarge)));
     state.receive_fetched(id, begun.bytes(0, "\"v1\"", cut(&pattern(MIB)))).await.unwrap_err();

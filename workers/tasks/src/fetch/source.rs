@@ -1,4 +1,4 @@
-//! The body of a source as a stream that whoever takes it may keep: what went wrong, and how far it is, is known outside of it.
+//! The body of a source as a stream that goes to the upload: what went wrong, and how far it is, is known outside of it.
 
 use std::{
     io,
