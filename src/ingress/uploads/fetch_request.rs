@@ -2,6 +2,8 @@
 //!
 //! The address is read and, where it is written out, checked here; a name is looked up when the job asks it. It may hold a secret: it
 //! stands in the record of the job until that has ended, and in nothing else.
+//!
+//! Limits: an address of [`outbound::URL_BYTES_MAX`]; what is said of the medium has those of [`super::metadata`].
 
 use std::sync::Arc;
 
@@ -106,6 +108,8 @@ pub(super) async fn begin_fetch(
         let shared = Arc::clone(shared);
         async move {
             protocol::check_whole_file_fields(&parts.headers)?;
+            // What is said of the medium stands in the body; the field has to be right all the same.
+            protocol::parse_upload_metadata(&parts.headers, shared.config.metadata_bytes_max)?;
             let claim = parts.extensions.get::<IdempotencyClaim>().copied();
             let wanted = JsonBody::<MediaFetchRequest>::from_request(Request::from_parts(parts, body), &());
             let JsonBody(wanted) = wanted.await.map_err(other)?;

@@ -2,6 +2,8 @@
 //!
 //! Nothing else appends to such an upload, and nothing follows what came unless it is of the same version of the source: both are in
 //! the record, and one compare-and-set with the fence.
+//!
+//! Limits: those of other uploads, [`super::UploadConfig`].
 
 use std::{io, sync::Arc};
 

@@ -119,6 +119,9 @@ impl UploadState {
             let Some(message) = message else {
                 return Err(nats::BusError::unavailable("the subscription has ended"));
             };
+            if message.payload == shared.instance.as_bytes() {
+                continue;
+            }
             if let Some(upload_id) = subjects::parse_upload_release(&message.subject) {
                 shared.slots.request_release(upload_id);
             }

@@ -58,7 +58,9 @@ pub(super) async fn release_remote_writer(
     if !is_held_remotely(shared, ledger) {
         return Ok(());
     }
-    shared.bus.publish_core(subjects::upload_release_subject(ledger.upload_id()), Vec::new()).await?;
+    // With its name: it comes back to who asks, and must not make that one let go.
+    let asked_by = shared.instance.clone().into_bytes();
+    shared.bus.publish_core(subjects::upload_release_subject(ledger.upload_id()), asked_by).await?;
     let deadline = Instant::now() + shared.config.takeover_timeout();
     while Instant::now() < deadline {
         tokio::time::sleep(POLL).await;
