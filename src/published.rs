@@ -430,10 +430,9 @@ fn json_pointer(path: &[&str]) -> String {
 /// what a crash left unsent is sent by the keeper. `None` for a message that is not listed.
 fn message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
     let (mut senders, mut receivers): (Vec<&str>, Vec<&str>) = match name {
-        "upload.received" => (vec!["ingress"], vec!["upload"]),
+        "upload.received" => (vec!["ingress", "tasks"], vec!["upload"]),
         "limit.exceeded"
         | "upload.created"
-        | "upload.terminated"
         | "upload.expired"
         | "admin.key_created"
         | "auth.challenged"
@@ -477,7 +476,6 @@ fn message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
         "kv.store" => {
             (vec!["admin", "ingress"], vec!["admin", "ingress", "keeper", "tasks", "transcode", "upload"])
         }
-        "kv.limits.uploads" => (vec!["ingress", "keeper", "tasks"], vec!["ingress", "keeper", "tasks"]),
         "kv.grants" | "kv.grants.slot" | "kv.sessions" | "kv.sessions.wallet" => {
             (vec!["ingress", "keeper"], vec!["ingress", "keeper"])
         }
@@ -511,6 +509,8 @@ fn worker_message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static s
             Some((vec!["ingress", "tasks"], vec!["index"]))
         }
         "ask.jobs.answer" => Some((vec!["index"], vec!["ingress", "tasks"])),
+        "upload.terminated" => Some((vec!["ingress", "tasks"], vec![])),
+        "kv.limits.uploads" => Some((vec!["ingress", "keeper", "tasks"], vec!["ingress", "keeper", "tasks"])),
         "kv.limits.pauses" => Some((vec!["ingress"], vec!["ingress", "keeper"])),
         "job.dead" | "job.failed" | "job.parked" | "job.retried" | "job.started" | "job.succeeded" => {
             Some((vec!["tasks", "transcode"], vec!["index"]))

@@ -95,7 +95,7 @@ async fn execute_command(global: &GlobalArgs, command: CliCommand) -> anyhow::Re
         CliCommand::Audit(AuditCommand::Replay(args)) => audit_log::replay_log(args).await?,
         CliCommand::Audit(AuditCommand::Verify(args)) => return audit_log::verify_log(args, as_json).await,
         CliCommand::Dead(command) => return Box::pin(execute_dead(global, command)).await,
-        CliCommand::Nats(command) => return execute_nats(global, command).await,
+        CliCommand::Nats(command) => return Box::pin(execute_nats(global, command)).await,
         CliCommand::Store(StoreCommand::Adopt(args)) => {
             Box::pin(store::adopt_and_print(settings::load_settings(global, &args)?, as_json)).await?;
         }
