@@ -75,7 +75,9 @@ impl Source {
 async fn serve_film(State(source): State<Arc<Source>>, headers: HeaderMap) -> Response {
     let range = headers.get(header::RANGE).map(|range| range.to_str().unwrap().to_owned());
     source.ranges.lock().push(range.clone());
-    let start: usize = range.map_or(0, |range| range[6..range.len() - 1].parse().unwrap());
+    let start: usize = range.map_or(0, |range| {
+        range.strip_prefix("bytes=").and_then(|range| range.strip_suffix('-')).unwrap().parse().unwrap()
+    });
     source.open.fetch_add(1, Ordering::SeqCst);
     let open = OpenAnswer(Arc::clone(&source));
     let (half, length) = (source.half_bytes().max(start), source.film.len());
