@@ -430,10 +430,9 @@ fn json_pointer(path: &[&str]) -> String {
 /// what a crash left unsent is sent by the keeper. `None` for a message that is not listed.
 fn message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
     let (mut senders, mut receivers): (Vec<&str>, Vec<&str>) = match name {
-        "upload.received" => (vec!["ingress"], vec!["upload"]),
+        "upload.received" => (vec!["ingress", "tasks"], vec!["upload"]),
         "limit.exceeded"
         | "upload.created"
-        | "upload.terminated"
         | "upload.expired"
         | "admin.key_created"
         | "auth.challenged"
@@ -457,11 +456,12 @@ fn message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
         "media.reopened" => {
             (vec!["admin", "ingress", "keeper", "tasks"], vec!["index", "transcode", "upload"])
         }
-        "media.removed" | "view.summed" => (vec!["keeper"], vec![]),
+        "media.removed" => (vec!["keeper", "tasks"], vec![]),
+        "view.summed" => (vec!["keeper"], vec![]),
         "gate.doubted" => (vec!["ingress", "keeper"], vec![]),
         "gate.revoked" => (vec!["ingress", "keeper"], vec!["ingress"]),
-        "kv.uploads" => (vec!["ingress", "keeper"], vec!["ingress", "keeper", "upload"]),
-        "kv.media" => (vec!["ingress"], vec!["index", "ingress", "keeper"]),
+        "kv.uploads" => (vec!["ingress", "keeper", "tasks"], vec!["ingress", "keeper", "tasks", "upload"]),
+        "kv.media" => (vec!["ingress", "tasks"], vec!["index", "ingress", "keeper", "tasks"]),
         "kv.assets" => (
             vec!["admin", "index", "ingress", "keeper", "tasks", "transcode", "upload"],
             vec!["index", "ingress", "tasks", "transcode"],
@@ -474,7 +474,7 @@ fn message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
         "kv.store" => {
             (vec!["admin", "ingress"], vec!["admin", "ingress", "keeper", "tasks", "transcode", "upload"])
         }
-        "kv.grants" | "kv.grants.slot" | "kv.limits.uploads" | "kv.sessions" | "kv.sessions.wallet" => {
+        "kv.grants" | "kv.grants.slot" | "kv.sessions" | "kv.sessions.wallet" => {
             (vec!["ingress", "keeper"], vec!["ingress", "keeper"])
         }
         "kv.grants.cursor" | "kv.limits.views" => (vec!["keeper"], vec!["keeper"]),
@@ -522,6 +522,8 @@ fn worker_message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static s
             Some((vec!["ingress", "tasks"], vec!["index"]))
         }
         "ask.jobs.answer" => Some((vec!["index"], vec!["ingress", "tasks"])),
+        "upload.terminated" => Some((vec!["ingress", "tasks"], vec![])),
+        "kv.limits.uploads" => Some((vec!["ingress", "keeper", "tasks"], vec!["ingress", "keeper", "tasks"])),
         "kv.limits.pauses" => Some((vec!["ingress"], vec!["ingress", "keeper"])),
         "job.dead" | "job.failed" | "job.parked" | "job.retried" | "job.started" | "job.succeeded" => {
             Some((vec!["tasks", "transcode"], vec!["index"]))

@@ -429,6 +429,7 @@ fn upload_record() -> upload::UploadRecord {
         description: None,
         is_public: false,
         protocol: upload::UploadProtocol::Tus,
+        fetch: None,
         freed: false,
         created_at_ms: MADE_AT_MS,
         expires_at_ms: MADE_AT_MS + 86_400_000,
@@ -570,6 +571,7 @@ pub fn job_record() -> job::JobRecord {
         verified: None,
         action: None,
         acted: None,
+        fetch: None,
     }
 }
 

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     BusEvent, EventContext,
-    ids::{JobId, MediaId},
+    ids::{JobId, MediaId, UploadId},
     job_action::{JobActionOrder, JobActionProgress, JobActionReport},
     media::{ClockMark, MediaWarning, Rational},
     schedule::ScheduledRun,
@@ -24,6 +24,9 @@ pub const VERIFY: &str = "verify";
 /// Kind of the jobs that do one thing with all jobs of a filter.
 pub const JOB_ACTION: &str = "job_action";
 
+/// Kind of the jobs that bring the bytes of an upload from an address.
+pub const FETCH: &str = "fetch";
+
 /// What a job does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum JobKind {
@@ -33,11 +36,13 @@ pub enum JobKind {
     Verify,
     /// Does one thing with all jobs of a filter.
     JobAction,
+    /// Brings the bytes of an upload from an address.
+    Fetch,
 }
 
 impl JobKind {
     /// All kinds.
-    pub const ALL: [Self; 3] = [Self::Transcode, Self::Verify, Self::JobAction];
+    pub const ALL: [Self; 4] = [Self::Transcode, Self::Verify, Self::JobAction, Self::Fetch];
 
     /// Its name in records, events and for people.
     pub const fn name(self) -> &'static str {
@@ -45,6 +50,7 @@ impl JobKind {
             Self::Transcode => TRANSCODE,
             Self::Verify => VERIFY,
             Self::JobAction => JOB_ACTION,
+            Self::Fetch => FETCH,
         }
     }
 
@@ -57,7 +63,7 @@ impl JobKind {
     pub const fn queue(self) -> JobQueue {
         match self {
             Self::Transcode => JobQueue::Transcode,
-            Self::Verify | Self::JobAction => JobQueue::Tasks,
+            Self::Verify | Self::JobAction | Self::Fetch => JobQueue::Tasks,
         }
     }
 }
@@ -315,7 +321,7 @@ pub struct EncodePlan {
 pub struct JobRecord {
     /// The job.
     pub job_id: JobId,
-    /// Kind: `transcode`, `verify` or `job_action`; others may come.
+    /// Kind: `transcode`, `verify`, `job_action` or `fetch`; others may come.
     pub kind: String,
     /// Priority of its parts.
     pub priority: JobPriority,
@@ -374,6 +380,28 @@ pub struct JobRecord {
     /// What came of it, or of a part of it where it was cancelled; absent until it has ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub acted: Option<JobActionReport>,
+    /// Where a job of the kind [`FETCH`] has its bytes from, and where they go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fetch: Option<FetchSource>,
+}
+
+/// Where the bytes of an upload are fetched from.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct FetchSource {
+    /// The upload that takes them.
+    pub upload_id: UploadId,
+    /// The address with its query, which may hold a secret; absent once the job has ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// Scheme, host and path: what its owner is shown.
+    pub shown: String,
+}
+
+/// Without the address: records are written into logs.
+impl std::fmt::Debug for FetchSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FetchSource").field("upload_id", &self.upload_id).finish_non_exhaustive()
+    }
 }
 
 /// Most faults that a [`VerifyReport`] names.
@@ -445,6 +473,7 @@ impl JobRecord {
             verified: None,
             action: None,
             acted: None,
+            fetch: None,
         }
     }
 
@@ -458,8 +487,11 @@ impl JobRecord {
         self.queue() == Some(JobQueue::Transcode)
     }
 
-    /// Ends the job; from now on it is kept for `kept_ms`, in milliseconds.
-    pub const fn mark_ended(&mut self, status: JobStatus, now_ms: u64, kept_ms: u64) {
+    /// Ends the job; from now on it is kept for `kept_ms`, in milliseconds, without the address that it fetched.
+    pub fn mark_ended(&mut self, status: JobStatus, now_ms: u64, kept_ms: u64) {
+        if let Some(fetch) = &mut self.fetch {
+            fetch.url = None;
+        }
         self.status = status;
         self.ended_at_ms = Some(now_ms);
         self.kept_until_ms = Some(now_ms.saturating_add(kept_ms));
@@ -816,9 +848,9 @@ pub struct JobPartProgress {
     pub owner: String,
     /// Name of the part.
     pub part: String,
-    /// Milliseconds of output made by this part.
+    /// Milliseconds of output made by this part; in a job of the kind [`FETCH`] bytes that came.
     pub done_ms: u64,
-    /// Milliseconds of output this part will have.
+    /// Milliseconds of output this part will have; in a job of the kind [`FETCH`] bytes that the source has, 0 while it does not say.
     pub total_ms: u64,
     /// Kind of the job; empty from workers of before, which encode.
     #[serde(default, skip_serializing_if = "String::is_empty")]

@@ -7,7 +7,7 @@ use serde_bytes::ByteBuf;
 use crate::{
     BusEvent, EventContext,
     encode_settings::EncodeSettings,
-    ids::{MediaId, UploadId},
+    ids::{JobId, MediaId, UploadId},
     value::TransactionHash,
 };
 
@@ -103,6 +103,17 @@ const fn is_tus(protocol: &UploadProtocol) -> bool {
     matches!(protocol, UploadProtocol::Tus)
 }
 
+/// What brings the bytes of an upload that no client sends.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct UploadFetch {
+    /// The job. It alone may append.
+    pub job_id: JobId,
+    /// What the source calls the version that the bytes are of (RFC 9110, 8.8): a strong `ETag`, or a `Last-Modified` that is as good;
+    /// absent before the first byte, and where it has neither, so that nothing can follow what came.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validator: Option<String>,
+}
+
 /// One upload in the bucket `uploads`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "Record")]
@@ -155,6 +166,9 @@ pub struct UploadRecord {
     /// The protocol that it was opened by.
     #[serde(default, skip_serializing_if = "is_tus")]
     pub protocol: UploadProtocol,
+    /// The job that brings its bytes; absent where a client does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fetch: Option<UploadFetch>,
     /// True once an upload that ended unfinished left nothing in the store.
     #[serde(default)]
     pub freed: bool,
@@ -194,6 +208,7 @@ impl UploadRecord {
             multipart: None,
             concat: None,
             protocol: UploadProtocol::Tus,
+            fetch: None,
             freed: false,
             created_at_ms: 0,
             expires_at_ms: 0,

@@ -84,7 +84,7 @@ async fn execute_command(global: &GlobalArgs, command: CliCommand) -> anyhow::Re
         CliCommand::Upload(args) => return upload::run_upload(args, as_json).await,
         CliCommand::Watch(args) => return watch::run_watch(args, as_json).await,
         CliCommand::Link(client) => link::print_sign_in_link(&ApiClient::new(&client)?, as_json).await?,
-        CliCommand::Media(command) => list::run_media(command, as_json).await?,
+        CliCommand::Media(command) => return list::run_media(command, as_json).await,
         CliCommand::Jobs(command) => return list::run_jobs(command, as_json).await,
         CliCommand::Schedules(command) => schedules::run_schedules(command, as_json).await?,
         CliCommand::Profiles(client) => {

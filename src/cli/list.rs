@@ -10,7 +10,7 @@ use super::{
     CommandOutcome, JobIdsArgs, JobsCommand, MediaCommand, PageArgs,
     client::{ApiClient, ClientError},
     each::act_on_each,
-    edit, jobs_act, jobs_watch, output, publish, render, search, transcode, verify,
+    edit, fetch, jobs_act, jobs_watch, output, publish, render, search, transcode, verify,
 };
 
 /// A way to show an item of a list: the heads of the columns, and what stands in them.
@@ -70,8 +70,9 @@ fn format_status(item: &Value) -> String {
 ///
 /// # Errors
 /// When the server refuses.
-pub async fn run_media(command: MediaCommand, as_json: bool) -> anyhow::Result<()> {
-    match command {
+pub async fn run_media(command: MediaCommand, as_json: bool) -> anyhow::Result<CommandOutcome> {
+    let done = match command {
+        MediaCommand::Fetch(args) => return fetch::fetch_medium(&args, as_json).await,
         MediaCommand::Ls { page, client } => {
             print_list(&ApiClient::new(&client)?, "v1/media", &[], &page, &MEDIA, as_json).await
         }
@@ -93,7 +94,8 @@ pub async fn run_media(command: MediaCommand, as_json: bool) -> anyhow::Result<(
             let remove = async |media_id: &str| remove_medium(&client, media_id, as_json).await;
             act_on_each("medium", &media_ids, remove).await
         }
-    }
+    };
+    done.map(|()| CommandOutcome::Well)
 }
 
 /// Removes a medium as it is now.

@@ -17,6 +17,7 @@ mod edit;
 pub mod environment;
 pub mod event;
 mod failure;
+mod fetch;
 pub mod follow;
 mod job_end;
 mod job_rows;
@@ -66,9 +67,9 @@ pub use queue::{QueueCommand, QueueScopeArgs};
 pub use schedules::{ScheduleIdsArgs, SchedulesCommand};
 pub use search::MediaSearchArgs;
 pub use subcommands::{
-    AuditCommand, DeadCommand, EditArgs, JobIdsArgs, JobsCommand, JobsWatchArgs, MediaCommand, NatsCommand,
-    OwnerCommand, ReplayArgs, SchemasCommand, StoreCommand, TranscodeArgs, VerifyArgs, WorkerNameArgs,
-    WorkersCommand,
+    AuditCommand, DeadCommand, EditArgs, FetchArgs, JobIdsArgs, JobsCommand, JobsWatchArgs, MediaCommand,
+    NatsCommand, OwnerCommand, ReplayArgs, SchemasCommand, StoreCommand, TranscodeArgs, VerifyArgs,
+    WorkerNameArgs, WorkersCommand,
 };
 
 use crate::roles::ProcessRole;

@@ -81,6 +81,15 @@ What is not named stays.")]
 Each prints the id of its job: `streamgate jobs show` says how far it is, `jobs cancel` ends it and leaves what plays. Who plays the old
 encode plays it to the end of the session; then it is removed.")]
     Transcode(TranscodeArgs),
+    /// Have the server fetch a medium from an address, and encode it
+    #[command(after_help = "Examples:
+  streamgate media fetch https://films.example.org/sea.mp4                    waits until it is there, then prints its id
+  streamgate media fetch --wait --public --title 'A day at the sea' URL       until it is ready; prints where it plays
+  streamgate media fetch --detach URL                                         prints the ids of medium and job
+
+`streamgate jobs cancel` ends it. What the address has behind its `?` is shown to nobody, and forgotten once it is there. Only public
+hosts are asked; `outbound.allow` in the server's settings lets others through.")]
+    Fetch(FetchArgs),
     /// Read all that is stored of media and compare it with what was written down then
     #[command(after_help = "Examples:
   streamgate media verify 068p... 068q...      waits for each, names what is lost or damaged, and fails then
@@ -131,6 +140,38 @@ pub struct EditArgs {
     /// The transaction that minted its token
     #[arg(long, value_name = "HASH")]
     pub mint_tx: Option<String>,
+    /// The server.
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+/// Flags of `media fetch`.
+#[derive(Debug, clap::Args)]
+pub struct FetchArgs {
+    /// Where its bytes are: http or https
+    #[arg(value_name = "URL")]
+    pub source_url: String,
+    /// Name of the file, in place of the last part of the address
+    #[arg(long)]
+    pub filename: Option<String>,
+    /// Title of the medium, in place of the file's name
+    #[arg(long)]
+    pub title: Option<String>,
+    /// Let everybody play it who has its address
+    #[arg(long)]
+    pub public: bool,
+    /// By which profile it is encoded, from `streamgate profiles`
+    #[arg(long, value_name = "NAME")]
+    pub profile: Option<String>,
+    /// Priority of the fetch and of the encode: p2 when nothing else waits, p0 before the jobs of everybody, for keys of admins
+    #[arg(long, value_parser = ["p0", "p1", "p2"])]
+    pub priority: Option<String>,
+    /// Wait until it is ready or rejected, showing what happens
+    #[arg(long, conflicts_with = "detach")]
+    pub wait: bool,
+    /// Begin and do not wait
+    #[arg(long)]
+    pub detach: bool,
     /// The server.
     #[command(flatten)]
     pub client: ClientArgs,

@@ -132,12 +132,20 @@ async fn report_upload(
     wait: bool,
     as_json: bool,
 ) -> anyhow::Result<CommandOutcome> {
-    let media_id = &upload.media_id;
-    let mut answer = json!({
-        "media_id": media_id,
-        "upload_url": client.build_url(&upload.path, &[]).as_str(),
-        "watch_url": client.build_url(&format!("watch/{media_id}"), &[]).as_str(),
-    });
+    let answer = json!({ "upload_url": client.build_url(&upload.path, &[]).as_str() });
+    report_medium(client, &upload.media_id, answer, wait, as_json).await
+}
+
+/// Says that a medium is there, with what else is in `answer`, and with `wait` follows it to its end.
+pub(super) async fn report_medium(
+    client: &ApiClient,
+    media_id: &str,
+    mut answer: Value,
+    wait: bool,
+    as_json: bool,
+) -> anyhow::Result<CommandOutcome> {
+    answer["media_id"] = json!(media_id);
+    answer["watch_url"] = json!(client.build_url(&format!("watch/{media_id}"), &[]).as_str());
     if wait {
         return wait_until_ready(client, media_id, answer, as_json).await;
     }

@@ -107,6 +107,8 @@ pub struct Settings {
     pub grants: grant::GrantConfig,
     /// HTTP.
     pub ingress: ingress::IngressConfig,
+    /// Requests to addresses that users give.
+    pub outbound: outbound::OutboundConfig,
     /// Sign-in.
     pub auth: auth::AuthConfig,
     /// The upload stage.
@@ -230,6 +232,7 @@ impl Settings {
         self.tasks.ended_kept_ms = kept_ms;
         self.ingress.uploads.ended_kept_ms = kept_ms;
         self.keeper.ended_kept_ms = kept_ms;
+        self.ingress.uploads.fetch_networks.clone_from(&self.outbound.allow);
         self.keeper.uploads = self.ingress.uploads.clone();
         self.keeper.capacity = self.ingress.capacity.clone();
     }

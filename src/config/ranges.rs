@@ -52,6 +52,7 @@ pub const ZERO: &[&str] = &[
     "monitor.dead_stages_max",
     "monitor.durables_max",
     "monitor.streams_max",
+    "outbound.redirects_max",
     "transcode.profiles.<name>.audio_tracks_max",
     "transcode.profiles.<name>.single_part_segments_max",
     "upload.text_chars_max",

@@ -5,7 +5,10 @@
 //! found.
 
 use crate::{
-    jobs::cancellation::{CancelOutcome, JobCanceller, cancel_job},
+    jobs::{
+        cancellation::{CancelOutcome, JobCanceller, cancel_job},
+        fetch::fetch_job_id,
+    },
     uploads,
 };
 use nats::{Bus, BusError, Outbox};
@@ -51,9 +54,14 @@ pub async fn end_media_work(bus: &Bus, removed: &document::MediaDocumentRecord) 
 async fn end_upload(bus: &Bus, removed: &document::MediaDocumentRecord) -> Result<(), BusError> {
     let Some(upload_id) = removed.upload_id else { return Ok(()) };
     match uploads::end_removed_upload(bus, upload_id).await {
-        Ok(()) | Err(uploads::UploadRefusal::NotFound | uploads::UploadRefusal::Displaced { .. }) => Ok(()),
-        Err(refusal) => Err(BusError::unavailable(format!("the upload of a removed medium: {refusal:?}"))),
+        Ok(()) | Err(uploads::UploadRefusal::NotFound | uploads::UploadRefusal::Displaced { .. }) => {}
+        Err(refusal) => {
+            return Err(BusError::unavailable(format!("the upload of a removed medium: {refusal:?}")));
+        }
     }
+    // The job that fetches it, if there is one.
+    cancel_job(bus, fetch_job_id(removed.media_id, upload_id), JobCanceller::Removal).await?;
+    Ok(())
 }
 
 /// What the stages find; made also where they know nothing yet, so that they never begin.

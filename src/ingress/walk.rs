@@ -9,9 +9,10 @@ use nats::{Bus, Outbox, ReaderStart, Role, VersionedRecord, reader};
 use schemas::{
     access::PrincipalRole,
     ids::{MediaId, RequestId},
-    job::JobStatus,
+    job::{JobRecord, JobStatus},
     media::{MediaRecord, MediaSource, MediaStatus},
     subjects,
+    upload::{UploadRecord, UploadStatus},
 };
 use serde_json::{Value, json};
 
@@ -488,6 +489,7 @@ impl Story {
         self.does("patch /v1/media/{media_id}", &medium, &json, "{\"title\":\"new\"}", 200).await;
         let gate = format!("{medium}/gate");
         self.does("put /v1/media/{media_id}/gate", &gate, &json, "{\"kind\":\"public\"}", 200).await;
+        self.fetches(key, &json_body).await;
         let playback = format!("{medium}/playback");
         let media_id = made.header("streamgate-media-id").unwrap().parse().unwrap();
         let asset = asset(media_id, "admin", MediaStatus::Playable);
@@ -496,6 +498,37 @@ impl Story {
         self.jobs(key, media_id).await;
         self.does("delete /v1/media/{media_id}/gate", &gate, &json, "", 200).await;
         self.does("delete /v1/media/{media_id}", &medium, &json, "", 204).await;
+    }
+
+    /// Has media fetched, and ends each in another way.
+    async fn fetches(&mut self, key: &str, json: &str) {
+        let body = json!({ "source_url": "https://films.example/a.mp4", "visibility": "public" }).to_string();
+        for end in ["job", "upload", "medium"] {
+            let begun = self.does("post /v1/media", "/v1/media", json, &body, 202).await;
+            let ids: Value = serde_json::from_str(&begun.body).unwrap();
+            let id = |name: &str| ids[name].as_str().unwrap().to_owned();
+            match end {
+                "job" => {
+                    let path = format!("/v1/jobs/{}/cancel", id("job_id"));
+                    self.does("post /v1/jobs/{job_id}/cancel", &path, key, "", 200).await;
+                }
+                "upload" => {
+                    let path = format!("/v1/uploads/{}", id("upload_id"));
+                    let tus = format!("{key}Tus-Resumable: 1.0.0\r\n");
+                    self.does("delete /v1/uploads/{upload_id}", &path, &tus, "", 204).await;
+                }
+                _ => {
+                    let path = format!("/v1/media/{}", id("media_id"));
+                    let any = format!("{key}If-Match: *\r\n");
+                    self.does("delete /v1/media/{media_id}", &path, &any, "", 204).await;
+                }
+            }
+            let job = self.admin.load_record::<JobRecord>(&id("job_id")).await.unwrap().unwrap().record;
+            assert_eq!((job.status, job.fetch.unwrap().url), (JobStatus::Cancelled, None), "{end}");
+            let upload =
+                self.admin.load_record::<UploadRecord>(&id("upload_id")).await.unwrap().unwrap().record;
+            assert_eq!(upload.status, UploadStatus::Terminated, "{end}");
+        }
     }
 
     /// Ends a job of the medium and begins the next one.

@@ -6,14 +6,18 @@
 //! Limits: after the shutdown all of them have the longest grace time and [`CLOSING_MAX`].
 
 pub mod connection;
+mod fetched_uploads;
 mod job_actor;
 
 use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use clap::ValueEnum;
-use ingress::{IngressConfig, capacity::CapacityMonitor, jobs::act_on_job::JobActionContext};
+use ingress::{
+    IngressConfig, capacity::CapacityMonitor, jobs::act_on_job::JobActionContext, uploads::UploadState,
+};
 use nats::{Bus, ProcessHealth, Role, Supervisor};
+use outbound::OutboundClient;
 use schemas::fault::{error_chain, io_advice};
 use store::Store;
 use tokio::{net::TcpListener, sync::oneshot, task::JoinSet};
@@ -397,8 +401,28 @@ async fn run_worker_role(
             let IngressConfig { capacity, uploads, profiles, .. } = &config.ingress;
             let capacity = CapacityMonitor::new(bus.clone(), store.clone(), capacity.clone(), uploads);
             let context = JobActionContext::new(bus.clone(), store.clone(), profiles.clone(), capacity);
-            let actor = Arc::new(job_actor::IngressJobActor(context));
-            Ok(tasks::run_tasks(bus, store, config.tasks.clone(), actor, shutdown).await?)
+            let state = UploadState::new(bus.clone(), store.clone(), uploads.clone(), profiles.clone());
+            let services = tasks::TaskServices {
+                actor: Arc::new(job_actor::IngressJobActor(context)),
+                uploads: Arc::new(fetched_uploads::IngressUploads(state.clone())),
+                client: OutboundClient::new(config.outbound.clone())?,
+            };
+            // One ends with the other; what came of a fetch is recorded before.
+            let stop = shutdown.child_token();
+            let _stopped = stop.clone().drop_guard();
+            let working = async {
+                let ended = tasks::run_tasks(bus, store, config.tasks.clone(), services, stop.clone()).await;
+                stop.cancel();
+                ended
+            };
+            let taking = async {
+                let ended = state.run(stop.clone()).await;
+                stop.cancel();
+                ended
+            };
+            let (worked, taken) = tokio::join!(working, taking);
+            worked?;
+            Ok(taken?)
         }
         ProcessRole::Index => {
             // It may be shared with other roles: whose it is, and who looks into it, is left to whom it belongs.

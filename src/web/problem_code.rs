@@ -249,6 +249,8 @@ kinds! {
         "Sign the text of the challenge with the account that it names.";
     SourceGone 409 "source_gone" "The uploaded file is not there any more"
         "Upload it again.";
+    SourceRefused 422 "source_refused" "Nothing is fetched from this address"
+        "Give one of `http` or `https` at a public host, without user and password; the operator may let others through.";
     Stopping 503 "stopping" "This replica is stopping"
         "Repeat: another replica, or this one in a moment, answers.";
     StoreFull 507 "store_full" "The store is full"
@@ -286,6 +288,8 @@ kinds! {
         "Let the other request finish, or go on from `Upload-Offset`.";
     UploadExpired 410 "upload_expired" "The upload has ended"
         "Begin a new upload: the time of this one ran out.";
+    UploadFetched 403 "upload_fetched" "A job brings the bytes of this upload"
+        "Begin another upload to send bytes of your own; to end this one, cancel its job or delete it.";
     UploadFinal 403 "upload_final" "The bytes of this upload come from others"
         "Append to the uploads that it was made of, or begin another one.";
     UploadFinished 403 "upload_finished" "A complete upload can't be ended"

@@ -114,6 +114,7 @@ impl Site {
                 verified: None,
                 action: None,
                 acted: None,
+                fetch: None,
             };
             self.admin.commit_record(&mut VersionedRecord::new(job), Outbox::new()).await.unwrap();
             for part in parts.iter().map(String::as_str).chain([job::FINISH]) {

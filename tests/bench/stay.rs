@@ -114,6 +114,7 @@ async fn upload(bus: &Bus, kept_ms: u64) {
         verified: None,
         action: None,
         acted: None,
+        fetch: None,
     };
     for name in job.parts.iter().map(String::as_str).chain([job::FINISH]) {
         put(bus, part(&job, name)).await;

@@ -22,6 +22,7 @@ mod crowd;
 mod demo;
 mod encryption;
 mod faults;
+mod fetch;
 mod flow;
 mod gate;
 mod generated_clients;

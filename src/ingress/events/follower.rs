@@ -17,7 +17,10 @@ use super::{
     frame::{self, SseFrame},
     hub::{EventHub, EventHubMessage},
 };
-use crate::{jobs, media as documents};
+use crate::{
+    jobs::{self, fetch::fetch_job_id},
+    media as documents,
+};
 use auth::Principal;
 use web::error::Problem;
 
@@ -67,6 +70,7 @@ impl EventScope {
                 (1..=(encode + 1).min(ENCODES_MAX)).map(|number| plan::derive_job_id(media_id, number)),
             );
             filters.push(subjects::gate_change_filter(media_id));
+            jobs.extend(upload_id.map(|upload_id| fetch_job_id(media_id, upload_id)));
             filters.extend(upload_id.map(subjects::upload_event_filter));
         }
         filters.extend(jobs.into_iter().map(subjects::job_event_filter));

@@ -207,7 +207,10 @@ fn foresee(action: JobAction, job: &JobRecord) -> JobActionOutcome {
         JobAction::Cancel {} if job.publishing_at_ms.is_some() => {
             return refuse(ProblemCode::JobPublishing, "its result is being published");
         }
-        JobAction::Retry {} if JobKind::parse(&job.kind).is_none_or(|kind| kind == JobKind::JobAction) => {
+        JobAction::Retry {}
+            if JobKind::parse(&job.kind)
+                .is_none_or(|kind| matches!(kind, JobKind::JobAction | JobKind::Fetch)) =>
+        {
             return refuse(ProblemCode::JobGoesOn, "a job of its kind is not tried again");
         }
         JobAction::Cancel {} | JobAction::Retry {} => false,

@@ -19,8 +19,7 @@ use serde_json::json;
 
 use super::{
     cancellation::{CancelOutcome, JobCanceller, cancel_job as cancel},
-    load_job_document, no_such_job,
-    priority::require_priority,
+    load_job_document, no_such_job, require_priority,
     retry::NextEncodeError,
     try_again::{TryContext, TryOutcome, try_job_again},
 };
@@ -53,7 +52,7 @@ pub(super) static CANCEL_JOB: Operation = Operation::change(
     "/v1/jobs/{job_id}/cancel",
     OperationAccess::Principal(ApiKeyScope::Worker),
     Some(RateLimitGroup::Worker),
-    &["job.cancelled"],
+    &["job.cancelled", "upload.terminated", "media.removed"],
 );
 
 /// Cancel a job
@@ -80,7 +79,7 @@ pub(super) async fn cancel_job(
     match cancel(&app.bus, job.job_id, JobCanceller::Person(&who.owner)).await? {
         CancelOutcome::Cancelled(held) => {
             tracing::info!(job.id = %job.job_id, by = who.owner, "cancelled");
-            Ok(load_job_document(&app, &held).await?.to_response(&HeaderMap::new()))
+            Ok(load_job_document(&app, &held, &who).await?.to_response(&HeaderMap::new()))
         }
         CancelOutcome::Ended(status) => Err(job_ended(status)),
         CancelOutcome::Publishing => Err(Problem::new(ProblemCode::JobPublishing)),
@@ -167,13 +166,14 @@ pub(super) async fn load_changeable_job(
 /// The job as it was changed, or left; a problem when it had ended.
 pub(super) async fn answer_with_job(
     app: &AppState,
+    who: &Principal,
     held: Option<VersionedRecord<JobRecord>>,
 ) -> Result<Response, Problem> {
     let held = held.ok_or_else(no_such_job)?;
     if held.record.status != JobStatus::Active {
         return Err(job_ended(held.record.status));
     }
-    Ok(load_job_document(app, &held).await?.to_response(&HeaderMap::new()))
+    Ok(load_job_document(app, &held, who).await?.to_response(&HeaderMap::new()))
 }
 
 /// That a job ended before, and how.

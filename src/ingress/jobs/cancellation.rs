@@ -6,10 +6,15 @@
 use nats::{Bus, BusError, Outbox};
 use schemas::{
     KvRecord,
-    ids::JobId,
+    ids::{JobId, UploadId},
     job::{self, JobRecord, JobStatus},
     media, subjects,
 };
+
+use crate::uploads::{UploadRefusal, end_fetched_upload};
+
+/// Tries to end the upload of a cancelled job while bytes of it are written down.
+const END_ATTEMPTS_MAX: usize = 8;
 
 /// Who cancels a job.
 #[derive(Debug, Clone, Copy)]
@@ -59,6 +64,9 @@ pub async fn cancel_job(
         JobStatus::Cancelled => {
             // Only a hint that makes workers look at once; the record is what ends the job.
             bus.publish_core(subjects::job_cancel_subject(job_id), Vec::new()).await?;
+            if let Some(fetch) = &held.record.fetch {
+                end_upload(bus, fetch.upload_id).await?;
+            }
             if held.record.is_encode() {
                 fail_cancelled_medium(bus, &held.record).await?;
             }
@@ -66,6 +74,23 @@ pub async fn cancel_job(
         }
         ended @ (JobStatus::Succeeded | JobStatus::Failed) => Ok(CancelOutcome::Ended(ended)),
     }
+}
+
+/// Ends the upload for which a cancelled job fetched; its worker, or the keeper, frees what it has.
+async fn end_upload(bus: &Bus, upload_id: UploadId) -> Result<(), BusError> {
+    for _ in 0..END_ATTEMPTS_MAX {
+        match end_fetched_upload(bus, upload_id).await {
+            Ok(()) | Err(UploadRefusal::NotFound) => return Ok(()),
+            // The worker wrote down what came in this moment.
+            Err(UploadRefusal::Displaced { .. }) => {}
+            Err(UploadRefusal::Bus(error)) => return Err(error),
+            Err(refusal) => {
+                return Err(BusError::unavailable(format!("the upload of a cancelled job: {refusal:?}")));
+            }
+        }
+    }
+    // Its worker stops, and ends it then.
+    Ok(())
 }
 
 /// Says in the record of the medium that its job was cancelled, unless something plays or is being made; answers how the

@@ -17,13 +17,14 @@ use schemars::JsonSchema;
 use schemas::{
     KvRecord,
     access::ApiKeyScope,
-    ids::{JobId, MediaId},
+    ids::{JobId, MediaId, UploadId},
     index_query::{self, JobCounts, JobCountsQuery, JobIndexItem, JobIndexPage, JobIndexQuery},
     job::{self, EncodePlan, JobPartRecord, JobPartStatus, JobPartSummary, VerifyReport},
     job_action::{JobActionOrder, JobActionReport},
     media::MediaWaitReason,
     schedule::ScheduledRun,
     subjects::{self, JobPriority},
+    upload::UploadRecord,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -44,12 +45,14 @@ use web::{
 pub mod act_on_job;
 mod actions;
 pub(crate) use actions::{answer_with_begun_job, explain_encode_failure};
-pub(crate) use priority::require_priority;
+pub(crate) use priority_right::require_priority;
 pub(crate) use why::{ANSWER_MAX, ask_queue, has_dispatcher};
 pub mod cancellation;
+pub(crate) mod fetch;
 mod filter_actions;
 mod pausing;
 mod priority;
+mod priority_right;
 mod queue_pauses;
 pub mod retry;
 pub(crate) mod submit;
@@ -263,13 +266,14 @@ async fn read_job(
     if !who.may_see(&held.record.owner) {
         return Err(no_such_job());
     }
-    Ok(load_job_document(&app, &held).await?.to_response(&headers))
+    Ok(load_job_document(&app, &held, &who).await?.to_response(&headers))
 }
 
 /// A job as people read it, with what its parts say.
 async fn load_job_document(
     app: &AppState,
     held: &VersionedRecord<job::JobRecord>,
+    who: &Principal,
 ) -> Result<json_document::JsonDocument, Problem> {
     let job = &held.record;
     let cached_as = cache::versioned_key(&job.job_id.to_string(), &[held.revision()]);
@@ -293,15 +297,42 @@ async fn load_job_document(
     let waiting = load_waiting_reason(&app.bus, job).await?;
     let reported_ms = app.followers.hub().part_progress_ms(job.job_id);
     let now_ms = app.bus.broker_now_ms(&subjects::kv_stream_name(JobPartRecord::BUCKET)).await?;
-    let document = JobDocument { waiting, ..build_job_document(job, &parts, &reported_ms, now_ms) };
+    let mut document = JobDocument { waiting, ..build_job_document(job, &parts, &reported_ms, now_ms) };
+    if let Some(fetch) = load_fetch(&app.bus, job, who).await? {
+        let (done_ms, total_ms) = (fetch.received_bytes, fetch.total_bytes.unwrap_or_default());
+        document.progress =
+            JobProgressDocument { done_ms, total_ms, percent: whole_percent(done_ms, total_ms) };
+        document.fetch = Some(fetch);
+    }
     let document = json_document::JsonDocument::new(&document)?;
     let is_done =
         |part: &Option<JobPartSummary>| part.as_ref().is_some_and(|part| part.status == JobPartStatus::Done);
-    if job.status == job::JobStatus::Succeeded && parts.iter().all(|(_, part)| is_done(part)) {
+    // Of what is fetched not everybody sees the same.
+    if job.status == job::JobStatus::Succeeded
+        && job.fetch.is_none()
+        && parts.iter().all(|(_, part)| is_done(part))
+    {
         // Neither the job nor a part of it changes any more.
         app.documents.put(cached_as, document.body().clone());
     }
     Ok(document)
+}
+
+/// What a job fetches, and how much of it is there.
+async fn load_fetch(
+    bus: &Bus,
+    job: &job::JobRecord,
+    who: &Principal,
+) -> Result<Option<JobFetchDocument>, Problem> {
+    let Some(source) = &job.fetch else { return Ok(None) };
+    let upload = bus.load_record::<UploadRecord>(&source.upload_id.to_string()).await?;
+    let upload = upload.map(|held| held.record);
+    Ok(Some(JobFetchDocument {
+        source: (who.owner == job.owner).then(|| source.shown.clone()),
+        upload_id: source.upload_id,
+        received_bytes: upload.as_ref().map_or(0, |upload| upload.offset_bytes),
+        total_bytes: upload.and_then(|upload| upload.length_bytes),
+    }))
 }
 
 /// The parts of a job in queue order, the one that finishes it last.
@@ -357,7 +388,7 @@ async fn load_waiting_reason(
 struct JobDocument<'a> {
     /// The job.
     job_id: JobId,
-    /// Kind: `transcode`, `verify` or `job_action`; others may come.
+    /// Kind: `transcode`, `verify`, `job_action` or `fetch`; others may come.
     kind: &'a str,
     /// Priority of its parts.
     priority: JobPriority,
@@ -399,6 +430,9 @@ struct JobDocument<'a> {
     /// What came of it, also of one that was cancelled on the way; absent in others, and until it has ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     acted: Option<&'a JobActionReport>,
+    /// What a job of the kind `fetch` brings; absent in others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fetch: Option<JobFetchDocument>,
     /// How far it is.
     progress: JobProgressDocument,
     /// Its parts in queue order, the one that finishes it last.
@@ -407,6 +441,21 @@ struct JobDocument<'a> {
     created_at_ms: u64,
     /// Unix time in milliseconds at which it ended.
     ended_at_ms: Option<u64>,
+}
+
+/// What a job fetches.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+#[schemars(rename = "JobFetch")]
+struct JobFetchDocument {
+    /// Scheme, host and path of the address, for its owner alone; never its query.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<String>,
+    /// The upload that takes the bytes.
+    upload_id: UploadId,
+    /// Bytes that are stored.
+    received_bytes: u64,
+    /// Bytes that the source has; null while it does not say.
+    total_bytes: Option<u64>,
 }
 
 /// A state, or any other one: a generated client must not refuse what it does not know.
@@ -470,9 +519,10 @@ impl JobState {
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "JobProgress")]
 struct JobProgressDocument {
-    /// Milliseconds of output that are made, or of the medium that are gone through, as `job.progress` says.
+    /// Milliseconds of output that are made, or of the medium that are gone through, as `job.progress` says; in a job of the kind `fetch`
+    /// bytes.
     done_ms: u64,
-    /// Milliseconds of output there will be, or of the medium.
+    /// Milliseconds of output there will be, or of the medium; in a job of the kind `fetch` bytes, 0 while the source does not say.
     total_ms: u64,
     /// Whole percent, rounded down.
     #[schemars(range(max = 100))]
@@ -554,6 +604,7 @@ fn build_job_document<'a>(
         verified: job.verified.as_ref(),
         action: job.action.as_ref(),
         acted: job.acted.as_ref(),
+        fetch: None,
         progress: JobProgressDocument { done_ms, total_ms, percent: whole_percent(done_ms, total_ms) },
         parts: parts.iter().map(|(name, part)| build_part_document(job, name, part.as_ref())).collect(),
         created_at_ms: job.created_at_ms,

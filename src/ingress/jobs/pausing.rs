@@ -53,7 +53,7 @@ pub(super) async fn pause_job(
         Some((record, Outbox::new().with_event(&event)))
     };
     let held = app.bus.change_record::<JobRecord>(&job.job_id.to_string(), change).await?;
-    actions::answer_with_job(&app, held).await
+    actions::answer_with_job(&app, &who, held).await
 }
 
 pub(super) static RESUME_JOB: Operation = Operation::change(
@@ -90,5 +90,5 @@ pub(super) async fn resume_job(
         Some((record, Outbox::new().with_event(&event)))
     };
     let held = app.bus.change_record::<JobRecord>(&job.job_id.to_string(), change).await?;
-    actions::answer_with_job(&app, held).await
+    actions::answer_with_job(&app, &who, held).await
 }

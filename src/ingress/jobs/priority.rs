@@ -11,7 +11,7 @@ use schemas::{KvRecord as _, access::ApiKeyScope, job::JobRecord, subjects::JobP
 use serde::Deserialize;
 use serde_json::json;
 
-use super::actions;
+use super::{actions, require_priority};
 use crate::AppState;
 use auth::Principal;
 use web::{
@@ -67,13 +67,5 @@ pub(super) async fn change_job(
         Some((record, Outbox::new().with_event(&event)))
     };
     let held = app.bus.change_record::<JobRecord>(&job.key(), change).await?;
-    actions::answer_with_job(&app, held).await
-}
-
-/// Refuses a priority that `who` may not give to a job.
-pub(crate) fn require_priority(who: &Principal, priority: JobPriority) -> Result<(), Problem> {
-    if priority == JobPriority::P0 {
-        who.require_operator("p0 goes before the jobs of everybody")?;
-    }
-    Ok(())
+    actions::answer_with_job(&app, &who, held).await
 }

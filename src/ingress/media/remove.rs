@@ -26,7 +26,7 @@ pub(super) static REMOVE_MEDIA: Operation = Operation::change(
     "/v1/media/{media_id}",
     OperationAccess::Principal(ApiKeyScope::Metadata),
     Some(RateLimitGroup::Metadata),
-    &["media.removed", "job.cancelled"],
+    &["media.removed", "job.cancelled", "upload.terminated"],
 );
 
 /// Remove one medium

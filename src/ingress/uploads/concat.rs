@@ -123,7 +123,7 @@ pub(super) async fn join(
     }
     let Some(parts) = load_received_parts(ledger).await? else { return Ok(JoinOutcome::Waiting) };
     let length_bytes = parts.iter().map(|part| part.offset_bytes).fold(0, u64::saturating_add);
-    match ledger.claim_for_writer(limits.holder, Some(length_bytes)).await {
+    match ledger.claim_for_writer(limits.holder, Some(length_bytes), None).await {
         Ok(()) => {}
         Err(BusError::Conflict { .. }) => {
             ledger.reload().await?;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -38,6 +39,9 @@ pub struct UploadConfig {
     /// How long an upload that ended is kept, in milliseconds; set by `retention.ended_ms`.
     #[serde(skip)]
     pub ended_kept_ms: u64,
+    /// Networks from which media are fetched besides public ones; set by `outbound.allow`.
+    #[serde(skip)]
+    pub fetch_networks: Vec<IpNet>,
     /// Room that must stay free on the disk of a local store, in bytes, however small it is; below it no upload is opened.
     pub free_bytes_min: u64,
 }
@@ -59,6 +63,7 @@ impl Default for UploadConfig {
             drain_bytes_max: 1024 * 1024,
             drain_ms: 500,
             ended_kept_ms: schemas::ENDED_KEPT_MS,
+            fetch_networks: Vec::new(),
             free_bytes_min: 16 * 1024 * 1024,
         }
     }

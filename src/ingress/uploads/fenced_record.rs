@@ -13,7 +13,11 @@ use schemas::{
 };
 use store::{Spool, SpoolCheckpoint, SpooledUpload, Store};
 
-use super::{UploadContext, medium, protocol, refusal::UploadRefusal};
+use super::{
+    UploadContext, medium,
+    protocol::{self, FetchedVersion},
+    refusal::UploadRefusal,
+};
 use auth::Principal;
 use web::problem_code::ProblemCode;
 
@@ -146,13 +150,19 @@ impl FencedUploadRecord {
         SpoolCheckpoint { offset_bytes: record.offset_bytes, multipart: record.multipart.clone() }
     }
 
-    /// Raises the fence for this writer and fixes the length. [`BusError::Conflict`] when somebody else was first.
+    /// Raises the fence for this writer, fixes the length, and the version of what is fetched. [`BusError::Conflict`] when somebody else
+    /// was first.
     pub(super) async fn claim_for_writer(
         &mut self,
         holder: &str,
         length_bytes: Option<u64>,
+        fetched: Option<&FetchedVersion>,
     ) -> Result<(), BusError> {
         let record = &mut self.held.record;
+        // Of which version the first byte is, all that follow have to be.
+        if let (Some(fetch), Some(version), 0) = (&mut record.fetch, fetched, record.offset_bytes) {
+            fetch.validator.clone_from(&version.validator);
+        }
         // With a new generation the keys of tail objects differ, so that an older writer can't touch ours.
         record.generation += 1;
         record.holder = Some(holder.to_owned());
@@ -383,12 +393,25 @@ pub(crate) async fn free_upload(store: &Store, ledger: &mut FencedUploadRecord) 
 /// # Errors
 /// [`UploadRefusal::NotFound`]; [`UploadRefusal::Displaced`] when it went on meanwhile, whose completion finds the medium removed.
 pub async fn end_removed_upload(bus: &Bus, upload_id: UploadId) -> Result<(), UploadRefusal> {
-    end_open_upload(&mut FencedUploadRecord::load_any(bus, upload_id, schemas::ENDED_KEPT_MS).await?).await
+    end_upload_for(bus, upload_id, MEDIA_REMOVED).await
 }
 
-async fn end_open_upload(ledger: &mut FencedUploadRecord) -> Result<(), UploadRefusal> {
+/// Ends an upload whose job was cancelled, if it is still open; its bytes stay until somebody frees it.
+///
+/// # Errors
+/// [`UploadRefusal::NotFound`]; [`UploadRefusal::Displaced`] when it went on meanwhile: then it is to be tried again.
+pub async fn end_fetched_upload(bus: &Bus, upload_id: UploadId) -> Result<(), UploadRefusal> {
+    end_upload_for(bus, upload_id, schemas::job::JOB_CANCELLED).await
+}
+
+async fn end_upload_for(bus: &Bus, upload_id: UploadId, code: &str) -> Result<(), UploadRefusal> {
+    let mut ledger = FencedUploadRecord::load_any(bus, upload_id, schemas::ENDED_KEPT_MS).await?;
+    end_open_upload(&mut ledger, code).await
+}
+
+async fn end_open_upload(ledger: &mut FencedUploadRecord, code: &str) -> Result<(), UploadRefusal> {
     if ledger.record().status == UploadStatus::Open {
-        ledger.mark_ended(UploadStatus::Terminated, Some(MEDIA_REMOVED)).await?;
+        ledger.mark_ended(UploadStatus::Terminated, Some(code)).await?;
         super::open_uploads::remove_open_upload(&ledger.bus, &ledger.record().owner, ledger.upload_id())
             .await;
     }
@@ -398,7 +421,7 @@ async fn end_open_upload(ledger: &mut FencedUploadRecord) -> Result<(), UploadRe
 /// Ends an upload whose medium was removed, and frees its bytes. Returns what its client is answered.
 pub async fn discard_upload(store: &Store, ledger: &mut FencedUploadRecord) -> UploadRefusal {
     let discarded = async {
-        end_open_upload(ledger).await?;
+        end_open_upload(ledger, MEDIA_REMOVED).await?;
         free_upload(store, ledger).await
     };
     match discarded.await {

@@ -1,4 +1,5 @@
-//! Uploads over HTTP: tus 1.0 under `/v1/uploads`, a whole file in one request at `POST /v1/media`.
+//! Uploads over HTTP: tus 1.0 under `/v1/uploads`, a whole file in one request at `POST /v1/media`,
+//! and there the address of one, which a job fetches.
 //!
 //! An offset is reported only when its bytes survive a crash: the store's spool makes them durable, then the record in
 //! `uploads` names them by compare-and-set. One writer per upload: a newcomer makes the holder let go, on this replica by
@@ -15,6 +16,8 @@ mod digest;
 mod disposition;
 pub mod expiry;
 mod fenced_record;
+mod fetch_request;
+mod fetched;
 mod fields;
 mod final_parts;
 mod form;
@@ -55,7 +58,10 @@ use store::Store;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use config::UploadConfig;
-pub use fenced_record::{FencedUploadRecord, MEDIA_REMOVED, discard_upload, end_removed_upload};
+pub use fenced_record::{
+    FencedUploadRecord, MEDIA_REMOVED, discard_upload, end_fetched_upload, end_removed_upload,
+};
+pub use fetched::{FetchedBytes, FetchedRefusal, FetchedUpload};
 pub use refusal::UploadRefusal;
 
 use crate::{AppState, openapi, transcode::ProfileCatalog};
@@ -113,6 +119,9 @@ impl UploadState {
             let Some(message) = message else {
                 return Err(nats::BusError::unavailable("the subscription has ended"));
             };
+            if message.payload == shared.instance.as_bytes() {
+                continue;
+            }
             if let Some(upload_id) = subjects::parse_upload_release(&message.subject) {
                 shared.slots.request_release(upload_id);
             }
@@ -154,6 +163,8 @@ impl openapi::OperationGroup for UploadsApiDoc {
     fn add_schemas(schemas: &mut openapi::SchemaCollector) {
         schemas.add_response::<status::UploadDocument>();
         schemas.add_response::<response::MediaCreatedDocument>();
+        schemas.add_request::<fetch_request::MediaFetchRequest>();
+        schemas.add_response::<fetch_request::MediaFetchDocument>();
         schemas.add_request::<form::UploadForm>();
         schemas.add_request::<form::UploadTokenRequest>();
         schemas.add_response::<form::UploadTokenDocument>();

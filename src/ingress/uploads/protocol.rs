@@ -1,7 +1,10 @@
 //! tus 1.0 without IO: what headers mean, and whether bytes may be appended to an upload as it stands.
 
 use axum::http::{HeaderMap, HeaderName, header};
-use schemas::upload::{UploadProtocol, UploadRecord, UploadStatus};
+use schemas::{
+    ids::JobId,
+    upload::{UploadProtocol, UploadRecord, UploadStatus},
+};
 
 use super::{
     concat_field::ConcatRequest,
@@ -116,6 +119,17 @@ pub(super) struct UploadAppend {
     pub(super) checksum: Option<DeclaredDigest>,
     /// True when the digest follows the bytes as a trailer.
     pub(super) has_trailer: bool,
+    /// What brings them, where that is no client.
+    pub(super) fetched: Option<FetchedVersion>,
+}
+
+/// Of what the bytes are that a job fetches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct FetchedVersion {
+    /// The job.
+    pub(super) job_id: JobId,
+    /// What the source calls the version.
+    pub(super) validator: Option<String>,
 }
 
 /// Reads the headers of a creation.
@@ -313,6 +327,7 @@ pub(super) fn admit_append(
     size_bytes_max: u64,
 ) -> Result<AppendAdmission, UploadRefusal> {
     check_not_ended(record)?;
+    check_sender(record, append)?;
     if append.offset_bytes != record.offset_bytes {
         return Err(UploadRefusal::Offset {
             offset_bytes: record.offset_bytes,
@@ -339,6 +354,7 @@ pub(super) fn check_append_possible(
     unrecorded_max: u64,
     size_bytes_max: u64,
 ) -> Result<(), UploadRefusal> {
+    check_sender(record, append)?;
     let recorded = record.offset_bytes;
     let length_bytes = resolve_length(record, append.length_bytes, size_bytes_max)?;
     let end = length_bytes.unwrap_or(size_bytes_max);
@@ -351,6 +367,18 @@ pub(super) fn check_append_possible(
         return Err(UploadRefusal::TooLarge);
     }
     Ok(())
+}
+
+/// Bytes that a job fetches come from that job alone, and all are of one version of the source.
+fn check_sender(record: &UploadRecord, append: &UploadAppend) -> Result<(), UploadRefusal> {
+    match (&record.fetch, &append.fetched) {
+        (None, None) => Ok(()),
+        (Some(fetch), Some(bytes)) if fetch.job_id == bytes.job_id => {
+            let is_same = fetch.validator.is_some() && fetch.validator == bytes.validator;
+            if record.offset_bytes == 0 || is_same { Ok(()) } else { Err(UploadRefusal::SourceChanged) }
+        }
+        (Some(_), _) | (None, Some(_)) => Err(UploadRefusal::Fetched),
+    }
 }
 
 fn resolve_length(
@@ -536,7 +564,7 @@ mod tests {
         #[test]
         fn never_admits_beyond_the_length(offset: u64, at: u64, length: Option<u64>, content: Option<u64>, named: Option<u64>) {
             let record = record(offset, length, UploadStatus::Open);
-            let append = UploadAppend { offset_bytes: at, content_bytes: content, length_bytes: named, checksum: None, has_trailer: false };
+            let append = UploadAppend { offset_bytes: at, content_bytes: content, length_bytes: named, checksum: None, has_trailer: false, fetched: None };
             if let Ok(AppendAdmission::Take { room_bytes, length_bytes }) = admit_append(&record, &append, MAX) {
                 prop_assert_eq!(at, offset);
                 prop_assert!(content.is_none_or(|n| n <= room_bytes));

@@ -71,6 +71,10 @@ pub enum UploadRefusal {
     Finished,
     /// The bytes of the upload come from others.
     Final,
+    /// A job brings the bytes of the upload.
+    Fetched,
+    /// What a job fetches is another version than what came before.
+    SourceChanged,
     /// The owner has too many open uploads.
     TooMany {
         /// How many it may have.
@@ -192,6 +196,7 @@ impl UploadRefusal {
             Self::DigestMismatch => Problem::new(ProblemCode::DigestMismatch),
             Self::Finished => Problem::new(ProblemCode::UploadFinished),
             Self::Final => Problem::new(ProblemCode::UploadFinal),
+            Self::Fetched => Problem::new(ProblemCode::UploadFetched),
             Self::TooMany { open_max } => Problem::new(ProblemCode::UploadsOpen)
                 .with_detail(format!("end or finish one of the {open_max}"))
                 .with_retry_after_s(60),

@@ -298,7 +298,7 @@ pub(crate) async fn claim_and_complete(
     holder: &str,
 ) -> Result<(), UploadRefusal> {
     let length_bytes = ledger.record().length_bytes;
-    match ledger.claim_for_writer(holder, length_bytes).await {
+    match ledger.claim_for_writer(holder, length_bytes, None).await {
         Ok(()) => complete_upload(store, ledger).await,
         Err(nats::BusError::Conflict { .. }) => {
             ledger.reload().await?;

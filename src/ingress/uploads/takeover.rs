@@ -58,7 +58,9 @@ pub(super) async fn release_remote_writer(
     if !is_held_remotely(shared, ledger) {
         return Ok(());
     }
-    shared.bus.publish_core(subjects::upload_release_subject(ledger.upload_id()), Vec::new()).await?;
+    // With its name: it comes back to who asks, and must not make that one let go.
+    let asked_by = shared.instance.clone().into_bytes();
+    shared.bus.publish_core(subjects::upload_release_subject(ledger.upload_id()), asked_by).await?;
     let deadline = Instant::now() + shared.config.takeover_timeout();
     while Instant::now() < deadline {
         tokio::time::sleep(POLL).await;
@@ -132,7 +134,7 @@ async fn claim_upload(
         match protocol::admit_append(ledger.record(), append, shared.config.size_bytes_max)? {
             AppendAdmission::Complete => return Ok(None),
             AppendAdmission::Take { room_bytes, length_bytes } => {
-                match ledger.claim_for_writer(&shared.instance, length_bytes).await {
+                match ledger.claim_for_writer(&shared.instance, length_bytes, append.fetched.as_ref()).await {
                     Ok(()) => return Ok(Some(room_bytes)),
                     // Admitted anew: the holder may have recorded more bytes, so that the offset of this request is
                     // wrong now.

@@ -26,6 +26,7 @@ use super::{
     session::{BodyEndPolicy, BodyPolicy},
     takeover::{self, EvictionPolicy, TakeoverOutcome},
 };
+use crate::jobs::cancellation::{JobCanceller, cancel_job};
 use auth::Principal;
 use web::{
     limit::RateLimitGroup,
@@ -331,8 +332,9 @@ async fn read_offset_checked(
     let mut ledger = FencedUploadRecord::load(shared, parse_upload_id(id)?, who).await?;
     ledger.check_not_ended()?;
     protocol::check_protocol(headers, ledger.record())?;
-    // Who joins parts is no client that could go on elsewhere: it is left in peace.
-    if ledger.record().status == UploadStatus::Open && !ledger.record().is_final() {
+    // Who joins parts or fetches is no client that could go on elsewhere: it is left in peace.
+    let has_client = !ledger.record().is_final() && ledger.record().fetch.is_none();
+    if ledger.record().status == UploadStatus::Open && has_client {
         takeover::displace_writer(shared, &mut ledger, EvictionPolicy::Yes).await?;
         ledger.check_not_ended()?;
         finish_with_timeout(shared, &mut ledger).await?;
@@ -399,7 +401,7 @@ pub(super) static END_UPLOAD: Operation = Operation::change(
     "/v1/uploads/{upload_id}",
     OperationAccess::Principal(ApiKeyScope::Upload),
     Some(RateLimitGroup::Upload),
-    &["upload.terminated", "media.removed"],
+    &["upload.terminated", "media.removed", "job.cancelled"],
 )
 .with_any_query();
 
@@ -453,6 +455,9 @@ async fn end_upload_checked(
         .ok_or(UploadRefusal::Busy)?;
     takeover::release_remote_writer(shared, &mut ledger, EvictionPolicy::No).await?;
     lifecycle::terminate_upload(shared, &mut ledger, None).await?;
+    if let Some(fetch) = &ledger.record().fetch {
+        cancel_job(&shared.bus, fetch.job_id, JobCanceller::Person(&who.owner)).await?;
+    }
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
@@ -461,7 +466,7 @@ pub(super) static OVERRIDE_METHOD: Operation = Operation::change(
     "/v1/uploads/{upload_id}",
     OperationAccess::Principal(ApiKeyScope::Upload),
     None,
-    &["gate.changed", "upload.received", "upload.terminated", "media.removed"],
+    &["gate.changed", "upload.received", "upload.terminated", "media.removed", "job.cancelled"],
 )
 .with_any_query();
 

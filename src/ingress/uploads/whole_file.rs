@@ -25,7 +25,7 @@ use super::{
     digest::DigestChecks,
     disposition,
     fenced_record::FencedUploadRecord,
-    fields, form,
+    fetch_request, fields, form,
     lifecycle::{self, EarlierUpload},
     metadata,
     protocol::{self, UploadAppend},
@@ -50,7 +50,14 @@ pub(super) static CREATE_MEDIA: Operation = Operation::change(
     "/v1/media",
     OperationAccess::Principal(ApiKeyScope::Upload),
     Some(RateLimitGroup::Upload),
-    &["upload.created", "gate.changed", "upload.received", "upload.terminated", "media.removed"],
+    &[
+        "upload.created",
+        "gate.changed",
+        "upload.received",
+        "upload.terminated",
+        "media.removed",
+        "job.queued",
+    ],
 )
 .with_room(capacity::UPLOAD);
 
@@ -59,6 +66,11 @@ pub(super) static CREATE_MEDIA: Operation = Operation::change(
 /// For clients without tus. A request that ends early leaves nothing, unless it has `Upload-Complete`: then it opens an upload by
 /// Resumable Uploads for HTTP, as at `/v1/uploads`, whose address `Location` is. A form with one file (`curl -F file=@clip.mp4`) is taken
 /// as well; `title`, `description` and `visibility` stand before the file.
+///
+/// JSON with the address of a file begins a job of the kind `fetch`, which brings it: over HTTP or HTTPS, from public hosts alone, with
+/// redirects. A source that is cut is asked for the rest, if it says by a strong `ETag` or `Last-Modified` that it is still the same one.
+/// The job fails with `fetch_refused` where the source refuses, `fetch_source_changed` where it changed on the way, and others that begin
+/// with `fetch_`; the upload and the medium end with it. Who cancels the job, or deletes the upload, ends both.
 #[utoipa::path(
     post,
     path = CREATE_MEDIA.path,
@@ -70,14 +82,17 @@ pub(super) static CREATE_MEDIA: Operation = Operation::change(
     ),
     request_body(description = "The file", content(
         (Vec<u8> = "application/octet-stream"), (Vec<u8> = "video/mp4"), (Vec<u8> = "video/*"), (Vec<u8> = "audio/*"),
-        (Vec<u8> = "image/*"),
+        (Vec<u8> = "image/*"), (ref("#/components/schemas/MediaFetchRequest") = "application/json"),
     )),
     responses(
         (status = 201, description = "It is stored and will be verified", body = ref("#/components/schemas/MediaCreated"),
          headers(("Location"), ("Streamgate-Media-Id"), ("Idempotency-Replayed"))),
+        (status = 202, description = "It is being fetched", body = ref("#/components/schemas/MediaFetchStarted"),
+         headers(("Location"), ("Streamgate-Media-Id"), ("Idempotency-Replayed"))),
         (status = 410, description = "Too many requests with this Idempotency-Key ended early"),
         (status = 413, description = "Larger than an upload may be"),
         (status = 415, description = "No media type that could be a medium's"),
+        (status = 422, description = "Nothing is fetched from this address, or there is no such profile: `code` says which"),
         (status = 423, description = "Another request holds the upload"),
         (status = 431, description = "The metadata is longer than its limit"),
         (status = 507, description = "The store is full"),
@@ -90,6 +105,9 @@ pub(super) async fn create_media(
     parts: Parts,
     body: Body,
 ) -> Response {
+    if web::body::is_json(&parts.headers) {
+        return fetch_request::begin_fetch(&state.shared, who, address, parts, body).await;
+    }
     if problem_page::is_form(&parts.headers) {
         let sender = form::FormSender::Principal(who);
         return form::take_form(&state.shared, sender, address, parts, body).await;

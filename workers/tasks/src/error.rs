@@ -4,6 +4,8 @@ use nats::FailureClass;
 use queue_worker::ClaimError;
 use schemas::{fault::error_chain, index_query, job};
 
+use crate::fetch::FetchError;
+
 /// An error of the tasks stage.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -17,6 +19,9 @@ pub enum TaskError {
     /// As the claim says.
     #[error(transparent)]
     Claim(#[from] ClaimError),
+    /// As the fetch says.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
     /// Reject: the job lost one worker after another for long; it goes on once somebody resumes it.
     #[error("{workers} workers vanished while they held the part")]
     Parked {
@@ -67,6 +72,7 @@ impl TaskError {
             Self::Bus(source) => source.code(),
             Self::Store(source) => source.code(),
             Self::Claim(source) => source.code(),
+            Self::Fetch(source) => source.code(),
             Self::Parked { .. } => job::WORKERS_LOST,
             Self::UnknownKind { .. } | Self::NoAction => "job_unknown",
             Self::MediaGone => "media_gone",
@@ -84,6 +90,7 @@ impl TaskError {
             Self::Bus(source) => source.failure_class(),
             Self::Store(source) => source.class(),
             Self::Claim(source) => source.class(),
+            Self::Fetch(source) => source.class(),
             Self::Changing => FailureClass::Fault,
             Self::IndexRefused { code, .. } => match code.as_str() {
                 index_query::QUESTION_MALFORMED | index_query::CURSOR_MALFORMED => FailureClass::Fault,

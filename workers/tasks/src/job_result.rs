@@ -15,6 +15,8 @@ pub(crate) enum TaskOutcome {
     Verified(VerifyReport),
     /// An action was done with other jobs.
     Acted(JobActionReport),
+    /// An upload has all its bytes.
+    Fetched,
     /// It can't be done; a stable code, and the same for people.
     Failed(String, String),
 }
@@ -32,7 +34,7 @@ impl TaskOutcome {
                 Some((job::MEDIA_DAMAGED, detail))
             }
             // What could not be done with single jobs stands in the report.
-            Self::Acted(_) => None,
+            Self::Acted(_) | Self::Fetched => None,
             Self::Failed(code, detail) => Some((code, detail.clone())),
         }
     }
@@ -52,7 +54,7 @@ pub(crate) async fn end_job(
         match outcome {
             TaskOutcome::Verified(report) => record.verified = Some(report.clone()),
             TaskOutcome::Acted(report) => record.acted = Some(report.clone()),
-            TaskOutcome::Failed(..) => {}
+            TaskOutcome::Fetched | TaskOutcome::Failed(..) => {}
         }
         let (job_id, media_id) = (record.job_id, record.media_id);
         let (owner, kind) = (record.owner.clone(), record.kind.clone());

@@ -3,15 +3,16 @@
 //! - Consumes: `job.tasks.>`, core `ctl.job.<job_id>` (cancel) and `ctl.worker.<worker>` (pause, resume, drain).
 //! - Emits: `evt.job.{started,retried,succeeded,failed,dead,parked}`, `progress.<job_id>.task`.
 //! - Asks: `ask.index.jobs`, for the jobs of a filter.
-//! - Stores: the end of jobs, claims of their parts, what this worker holds. Objects are read, never written. What is done with other jobs
-//!   changes them and their media as the HTTP surface does ([`JobActor`]).
+//! - Stores: the end of jobs, claims of their parts, what this worker holds. What is done with other jobs changes them and their media as
+//!   the HTTP surface does ([`JobActor`]), and so does what is fetched ([`FetchedUploads`]): no other object is written.
 //! - Limits: [`TasksConfig`]; a job that makes no encode is one part.
 //!
 //! The kinds: `verify` reads all that is stored of a medium and compares it with what was written down; `job_action` does one thing with
-//! all jobs of a filter.
+//! all jobs of a filter; `fetch` brings the bytes of an upload from an address.
 
 mod config;
 mod error;
+mod fetch;
 mod job_actions;
 mod job_result;
 mod processor;
@@ -30,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use config::TasksConfig;
 pub use error::TaskError;
+pub use fetch::{FetchError, FetchStanding, FetchedUploads, SourceBytes, TaskServices};
 pub use job_actions::{JOBS_AT_ONCE, JobActor, PAGE_JOBS_MAX};
 use processor::TaskProcessor;
 
@@ -39,8 +41,7 @@ pub(crate) struct TasksContext {
     pub(crate) bus: Bus,
     pub(crate) store: Store,
     pub(crate) config: TasksConfig,
-    /// Does something with other jobs.
-    pub(crate) actor: Arc<dyn JobActor>,
+    pub(crate) services: TaskServices,
     /// What this worker says of itself.
     pub(crate) status: WorkerStatus,
 }
@@ -53,7 +54,7 @@ pub async fn run_tasks(
     bus: Bus,
     store: Store,
     config: TasksConfig,
-    actor: Arc<dyn JobActor>,
+    services: TaskServices,
     shutdown: CancellationToken,
 ) -> Result<(), nats::BusError> {
     let status = WorkerStatus::new(WorkerIdentity {
@@ -63,7 +64,7 @@ pub async fn run_tasks(
         options_version: String::new(),
         other_version_wait_ms: 0,
     });
-    let context = Arc::new(TasksContext { bus: bus.clone(), store, config, actor, status });
+    let context = Arc::new(TasksContext { bus: bus.clone(), store, config, services, status });
     let processor = Arc::new(TaskProcessor::new(Arc::clone(&context)));
     let working = consume::run_gated_stage(
         bus.clone(),

@@ -20,7 +20,7 @@ use schemas::{
 use crate::{
     TasksContext,
     error::TaskError,
-    job_actions,
+    fetch, job_actions,
     job_result::{TaskOutcome, end_job, keep_report},
     progress::TaskProgress,
     verify,
@@ -134,7 +134,7 @@ impl PipelineStage for TaskProcessor {
         queue_worker::fail_part(&self.context.bus, &held.record, TASK, (code, &detail)).await?;
         let outcome = TaskOutcome::Failed(code.to_owned(), detail);
         self.keep_noted_report(&held.record).await?;
-        Ok(end_job(&self.context.bus, &held.record, &outcome, self.context.config.ended_kept_ms).await?)
+        Ok(self.end_job(&held.record, &outcome).await?)
     }
 }
 
@@ -213,7 +213,7 @@ impl TaskProcessor {
         job: &JobRecord,
         held: (&PartClaim, &Mutex<JobActionProgress>),
     ) -> Result<TaskOutcome, TaskError> {
-        let TasksContext { bus, config, actor, .. } = &*self.context;
+        let TasksContext { bus, config, services, .. } = &*self.context;
         let progress = TaskProgress::new(bus, job, config.progress_interval_ms);
         let done = match JobKind::parse(&job.kind) {
             Some(JobKind::Verify) => {
@@ -221,7 +221,11 @@ impl TaskProcessor {
                 verified.map(TaskOutcome::Verified)
             }
             Some(JobKind::JobAction) => {
-                job_actions::act_on_jobs(bus, &**actor, job, held).await.map(TaskOutcome::Acted)
+                job_actions::act_on_jobs(bus, &*services.actor, job, held).await.map(TaskOutcome::Acted)
+            }
+            Some(JobKind::Fetch) => {
+                let fetched = fetch::fetch_medium(&self.context, job, &progress).await;
+                fetched.map(|()| TaskOutcome::Fetched).map_err(TaskError::from)
             }
             Some(JobKind::Transcode) | None => Err(TaskError::UnknownKind { kind: job.kind.clone() }),
         };
@@ -229,6 +233,17 @@ impl TaskProcessor {
             // Its owner removed it, or it never came to anything: nobody has to look into that.
             Err(error @ (TaskError::MediaGone | TaskError::NothingStored)) => {
                 Ok(TaskOutcome::Failed(error.code().to_owned(), error.to_string()))
+            }
+            // Somebody else's host: after the last try its owner has to look into that, and no operator.
+            Err(TaskError::Fetch(error))
+                if match error.class() {
+                    FailureClass::Reject => true,
+                    FailureClass::Fault => held.0.fault_count() + 1 >= config.parts.attempts_max,
+                    FailureClass::Outage => false,
+                } =>
+            {
+                let error = TaskError::Fetch(error);
+                Ok(TaskOutcome::Failed(error.code().to_owned(), error.describe()))
             }
             done => done,
         }
@@ -245,6 +260,13 @@ impl TaskProcessor {
             TryEnding::JobOver => {
                 let report = acted.lock().report.clone();
                 keep_report(&self.context.bus, job, report).await?;
+                // Who cancelled it has ended the upload; what that held is freed now, or by the keeper.
+                if let Err(error) = self.end_upload(job, job::JOB_CANCELLED).await {
+                    tracing::debug!(
+                        error = error.describe(),
+                        "the upload of a job that is over is freed later"
+                    );
+                }
                 claim.release_ended().await?;
                 return Ok(StageOutcome::Done);
             }
@@ -261,7 +283,7 @@ impl TaskProcessor {
         if !claim.write_change(|part| part.acted = progress.or_else(|| part.acted.take())).await? {
             return Ok(StageOutcome::Lost);
         }
-        end_job(&self.context.bus, job, &outcome, self.context.config.ended_kept_ms).await?;
+        self.end_job(job, &outcome).await?;
         let is_ours = claim.write_change(|part| part.status = JobPartStatus::Done).await?;
         Ok(if is_ours { StageOutcome::Done } else { StageOutcome::Lost })
     }
@@ -301,7 +323,21 @@ impl TaskProcessor {
         };
         let code = part.code.unwrap_or_else(|| job::PART_FAILED.to_owned());
         let outcome = TaskOutcome::Failed(code, part.detail.unwrap_or_default());
-        end_job(bus, job, &outcome, self.context.config.ended_kept_ms).await
+        self.end_job(job, &outcome).await
+    }
+
+    /// Ends a job, and before that the upload of one that came to nothing: no job is left that would do it later.
+    async fn end_job(&self, job: &JobRecord, outcome: &TaskOutcome) -> Result<(), TaskError> {
+        if let TaskOutcome::Failed(code, _) = outcome {
+            self.end_upload(job, code).await?;
+        }
+        end_job(&self.context.bus, job, outcome, self.context.config.ended_kept_ms).await
+    }
+
+    /// Ends the upload that a job fetches for, if it does, and it is open.
+    async fn end_upload(&self, job: &JobRecord, code: &str) -> Result<(), TaskError> {
+        let Some(fetch) = &job.fetch else { return Ok(()) };
+        Ok(self.context.services.uploads.end(fetch.upload_id, code).await?)
     }
 }
 

@@ -40,6 +40,13 @@ impl<'a> TaskProgress<'a> {
         self.done_bytes.store(0, Ordering::Relaxed);
     }
 
+    /// Says how many bytes of how many came, of a job without a length in time. Nothing while the whole is not known.
+    pub(crate) async fn publish_bytes(&self, done_bytes: u64, total_bytes: u64) {
+        if total_bytes > 0 {
+            queue_worker::publish_progress(self.bus, self.job, TASK, (done_bytes, total_bytes)).await;
+        }
+    }
+
     /// So many bytes more are done.
     pub(crate) async fn add(&self, bytes: u64) {
         let done_bytes = self.done_bytes.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);

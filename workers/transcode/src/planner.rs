@@ -327,6 +327,7 @@ fn build_job_record(wanted: &EncodeRequest, plan: job::EncodePlan) -> job::JobRe
         verified: None,
         action: None,
         acted: None,
+        fetch: None,
     }
 }
 

@@ -19,9 +19,9 @@ async fn a_displaced_writer_changes_nothing_more() {
     let replica = site.replica(UploadConfig::default()).await;
     let upload = replica.create(10).await;
     let mut displaced = load(&site, &upload).await;
-    displaced.claim_for_writer("first", Some(10)).await.unwrap();
+    displaced.claim_for_writer("first", Some(10), None).await.unwrap();
     let mut successor = load(&site, &upload).await;
-    successor.claim_for_writer("second", Some(10)).await.unwrap();
+    successor.claim_for_writer("second", Some(10), None).await.unwrap();
     successor.record_progress(&durable(5), 1).await.unwrap();
     let wanted = site.record(&upload).await;
     // The first write finds the record changed, each one after it a record that was read again.
@@ -54,7 +54,7 @@ async fn a_session_that_finds_itself_displaced_leaves_the_record_to_its_successo
         site.until(&upload, "a session has it", |record| record.holder.is_some()).await;
         // As of a replica that this one does not learn of: only the record says so.
         let mut successor = load(&site, &upload).await;
-        successor.claim_for_writer("elsewhere", Some(48 * 1024 * 1024)).await.unwrap();
+        successor.claim_for_writer("elsewhere", Some(48 * 1024 * 1024), None).await.unwrap();
         let wanted = site.record(&upload).await;
         // Enough for a checkpoint. The answer may come before all of it is taken.
         stream.write_all(&bytes[MIB..bytes.len() - 1]).await.ok();

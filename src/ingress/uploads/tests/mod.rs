@@ -3,6 +3,7 @@
 mod concat;
 mod described;
 mod fence;
+mod fetched;
 mod form;
 mod medium;
 mod resumable;
@@ -1035,7 +1036,8 @@ async fn a_whole_file_is_refused_whole() {
     // SHA-256 of nothing.
     let digest = "sha-256=:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=:";
     for (request, status, wanted) in [
-        (post("application/json", "{}"), 415, "media_type"),
+        (post("application/x-ndjson", "{}"), 415, "media_type"),
+        (post("application/json", "{}"), 400, "json_invalid"),
         (post("text/plain", "x"), 415, "media_type"),
         (post("video/mp4", "x").header("content-digest", digest), 400, "digest_mismatch"),
         (post("video/mp4", "x").header("repr-digest", digest), 400, "digest_mismatch"),

@@ -13,7 +13,7 @@ use nats::{
 use packaging::ChecksumList;
 use schemas::{
     KvRecord,
-    ids::{JobId, MediaId},
+    ids::{JobId, MediaId, UploadId},
     job::{self, JobPartRecord, JobPartStatus, JobQueue, JobRecord, JobStatus, VerifyReport},
     job_action::{JobActionOrder, JobActionOutcome},
     keys,
@@ -25,8 +25,12 @@ use store::{Store, StoreConfig};
 use tempfile::TempDir;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use crate::{JobActor, TaskError, TasksConfig, run_tasks};
+use crate::{
+    FetchError, FetchStanding, FetchedUploads, JobActor, SourceBytes, TaskError, TaskServices, TasksConfig,
+    run_tasks,
+};
 
+mod fetch;
 mod job_actions;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -73,6 +77,24 @@ impl JobActor for NoActor {
     }
 }
 
+/// For tests that fetch nothing.
+#[derive(Debug)]
+struct NoUploads;
+
+impl FetchedUploads for NoUploads {
+    fn read(&self, upload_id: UploadId) -> BoxFuture<'_, Result<FetchStanding, FetchError>> {
+        unreachable!("nobody fetches for {upload_id}")
+    }
+
+    fn receive(&self, upload_id: UploadId, _: SourceBytes) -> BoxFuture<'_, Result<(), FetchError>> {
+        unreachable!("nobody fetches for {upload_id}")
+    }
+
+    fn end<'a>(&'a self, upload_id: UploadId, _: &'a str) -> BoxFuture<'a, Result<(), FetchError>> {
+        unreachable!("nobody fetches for {upload_id}")
+    }
+}
+
 impl Site {
     async fn start() -> Self {
         let broker = TestBroker::start().await;
@@ -97,8 +119,14 @@ impl Site {
     }
 
     async fn worker_with(&mut self, config: TasksConfig, actor: Arc<dyn JobActor>) {
+        let client = outbound::OutboundClient::new(outbound::OutboundConfig::default()).unwrap();
+        self.worker_of(config, TaskServices { actor, uploads: Arc::new(NoUploads), client }).await;
+    }
+
+    async fn worker_of(&mut self, config: TasksConfig, services: TaskServices) {
         let (bus, store) = (self.broker.bus(Role::Tasks).await, self.store.clone());
-        let working = async { run_tasks(bus, store, config, actor, CancellationToken::new()).await.unwrap() };
+        let working =
+            async { run_tasks(bus, store, config, services, CancellationToken::new()).await.unwrap() };
         self.tasks.push(AbortOnDropHandle::new(tokio::spawn(working)));
     }
 

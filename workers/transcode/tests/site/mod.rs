@@ -351,6 +351,7 @@ impl Site {
             verified: None,
             action: None,
             acted: None,
+            fetch: None,
         };
         let bus = self.broker.bus(Role::Transcode).await;
         bus.commit_record(&mut VersionedRecord::new(record), Outbox::new()).await.unwrap();

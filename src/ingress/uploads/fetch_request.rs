@@ -1,0 +1,215 @@
+//! `POST /v1/media` with JSON: a medium whose bytes are fetched from an address, by a job.
+//!
+//! The address is read and, where it is written out, checked here; a name is looked up when the job asks it. It may hold a secret: it
+//! stands in the record of the job until that has ended, and in nothing else.
+//!
+//! Limits: an address of [`outbound::URL_BYTES_MAX`]; what is said of the medium has those of [`super::metadata`].
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    body::Body,
+    extract::{FromRequest as _, Request},
+    http::{StatusCode, header, request::Parts},
+    response::{IntoResponse as _, Response},
+};
+use outbound::{Networks, OutboundUrl};
+use schemars::JsonSchema;
+use schemas::{
+    ids::{JobId, MediaId, UploadId},
+    subjects::JobPriority,
+    upload::{UploadFetch, UploadRecord, UploadStatus},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::{
+    UploadContext,
+    fenced_record::FencedUploadRecord,
+    fields, lifecycle,
+    metadata::{self, UploadMetadata},
+    protocol,
+    refusal::UploadRefusal,
+    response,
+};
+use crate::jobs::fetch::{begin_fetch_job, fetch_job_id};
+use auth::Principal;
+use web::{
+    body::JsonBody, error::Problem, idempotency::IdempotencyClaim, problem_code::ProblemCode,
+    public_address::PublicAddress,
+};
+
+/// A medium that is to be fetched.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "MediaFetchRequest", example = json!({
+    "source_url": "https://films.example/sea.mp4?signature=1f3a", "title": "A day at the sea", "visibility": "public",
+}))]
+pub(super) struct MediaFetchRequest {
+    /// Where its bytes are: `http` or `https`, without user and password, at a public address. Its query may hold a secret: it is shown
+    /// to nobody, and forgotten with the end of the job.
+    #[schemars(length(min = 1, max = outbound::URL_BYTES_MAX))]
+    source_url: String,
+    /// Name of the file; the last part of the address when absent.
+    #[schemars(length(max = 1_000))]
+    filename: Option<String>,
+    /// Title of the medium; the name of the file when absent.
+    #[schemars(length(min = 1, max = metadata::TITLE_LENGTH_MAX))]
+    title: Option<String>,
+    /// What the medium is about.
+    #[schemars(length(max = metadata::DESCRIPTION_LENGTH_MAX))]
+    description: Option<String>,
+    /// Who plays it; its owner alone when absent.
+    visibility: Option<MediaVisibility>,
+    /// Name of a profile, from `GET /v1/profiles`; the one by which uploads are encoded when absent.
+    #[schemars(length(max = 64))]
+    profile: Option<String>,
+    /// Priority of the job, and of that of the encode; `p1` when absent. `p0` is for admins.
+    #[serde(default)]
+    priority: JobPriority,
+}
+
+/// Who plays a medium.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+enum MediaVisibility {
+    /// Everybody.
+    Public,
+    /// Its owner alone.
+    Private,
+}
+
+/// What was begun.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "MediaFetchStarted", example = json!({
+    "media_id": "06db00820dt0303jc5mn0r355k", "job_id": "06db00820dt0303jc5mn0r356g", "upload_id": "06db008209t0303jc5mn0r355k",
+}))]
+#[expect(clippy::struct_field_names, reason = "members are called as in all documents")]
+pub(super) struct MediaFetchDocument {
+    /// The medium, once its bytes are there.
+    media_id: MediaId,
+    /// The job that fetches them.
+    job_id: JobId,
+    /// The upload that takes them.
+    upload_id: UploadId,
+}
+
+/// Opens the upload and begins the job.
+pub(super) async fn begin_fetch(
+    shared: &Arc<UploadContext>,
+    who: Principal,
+    address: PublicAddress,
+    parts: Parts,
+    body: Body,
+) -> Response {
+    let work = {
+        let shared = Arc::clone(shared);
+        async move {
+            protocol::check_whole_file_fields(&parts.headers)?;
+            // What is said of the medium stands in the body; the field has to be right all the same.
+            protocol::parse_upload_metadata(&parts.headers, shared.config.metadata_bytes_max)?;
+            let claim = parts.extensions.get::<IdempotencyClaim>().copied();
+            let wanted = JsonBody::<MediaFetchRequest>::from_request(Request::from_parts(parts, body), &());
+            let JsonBody(wanted) = wanted.await.map_err(other)?;
+            let document = begin_checked(&shared, &who, wanted, claim).await?;
+            answer(&address, document)
+        }
+    };
+    response::outcome_response(Box::pin(shared.run_detached(work)).await)
+}
+
+fn other(problem: Problem) -> UploadRefusal {
+    UploadRefusal::Other(Box::new(problem))
+}
+
+fn answer(address: &PublicAddress, document: MediaFetchDocument) -> Result<Response, UploadRefusal> {
+    let location = address.location(&format!("/v1/jobs/{}", document.job_id)).map_err(other)?;
+    let media_id = response::media_id_header(document.media_id)?;
+    let mut response = (StatusCode::ACCEPTED, Json(document)).into_response();
+    response.headers_mut().insert(header::LOCATION, location);
+    response.headers_mut().insert(fields::MEDIA_ID, media_id);
+    Ok(response)
+}
+
+async fn begin_checked(
+    shared: &Arc<UploadContext>,
+    who: &Principal,
+    wanted: MediaFetchRequest,
+    claim: Option<IdempotencyClaim>,
+) -> Result<MediaFetchDocument, UploadRefusal> {
+    let networks = Networks::new(shared.config.fetch_networks.clone());
+    let url = OutboundUrl::parse(&wanted.source_url, &networks).map_err(|error| {
+        other(Problem::new(ProblemCode::SourceRefused).with_pointer("/source_url", error.to_string()))
+    })?;
+    let mut record = lifecycle::new_record(shared, who, None);
+    describe(shared, who, &url, wanted, &mut record)?;
+    if let Some(claim) = claim {
+        record.upload_id = UploadId::from_bytes(claim.derive_id(0));
+        if let Some(earlier) = find_earlier(shared, who, record.upload_id).await? {
+            record = earlier;
+        }
+    }
+    let job_id = fetch_job_id(record.media_id, record.upload_id);
+    let document = MediaFetchDocument { media_id: record.media_id, job_id, upload_id: record.upload_id };
+    if record.fetch.is_none() {
+        record.fetch = Some(UploadFetch { job_id, validator: None });
+        record = lifecycle::begin_upload(shared, record).await?.record().clone();
+    }
+    // What has ended says so itself: its job is over, too.
+    if record.status == UploadStatus::Open {
+        begin_fetch_job(&shared.bus, &record, &url).await?;
+        tracing::info!(job.id = %job_id, media.id = %record.media_id, by = who.owner, "a medium is to be fetched");
+    }
+    Ok(document)
+}
+
+/// What an earlier request made under the same key, whose answer was lost.
+async fn find_earlier(
+    shared: &UploadContext,
+    who: &Principal,
+    upload_id: UploadId,
+) -> Result<Option<UploadRecord>, UploadRefusal> {
+    match FencedUploadRecord::load(shared, upload_id, who).await {
+        Ok(ledger) => Ok(Some(ledger.record().clone()).filter(|record| record.fetch.is_some())),
+        Err(UploadRefusal::NotFound) => Ok(None),
+        Err(refusal) => Err(refusal),
+    }
+}
+
+/// Writes what is said of the medium into the record of its upload.
+fn describe(
+    shared: &UploadContext,
+    who: &Principal,
+    url: &OutboundUrl,
+    wanted: MediaFetchRequest,
+    record: &mut UploadRecord,
+) -> Result<(), UploadRefusal> {
+    let mut metadata = UploadMetadata {
+        filename: wanted.filename.or_else(|| url.file_name()).as_deref().and_then(metadata::clean_filename),
+        is_public: wanted.visibility == Some(MediaVisibility::Public),
+        ..UploadMetadata::default()
+    };
+    for (name, value) in [("title", &wanted.title), ("description", &wanted.description)] {
+        let Some(value) = value else { continue };
+        metadata.set(name, value).map_err(|why| {
+            let problem = Problem::new(ProblemCode::RequestInvalid);
+            other(problem.with_pointer(&format!("/{name}"), format!("the request {why}")))
+        })?;
+    }
+    metadata.settings.profile = wanted.profile.filter(|name| !name.is_empty());
+    metadata.settings.priority = wanted.priority;
+    metadata.describe(who, &shared.profiles, record).map_err(|refusal| match refusal {
+        UploadRefusal::ProfileUnknown(names) => other(
+            Problem::new(ProblemCode::ProfileUnknown)
+                .with_pointer("/profile", format!("there are {}", names.join(", ")))
+                .with_member("profiles", json!(names)),
+        ),
+        UploadRefusal::PriorityReserved => other(
+            Problem::new(ProblemCode::OperatorsOnly)
+                .with_pointer("/priority", "p0 goes before the jobs of everybody"),
+        ),
+        refusal => refusal,
+    })
+}
