@@ -108,8 +108,9 @@ pub(super) async fn begin_fetch(
         let shared = Arc::clone(shared);
         async move {
             protocol::check_whole_file_fields(&parts.headers)?;
-            // What is said of the medium stands in the body; the field has to be right all the same.
+            // What is said of the medium stands in the body; fields have to be right all the same.
             protocol::parse_upload_metadata(&parts.headers, shared.config.metadata_bytes_max)?;
+            protocol::parse_body_digests(&parts.headers)?;
             let claim = parts.extensions.get::<IdempotencyClaim>().copied();
             let wanted = JsonBody::<MediaFetchRequest>::from_request(Request::from_parts(parts, body), &());
             let JsonBody(wanted) = wanted.await.map_err(other)?;

@@ -11,10 +11,8 @@ use std::{
 use axum::{
     Router,
     body::Body,
-    extract::State,
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderValue, StatusCode, Uri, header},
     response::{IntoResponse, Redirect, Response},
-    routing::get,
 };
 use futures::FutureExt as _;
 use outbound::{OutboundClient, OutboundConfig};
@@ -123,7 +121,7 @@ impl Source {
 }
 
 /// A body that claims to have all these bytes, and breaks off behind some of them.
-fn cut_body(bytes: Vec<u8>, cut_bytes: usize) -> Body {
+fn cut_body(bytes: &[u8], cut_bytes: usize) -> Body {
     let begun = bytes[..cut_bytes].to_vec();
     let broken = async {
         // The bytes before it leave first.
@@ -144,7 +142,7 @@ fn with_tag(mut response: Response, tag: &'static str) -> Response {
 fn cut_film(tag: &'static str) -> Response {
     let film = film();
     let length = film.len();
-    let mut response = with_tag(cut_body(film, length / 2).into_response(), tag);
+    let mut response = with_tag(cut_body(&film, length / 2).into_response(), tag);
     response.headers_mut().insert(header::CONTENT_LENGTH, length.into());
     response
 }
@@ -160,90 +158,38 @@ fn rest_of_film(headers: &HeaderMap, tag: &'static str) -> Response {
     with_tag((StatusCode::PARTIAL_CONTENT, [(header::CONTENT_RANGE, place)], rest).into_response(), tag)
 }
 
-type SourceState = State<Arc<Source>>;
+/// What the source says at `path` to its request of this number, from 0.
+fn answer(path: &str, number: u32, headers: &HeaderMap) -> Response {
+    let whole = |tag| with_tag(film().into_response(), tag);
+    match (path, number) {
+        ("/whole", _) => film().into_response(),
+        ("/cut" | "/no-ranges" | "/changed", 0) => cut_film("\"v1\""),
+        ("/cut", _) => rest_of_film(headers, "\"v1\""),
+        ("/no-ranges", _) => whole("\"v1\""),
+        ("/changed", _) => whole("\"v2\""),
+        ("/unnamed", _) => cut_film("W/\"v1\""),
+        ("/endless", _) => {
+            let bytes = futures::stream::repeat_with(|| Ok::<_, io::Error>(vec![7; 10_000]));
+            Body::from_stream(bytes).into_response()
+        }
+        ("/stuck", _) => {
+            let begun = futures::stream::iter([Ok::<_, io::Error>(vec![7; 10_000])]);
+            let body = Body::from_stream(begun.chain(futures::stream::pending()));
+            with_tag(body.into_response(), "\"v1\"")
+        }
+        ("/inside", _) => Redirect::temporary("http://10.1.2.3/secret").into_response(),
+        ("/large", _) => vec![0; usize::try_from(SIZE_BYTES_MAX).unwrap() + 1].into_response(),
+        (status, _) => {
+            let status = status.strip_prefix("/status/").unwrap().parse().unwrap();
+            StatusCode::from_u16(status).unwrap().into_response()
+        }
+    }
+}
 
 fn router(source: Arc<Source>) -> Router {
-    Router::new()
-        .route(
-            "/whole",
-            get(|State(source): SourceState, headers: HeaderMap| async move {
-                source.note(&headers);
-                film()
-            }),
-        )
-        .route(
-            "/cut",
-            get(|State(source): SourceState, headers: HeaderMap| async move {
-                if source.note(&headers) == 0 { cut_film("\"v1\"") } else { rest_of_film(&headers, "\"v1\"") }
-            }),
-        )
-        .route(
-            "/no-ranges",
-            get(|State(source): SourceState, headers: HeaderMap| async move {
-                if source.note(&headers) == 0 {
-                    cut_film("\"v1\"")
-                } else {
-                    with_tag(film().into_response(), "\"v1\"")
-                }
-            }),
-        )
-        .route(
-            "/changed",
-            get(|State(source): SourceState, headers: HeaderMap| async move {
-                if source.note(&headers) == 0 {
-                    cut_film("\"v1\"")
-                } else {
-                    with_tag(film().into_response(), "\"v2\"")
-                }
-            }),
-        )
-        .route(
-            "/unnamed",
-            get(|State(source): SourceState, headers: HeaderMap| async move {
-                source.note(&headers);
-                cut_film("W/\"v1\"")
-            }),
-        )
-        .route(
-            "/endless",
-            get(|State(source): SourceState, headers: HeaderMap| async move {
-                source.note(&headers);
-                let bytes = futures::stream::repeat_with(|| Ok::<_, io::Error>(vec![7; 10_000]));
-                Body::from_stream(bytes)
-            }),
-        )
-        .route(
-            "/stuck",
-            get(|State(source): SourceState, headers: HeaderMap| async move {
-                source.note(&headers);
-                let begun = futures::stream::iter([Ok::<_, io::Error>(vec![7; 10_000])]);
-                with_tag(Body::from_stream(begun.chain(futures::stream::pending())).into_response(), "\"v1\"")
-            }),
-        )
-        .route(
-            "/inside",
-            get(|State(source): SourceState, headers: HeaderMap| async move {
-                source.note(&headers);
-                Redirect::temporary("http://10.1.2.3/secret")
-            }),
-        )
-        .route(
-            "/large",
-            get(|State(source): SourceState, headers: HeaderMap| async move {
-                source.note(&headers);
-                vec![0; usize::try_from(SIZE_BYTES_MAX).unwrap() + 1]
-            }),
-        )
-        .route(
-            "/status/{status}",
-            get(
-                |State(source): SourceState, path: axum::extract::Path<u16>, headers: HeaderMap| async move {
-                    source.note(&headers);
-                    StatusCode::from_u16(path.0).unwrap()
-                },
-            ),
-        )
-        .with_state(source)
+    Router::new().fallback(move |uri: Uri, headers: HeaderMap| async move {
+        answer(uri.path(), source.note(&headers), &headers)
+    })
 }
 
 /// A site with a source, and an upload that takes what it has.
