@@ -3,7 +3,7 @@
 use std::{error::Error, io, sync::Arc, time::Duration};
 
 use reqwest::{
-    StatusCode,
+    StatusCode, Version,
     header::{self, HeaderMap, HeaderName, HeaderValue},
     redirect,
 };
@@ -68,6 +68,9 @@ pub struct OutboundResponse {
     pub url: OutboundUrl,
     /// Bytes of the body, where the answer says so.
     pub content_length: Option<u64>,
+    /// True when the body has an end of its own, by a length or by its coding: where the end of the connection is that of the body (RFC
+    /// 9112, 6.3), a body that was cut looks whole.
+    pub names_end: bool,
     /// The body, as it arrives.
     pub body: OutboundBody,
 }
@@ -203,9 +206,13 @@ impl OutboundClient {
             .get(header::CONTENT_LENGTH)
             .and_then(|value| value.to_str().ok())
             .and_then(|text| text.parse().ok());
+        // HTTP/2 ends each body by itself.
+        let names_end = content_length.is_some()
+            || headers.contains_key(header::TRANSFER_ENCODING)
+            || response.version() > Version::HTTP_11;
         let bytes_max = bytes_max.min(self.config.body_bytes_max);
         let body = OutboundBody::new(response, url.host(), &self.config, (deadline, bytes_max));
-        OutboundResponse { status, headers, url, content_length, body }
+        OutboundResponse { status, headers, url, content_length, names_end, body }
     }
 
     /// What the client's error comes down to; its own text holds the address.

@@ -28,11 +28,17 @@ const fn v6(a: u16, b: u16, bits: u32, network: &'static str, purpose: &'static 
     V6Rule(Ipv6Addr::new(a, b, 0, 0, 0, 0, 0, 0), bits, NetworkRule { network, purpose })
 }
 
-const V4_RULES: [V4Rule; 15] = [
+const V4_RULES: [V4Rule; 16] = [
     v4(0, 0, 0, 8, "0.0.0.0/8", "this network"),
     v4(10, 0, 0, 8, "10.0.0.0/8", "private use"),
     v4(100, 64, 0, 10, "100.64.0.0/10", "shared by providers"),
     v4(127, 0, 0, 8, "127.0.0.0/8", "this host"),
+    // No registry names it: https://learn.microsoft.com/azure/virtual-network/what-is-ip-address-168-63-129-16
+    V4Rule(
+        Ipv4Addr::new(168, 63, 129, 16),
+        32,
+        NetworkRule { network: "168.63.129.16/32", purpose: "the platform of Azure" },
+    ),
     v4(169, 254, 0, 16, "169.254.0.0/16", "link-local"),
     v4(172, 16, 0, 12, "172.16.0.0/12", "private use"),
     v4(192, 0, 0, 24, "192.0.0.0/24", "protocols"),

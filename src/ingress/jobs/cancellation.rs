@@ -9,6 +9,7 @@ use schemas::{
     ids::{JobId, UploadId},
     job::{self, JobRecord, JobStatus},
     media, subjects,
+    upload::{UploadRecord, UploadStatus},
 };
 
 use crate::uploads::{UploadRefusal, end_fetched_upload};
@@ -51,6 +52,9 @@ pub async fn cancel_job(
         JobCanceller::Person(name) => Some(name),
         JobCanceller::Removal => None,
     };
+    if cancelled_by.is_some() && Box::pin(is_fetched(bus, job_id)).await? {
+        return Ok(CancelOutcome::Publishing);
+    }
     // The broker's clock, as everywhere in the record.
     let now_ms = Box::pin(bus.broker_now_ms(&subjects::kv_stream_name(JobRecord::BUCKET))).await?;
     let change = |found: Option<&JobRecord>| {
@@ -74,6 +78,14 @@ pub async fn cancel_job(
         }
         ended @ (JobStatus::Succeeded | JobStatus::Failed) => Ok(CancelOutcome::Ended(ended)),
     }
+}
+
+/// True when all that a job was to fetch is there: its medium goes its way, and the job only has to say so.
+async fn is_fetched(bus: &Bus, job_id: JobId) -> Result<bool, BusError> {
+    let Some(job) = bus.load_record::<JobRecord>(&job_id.to_string()).await? else { return Ok(false) };
+    let Some(fetch) = job.record.fetch.filter(|_| job.record.ended_at_ms.is_none()) else { return Ok(false) };
+    let upload = bus.load_record::<UploadRecord>(&fetch.upload_id.to_string()).await?;
+    Ok(upload.is_some_and(|held| held.record.status == UploadStatus::Received))
 }
 
 /// Ends the upload for which a cancelled job fetched; its worker, or the keeper, frees what it has.

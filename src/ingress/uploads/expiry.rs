@@ -8,6 +8,7 @@ use nats::{Bus, BusError, ReaderStart, reader};
 use schemas::{
     KvRecord as _,
     ids::UploadId,
+    job::JobRecord,
     subjects,
     upload::{UploadRecord, UploadStatus},
 };
@@ -125,12 +126,21 @@ async fn list_due_actions(
             // has lost it.
             let is_quiet = envelope.changed_at_ms.saturating_add(quiet_ms) <= now_ms;
             let need = next_action(&record, now_ms, is_quiet);
-            if need != ExpiryAction::Nothing {
+            // Its job waits for its turn, or was paused: it ends the upload when it comes to nothing.
+            let is_waited_for = need == ExpiryAction::Expire && is_to_be_fetched(bus, &record).await?;
+            if need != ExpiryAction::Nothing && !is_waited_for {
                 found.push((record.upload_id, need));
             }
         }
     }
     Ok(found)
+}
+
+/// True while a job is to fetch the bytes of an upload.
+async fn is_to_be_fetched(bus: &Bus, record: &UploadRecord) -> Result<bool, BusError> {
+    let Some(fetch) = &record.fetch else { return Ok(false) };
+    let job = bus.load_record::<JobRecord>(&fetch.job_id.to_string()).await?;
+    Ok(job.is_some_and(|held| held.record.ended_at_ms.is_none()))
 }
 
 fn next_action(record: &UploadRecord, now_ms: u64, is_quiet: bool) -> ExpiryAction {

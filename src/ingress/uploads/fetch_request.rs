@@ -173,7 +173,13 @@ async fn find_earlier(
     upload_id: UploadId,
 ) -> Result<Option<UploadRecord>, UploadRefusal> {
     match FencedUploadRecord::load(shared, upload_id, who).await {
-        Ok(ledger) => Ok(Some(ledger.record().clone()).filter(|record| record.fetch.is_some())),
+        Ok(ledger) if ledger.record().fetch.is_none() => Ok(None),
+        Ok(ledger) => {
+            if ledger.record().status == UploadStatus::Open {
+                lifecycle::create_medium(&ledger).await?;
+            }
+            Ok(Some(ledger.record().clone()))
+        }
         Err(UploadRefusal::NotFound) => Ok(None),
         Err(refusal) => Err(refusal),
     }

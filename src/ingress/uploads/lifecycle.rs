@@ -70,7 +70,7 @@ pub(super) async fn begin_upload(
 }
 
 /// The medium of an upload is there when its creation is answered.
-async fn create_medium(ledger: &FencedUploadRecord) -> Result<(), UploadRefusal> {
+pub(super) async fn create_medium(ledger: &FencedUploadRecord) -> Result<(), UploadRefusal> {
     if !ledger.record().is_partial() && !medium::create_document(ledger.bus(), ledger.record()).await? {
         return Err(UploadRefusal::Gone(ProblemCode::MediaRemoved));
     }

@@ -432,7 +432,7 @@ pub(super) async fn end_upload(
         let shared = Arc::clone(&shared);
         async move { end_upload_checked(&shared, &id, &who, &headers).await }
     };
-    response::outcome_response(shared.run_detached(work).await)
+    response::outcome_response(Box::pin(shared.run_detached(work)).await)
 }
 
 async fn end_upload_checked(
@@ -509,7 +509,7 @@ pub(super) async fn override_method(
 ) -> Response {
     match parts.headers.get(&METHOD_OVERRIDE).map(HeaderValue::as_bytes) {
         Some(b"PATCH") => append_to_upload(state, path, who, parts, body).await,
-        Some(b"DELETE") => end_upload(state, path, who, parts.headers).await,
+        Some(b"DELETE") => Box::pin(end_upload(state, path, who, parts.headers)).await,
         Some(b"HEAD") => read_upload_offset(state, path, who, parts.headers).await,
         _ => refuse_method().await,
     }

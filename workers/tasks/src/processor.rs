@@ -16,11 +16,13 @@ use schemas::{
     job_action::JobActionProgress,
     subjects,
 };
+use tokio::sync::Semaphore;
 
 use crate::{
     TasksContext,
     error::TaskError,
-    fetch, job_actions,
+    fetch::{self, FetchError},
+    job_actions,
     job_result::{TaskOutcome, end_job, keep_report},
     progress::TaskProgress,
     verify,
@@ -29,9 +31,17 @@ use crate::{
 /// How soon a job of another version is looked at again, in milliseconds.
 const OTHER_VERSION_DELAY_MS: u64 = 10_000;
 
+/// How long before the end of a try a fetch is given up, in milliseconds.
+const FETCH_MARGIN_MS: u64 = 2_000;
+
+/// How soon a fetch is looked at again for which there is no slot, in milliseconds.
+const FETCH_WAIT_MS: u64 = 2_000;
+
 /// Does jobs.
 pub(crate) struct TaskProcessor {
     context: Arc<TasksContext>,
+    /// Slots that fetches may hold: one is left to jobs that wait for no host of somebody else, where there are several.
+    fetch_slots: Semaphore,
     /// Whether those who hold parts could show themselves.
     uptime: BrokerUptime,
     active: ActiveClaims,
@@ -82,6 +92,10 @@ impl PipelineStage for TaskProcessor {
         }
         if task.part == FINISH {
             return Ok(self.end_after_part(&job).await.map(|()| StageOutcome::Done)?);
+        }
+        let fetch_slot = job.fetch.as_ref().map(|_| self.fetch_slots.try_acquire());
+        if matches!(fetch_slot, Some(Err(_))) {
+            return Ok(StageOutcome::Later { delay_ms: FETCH_WAIT_MS });
         }
         let claim = match self.claim_part(&job).await? {
             ClaimOutcome::Ours(claim) => Arc::new(*claim),
@@ -140,7 +154,8 @@ impl PipelineStage for TaskProcessor {
 
 impl TaskProcessor {
     pub(crate) fn new(context: Arc<TasksContext>) -> Self {
-        Self { context, uptime: BrokerUptime::default(), active: ActiveClaims::default() }
+        let fetch_slots = Semaphore::new(context.config.parts.slots.saturating_sub(1).max(1));
+        Self { context, fetch_slots, uptime: BrokerUptime::default(), active: ActiveClaims::default() }
     }
 
     /// Asks the broker all the time whether it is there. Never ends.
@@ -224,7 +239,11 @@ impl TaskProcessor {
                 job_actions::act_on_jobs(bus, &*services.actor, job, held).await.map(TaskOutcome::Acted)
             }
             Some(JobKind::Fetch) => {
-                let fetched = fetch::fetch_medium(&self.context, job, &progress).await;
+                // Before the try is over: how slow somebody else's host is concerns the owner, and the next try goes on from here.
+                let limit = Duration::from_millis(config.try_time_ms_max.saturating_sub(FETCH_MARGIN_MS));
+                let fetching = fetch::fetch_medium(&self.context, job, &progress);
+                let fetched = tokio::time::timeout(limit, Box::pin(fetching)).await;
+                let fetched = fetched.unwrap_or(Err(FetchError::TooSlow));
                 fetched.map(|()| TaskOutcome::Fetched).map_err(TaskError::from)
             }
             Some(JobKind::Transcode) | None => Err(TaskError::UnknownKind { kind: job.kind.clone() }),

@@ -34,6 +34,9 @@ pub(super) fn judge_answer(
         return Err(FetchError::SourceChanged("it has fewer bytes than before"));
     }
     response.check_success()?;
+    if !response.names_end {
+        return Err(FetchError::Malformed("no length and no end, so that what was cut looks whole"));
+    }
     judge_head(response.status, &response.headers, response.content_length, standing)
 }
 
@@ -64,9 +67,9 @@ fn judge_head(
             if *range.start() != offset_bytes {
                 return Err(FetchError::Malformed("another part than that which is missing"));
             }
-            // That it is the same one it has said by the status; what it calls it may be left out.
-            if found.is_some() && found != standing.validator {
-                return Err(FetchError::SourceChanged("it is another version now"));
+            // The status alone says it of a source that knows `If-Range`; one that does not sends parts of any version.
+            if !names_version(headers, standing.validator.as_deref()) {
+                return Err(FetchError::SourceChanged("it does not say that it is the same version"));
             }
             let validator = standing.validator.clone();
             AnswerBytes { skipped_bytes: 0, length_bytes: Some(length_bytes), validator }
@@ -82,6 +85,13 @@ fn judge_head(
         return Err(FetchError::TooLarge { bytes_max: standing.size_bytes_max });
     }
     Ok(answer)
+}
+
+/// True when a part names the version of `validator`: as it is, and by the same field (RFC 9110, 15.3.7).
+fn names_version(headers: &HeaderMap, validator: Option<&str>) -> bool {
+    let Some(validator) = validator else { return false };
+    let name = if validator.starts_with('"') { header::ETAG } else { header::LAST_MODIFIED };
+    headers.get(name).is_some_and(|found| found.as_bytes() == validator.as_bytes())
 }
 
 /// What may stand in `If-Range`: a strong entity tag, or a date that is as good, since the source has said that it is older than the
@@ -169,7 +179,20 @@ mod tests {
         let half = standing(5, Some(10), Some("\"a\""));
         let of = |range: &'static str| [("content-range", range), ("etag", "\"a\"")];
         assert_eq!(judge(206, &of("bytes 5-9/10"), &half), Ok(0));
-        assert_eq!(judge(206, &[("content-range", "bytes 5-9/10")], &half), Ok(0));
+        // Fields that say nothing of it, or of another one.
+        for tag in [None, Some("W/\"a\""), Some("\"b\""), Some("a")] {
+            let mut pairs = vec![("content-range", "bytes 5-9/10")];
+            pairs.extend(tag.map(|tag| ("etag", tag)));
+            assert_eq!(judge(206, &pairs, &half), Err("fetch_source_changed"), "{tag:?}");
+        }
+        let then = "Sun, 06 Nov 1994 08:49:37 GMT";
+        let dated = standing(5, Some(10), Some(then));
+        for (modified, wanted) in
+            [(then, Ok(0)), ("Sun, 06 Nov 1994 08:49:38 GMT", Err("fetch_source_changed"))]
+        {
+            let part = [("content-range", "bytes 5-9/10"), ("last-modified", modified), ("date", modified)];
+            assert_eq!(judge(206, &part, &dated), wanted, "{modified}");
+        }
         assert_eq!(judge(206, &of("bytes 4-9/10"), &half), Err("fetch_malformed"));
         assert_eq!(judge(206, &of("bytes 5-9/*"), &half), Err("fetch_malformed"));
         assert_eq!(judge(206, &of("bytes 5-10/11"), &half), Err("fetch_source_changed"));

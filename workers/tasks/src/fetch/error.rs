@@ -45,7 +45,7 @@ pub enum FetchError {
     /// Outage: another one writes to the upload.
     #[error("another one writes to the upload")]
     Displaced,
-    /// Outage: the store is full.
+    /// Fault: the store is full. What is there of the file may be what fills it, and goes with the job after its last try.
     #[error("the store is full")]
     StoreFull,
     /// Outage: the process stops.
@@ -97,8 +97,8 @@ impl FetchError {
             Self::Outbound(error) => error.class(),
             Self::Bus(error) => error.failure_class(),
             Self::Store(error) => error.class(),
-            Self::Malformed(_) | Self::Cut | Self::TooSlow => FailureClass::Fault,
-            Self::Displaced | Self::StoreFull | Self::Stopping => FailureClass::Outage,
+            Self::Malformed(_) | Self::Cut | Self::TooSlow | Self::StoreFull => FailureClass::Fault,
+            Self::Displaced | Self::Stopping => FailureClass::Outage,
             Self::SourceChanged(_)
             | Self::UploadEnded
             | Self::TooLarge { .. }

@@ -103,7 +103,7 @@ pub(crate) async fn fetch_medium(
     let url = OutboundUrl::parse(source.url.as_deref().ok_or(FetchError::NoSource)?, client.networks())?;
     let response = client.send(build_request(url, &standing)?).await?;
     let answer = judge_answer(&response, &standing)?;
-    let body = SourceBody::new(response.body, answer.skipped_bytes);
+    let body = SourceBody::begin(response.body, answer.skipped_bytes).await?;
     let bytes = SourceBytes {
         job_id: job.job_id,
         offset_bytes: standing.offset_bytes,
