@@ -83,7 +83,7 @@ async fn run_with_origins(
         }
         Err(IndexError::SearchDamaged { what }) => {
             tracing::error!(what, "the search index is damaged and will be built anew at the next start");
-            SearchProjection::mark_damaged(&folder)?;
+            SearchProjection::discard(&folder)?;
         }
         _ => {}
     }

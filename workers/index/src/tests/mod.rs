@@ -1,6 +1,7 @@
 mod broker;
 mod core;
 mod search;
+mod search_files;
 
 use schemas::{
     document, examples,
