@@ -1,7 +1,7 @@
 //! Searching media over HTTP and from the command line, while the index is killed and its files are removed.
 
 use reqwest::{Method, StatusCode, header};
-use schemas::{access, document::MediaDocumentRecord};
+use schemas::{access, document::MediaDocumentRecord, media::MediaRecord};
 use serde_json::{Value, json};
 
 use crate::{
@@ -29,6 +29,16 @@ async fn search(cluster: &Cluster, key: &str, query: &str) -> (StatusCode, Value
     (answer.status(), answer.json().await.unwrap())
 }
 
+/// Waits until the search has seen the technical metadata of a medium as they are now.
+async fn metadata_are_searched(cluster: &Cluster, media_id: &str) {
+    let held = cluster.bus.load_with_tombstone::<MediaRecord>(media_id).await.unwrap().unwrap();
+    let seen = poll(WAIT_MAX, async || {
+        let (_, page) = search(cluster, &cluster.key, "limit=1").await;
+        page["revisions"]["assets"].as_u64().is_some_and(|seen| seen >= held.revision()).then_some(())
+    });
+    seen.await.expect("the search sees the metadata");
+}
+
 /// The media of a page.
 fn found(page: &Value) -> Vec<&str> {
     page["items"].as_array().unwrap().iter().map(|item| item["media_id"].as_str().unwrap()).collect()
@@ -47,6 +57,9 @@ async fn what_was_written_is_found_by_its_owner_alone_until_it_is_removed() {
         "description": "A boat goes along the mountains." });
     let written = change(&cluster, &medium, said).await;
     let key = cluster.key.clone();
+    for media_id in [&medium, &other] {
+        metadata_are_searched(&cluster, media_id).await;
+    }
 
     // A typing error, in another case: found as soon as it was written.
     let query = format!("q=FJRODS&min_revision={written}&facets=tag,status,owner");

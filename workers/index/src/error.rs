@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use tantivy::TantivyError;
+use tantivy::{TantivyError, directory::error::OpenReadError};
 
 use crate::search::SearchTextError;
 
@@ -42,7 +42,7 @@ pub enum IndexError {
     /// The search index refused a read or write, for example because the disk is full.
     #[error("the search index failed")]
     Search(#[source] TantivyError),
-    /// The search index holds something it never wrote; it is built anew at the next start.
+    /// The search index holds something it never wrote; it is removed and built anew.
     #[error("the search index is damaged: {what}")]
     SearchDamaged {
         /// What was found.
@@ -67,16 +67,34 @@ impl From<sled::Error> for IndexError {
 
 impl From<TantivyError> for IndexError {
     fn from(source: TantivyError) -> Self {
-        match source {
-            // A full disk, a lack of memory or of descriptors: the files are well.
-            TantivyError::IoError(_)
-            | TantivyError::OpenDirectoryError(_)
-            | TantivyError::OpenWriteError(_)
-            | TantivyError::LockFailure(..)
-            | TantivyError::SystemError(_)
-            | TantivyError::ErrorInThread(_)
-            | TantivyError::Poisoned => Self::Search(source),
-            other => Self::SearchDamaged { what: other.to_string() },
+        if is_damage(&source) {
+            Self::SearchDamaged { what: source.to_string() }
+        } else {
+            Self::Search(source)
         }
     }
+}
+
+/// True when files hold what was never written, or are absent. After a full disk, a lack of memory or descriptors they are well.
+fn is_damage(error: &TantivyError) -> bool {
+    match error {
+        TantivyError::IoError(error) => is_malformed(error),
+        TantivyError::OpenReadError(OpenReadError::IoError { io_error, .. }) => is_malformed(io_error),
+        TantivyError::OpenReadError(_)
+        | TantivyError::DataCorruption(_)
+        | TantivyError::IncompatibleIndex(_)
+        | TantivyError::DeserializeError(_)
+        | TantivyError::SchemaError(_)
+        | TantivyError::InternalError(_)
+        | TantivyError::MissingPlugin(_)
+        | TantivyError::UnexpectedPlugin(_) => true,
+        _ => false,
+    }
+}
+
+/// True for what the library says of bytes that it can't decode: the system has a number for each error of its own.
+fn is_malformed(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{InvalidData, InvalidInput, Other, UnexpectedEof};
+    error.raw_os_error().is_none()
+        && matches!(error.kind(), UnexpectedEof | InvalidData | InvalidInput | Other)
 }

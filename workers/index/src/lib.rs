@@ -5,7 +5,7 @@
 //! - Emits: nothing but answers.
 //! - Stores: `assets.<media_id>` (its `summary`); a projection in a sled database under [`IndexConfig::folder`], which is a
 //!   function of the buckets alone: deleted at any time, it comes back equal. So does the index of the full text search, a second
-//!   projection in the folder `search` in it, with a position of its own in the buckets.
+//!   projection in the folder `search` in it, with a position of its own in the buckets. What goes wrong with it stops no list.
 //! - Limits: [`IndexConfig`] names the database's cache, the entries of one transaction, the questions in flight, the wait for a
 //!   revision and the bytes of one answer; a page has at most [`schemas::index_query::ITEMS_MAX`] items.
 
@@ -17,6 +17,7 @@ mod facts;
 mod follow;
 mod order;
 mod projection;
+mod reply;
 mod search;
 mod summarise;
 #[cfg(test)]
@@ -25,7 +26,7 @@ mod tests;
 use std::sync::Arc;
 
 use nats::Bus;
-use tokio::task::JoinSet;
+use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 pub use config::IndexConfig;
@@ -36,9 +37,6 @@ pub use search::{
     SearchWriter,
 };
 pub use summarise::summarise_media;
-
-/// Folder of the search index in that of the projection.
-const SEARCH_FOLDER: &str = "search";
 
 /// Queue group of the replicas that answer questions.
 pub const QUEUE_GROUP: &str = "index";
@@ -70,22 +68,10 @@ async fn run_with_origins(
     let (settings, there) = (config.clone(), origins.clone());
     let opened = tokio::task::spawn_blocking(move || IndexProjection::open(&settings, &there)).await;
     let projection = Arc::new(opened.map_err(|_| IndexError::Damaged { what: "opening panicked".into() })??);
-    let folder = config.folder.join(SEARCH_FOLDER);
-    // Behind the lists: theirs is the lock of the whole folder.
-    let (place, settings, there) = (folder.clone(), config.search.clone(), origins.clone());
-    let opened = tokio::task::spawn_blocking(move || SearchProjection::open(&place, &settings, &there)).await;
-    let search = opened.map_err(|_| IndexError::SearchDamaged { what: "opening panicked".into() })??;
-    let result = run_tasks(bus.clone(), config, (&projection, search), &origins, shutdown).await;
-    match &result {
-        Err(IndexError::Damaged { what }) => {
-            tracing::error!(what, "the projection is damaged and will be built anew at the next start");
-            projection.mark_damaged()?;
-        }
-        Err(IndexError::SearchDamaged { what }) => {
-            tracing::error!(what, "the search index is damaged and will be built anew at the next start");
-            SearchProjection::mark_damaged(&folder)?;
-        }
-        _ => {}
+    let result = run_tasks(bus.clone(), config, &projection, &origins, shutdown).await;
+    if let Err(IndexError::Damaged { what }) = &result {
+        tracing::error!(what, "the projection is damaged and will be built anew at the next start");
+        projection.mark_damaged()?;
     }
     let closing = tokio::task::spawn_blocking(move || projection.flush()).await;
     closing.map_err(|_| IndexError::Damaged { what: "closing panicked".into() })??;
@@ -95,12 +81,12 @@ async fn run_with_origins(
 async fn run_tasks(
     bus: Bus,
     config: &IndexConfig,
-    (projection, (search, writer)): (&Arc<IndexProjection>, (SearchProjection, SearchWriter)),
+    projection: &Arc<IndexProjection>,
     origins: &[BucketOrigin],
     shutdown: &CancellationToken,
 ) -> Result<(), IndexError> {
     let stop = shutdown.child_token();
-    let (seen, watch) = follow::progress_channel();
+    let (seen, progress) = follow::progress_channel();
     let mut tasks: JoinSet<Result<(), IndexError>> = JoinSet::new();
     for origin in origins {
         tasks.spawn(follow::follow_bucket(
@@ -112,20 +98,14 @@ async fn run_tasks(
             stop.clone(),
         ));
     }
-    let (searchable, search_watch) = follow::progress_channel();
-    tasks.spawn(search::run_search(
-        bus.clone(),
-        writer,
-        (config.search.clone(), config.batch_entries_max),
-        origins.to_vec(),
-        searchable,
-        stop.clone(),
-    ));
+    // Behind the lists: theirs is the lock of the whole folder.
+    let (opened, search) = watch::channel(None);
+    tasks.spawn(search::keep_search(bus.clone(), config.clone(), origins.to_vec(), opened, stop.clone()));
     tasks.spawn(answer::run_responder(
         bus.clone(),
         config.clone(),
-        (Arc::clone(projection), watch),
-        (search, search_watch),
+        (Arc::clone(projection), progress),
+        search,
         stop.clone(),
     ));
     tasks.spawn(describe::run_summary_stage(bus, config.consume.clone(), stop.clone()));

@@ -1,7 +1,7 @@
 //! Where the words of a text were found in a medium, by the rules by which they were looked for: plain text and ranges of characters.
 //!
 //! Limits: a highlight has at most [`HIGHLIGHT_CHARS_MAX`] characters, a medium at most [`HIGHLIGHTS_MAX`]; of a text the first
-//! [`WORDS_READ_MAX`] words are looked at.
+//! [`WORDS_READ_MAX`] words are looked at, and [`RANGES_MAX`] ranges are marked.
 
 use schemas::search_query::{CharacterRange, HIGHLIGHT_CHARS_MAX, SearchHighlight};
 
@@ -16,6 +16,8 @@ use crate::facts::MediaFacts;
 const HIGHLIGHTS_MAX: usize = 10;
 /// Most words of a text that are looked at.
 const WORDS_READ_MAX: usize = 2_000;
+/// Most ranges of a text.
+const RANGES_MAX: usize = 50;
 /// Characters that are shown before the first word that was found.
 const LEAD_CHARS: u32 = 40;
 
@@ -39,31 +41,41 @@ fn mark_text(parts: &[TextPart], text: &str) -> Vec<CharacterRange> {
     words.truncate(WORDS_READ_MAX);
     let mut marks: Vec<(u32, u32)> = Vec::new();
     for part in parts {
-        match part {
+        marks.extend(match part {
             TextPart::Word(wanted) => {
                 let wanted: Vec<char> = wanted.chars().collect();
-                marks.extend(words.iter().filter_map(|word| mark_word(&wanted, word)));
+                join_marks(words.iter().filter_map(|word| mark_word(&wanted, word)))
             }
             TextPart::Phrase(phrase) => {
-                for from in 0..words.len() {
-                    let found: Option<Vec<&Word>> = phrase
-                        .iter()
-                        .map(|(offset, wanted)| words.get(from + offset).filter(|word| word.text == *wanted))
-                        .collect();
-                    marks.extend(found.into_iter().flatten().map(|word| word.chars));
-                }
+                join_marks((0..words.len()).filter_map(|from| mark_phrase(phrase, words.get(from..)?)))
             }
-        }
+        });
     }
     marks.sort_unstable();
-    let mut ranges: Vec<CharacterRange> = Vec::new();
+    let ranges = join_marks(marks.into_iter()).into_iter();
+    ranges.map(|(start, end)| CharacterRange { start, end }).collect()
+}
+
+/// The first ranges of these, which are in order; those that touch are one.
+fn join_marks(marks: impl Iterator<Item = (u32, u32)>) -> Vec<(u32, u32)> {
+    let mut joined: Vec<(u32, u32)> = Vec::new();
     for (start, end) in marks {
-        match ranges.last_mut().filter(|last| start <= last.end) {
-            Some(last) => last.end = last.end.max(end),
-            None => ranges.push(CharacterRange { start, end }),
+        if let Some(last) = joined.last_mut().filter(|last| start <= last.1) {
+            last.1 = last.1.max(end);
+        } else if joined.len() < RANGES_MAX {
+            joined.push((start, end));
+        } else {
+            break;
         }
     }
-    ranges
+    joined
+}
+
+/// The characters from the first word of a phrase to its last, when these words begin with it.
+fn mark_phrase(phrase: &[(usize, String)], words: &[Word]) -> Option<(u32, u32)> {
+    let word = |(offset, wanted): &(usize, String)| words.get(*offset).filter(|word| word.text == *wanted);
+    let (first, last) = (word(phrase.first()?)?, word(phrase.last()?)?);
+    phrase.iter().all(|term| word(term).is_some()).then_some((first.chars.0, last.chars.1))
 }
 
 /// The characters of a word that is found by another.
@@ -151,11 +163,19 @@ mod tests {
         assert_eq!(marked("creme", "Crème brûlée"), ["Crème"]);
         assert_eq!(marked("bru", "Crème brûlée, brut"), ["brûlée", "brut"]);
         assert_eq!(marked("mountian", "The mountain"), ["mountain"]);
-        assert_eq!(marked("\"big bunny\"", "a big bunny, big one"), ["big", "bunny"]);
+        assert_eq!(marked("\"big bunny\"", "a big bunny, big one"), ["big bunny"]);
         assert_eq!(marked("京", "東京都"), ["京"]);
         assert_eq!(marked("東京都", "これは東京都です"), ["東京都"]);
         assert_eq!(marked("cat", "dog"), Vec::<String>::new());
         assert_eq!(marked("<b>", "a <b> & b"), ["b", "b"], "text stays as it is");
+    }
+
+    #[test]
+    fn a_text_that_has_a_word_everywhere_is_marked_up_to_a_limit() {
+        assert_eq!(marked("a", &"a ".repeat(1_000)).len(), RANGES_MAX);
+        assert_eq!(marked("a b", &"a b ".repeat(1_000)).len(), RANGES_MAX);
+        assert_eq!(marked("\"a b\"", &"a b, ".repeat(400)).len(), RANGES_MAX);
+        assert_eq!(marked("京京", &"京".repeat(300)), ["京".repeat(300)]);
     }
 
     #[test]

@@ -7,12 +7,14 @@
 //!
 //! Limits: [`SearchConfig`] names the memory, the changes and the time of a commit.
 
+mod answer;
 mod collect;
 mod config;
 mod dump;
 mod fields;
 mod follow;
 mod highlight;
+mod keep;
 mod open;
 mod query;
 mod rank;
@@ -30,9 +32,10 @@ use serde::{Deserialize, Serialize};
 use tantivy::Searcher;
 
 use crate::projection::IndexBucket;
+pub(crate) use answer::{SearchAccess, SearchResponder};
 pub use config::SearchConfig;
 use fields::SearchSchema;
-pub(crate) use follow::run_search;
+pub(crate) use keep::keep_search;
 pub use text::SearchTextError;
 pub use write::{SearchChange, SearchRecord, SearchWriter};
 

@@ -1,12 +1,19 @@
 //! Opening: what is there when it fits, else an empty index.
+//!
+//! What is another version or is damaged is removed; what only can't be read now (no descriptors, no permission, a lock, a failing
+//! disk) stays, and opening fails.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    io::ErrorKind,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 use tantivy::{
-    Index, IndexReader, IndexSettings, ReloadPolicy, directory::MmapDirectory, indexer::IndexWriterOptions,
-    merge_policy::LogMergePolicy,
+    Index, IndexReader, IndexSettings, ReloadPolicy, directory::MmapDirectory, index::SegmentComponent,
+    indexer::IndexWriterOptions, merge_policy::LogMergePolicy,
 };
 
 use super::{
@@ -43,33 +50,29 @@ pub(super) fn encode_payload(cursors: SearchCursors) -> Result<String, IndexErro
 }
 
 impl SearchProjection {
-    /// Opens the index in `folder`, or begins a new one when what is there does not fit. The folder belongs to this process. Blocks.
+    /// Opens the index in `folder`, or begins a new one when what is there does not fit or is damaged. The folder belongs to this
+    /// process. Blocks.
     ///
     /// # Errors
-    /// [`IndexError::Folder`] or [`IndexError::Search`] when the disk fails.
+    /// [`IndexError::Folder`] or [`IndexError::Search`] when the disk fails: what is there stays.
     pub fn open(
         folder: &Path,
         config: &SearchConfig,
         origins: &[BucketOrigin],
     ) -> Result<(Self, SearchWriter), IndexError> {
         let schema = Arc::new(SearchSchema::new());
-        let (index, cursors) = match open_fitting(folder, &schema, origins) {
+        let (index, reader, cursors) = match open_fitting(folder, &schema, origins) {
             Ok(Some(found)) => found,
+            Err(error) if !matches!(error, IndexError::SearchDamaged { .. }) => return Err(error),
             other => {
-                if folder.exists() {
-                    let reason = other.err().map(|error| error.to_string());
-                    tracing::info!(reason, "the search index does not fit, it is built anew");
-                    remove_folder(folder)?;
-                }
-                (create_index(folder, &schema)?, origin_cursors(origins))
+                let reason = other.err().map(|error| error.to_string());
+                tracing::info!(reason, "there is no search index that fits, it is built anew");
+                remove_folder(folder)?;
+                let index = create_index(folder, &schema)?;
+                let reader = open_reader(&index)?;
+                (index, reader, origin_cursors(origins))
             }
         };
-        register_tokenizer(&index);
-        let reader: IndexReader = index
-            .reader_builder()
-            .reload_policy(ReloadPolicy::Manual)
-            .doc_store_cache_num_blocks(STORE_CACHE_BLOCKS)
-            .try_into()?;
         let options = IndexWriterOptions::builder()
             .num_worker_threads(1)
             .num_merge_threads(1)
@@ -87,26 +90,22 @@ impl SearchProjection {
         Ok((projection, writer))
     }
 
-    /// Makes the next start build the index anew.
+    /// Removes a damaged index; the next one that is opened is built anew. Blocks.
     ///
     /// # Errors
-    /// [`IndexError::Folder`] when the mark can't be written.
-    pub(crate) fn mark_damaged(folder: &Path) -> Result<(), IndexError> {
-        let path = folder.join(CONDEMNED);
-        std::fs::write(&path, []).map_err(|source| IndexError::Folder { path, source })
+    /// [`IndexError::Folder`] when the disk fails.
+    pub(crate) fn discard(folder: &Path) -> Result<(), IndexError> {
+        remove_folder(folder)
     }
 }
-
-/// Name of the file that condemns the index.
-const CONDEMNED: &str = "condemned";
 
 /// The index, when its files can be read and it is one of these buckets and this version.
 fn open_fitting(
     folder: &Path,
     schema: &SearchSchema,
     origins: &[BucketOrigin],
-) -> Result<Option<(Index, SearchCursors)>, IndexError> {
-    if !folder.is_dir() || folder.join(CONDEMNED).exists() {
+) -> Result<Option<(Index, IndexReader, SearchCursors)>, IndexError> {
+    if !folder.is_dir() {
         return Ok(None);
     }
     let directory = MmapDirectory::open(folder).map_err(tantivy::TantivyError::from)?;
@@ -123,7 +122,20 @@ fn open_fitting(
         payload.version == SEARCH_VERSION
             && origins.iter().all(|origin| fits_origin(&payload.cursors, origin))
     });
-    Ok(fitting.map(|payload| (index, payload.cursors)))
+    let Some(payload) = fitting else { return Ok(None) };
+    // It opens the files of all segments: only here it shows that one is absent or cut.
+    let reader = open_reader(&index)?;
+    for segment in index.searchable_segments()? {
+        // The library takes an absent file of positions for one of a schema without phrases.
+        segment.open_read(SegmentComponent::Positions).map_err(tantivy::TantivyError::from)?;
+    }
+    Ok(Some((index, reader, payload.cursors)))
+}
+
+fn open_reader(index: &Index) -> Result<IndexReader, IndexError> {
+    register_tokenizer(index);
+    let builder = index.reader_builder().reload_policy(ReloadPolicy::Manual);
+    Ok(builder.doc_store_cache_num_blocks(STORE_CACHE_BLOCKS).try_into()?)
 }
 
 /// True when the bucket is the one that the cursors are of.
@@ -153,8 +165,25 @@ fn create_index(folder: &Path, schema: &SearchSchema) -> Result<Index, IndexErro
     Ok(Index::create(directory, schema.schema.clone(), IndexSettings::default())?)
 }
 
+/// Removes a folder, or what is in its place. It is moved first: a half of an index is never opened.
 fn remove_folder(folder: &Path) -> Result<(), IndexError> {
-    let removed =
-        if folder.is_dir() { std::fs::remove_dir_all(folder) } else { std::fs::remove_file(folder) };
-    removed.map_err(|source| IndexError::Folder { path: folder.to_owned(), source })
+    let mut old = folder.as_os_str().to_owned();
+    old.push(".old");
+    let old = PathBuf::from(old);
+    remove_path(&old)?;
+    match std::fs::rename(folder, &old) {
+        Err(source) if source.kind() == ErrorKind::NotFound => return Ok(()),
+        moved => moved.map_err(|source| IndexError::Folder { path: folder.to_owned(), source })?,
+    }
+    remove_path(&old)
+}
+
+fn remove_path(path: &Path) -> Result<(), IndexError> {
+    let removed = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+    match removed {
+        Err(source) if source.kind() != ErrorKind::NotFound => {
+            Err(IndexError::Folder { path: path.to_owned(), source })
+        }
+        _ => Ok(()),
+    }
 }

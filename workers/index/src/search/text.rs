@@ -1,6 +1,7 @@
 //! What was asked for in words: single ones, and some that stand side by side.
 //!
-//! Limits: a text has at most [`TEXT_CHARS_MAX`] characters and [`WORDS_MAX`] words; a run of a script without blanks is one.
+//! Limits: a text has at most [`TEXT_CHARS_MAX`] characters and [`WORDS_MAX`] words; a run of a script without blanks is one, and has at
+//! most [`PHRASE_TERMS_MAX`] pairs.
 
 use schemas::search_query::{TEXT_CHARS_MAX, WORDS_MAX};
 
@@ -11,6 +12,9 @@ pub(super) const TYPO_CHARS_MIN: usize = 4;
 /// Characters from which a word is also found with two.
 pub(super) const TWO_TYPOS_CHARS_MIN: usize = 8;
 
+/// Most words or pairs of a phrase: all positions of each are read.
+pub(super) const PHRASE_TERMS_MAX: usize = 16;
+
 /// Why a text is no question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SearchTextError {
@@ -20,6 +24,12 @@ pub enum SearchTextError {
     /// More than [`WORDS_MAX`].
     #[error("the text has more than {WORDS_MAX} words")]
     Words,
+    /// More than [`PHRASE_TERMS_MAX`].
+    #[error(
+        "a phrase, or a run of a script without blanks, has more than {PHRASE_TERMS_MAX} words or pairs of characters; \
+         put blanks between its words"
+    )]
+    Phrase,
 }
 
 /// A part of the text that has to be found.
@@ -65,7 +75,8 @@ pub(super) fn parse_text(text: &str) -> Result<Vec<TextPart>, SearchTextError> {
             ));
         }
     }
-    Ok(parts)
+    let is_long = |part: &TextPart| matches!(part, TextPart::Phrase(terms) if terms.len() > PHRASE_TERMS_MAX);
+    if parts.iter().any(is_long) { Err(SearchTextError::Phrase) } else { Ok(parts) }
 }
 
 /// These words side by side. The last character of a run stands in the pair before it, and may go on in the text.
@@ -113,7 +124,10 @@ mod tests {
         assert_eq!(parse_text("a b c d e f g h i"), Err(SearchTextError::Words));
         assert_eq!(parse_text("a-b-c-d-e-f-g-h-i"), Err(SearchTextError::Words));
         assert_eq!(parse_text(&"\"".repeat(200)).unwrap(), []);
-        assert_eq!(parse_text(&"京".repeat(200)).unwrap().len(), 1);
+        assert_eq!(parse_text(&"京".repeat(17)).unwrap().len(), 1);
+        for long in ["京".repeat(18), "京".repeat(200), format!("a \"{}\"", "京".repeat(18))] {
+            assert_eq!(parse_text(&long), Err(SearchTextError::Phrase), "{long}");
+        }
         assert_eq!(["abc", "abcd", "abcdefg", "abcdefgh", "éééé"].map(typos_max), [0, 1, 1, 2, 1]);
     }
 }

@@ -1,6 +1,8 @@
 mod broker;
 mod core;
 mod search;
+mod search_files;
+mod search_outage;
 
 use schemas::{
     document, examples,

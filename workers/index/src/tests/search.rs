@@ -406,8 +406,8 @@ fn an_index_that_does_not_fit_is_begun_anew() {
     remade[0].last_sequence = 100;
     assert_eq!(fill(&remade), 1);
     let place = folder.path().join("search");
-    SearchProjection::mark_damaged(&place).unwrap();
-    assert_eq!(fill(&remade), 0, "a condemned one");
+    SearchProjection::discard(&place).unwrap();
+    assert_eq!(fill(&remade), 0, "one that was removed");
     std::fs::write(place.join("meta.json"), b"nonsense").unwrap();
     assert_eq!(fill(&remade), 0, "one that can't be read");
     std::fs::remove_dir_all(&place).unwrap();
