@@ -80,7 +80,7 @@ pub(super) struct MediaSearchParameters {
     /// Most items; 50 unless said otherwise.
     #[schemars(range(min = 1, max = index_query::ITEMS_MAX))]
     limit: Option<u32>,
-    /// Answer only once the search has seen this revision, which an earlier answer told.
+    /// Answer only once the search has seen this revision of documents: `revision` of an earlier answer, not its `revisions.assets`.
     min_revision: Option<u64>,
     /// What to count by, separated by commas: `status`, `tag`, `language`, `visibility`, and `owner` for operators and admins.
     #[schemars(regex(

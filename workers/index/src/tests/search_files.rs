@@ -80,7 +80,7 @@ fn an_index_that_can_not_be_opened_now_is_kept() {
     assert!(matches!(open(&place), Err(IndexError::Search(_))));
     drop(held);
     let store = files(&place, "store").remove(0);
-    fs::set_permissions(&store, fs::Permissions::from_mode(0o0)).unwrap();
+    fs::set_permissions(&store, fs::Permissions::from_mode(0o000)).unwrap();
     if fs::File::open(&store).is_err() {
         assert!(matches!(open(&place), Err(IndexError::Search(_))));
     }
