@@ -24,7 +24,7 @@ pub enum SearchTextError {
     /// More than [`WORDS_MAX`].
     #[error("the text has more than {WORDS_MAX} words")]
     Words,
-    /// More than [`PHRASE_TERMS_MAX`].
+    /// More than `PHRASE_TERMS_MAX` terms.
     #[error(
         "a phrase, or a run of a script without blanks, has more than {PHRASE_TERMS_MAX} words or pairs of characters; \
          put blanks between its words"
