@@ -289,6 +289,19 @@ impl Bus {
         }))
     }
 
+    /// The newest revision of a bucket, by its leader: that of any key, also of one that is gone.
+    ///
+    /// # Errors
+    /// [`BusError::Unavailable`] when the broker does not answer.
+    pub async fn last_revision(&self, bucket: &str) -> Result<u64, BusError> {
+        let (stream, nothing) = (subjects::kv_stream_name(bucket), serde_json::json!({}));
+        let ask = || self.context().request(format!("STREAM.INFO.{stream}"), &nothing);
+        let answer: serde_json::Value = self.retry_request(ask, BusError::unavailable).await?;
+        answer["state"]["last_seq"]
+            .as_u64()
+            .ok_or_else(|| BusError::unavailable("an answer without its state"))
+    }
+
     /// Removes a record if nobody changed it since `revision`. For `marker_ttl`, usually [`schemas::REMOVAL_MARKER_MS`], a marker
     /// reports the removal to followers, then nothing is left. Only for buckets whose values expire.
     ///

@@ -18,6 +18,7 @@ pub mod library;
 pub mod media;
 pub mod metrics;
 pub mod openapi;
+pub mod own_writes;
 mod page_assets;
 pub mod play;
 pub mod probes;
@@ -170,6 +171,8 @@ pub struct AppServices {
     pub refusals: denied_events::DeniedEvents,
     /// Documents kept in memory.
     pub documents: Arc<cache::ResponseCache>,
+    /// Who changed something a moment ago.
+    pub own_writes: own_writes::OwnWrites,
     /// Entries of the cache API.
     pub cached: cached::CachedEntries,
     /// Room for what is new.
@@ -227,6 +230,7 @@ impl AppState {
         let cached = cached::CachedEntries::new(config.cache)?;
         let shared = AppServices {
             cached,
+            own_writes: own_writes::OwnWrites::default(),
             bus,
             store,
             config,
@@ -359,13 +363,14 @@ fn open_router(taken: &query::AcceptedParameters) -> OperationRouter<AppState> {
         .merge(probes::router())
 }
 
-/// Jobs, what begins them, who works on them, and what was given up.
+/// Jobs, what begins them, who works on them, and what was given up; what programs keep for a while.
 fn work_router() -> OperationRouter<AppState> {
     jobs::router()
         .merge(schedules::router())
         .merge(transcode::router())
         .merge(workers::router())
         .merge(dead_letters::router())
+        .merge(cached::router())
 }
 
 /// The public router with more open routes.
@@ -376,6 +381,7 @@ fn router_with_routes(app: AppState, more: OperationRouter<AppState>) -> Router 
     let manners = Arc::new(config.manners.clone());
     let in_time = middleware::from_fn_with_state(Arc::clone(&manners), request_policy::limit_response_time);
     let behind = ServiceBuilder::new()
+        .layer(middleware::from_fn_with_state(app.clone(), own_writes::note_change))
         .layer(limit::limit_by_principal())
         .layer(query::refuse_unknown_parameters(taken.clone()))
         .layer(filter::filter_requests_with(app.capacity.clone()))
@@ -387,7 +393,6 @@ fn router_with_routes(app: AppState, more: OperationRouter<AppState>) -> Router 
         .merge(media::router())
         .merge(uploads::form_token_router())
         .merge(work_router())
-        .merge(cached::router())
         .merge(events::router())
         .merge(audit::router())
         .merge(metrics::router())

@@ -188,3 +188,23 @@ async fn an_index_that_is_killed_or_removed_comes_back_equal(cluster: &mut Clust
         assert_eq!(found(&page), media, "{page}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_misses_what_they_changed_a_moment_before() {
+    let mut cluster = Cluster::start(Options::default()).await;
+    let medium = cluster.upload(vec![1; 20], "fjord.bin").await;
+    cluster.media_event("media.rejected", &medium).await;
+    let key = cluster.key.clone();
+    for number in 0..20 {
+        let title = format!("Title{number}");
+        let path = format!("/v1/media/{medium}");
+        let change = cluster.request(Method::PATCH, &path).header(header::IF_MATCH, "*");
+        let changed = change.json(&json!({ "title": title })).send().await.unwrap();
+        assert_eq!(changed.status(), StatusCode::OK);
+        let (status, page) = search(&cluster, &key, &format!("q=%22{title}%22")).await;
+        assert_eq!((status, found(&page)), (StatusCode::OK, vec![medium.as_str()]), "{title}: {page}");
+        let list: Value =
+            cluster.request(Method::GET, "/v1/media").send().await.unwrap().json().await.unwrap();
+        assert_eq!(list["items"][0]["title"], title, "{list}");
+    }
+}

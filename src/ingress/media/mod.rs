@@ -31,7 +31,7 @@ use schemas::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 
-use super::{AppState, cache, openapi};
+use super::{AppState, cache, openapi, own_writes::is_index_behind};
 use auth::Principal;
 use web::{
     cursor::{self, CursorSealer},
@@ -123,14 +123,19 @@ async fn list_media(
 ) -> Result<Response, Problem> {
     let owner = who.list_owner_filter();
     let cursors = CursorSealer::new(&app.signing_key, index_query::MEDIA, &(&owner, wanted.status))?;
-    let question = MediaIndexQuery {
+    let mut question = MediaIndexQuery {
         owner,
         status: wanted.status,
         cursor: wanted.cursor.map(|cursor| cursors.open(&cursor)).transpose()?,
         limit: parse_page_limit(wanted.limit)?,
-        min_revision: wanted.min_revision,
+        min_revision: app.own_writes.find_revision(&app.bus, &who.owner, wanted.min_revision).await,
     };
-    let page: MediaIndexPage = query_index(&app.bus, index_query::MEDIA, &question).await?;
+    let mut page = query_index::<_, MediaIndexPage>(&app.bus, index_query::MEDIA, &question).await;
+    if is_index_behind(&page) && wanted.min_revision.is_none() {
+        question.min_revision = None;
+        page = query_index(&app.bus, index_query::MEDIA, &question).await;
+    }
+    let page = page?;
     let next_cursor = page.next.map(|position| cursors.seal(&position));
     Ok(ListPage { items: page.items, next_cursor, revision: page.revision }
         .into_list_response(&address, &uri))

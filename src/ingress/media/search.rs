@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{INDEX_WAIT, index_problem, parse_page_limit};
-use crate::{AppState, openapi};
+use crate::{AppState, openapi, own_writes::is_index_behind};
 use auth::Principal;
 use web::{
     cursor::CursorSealer,
@@ -167,17 +167,22 @@ pub(super) async fn search_media(
     let times = (&wanted.created_after, &wanted.created_before);
     let list = (&visible_owner, &text, wanted.sort, timeless, times);
     let cursors = CursorSealer::new(&app.signing_key, search_query::SEARCH_MEDIA, &list)?;
-    let question = MediaSearchQuery {
+    let mut question = MediaSearchQuery {
         visible_owner,
         text,
         filters,
         sort: wanted.sort,
         cursor: wanted.cursor.map(|cursor| cursors.open(&cursor)).transpose()?,
         limit: parse_page_limit(wanted.limit)?,
-        min_revision: wanted.min_revision,
+        min_revision: app.own_writes.find_revision(&app.bus, &who.owner, wanted.min_revision).await,
         facets,
     };
-    let page = query_search(&app.bus, &question).await?;
+    let mut page = query_search(&app.bus, &question).await;
+    if is_index_behind(&page) && wanted.min_revision.is_none() {
+        question.min_revision = None;
+        page = query_search(&app.bus, &question).await;
+    }
+    let page = page?;
     let next_cursor = page.next.map(|position| cursors.seal(&position));
     let items =
         page.hits.into_iter().map(|MediaSearchHit { item, highlights }| MediaSearchItem { item, highlights });
