@@ -220,7 +220,13 @@ pub(super) async fn change_cached_batch(
     permit: RateLimitPermit,
     JsonBody(wanted): JsonBody<CachedBatchRequest>,
 ) -> Result<Response, Problem> {
+    if wanted.operations.is_empty() {
+        return Err(Problem::new(ProblemCode::RequestInvalid).with_pointer("/operations", "there is none"));
+    }
     check_count(wanted.operations.len(), "/operations")?;
+    for (number, operation) in wanted.operations.iter().enumerate() {
+        check_operation(&app, number, operation)?;
+    }
     let (mut items, mut values_bytes) = (Vec::with_capacity(wanted.operations.len()), 0);
     for operation in wanted.operations {
         let (CachedOperation::Get { key }
@@ -246,10 +252,24 @@ pub(super) async fn change_cached_batch(
 }
 
 fn check_count(count: usize, pointer: &str) -> Result<(), Problem> {
-    if (1..=BATCH_MAX).contains(&count) {
+    if count <= BATCH_MAX {
         return Ok(());
     }
-    Err(Problem::new(ProblemCode::RequestInvalid).with_pointer(pointer, format!("1 to {BATCH_MAX} of them")))
+    let detail = format!("at most {BATCH_MAX} of them");
+    Err(Problem::new(ProblemCode::RequestInvalid).with_pointer(pointer, detail))
+}
+
+/// Refuses what can't be done with any entry, before anything is done.
+fn check_operation(app: &AppState, number: usize, operation: &CachedOperation) -> Result<(), Problem> {
+    let (CachedOperation::Get { key } | CachedOperation::Put { key, .. } | CachedOperation::Delete { key }) =
+        operation;
+    let place = format!("/operations/{number}");
+    check_key(key.clone())
+        .map_err(|problem| problem.with_pointer(&format!("{place}/key"), "it is no key"))?;
+    if let CachedOperation::Put { ttl_s, .. } = operation {
+        check_ttl(*ttl_s, &app.config.cache, &format!("{place}/ttl_s"))?;
+    }
+    Ok(())
 }
 
 async fn run_operation(
@@ -334,8 +354,8 @@ pub(super) static WARM_CACHE: Operation = Operation::change(
 
 /// Read entries and documents into memory
 ///
-/// Of the replica that answers: what was read there before a load comes is answered without asking the broker. At most 100 of both
-/// together; each counts as a request.
+/// Of the replica that answers: what was read there before a load comes is answered without asking the broker. At most 100 of each;
+/// each of them counts as a request.
 #[utoipa::path(
     post,
     path = WARM_CACHE.path,
@@ -350,7 +370,8 @@ pub(super) async fn warm_cache(
     permit: RateLimitPermit,
     JsonBody(wanted): JsonBody<CacheWarmRequest>,
 ) -> Result<Json<CacheWarmDocument>, Problem> {
-    check_count(wanted.keys.len() + wanted.media_ids.len(), "")?;
+    check_count(wanted.keys.len(), "/keys")?;
+    check_count(wanted.media_ids.len(), "/media_ids")?;
     let (mut absent_keys, mut absent_media_ids, mut warmed) = (Vec::new(), Vec::new(), 0);
     for key in wanted.keys {
         permit.charge_item(RateLimitGroup::Cache)?;

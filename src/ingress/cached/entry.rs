@@ -90,7 +90,7 @@ pub(super) static READ_CACHED: Operation = Operation::read(
     operation_id = "read_cached",
     params(("key", Path), ("If-None-Match", Header)),
     responses(
-        (status = 200, description = "The value, of the type with which it was put", headers(("ETag")), content(("application/octet-stream"))),
+        (status = 200, description = "The value, of the type with which it was put", headers(("ETag")), content(("*/*"))),
         (status = 304, description = "It is as known", headers(("ETag"))),
         (status = 404, description = "There is no such entry, or its time is over"),
     ),

@@ -162,7 +162,7 @@ async fn many_are_read_put_and_removed_at_once() {
                 { "type": "delete", "key": "a" },
                 { "type": "delete", "key": "a" },
                 { "type": "get", "key": "a" },
-                { "type": "put", "key": "no key", "value": 1 },
+                { "type": "put", "key": "b", "value": "x".repeat(70_000) },
             ] }),
         )
         .await;
@@ -182,7 +182,14 @@ async fn many_are_read_put_and_removed_at_once() {
         (&done["items"][2]["value_base64"], &done["items"][2]["value"]),
         (&json!("AQ=="), &Value::Null)
     );
-    assert_eq!(done["items"][6]["problem"]["code"], "cache_key_malformed");
+    assert_eq!(done["items"][6]["problem"]["code"], "body_too_large");
+    let wrong = json!({ "operations": [
+        { "type": "put", "key": "c", "value": 1 }, { "type": "delete", "key": "no key" },
+    ] });
+    let (status, refused) = client.post("/v1/cache/batch", &wrong).await;
+    assert_eq!((status, &refused["code"]), (400, &json!("cache_key_malformed")), "{refused}");
+    assert_eq!(refused["errors"][0]["pointer"], "/operations/1/key", "{refused}");
+    assert_eq!(client.ask("GET", "/v1/cache/entries/c", "", "").await.status, 404, "nothing was done");
     let none = client.post("/v1/cache/batch", &json!({ "operations": [] })).await;
     assert_eq!((none.0, &none.1["code"]), (400, &json!("request_invalid")));
     let absent = "06db00820dt0303jc5mn0r355k";
