@@ -18,7 +18,7 @@ pub mod library;
 pub mod media;
 pub mod metrics;
 pub mod openapi;
-pub mod own_writes;
+mod own_writes;
 mod page_assets;
 pub mod play;
 pub mod probes;
@@ -172,7 +172,7 @@ pub struct AppServices {
     /// Documents kept in memory.
     pub documents: Arc<cache::ResponseCache>,
     /// Who changed something a moment ago.
-    pub own_writes: own_writes::OwnWrites,
+    pub(crate) own_writes: own_writes::OwnWrites,
     /// Entries of the cache API.
     pub cached: cached::CachedEntries,
     /// Room for what is new.

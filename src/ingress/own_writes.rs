@@ -30,7 +30,7 @@ const KEPT_MAX: Duration = Duration::from_secs(10);
 
 /// When each principal changed something last.
 #[derive(Debug, Default)]
-pub struct OwnWrites(Mutex<HashMap<String, Instant>>);
+pub(crate) struct OwnWrites(Mutex<HashMap<String, Instant>>);
 
 impl OwnWrites {
     fn note(&self, owner: String, now: Instant) {
