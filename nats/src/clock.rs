@@ -36,15 +36,20 @@ impl Bus {
     /// [`BusError::Unavailable`] when the broker does not answer.
     pub async fn broker_now_ms(&self, stream: &str) -> Result<u64, BusError> {
         let asked = Instant::now();
-        let nothing = serde_json::json!({});
-        let ask = || self.context().request(format!("STREAM.INFO.{stream}"), &nothing);
-        let answer: serde_json::Value = self.retry_request(ask, BusError::unavailable).await?;
+        let answer = self.request_stream_info(stream).await?;
         let reported = answer.get("ts").and_then(serde_json::Value::as_str).unwrap_or_default();
         let time: jiff::Timestamp = reported.parse().map_err(BusError::unavailable)?;
         let broker_ms = u64::try_from(time.as_millisecond()).unwrap_or(0);
         let way_ms = u64::try_from(asked.elapsed().as_millis()).unwrap_or(u64::MAX);
         record_clock_offset(broker_ms, crate::now_ms(), way_ms);
         Ok(broker_ms)
+    }
+
+    /// What the server that leads `stream` says of it, and what time it has.
+    pub(crate) async fn request_stream_info(&self, stream: &str) -> Result<serde_json::Value, BusError> {
+        let nothing = serde_json::json!({});
+        let ask = || self.context().request(format!("STREAM.INFO.{stream}"), &nothing);
+        self.retry_request(ask, BusError::unavailable).await
     }
 }
 

@@ -13,6 +13,7 @@
 
 use std::time::{Duration, Instant};
 
+use async_nats::HeaderMap;
 use async_nats::jetstream::{
     message::PublishMessage,
     stream::{LastRawMessageErrorKind, Stream},
@@ -277,9 +278,7 @@ impl Bus {
             )
             .await?;
         Ok(found.map(|message| {
-            // A value that ended by its time leaves a marker of the broker's own, which has only the second header.
-            let deleted = message.headers.get("KV-Operation").is_some()
-                || message.headers.get("Nats-Marker-Reason").is_some();
+            let deleted = is_removal(&message.headers);
             let stored_at_ms = u64::try_from(message.time.unix_timestamp_nanos() / 1_000_000).unwrap_or(0);
             RawKvValue {
                 revision: message.sequence,
@@ -294,9 +293,7 @@ impl Bus {
     /// # Errors
     /// [`BusError::Unavailable`] when the broker does not answer.
     pub async fn last_revision(&self, bucket: &str) -> Result<u64, BusError> {
-        let (stream, nothing) = (subjects::kv_stream_name(bucket), serde_json::json!({}));
-        let ask = || self.context().request(format!("STREAM.INFO.{stream}"), &nothing);
-        let answer: serde_json::Value = self.retry_request(ask, BusError::unavailable).await?;
+        let answer = self.request_stream_info(&subjects::kv_stream_name(bucket)).await?;
         answer["state"]["last_seq"]
             .as_u64()
             .ok_or_else(|| BusError::unavailable("an answer without its state"))
@@ -392,6 +389,12 @@ impl Bus {
         }
         Err(BusError::Conflict { what: subjects::kv_subject(bucket, key) })
     }
+}
+
+/// True for what a bucket holds in place of a value. One that ended by its time leaves a marker of the broker's own, which has only the
+/// second header.
+pub(crate) fn is_removal(headers: &HeaderMap) -> bool {
+    ["KV-Operation", "Nats-Marker-Reason"].iter().any(|name| headers.get(*name).is_some())
 }
 
 /// The value of a record, if it is not too large for one.

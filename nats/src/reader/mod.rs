@@ -17,7 +17,7 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::{Bus, BusError, ReaderStatus, reader_status::ReaderStatusSender};
+use crate::{Bus, BusError, ReaderStatus, reader_status::ReaderStatusSender, state};
 
 mod pull;
 mod source;
@@ -115,7 +115,7 @@ impl StreamEntry {
 
     /// True for what a bucket holds in place of a value that was removed, or came to its end.
     pub fn is_removal(&self) -> bool {
-        ["KV-Operation", "Nats-Marker-Reason"].iter().any(|name| self.headers.get(*name).is_some())
+        state::is_removal(&self.headers)
     }
 }
 

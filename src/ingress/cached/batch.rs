@@ -272,6 +272,7 @@ fn check_operation(app: &AppState, number: usize, operation: &CachedOperation) -
     Ok(())
 }
 
+/// Does what [`check_operation`] let pass.
 async fn run_operation(
     app: &AppState,
     who: &Principal,
@@ -279,7 +280,6 @@ async fn run_operation(
 ) -> Result<CachedBatchItem, Problem> {
     match operation {
         CachedOperation::Get { key } => {
-            let key = check_key(key)?;
             let found = app.cached.read(&app.bus, &EntryName::new(who, &key)).await?;
             Ok(match found {
                 Some(entry) => CachedBatchItem::of_entry(key, entry),
@@ -287,7 +287,6 @@ async fn run_operation(
             })
         }
         CachedOperation::Put { key, value, ttl_s } => {
-            let key = check_key(key)?;
             if let Some(full) = app.capacity.find_full(&capacity::CACHED) {
                 return Err(full.to_problem());
             }
@@ -304,7 +303,6 @@ async fn run_operation(
             Ok(CachedBatchItem { expires_at_ms, ..CachedBatchItem::new(key, CachedOutcome::Stored) })
         }
         CachedOperation::Delete { key } => {
-            let key = check_key(key)?;
             let removed = app.cached.remove(&app.bus, &EntryName::new(who, &key), |_| Ok(())).await;
             match removed {
                 Ok(()) => Ok(CachedBatchItem::new(key, CachedOutcome::Removed)),

@@ -54,11 +54,13 @@ pub(super) fn clean_tags(tags: &[String]) -> Result<Vec<String>, Problem> {
 
 /// A language in the form of RFC 5646, section 2.1.1, by its shortest code.
 pub(super) fn clean_language(text: &str) -> Result<String, Problem> {
-    let tag = if text.len() <= LANGUAGE_BYTES_MAX { language::to_language_tag(text) } else { String::new() };
-    if tag.is_empty() || tag == language::UNDETERMINED {
-        return Err(invalid_details("/language", "it is the tag of no language, such as `de` or `pt-BR`"));
-    }
-    Ok(tag)
+    let tag = Some(text).filter(|text| text.len() <= LANGUAGE_BYTES_MAX).and_then(find_language);
+    tag.ok_or_else(|| invalid_details("/language", "it is the tag of no language, such as `de` or `pt-BR`"))
+}
+
+/// The tag of a language in the form in which it is kept; none for what is no language.
+pub(super) fn find_language(text: &str) -> Option<String> {
+    Some(language::to_language_tag(text)).filter(|tag| tag != language::UNDETERMINED)
 }
 
 /// Links whose addresses a browser may be sent to.

@@ -8,7 +8,6 @@ use axum::{
     response::Response,
 };
 use nats::Bus;
-use packaging::language;
 use schemars::JsonSchema;
 use schemas::{
     access::ApiKeyScope,
@@ -24,7 +23,7 @@ use schemas::{
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{INDEX_WAIT, index_problem, parse_page_limit};
+use super::{INDEX_WAIT, details::find_language, index_problem, parse_page_limit};
 use crate::{AppState, openapi, own_writes::is_index_behind};
 use auth::Principal;
 use web::{
@@ -255,11 +254,8 @@ impl MediaSearchParameters {
 
 /// A language in the form in which it is kept.
 fn parse_language(text: &str) -> Result<String, Problem> {
-    let tag = language::to_language_tag(text);
-    if tag.is_empty() || tag == language::UNDETERMINED {
-        return Err(malformed("language takes the tag of a language, such as `de` or `pt-BR`"));
-    }
-    Ok(tag)
+    find_language(text)
+        .ok_or_else(|| malformed("language takes the tag of a language, such as `de` or `pt-BR`"))
 }
 
 /// What to count by: names with commas between them.

@@ -185,9 +185,7 @@ pub(crate) async fn read_batch(
 /// Key and value of an entry; no value of a key that was deleted.
 pub(crate) fn split_entry(bucket: IndexBucket, entry: &StreamEntry) -> (&str, Option<&[u8]>) {
     let key = entry.subject.strip_prefix(&subjects::kv_subject(bucket.name(), "")).unwrap_or_default();
-    let deleted =
-        ["KV-Operation", "Nats-Marker-Reason"].iter().any(|name| entry.headers.get(*name).is_some());
-    (key, (!deleted).then_some(entry.payload.as_ref()))
+    (key, (!entry.is_removal()).then_some(entry.payload.as_ref()))
 }
 
 fn decode_entry(bucket: IndexBucket, entry: &StreamEntry) -> IndexEntry {
