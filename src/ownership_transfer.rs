@@ -171,6 +171,12 @@ async fn transfer_medium(bus: &Bus, media_id: MediaId, from: &str, to: &str) -> 
         Some((next, Outbox::new().with_event(&changed)))
     })
     .await?;
+    let removed = bus.load_with_tombstone::<document::MediaDocumentRecord>(&key).await?;
+    if let Some(mut held) = removed.filter(|held| held.record.is_restorable && held.record.owner == from) {
+        // Who restores it is its owner then; what the stages know of it follows with that.
+        to.clone_into(&mut held.record.owner);
+        bus.commit_record(&mut held, Outbox::new()).await?;
+    }
     bus.change_record::<media::MediaRecord>(&key, |found| {
         let asset = found.filter(|asset| asset.owner == from)?;
         Some((media::MediaRecord { owner: to.to_owned(), ..asset.clone() }, Outbox::new()))
@@ -207,7 +213,7 @@ async fn read_media_owners(bus: &Bus) -> Result<BTreeMap<MediaId, String>, BusEr
         let Ok((_, document)) = nats::decode_record::<document::MediaDocumentRecord>(key, payload) else {
             return;
         };
-        if document.is_removed() {
+        if document.is_removed() && !document.is_restorable {
             owners.remove(&document.media_id);
         } else {
             owners.insert(document.media_id, document.owner);

@@ -447,6 +447,7 @@ fn message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
         | "auth.signed_in"
         | "auth.signed_out"
         | "queue.paused"
+        | "media.restored"
         | "queue.resumed" => (vec!["ingress"], vec![]),
         "media.stored" => (vec!["upload"], vec!["index", "transcode"]),
         "media.rejected" => (vec!["upload"], vec!["index"]),
@@ -457,11 +458,11 @@ fn message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
             (vec!["admin", "ingress", "keeper", "tasks"], vec!["index", "transcode", "upload"])
         }
         "media.removed" => (vec!["keeper", "tasks"], vec![]),
-        "view.summed" => (vec!["keeper"], vec![]),
+        "media.purged" | "view.summed" => (vec!["keeper"], vec![]),
         "gate.doubted" => (vec!["ingress", "keeper"], vec![]),
         "gate.revoked" => (vec!["ingress", "keeper"], vec!["ingress"]),
         "kv.uploads" => (vec!["ingress", "keeper", "tasks"], vec!["ingress", "keeper", "tasks", "upload"]),
-        "kv.media" => (vec!["ingress", "tasks"], vec!["index", "ingress", "keeper", "tasks"]),
+        "kv.media" => (vec!["ingress", "keeper", "tasks"], vec!["index", "ingress", "keeper", "tasks"]),
         "kv.assets" => (
             vec!["admin", "index", "ingress", "keeper", "tasks", "transcode", "upload"],
             vec!["index", "ingress", "tasks", "transcode"],

@@ -65,6 +65,8 @@ pub fn event_entries() -> Vec<CatalogEntry> {
         event_entry::<media::MediaPlayable>(),
         event_entry::<media::MediaReady>(),
         event_entry::<media::MediaRemoved>(),
+        event_entry::<media::MediaRestored>(),
+        event_entry::<media::MediaPurged>(),
         event_entry::<media::MediaDelayed>(),
         event_entry::<media::MediaReopened>(),
         event_entry::<document::MediaChanged>(),

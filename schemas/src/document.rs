@@ -9,7 +9,7 @@ use crate::{
     gate::{GateRule, MediaGate},
     ids::{MediaId, UploadId},
     media_details::{MediaDetails, MediaLink},
-    value::TransactionHash,
+    value::{TransactionHash, is_zero},
 };
 
 /// How media segments are served.
@@ -64,16 +64,22 @@ pub struct MediaDocumentRecord {
     pub created_at_ms: u64,
     /// Unix time in milliseconds.
     pub changed_at_ms: u64,
-    /// Unix time in milliseconds at which the medium was removed: all that is left of it goes after the keeper's grace time.
+    /// Unix time in milliseconds at which the medium was removed: all that is left of it goes after a time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub removed_at_ms: Option<u64>,
+    /// How often it was removed; what ends the work on it names the removal, so that it leaves alone what was restored since.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub removal_count: u32,
+    /// True while it is removed and can be restored. False once that is over: it is being purged, or was removed for good.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_restorable: bool,
 }
 
 impl MediaDocumentRecord {
     /// True when everybody may play the medium, and it may be shown to strangers: its rule is `public`, and nothing else.
     pub fn is_public(&self) -> bool {
         let rule = self.gate.as_ref().and_then(|gate| gate.rule.as_ref());
-        matches!(rule, Some(GateRule::Public {}))
+        self.removed_at_ms.is_none() && matches!(rule, Some(GateRule::Public {}))
     }
 
     /// The document of a medium that nobody has said anything about; Unix time in milliseconds.
@@ -91,22 +97,42 @@ impl MediaDocumentRecord {
             created_at_ms,
             changed_at_ms: created_at_ms,
             removed_at_ms: None,
+            removal_count: 0,
+            is_restorable: false,
         }
     }
 
-    /// What is left of a removed medium: whose it was, and when it ended, as Unix time in milliseconds.
+    /// What is left of a medium that was removed for good: whose it was, and when it ended, as Unix time in milliseconds. The time of
+    /// one that could be restored until now stays.
     #[must_use]
-    pub fn into_removed(self, removed_at_ms: u64) -> Self {
+    pub fn into_removed(self, now_ms: u64) -> Self {
         Self {
             title: String::new(),
             description: None,
             details: MediaDetails::default(),
             mint_tx: None,
             gate: None,
-            changed_at_ms: removed_at_ms,
-            removed_at_ms: Some(removed_at_ms),
+            is_restorable: false,
+            ..self.into_restorable(now_ms)
+        }
+    }
+
+    /// A removed medium that can be restored: with all that was said about it, for nobody to see. Unix time in milliseconds.
+    #[must_use]
+    pub fn into_restorable(self, now_ms: u64) -> Self {
+        Self {
+            changed_at_ms: now_ms,
+            removal_count: self.removal_count.saturating_add(u32::from(self.removed_at_ms.is_none())),
+            removed_at_ms: self.removed_at_ms.or(Some(now_ms)),
+            is_restorable: true,
             ..self
         }
+    }
+
+    /// The medium as it was before it was removed, at `now_ms`; `None` when it is not removed, or can't be restored any more.
+    pub fn to_restored(&self, now_ms: u64) -> Option<Self> {
+        self.removed_at_ms.filter(|_| self.is_restorable)?;
+        Some(Self { removed_at_ms: None, is_restorable: false, changed_at_ms: now_ms, ..self.clone() })
     }
 }
 

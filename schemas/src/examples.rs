@@ -279,8 +279,18 @@ fn visit_media_events(visitor: &mut impl ExampleVisitor) {
     );
     visit_event(
         visitor,
-        media::MediaRemoved { media_id: MEDIA, owner: example_owner(), removed_by: owned_text("admin") },
+        media::MediaRemoved {
+            media_id: MEDIA,
+            owner: example_owner(),
+            removed_by: owned_text("admin"),
+            is_final: false,
+        },
     );
+    visit_event(
+        visitor,
+        media::MediaRestored { media_id: MEDIA, owner: example_owner(), restored_by: owned_text("admin") },
+    );
+    visit_event(visitor, media::MediaPurged { media_id: MEDIA, owner: example_owner() });
     visit_event(
         visitor,
         media::MediaDelayed {
@@ -452,6 +462,7 @@ fn asset_record() -> media::MediaRecord {
         created_at_ms: MADE_AT_MS,
         changed_at_ms: MADE_AT_MS + 8_000,
         source_removed_at_ms: None,
+        restored_removal: 0,
         removed_at_ms: None,
         waiting: None,
         superseded: Vec::new(),
@@ -946,6 +957,7 @@ fn media_page() -> index_query::MediaIndexPage {
         changed_at_ms: MADE_AT_MS + 8_000,
         document_revision: 12,
         asset_revision: 19,
+        removed_at_ms: None,
     };
     index_query::MediaIndexPage { items: vec![item], next: Some(owned_text("019ab0010203")), revision: 12 }
 }
@@ -1258,6 +1270,7 @@ fn visit_others(visitor: &mut impl ExampleVisitor) {
     let media = index_query::MediaIndexQuery {
         owner: Some(example_owner()),
         status: Some(media::MediaStatus::Ready),
+        removed: false,
         cursor: None,
         limit: 50,
         min_revision: Some(12),

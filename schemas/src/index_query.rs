@@ -58,6 +58,9 @@ pub struct MediaIndexQuery {
     /// Only media that stand there.
     #[serde(default)]
     pub status: Option<media::MediaStatus>,
+    /// Media that were removed and can be restored, wherever they stood; the one removed last comes first.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub removed: bool,
     /// Where the page before ended: its `next`.
     #[serde(default)]
     pub cursor: Option<String>,
@@ -111,6 +114,9 @@ pub struct MediaIndexItem {
     pub document_revision: u64,
     /// Revision of the asset in the bucket `assets`; 0 while there is none.
     pub asset_revision: u64,
+    /// Unix time in milliseconds at which it was removed; absent where it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub removed_at_ms: Option<u64>,
 }
 
 /// A page of media.

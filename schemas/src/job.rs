@@ -10,6 +10,7 @@ use crate::{
     media::{ClockMark, MediaWarning, Rational},
     schedule::ScheduledRun,
     subjects::{self, JobPriority},
+    value::is_zero,
 };
 
 /// Most parts a job may have: their records are read together, when the job is finished and when people look at it.
@@ -798,11 +799,6 @@ pub struct JobPartSummary {
     /// The same for people, at most [`SUMMARY_DETAIL_CHARS_MAX`] characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes what it asks about by reference")]
-const fn is_zero(number: &u32) -> bool {
-    *number == 0
 }
 
 impl From<&JobPartRecord> for JobPartSummary {

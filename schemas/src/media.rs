@@ -9,6 +9,7 @@ use crate::{
     ids::{JobId, MediaId, UploadId},
     schedule::ScheduledRun,
     upload,
+    value::is_zero,
 };
 
 /// A ratio of two integers, such as a frame rate in frames per second or a pixel aspect.
@@ -360,6 +361,9 @@ pub struct MediaRecord {
     /// Unix time in milliseconds at which the medium was removed: stages write nothing of it any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub removed_at_ms: Option<u64>,
+    /// The removal after which it was restored last, by the count in its document; 0 for none. Work is not ended for that one any more.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub restored_removal: u32,
     /// What its work waits for; absent while it goes on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting: Option<MediaWaitReason>,
@@ -392,6 +396,7 @@ impl MediaRecord {
             changed_at_ms: created_at_ms,
             source_removed_at_ms: None,
             removed_at_ms: None,
+            restored_removal: 0,
             waiting: None,
             attempt: MediaAttempt::default(),
             superseded: Vec::new(),
@@ -596,7 +601,8 @@ pub struct MediaReady {
 }
 media_event!(MediaReady, "ready", false, |e| Some(e.encode.job_id));
 
-/// `evt.media.removed`: the medium is gone for everybody, and playback of it ends. Its objects and records go after a grace time.
+/// `evt.media.removed`: the medium is gone for everybody, and playback of it ends. It can be restored for a time, unless it was removed
+/// for good; then its objects and records go.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "Removed")]
 pub struct MediaRemoved {
@@ -606,8 +612,35 @@ pub struct MediaRemoved {
     pub owner: String,
     /// Who removed it.
     pub removed_by: String,
+    /// True when it can't be restored.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_final: bool,
 }
-media_event!(MediaRemoved, "removed", true, |_| None);
+media_event!(MediaRemoved, "removed", false, |_| None);
+
+/// `evt.media.restored`: a removed medium is there again, as it was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "Restored")]
+pub struct MediaRestored {
+    /// The medium.
+    pub media_id: MediaId,
+    /// Its owner.
+    pub owner: String,
+    /// Who restored it.
+    pub restored_by: String,
+}
+media_event!(MediaRestored, "restored", false, |_| None);
+
+/// `evt.media.purged`: nothing is left of a removed medium: no object, no key, no record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "Purged")]
+pub struct MediaPurged {
+    /// The medium.
+    pub media_id: MediaId,
+    /// Its owner.
+    pub owner: String,
+}
+media_event!(MediaPurged, "purged", true, |_| None);
 
 /// `evt.media.delayed`: its work waits until something that it needs is back. Told once an outage.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

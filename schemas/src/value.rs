@@ -139,6 +139,11 @@ as_text!(TransactionHash, { "type": "string", "pattern": TRANSACTION_HASH });
 // The format is a mailbox: a part before the `@` that is too long matches the pattern, and yet it is none.
 as_text!(EmailAddress, { "type": "string", "format": "email", "pattern": EMAIL, "maxLength": EMAIL_LENGTH_MAX });
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes what it asks about by reference")]
+pub(crate) const fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

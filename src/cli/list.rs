@@ -2,7 +2,7 @@
 
 use reqwest::{
     Method,
-    header::{ETAG, IF_MATCH},
+    header::{ETAG, HeaderValue, IF_MATCH},
 };
 use serde_json::{Value, json};
 
@@ -31,6 +31,13 @@ const MEDIA: ListColumns = ListColumns {
             format_field(item, "size_bytes"),
             format_field(item, "title"),
         ]
+    },
+};
+
+const REMOVED_MEDIA: ListColumns = ListColumns {
+    heads: &["MEDIA", "REMOVED", "CREATED", "TITLE"],
+    row: |item| {
+        ["media_id", "removed_at_ms", "created_at_ms", "title"].map(|name| format_field(item, name)).into()
     },
 };
 
@@ -73,8 +80,10 @@ fn format_status(item: &Value) -> String {
 pub async fn run_media(command: MediaCommand, as_json: bool) -> anyhow::Result<CommandOutcome> {
     let done = match command {
         MediaCommand::Fetch(args) => return fetch::fetch_medium(&args, as_json).await,
-        MediaCommand::Ls { page, client } => {
-            print_list(&ApiClient::new(&client)?, "v1/media", &[], &page, &MEDIA, as_json).await
+        MediaCommand::Ls { removed, page, client } => {
+            let only = [("removed", removed.then_some("true"))];
+            let columns = if removed { &REMOVED_MEDIA } else { &MEDIA };
+            print_list(&ApiClient::new(&client)?, "v1/media", &only, &page, columns, as_json).await
         }
         MediaCommand::Search(args) => search::search_media(&args, as_json).await,
         MediaCommand::Show { media_id, client } => {
@@ -89,26 +98,60 @@ pub async fn run_media(command: MediaCommand, as_json: bool) -> anyhow::Result<C
         MediaCommand::Edit(args) => edit::edit_medium(&args, as_json).await,
         MediaCommand::Transcode(args) => transcode::transcode_media(&args, as_json).await,
         MediaCommand::Verify(args) => verify::verify_media(&args, as_json).await,
-        MediaCommand::Rm { media_ids, client } => {
+        MediaCommand::Rm { media_ids, permanent, client } => {
             let client = ApiClient::new(&client)?;
-            let remove = async |media_id: &str| remove_medium(&client, media_id, as_json).await;
+            let remove = async |media_id: &str| remove_medium(&client, media_id, permanent, as_json).await;
             act_on_each("medium", &media_ids, remove).await
+        }
+        MediaCommand::Restore { media_ids, client } => {
+            let client = ApiClient::new(&client)?;
+            let restore = async |media_id: &str| restore_medium(&client, media_id, as_json).await;
+            act_on_each("medium", &media_ids, restore).await
         }
     };
     done.map(|()| CommandOutcome::Well)
 }
 
-/// Removes a medium as it is now.
-async fn remove_medium(client: &ApiClient, media_id: &str, as_json: bool) -> anyhow::Result<()> {
-    let url = client.build_url(&format!("v1/media/{media_id}"), &[]);
-    let found = client.send(client.build_request(Method::GET, url.clone())).await?;
-    let tag =
-        found.headers().get(ETAG).ok_or_else(|| ClientError::strange("the answer has no ETag"))?.clone();
+/// Removes a medium as it is now; one that was removed before for good.
+async fn remove_medium(
+    client: &ApiClient,
+    media_id: &str,
+    permanent: bool,
+    as_json: bool,
+) -> anyhow::Result<()> {
+    let path = format!("v1/media/{media_id}");
+    let found = client.send(client.build_request(Method::GET, client.build_url(&path, &[]))).await;
+    let tag = match found {
+        Err(error) if permanent && error.code() == "media_removed" => HeaderValue::from_static("*"),
+        found => {
+            let tag = found?.headers().get(ETAG).cloned();
+            tag.ok_or_else(|| ClientError::strange("the answer has no ETag"))?
+        }
+    };
+    let url = client.build_url(&path, &[("permanent", permanent.then_some("true"))]);
     client.send(client.build_request(Method::DELETE, url).header(IF_MATCH, tag)).await?;
     if as_json {
-        return Ok(output::print_json(&json!({ "media_id": media_id, "removed": true }))?);
+        let removed = json!({ "media_id": media_id, "removed": true, "permanent": permanent });
+        return Ok(output::print_json(&removed)?);
     }
-    output::print_message(format!("Removed: {}", output::sanitize_text(media_id)));
+    let shown = output::sanitize_text(media_id);
+    output::print_message(if permanent {
+        format!("Removed for good: {shown}")
+    } else {
+        format!("Removed: {shown}; `streamgate media restore {shown}` brings it back for a time")
+    });
+    Ok(())
+}
+
+/// Restores a removed medium.
+async fn restore_medium(client: &ApiClient, media_id: &str, as_json: bool) -> anyhow::Result<()> {
+    let url = client.build_url(&format!("v1/media/{media_id}/restore"), &[]);
+    let document = client.send_json(client.build_request(Method::POST, url)).await?;
+    if as_json {
+        return Ok(output::print_json(&document)?);
+    }
+    let status = format_status(&document);
+    output::print_message(format!("Restored: {}, {status}", output::sanitize_text(media_id)));
     Ok(())
 }
 

@@ -12,8 +12,12 @@ pub enum MediaCommand {
     /// List your media, newest first
     #[command(after_help = "Examples:
   streamgate media ls --status ready
-  streamgate media ls --json --limit 200    a last line {\"next_cursor\": ...} says that there are more")]
+  streamgate media ls --json --limit 200    a last line {\"next_cursor\": ...} says that there are more
+  streamgate media ls --removed             those that `streamgate media restore` brings back")]
     Ls {
+        /// Removed media that can be restored, those removed last first
+        #[arg(long, conflicts_with = "status")]
+        removed: bool,
         /// Which page.
         #[command(flatten)]
         page: PageArgs,
@@ -98,10 +102,29 @@ hosts are asked; `outbound.allow` in the server's settings lets others through."
 The source and what plays are read, and compared by SHA-256. `streamgate schedules verify` does it again and again, and the event
 `job.failed` with the code `media_damaged` says when something is wrong.")]
     Verify(VerifyArgs),
-    /// Remove media: nobody plays them from now on, and nothing brings them back
-    #[command(after_help = "Example:
-  streamgate media rm 068p... 068q...       one after the other; a medium that changes meanwhile is left alone")]
+    /// Remove media: nobody plays them from now on. They can be restored for a day, unless the server says otherwise
+    #[command(after_help = "Examples:
+  streamgate media rm 068p... 068q...       one after the other; a medium that changes meanwhile is left alone
+  streamgate media rm --permanent 068p...   for good, also of one that was removed before: its bytes go within minutes
+  streamgate media ls --removed             those that can be restored
+  streamgate media restore 068p...          as it was; what was being made of it goes on
+
+`retention.removed` in the server's settings is how long they can be restored.")]
     Rm {
+        /// Their ids
+        #[arg(required = true, value_name = "MEDIA_ID")]
+        media_ids: Vec<String>,
+        /// Remove them for good: nothing brings them back
+        #[arg(long)]
+        permanent: bool,
+        /// The server.
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// Restore removed media, as they were
+    #[command(after_help = "Example:
+  streamgate media restore 068p...          `streamgate media ls --removed` lists them")]
+    Restore {
         /// Their ids
         #[arg(required = true, value_name = "MEDIA_ID")]
         media_ids: Vec<String>,

@@ -76,13 +76,18 @@ pub struct RetentionSettings {
     /// How long jobs and uploads that ended are kept, in milliseconds.
     #[schemars(range(min = ENDED_MS_MIN))]
     pub ended_ms: u64,
+    /// How long a removed medium can be restored, in milliseconds. Its bytes stay as long; with 0 every removal is for good.
+    pub removed_ms: u64,
 }
 
 impl Default for RetentionSettings {
     fn default() -> Self {
-        Self { ended_ms: schemas::ENDED_KEPT_MS }
+        Self { ended_ms: schemas::ENDED_KEPT_MS, removed_ms: REMOVED_MS }
     }
 }
+
+/// Usual [`RetentionSettings::removed_ms`]: a mistake is noticed on the next day.
+const REMOVED_MS: u64 = 24 * 3_600_000;
 
 /// Least [`RetentionSettings::ended_ms`]: what has just ended is still asked for.
 const ENDED_MS_MIN: u64 = 24 * 3_600_000;
@@ -227,6 +232,8 @@ impl Settings {
         };
         self.keeper.purge.superseded_age_ms =
             self.grants.session_ms.saturating_add(keeper::purge::SUPERSEDED_MARGIN_MS);
+        self.keeper.purge.restorable_ms = self.retention.removed_ms;
+        self.ingress.restorable_ms = self.retention.removed_ms;
         let kept_ms = self.retention.ended_ms;
         self.transcode.ended_kept_ms = kept_ms;
         self.tasks.ended_kept_ms = kept_ms;

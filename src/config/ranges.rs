@@ -71,6 +71,7 @@ pub const ZERO: &[&str] = &[
     "keeper.fold_age_ms",
     "keeper.purge.grace_s",
     "keeper.purge.rejected_age_s",
+    "retention.removed_ms",
     "keeper.unsent_age_ms",
     "transcode.crashes_before_safe",
     "transcode.lost_delay_ms",

@@ -89,6 +89,9 @@ pub struct IngressConfig {
     /// By what media can be encoded again; set by `transcode.profiles`.
     #[serde(skip)]
     pub profiles: transcode::ProfileCatalog,
+    /// How long a removed medium can be restored, in milliseconds; set by `retention.removed_ms`.
+    #[serde(skip)]
+    pub restorable_ms: u64,
 }
 
 impl Default for IngressConfig {
@@ -113,6 +116,7 @@ impl Default for IngressConfig {
             cache: cached::CachedConfig::default(),
             capacity: capacity::CapacityConfig::default(),
             profiles: transcode::ProfileCatalog::default(),
+            restorable_ms: 0,
         }
     }
 }

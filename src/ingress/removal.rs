@@ -31,16 +31,26 @@ pub async fn end_media_work(bus: &Bus, removed: &document::MediaDocumentRecord) 
         (newest, held.record.verification)
     });
     // The tombstone before the jobs: a planner that comes later finds no medium and makes no new one.
-    Box::pin(bus.change_record::<media::MediaRecord>(&key, |found| {
-        Some((make_tombstone(found, removed), Outbox::new()))
+    let left = Box::pin(bus.change_record::<media::MediaRecord>(&key, |found| {
+        // Removals of before have no number.
+        let is_restored = removed.removal_count > 0
+            && found.is_some_and(|medium| medium.restored_removal >= removed.removal_count);
+        (!is_restored).then(|| (make_tombstone(found, removed), Outbox::new()))
     }))
     .await?;
+    if left.is_some_and(|left| left.record.removed_at_ms.is_none()) {
+        return Ok(());
+    }
     end_upload(bus, removed).await?;
     if let Some(job_id) = verification {
         cancel_job(bus, job_id, JobCanceller::Removal).await?;
     }
     let (mut number, mut absent_count) = (1, 0);
     while number <= newest || absent_count < NUMBERS_AHEAD_MAX {
+        // Those of a medium that is restored in this moment go on.
+        if bus.load_record::<media::MediaRecord>(&key).await?.is_some() {
+            return Ok(());
+        }
         let job_id = plan::derive_job_id(media_id, number);
         let is_there =
             !matches!(cancel_job(bus, job_id, JobCanceller::Removal).await?, CancelOutcome::Absent);

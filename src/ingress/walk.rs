@@ -211,6 +211,7 @@ POST /v1/jobs/{job_id}/resume Principal(Worker) Worker
 POST /v1/jobs/{job_id}/retry Principal(Worker) Worker
 POST /v1/media Principal(Upload) Upload
 POST /v1/media/{media_id}/playback Optional(Streaming) Streaming
+POST /v1/media/{media_id}/restore Principal(Metadata) Metadata
 POST /v1/media/{media_id}/transcode Principal(Worker) Transcoder
 POST /v1/schedules Principal(Worker) Worker
 POST /v1/schedules/{schedule_id}/pause Principal(Worker) Worker
@@ -418,7 +419,7 @@ struct Story {
 
 impl Story {
     async fn start() -> Self {
-        let site = Site::start(|_| {}).await;
+        let site = Site::start(|config| config.restorable_ms = 3_600_000).await;
         let admin = site.broker.bus(Role::Admin).await;
         let mut story = Self { site, admin, described: described(), last_sequence: 0, done: BTreeSet::new() };
         story.news().await;
@@ -498,6 +499,8 @@ impl Story {
         self.jobs(key, media_id).await;
         self.does("delete /v1/media/{media_id}/gate", &gate, &json, "", 200).await;
         self.does("delete /v1/media/{media_id}", &medium, &json, "", 204).await;
+        let restore = format!("{medium}/restore");
+        self.does("post /v1/media/{media_id}/restore", &restore, key, "", 200).await;
     }
 
     /// Has media fetched, and ends each in another way.

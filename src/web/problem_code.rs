@@ -154,6 +154,8 @@ kinds! {
         "`detail` says why; the operator may let it be tried again.";
     MediaRejected 409 "media_rejected" "This file can't be played"
         "`detail` says why, and `/docs#rejections` what to do about each code; upload another file.";
+    MediaIncomplete 409 "media_incomplete" "The bytes of this medium never came"
+        "Upload it again: its upload ended with its removal.";
     MediaRemoved 410 "media_removed" "This medium was removed"
         "Begin a new upload if it is to be there again.";
     MediaType 415 "media_type" "This media type is not taken here"

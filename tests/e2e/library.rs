@@ -178,6 +178,18 @@ async fn an_owner_uploads_publishes_watches_and_deletes_on_the_page_alone() {
             page.click("#confirm [value='delete']").await;
             page.until(&format!("!{}", row("clip.mp4"))).await;
             page.until("document.activeElement.closest('.medium')?.dataset.status === 'rejected'").await;
+            // What was deleted by mistake comes back as it was, and goes again.
+            page.until("document.querySelector('#removed summary')").await;
+            page.click("#removed summary").await;
+            is_accessible(page, "removed").await;
+            page.click("[aria-label='Restore clip.mp4']").await;
+            page.until(&format!("{}.dataset.access === 'everybody'", row("clip.mp4"))).await;
+            page.until("!document.getElementById('removed')").await;
+            assert!(plays_for_a_visitor(&watch_url).await, "it is there again");
+            page.click("[aria-label='Delete clip.mp4']").await;
+            page.until("document.getElementById('confirm').open").await;
+            page.click("#confirm [value='delete']").await;
+            page.until(&format!("!{}", row("clip.mp4"))).await;
             page.open(&format!("{}/", site.url)).await;
             has_signed_in(page).await;
             assert!(!page.truth(&row("clip.mp4")).await, "it is gone after a reload");

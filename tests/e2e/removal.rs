@@ -56,7 +56,7 @@ async fn remove(cluster: &Cluster, media_id: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_medium_removed_while_it_is_made_and_played_ends_everywhere_and_leaves_nothing() {
-    let keep = "\n[keeper.purge]\ngrace = \"1s\"\nmark = \"1s\"\nperiod = \"200ms\"\n";
+    let keep = "\n[retention]\nremoved = \"0s\"\n\n[keeper.purge]\ngrace = \"1s\"\nmark = \"1s\"\nperiod = \"200ms\"\n";
     let mut cluster = Cluster::start_with(Options::default(), keep).await;
     // What belongs to an owner and not to a medium is there after the first upload.
     let first = cluster.upload(b"no video".to_vec(), "first.mp4").await;
@@ -106,4 +106,59 @@ async fn a_medium_removed_while_it_is_made_and_played_ends_everywhere_and_leaves
     let said: Value = serde_json::from_str(&said).unwrap();
     assert_eq!((&said["media_id"], &said["removed"]), (&last.into(), &true.into()));
     until("all is as before", WAIT_MAX, &cluster, async || counts(&cluster).await == before).await;
+}
+
+/// Runs the command line against the cluster; answers what it printed as JSON.
+fn run_media(cluster: &Cluster, arguments: &[&str]) -> Vec<Value> {
+    let done = Command::new(env!("CARGO_BIN_EXE_streamgate"))
+        .args(["--json", "media"])
+        .args(arguments)
+        .args(["--url", &cluster.url, "--api-key", &cluster.key])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&done.stdout).into_owned();
+    assert!(done.status.success(), "{said} {}", String::from_utf8_lossy(&done.stderr));
+    said.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_medium_removed_while_it_is_made_is_restored_made_and_in_the_end_purged() {
+    let keep = "\n[retention]\nremoved = \"20s\"\n\n[keeper]\nclear_period = \"200ms\"\n\n[keeper.purge]\ngrace = \"1s\"\nmark = \"1s\"\nperiod = \"200ms\"\n";
+    let mut cluster = Cluster::start_with(Options::default(), keep).await;
+    let media_id = cluster.upload(sample(20, "640x360", "30"), "film.mp4").await;
+    cluster.media_event("media.playable", &media_id).await;
+    assert!(run_media(&cluster, &["ls", "--removed"]).is_empty());
+    run_media(&cluster, &["rm", &media_id]);
+    until("no child is left", Duration::from_secs(2), &cluster, async || children(&cluster) == 0).await;
+    let path = format!("/v1/media/{media_id}");
+    let gone = cluster.request(Method::GET, &path).send().await.unwrap();
+    assert_eq!(gone.status(), 410);
+    assert!(run_media(&cluster, &["ls"]).is_empty());
+    let listed = run_media(&cluster, &["ls", "--removed"]);
+    assert_eq!((listed.len(), &listed[0]["media_id"]), (1, &media_id.as_str().into()), "{listed:?}");
+    let restored = run_media(&cluster, &["restore", &media_id]);
+    assert_eq!(restored[0]["media_id"], media_id.as_str(), "{restored:?}");
+    cluster.media_event("media.ready", &media_id).await;
+    let address = playback(&cluster, &media_id).await["hls_url"].as_str().unwrap().to_owned();
+    let played = cluster.http.get(format!("{}{address}", cluster.url)).send().await.unwrap();
+    assert_eq!(played.status(), 200);
+    assert_eq!(run_media(&cluster, &["ls"]).len(), 1);
+
+    // Removed once more and left alone, it goes when its time is over.
+    run_media(&cluster, &["rm", &media_id]);
+    cluster.media_event("media.purged", &media_id).await;
+    until("nothing is left", WAIT_MAX, &cluster, async || {
+        let counts = counts(&cluster).await;
+        counts["objects"] == 0 && counts["KV_media"] == 0 && counts["KV_assets"] == 0
+    })
+    .await;
+    let late = cluster.request(Method::POST, &format!("{path}/restore")).send().await.unwrap();
+    assert_eq!(late.status(), 404);
+    // For good is at once, also for what was removed before.
+    let last = cluster.upload(b"no video".to_vec(), "last.mp4").await;
+    cluster.end_of(&last).await;
+    run_media(&cluster, &["rm", &last]);
+    run_media(&cluster, &["rm", "--permanent", &last]);
+    cluster.media_event("media.purged", &last).await;
+    assert!(run_media(&cluster, &["ls", "--removed"]).is_empty());
 }

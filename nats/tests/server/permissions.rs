@@ -58,6 +58,7 @@ const CASES: &[Case] = &[
             "evt.upload.terminated.U",
             "evt.media.changed.M",
             "evt.media.removed.M",
+            "evt.media.restored.M",
             "evt.admin.key_created.R",
             "evt.auth.failed.R",
             "evt.gate.denied.R",

@@ -21,7 +21,7 @@ use serde_json::{Map, Value, json};
 use super::{
     MediumRecords,
     details::{self, MediaLinkRequest},
-    no_such_medium, parse_media_id,
+    parse_media_id,
 };
 use crate::{
     AppState,
@@ -268,10 +268,7 @@ pub(crate) async fn load_owned(
     media_id: MediaId,
     who: &Principal,
 ) -> Result<MediumRecords, Problem> {
-    let medium = MediumRecords::load(bus, media_id).await?;
-    if !who.may_see(medium.owner()) {
-        return Err(no_such_medium());
-    }
+    let medium = MediumRecords::load_for(bus, media_id, who).await?;
     if !who.may_change(medium.owner()) {
         return Err(Problem::new(ProblemCode::NotOwner));
     }

@@ -6,6 +6,7 @@ mod change;
 mod details;
 pub(crate) use change::load_owned;
 mod remove;
+mod restore;
 mod search;
 
 use std::time::Duration;
@@ -56,11 +57,19 @@ pub fn router() -> OperationRouter<AppState> {
         .with(&READ_MEDIA, read_media)
         .with(&change::CHANGE_MEDIA, change::change_media)
         .with(&remove::REMOVE_MEDIA, remove::remove_media)
+        .with(&restore::RESTORE_MEDIA, restore::restore_media)
 }
 
 /// Their descriptions.
 #[derive(utoipa::OpenApi)]
-#[openapi(paths(list_media, search::search_media, read_media, change::change_media, remove::remove_media))]
+#[openapi(paths(
+    list_media,
+    search::search_media,
+    read_media,
+    change::change_media,
+    remove::remove_media,
+    restore::restore_media
+))]
 pub(super) struct MediaApiDoc;
 
 impl openapi::OperationGroup for MediaApiDoc {
@@ -83,6 +92,9 @@ impl openapi::OperationGroup for MediaApiDoc {
 struct MediaListQuery {
     /// Only media that stand there.
     status: Option<media::MediaStatus>,
+    /// Media that were removed and can be restored, those removed last first; not together with `status`.
+    #[serde(default)]
+    removed: bool,
     /// `next_cursor` of the page before, with the same filters.
     cursor: Option<String>,
     /// Most items; 50 unless said otherwise.
@@ -122,10 +134,16 @@ async fn list_media(
     QueryParameters(wanted): QueryParameters<MediaListQuery>,
 ) -> Result<Response, Problem> {
     let owner = who.list_owner_filter();
-    let cursors = CursorSealer::new(&app.signing_key, index_query::MEDIA, &(&owner, wanted.status))?;
+    if wanted.removed && wanted.status.is_some() {
+        return Err(Problem::new(ProblemCode::QueryMalformed)
+            .with_detail("`removed` lists media wherever they stood; leave `status` out"));
+    }
+    let cursors =
+        CursorSealer::new(&app.signing_key, index_query::MEDIA, &(&owner, wanted.status, wanted.removed))?;
     let mut question = MediaIndexQuery {
         owner,
         status: wanted.status,
+        removed: wanted.removed,
         cursor: wanted.cursor.map(|cursor| cursors.open(&cursor)).transpose()?,
         limit: parse_page_limit(wanted.limit)?,
         min_revision: app.own_writes.find_revision(&app.bus, &who.owner, wanted.min_revision).await,
@@ -187,16 +205,45 @@ pub(super) struct MediumRecords {
 impl MediumRecords {
     /// Loads both records; 404 when there is neither, or the medium was removed.
     pub(super) async fn load(bus: &Bus, media_id: MediaId) -> Result<Self, Problem> {
+        let medium = Self::load_with_removed(bus, media_id).await?;
+        if medium.removed_document().is_some() {
+            return Err(no_such_medium());
+        }
+        Ok(medium)
+    }
+
+    /// Loads both records for a principal; 404 when it may not see them, or the medium is gone for good, 410 while it can be restored.
+    async fn load_for(bus: &Bus, media_id: MediaId, who: &Principal) -> Result<Self, Problem> {
+        let medium = Self::load_with_removed(bus, media_id).await?;
+        if !who.may_see(medium.owner()) {
+            return Err(no_such_medium());
+        }
+        match medium.removed_document() {
+            None => Ok(medium),
+            Some(removed) if removed.is_restorable => {
+                let detail = format!("it can be restored for a time: POST /v1/media/{media_id}/restore");
+                Err(Problem::new(ProblemCode::MediaRemoved).with_detail(detail))
+            }
+            Some(_) => Err(no_such_medium()),
+        }
+    }
+
+    /// Loads both records, also of a removed medium; 404 when there is neither.
+    async fn load_with_removed(bus: &Bus, media_id: MediaId) -> Result<Self, Problem> {
         let key = media_id.to_string();
         let (document, asset) = tokio::try_join!(
             bus.load_with_tombstone::<document::MediaDocumentRecord>(&key),
             bus.load_record(&key)
         )?;
-        let is_removed = document.as_ref().is_some_and(|held| held.record.is_removed());
-        if is_removed || (document.is_none() && asset.is_none()) {
+        if document.is_none() && asset.is_none() {
             return Err(no_such_medium());
         }
         Ok(Self { document, asset })
+    }
+
+    /// The document, if the medium is removed.
+    fn removed_document(&self) -> Option<&document::MediaDocumentRecord> {
+        self.document.as_ref().map(|held| &held.record).filter(|document| document.is_removed())
     }
 
     /// The owner's document; the first one where until now only the stages know of the medium.
@@ -409,6 +456,7 @@ static READ_MEDIA: Operation = Operation::read(
     responses(
         (status = 200, description = "The document", body = ref("#/components/schemas/MediaDocument"), headers(("ETag"))),
         (status = 304, description = "It is as known", headers(("ETag"))),
+        (status = 410, description = "It was removed, and can be restored for a time"),
     ),
 )]
 async fn read_media(
@@ -418,10 +466,7 @@ async fn read_media(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let media_id = parse_media_id(&id)?;
-    let medium = MediumRecords::load(&app.bus, media_id).await?;
-    if !who.may_see(medium.owner()) {
-        return Err(no_such_medium());
-    }
+    let medium = MediumRecords::load_for(&app.bus, media_id, &who).await?;
     Ok(render_cached(&app, media_id, &medium)?.to_response(&headers))
 }
 
@@ -446,11 +491,10 @@ pub(crate) async fn warm_document(
     who: &Principal,
     media_id: MediaId,
 ) -> Result<bool, Problem> {
-    let medium = match MediumRecords::load(&app.bus, media_id).await {
-        Ok(medium) if who.may_see(medium.owner()) => medium,
-        Ok(_) => return Ok(false),
-        Err(problem) if problem.code() == ProblemCode::NotFound.code() => return Ok(false),
-        Err(problem) => return Err(problem),
+    let absent = [ProblemCode::NotFound.code(), ProblemCode::MediaRemoved.code()];
+    let medium = match MediumRecords::load_for(&app.bus, media_id, who).await {
+        Err(problem) if absent.contains(&problem.code()) => return Ok(false),
+        loaded => loaded?,
     };
     render_cached(app, media_id, &medium).map(|_| true)
 }

@@ -1,25 +1,42 @@
-//! `DELETE /v1/media/{media_id}`: the medium is gone at once, for everybody; its bytes and records go after the keeper's grace
-//! time.
+//! `DELETE /v1/media/{media_id}`: the medium is gone at once, for everybody. It can be restored for the time that the settings say
+//! (`retention.removed`), unless it is removed for good; its bytes and records go after it, and after the keeper's grace time.
 
 use axum::{
     extract::{Path, State},
     http::Method,
     http::{HeaderMap, StatusCode},
 };
-use nats::{Bus, Outbox};
+use nats::Outbox;
+use schemars::JsonSchema;
 use schemas::{access::ApiKeyScope, document, ids::MediaId, media};
+use serde::Deserialize;
 
 use super::{
     change::{CHANGE_ATTEMPTS_MAX, load_changeable},
     parse_media_id,
+    restore::load_removed,
 };
-use crate::{AppState, removal};
+use crate::{AppState, openapi, removal};
 use auth::Principal;
 use web::{
     error::Problem,
     limit::RateLimitGroup,
     operation::{Operation, OperationAccess},
+    problem_code::ProblemCode,
+    query::QueryParameters,
 };
+
+/// How to remove.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Removal")]
+pub(super) struct RemovalQuery {
+    /// True to remove it for good: nothing restores it. Also of one that was removed before.
+    #[serde(default)]
+    permanent: bool,
+}
+
+openapi::query_parameters!(RemovalQuery);
 
 pub(super) static REMOVE_MEDIA: Operation = Operation::change(
     Method::DELETE,
@@ -31,24 +48,30 @@ pub(super) static REMOVE_MEDIA: Operation = Operation::change(
 
 /// Remove one medium
 ///
-/// Nobody finds or plays it from now on, and what is being made of it is cancelled. Its objects, keys and records are removed after
-/// a grace time; nothing brings it back.
+/// Nobody finds or plays it from now on, and what is being made of it is cancelled. For a time (`retention.removed`, a day unless the
+/// settings say otherwise) it can be restored; then its objects, keys and records are removed, which `media.purged` reports. With
+/// `permanent=true` they go within minutes, and nothing brings it back.
 #[utoipa::path(
     delete,
     path = REMOVE_MEDIA.path,
     tag = "metadata",
     operation_id = "remove_media",
-    params(("media_id", Path), ("If-Match", Header)),
-    responses((status = 204, description = "It is removed")),
+    params(("media_id", Path), ("If-Match", Header), RemovalQuery),
+    responses(
+        (status = 204, description = "It is removed"),
+        (status = 410, description = "It was removed before, and can be restored for a time"),
+    ),
 )]
 pub(super) async fn remove_media(
     State(app): State<AppState>,
     Path(id): Path<String>,
     who: Principal,
     headers: HeaderMap,
+    QueryParameters(wanted): QueryParameters<RemovalQuery>,
 ) -> Result<StatusCode, Problem> {
     let media_id = parse_media_id(&id)?;
-    let removed = write_tombstone(&app.bus, media_id, &who, &headers).await?;
+    let is_final = wanted.permanent || app.config.restorable_ms == 0;
+    let removed = write_tombstone(&app, media_id, (&who, &headers), is_final).await?;
     app.known.forget(media_id);
     if let Err(error) = removal::end_media_work(&app.bus, &removed).await {
         tracing::warn!(%error, media.id = %media_id, "work on a removed medium goes on until the keeper ends it");
@@ -57,22 +80,28 @@ pub(super) async fn remove_media(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Leaves of the document whose it was and when it was removed, with the event.
+/// Writes into the document that the medium is removed, with the event.
 async fn write_tombstone(
-    bus: &Bus,
+    app: &AppState,
     media_id: MediaId,
-    who: &Principal,
-    headers: &HeaderMap,
+    (who, headers): (&Principal, &HeaderMap),
+    is_final: bool,
 ) -> Result<document::MediaDocumentRecord, Problem> {
     let mut attempt = 0;
     loop {
         let now_ms = nats::now_ms();
-        let mut held = load_changeable(bus, media_id, who, headers).await?.to_document(media_id, now_ms);
-        held.record = held.record.into_removed(now_ms);
+        let mut held = match load_changeable(&app.bus, media_id, who, headers).await {
+            Err(problem) if is_final && problem.code() == ProblemCode::MediaRemoved.code() => {
+                load_removed(&app.bus, media_id, who, headers).await?
+            }
+            loaded => loaded?.to_document(media_id, now_ms),
+        };
+        held.record =
+            if is_final { held.record.into_removed(now_ms) } else { held.record.into_restorable(now_ms) };
         let owner = held.record.owner.clone();
-        let event = media::MediaRemoved { media_id, owner, removed_by: who.owner.clone() };
+        let event = media::MediaRemoved { media_id, owner, removed_by: who.owner.clone(), is_final };
         attempt += 1;
-        match bus.commit_record(&mut held, Outbox::new().with_event(&event)).await {
+        match app.bus.commit_record(&mut held, Outbox::new().with_event(&event)).await {
             Ok(()) => return Ok(held.record),
             // The precondition is looked at again: a named version is gone, `*` still fits.
             Err(nats::BusError::Conflict { .. }) if attempt < CHANGE_ATTEMPTS_MAX => {}

@@ -5,7 +5,10 @@ use nats::{Outbox, Role, VersionedRecord};
 use schemas::{document, ids::MediaId, job, media, subjects, upload};
 use serde_json::{Value, json};
 
-use crate::tests::{Answer, Site, asset, job_record};
+use crate::{
+    IngressConfig, jobs, removal,
+    tests::{Answer, Site, asset, job_record, technical_metadata},
+};
 
 const MINTED: &str = "0x88DF016429689C079F3B2F6AD39FA052532C56795B733DA78A91EBE6A713944B";
 
@@ -17,7 +20,11 @@ struct Owner {
 
 impl Owner {
     async fn new() -> Self {
-        let site = Site::start(|_| {}).await;
+        Self::with(|_| {}).await
+    }
+
+    async fn with(set: impl FnOnce(&mut IngressConfig)) -> Self {
+        let site = Site::start(set).await;
         let authorization = format!("Authorization: Bearer {}\r\n", site.key);
         Self { site, authorization }
     }
@@ -280,4 +287,129 @@ async fn what_can_not_be_said_about_a_medium_is_pointed_at_and_changes_nothing()
         assert_eq!(problem["errors"][0]["pointer"], pointer, "{problem}");
     }
     assert_eq!(owner.document(&medium).await["title"], "");
+}
+
+/// A medium that can be restored for an hour after its removal, with `asset` as what stages know of it, and its id.
+async fn restorable(change: impl FnOnce(&mut media::MediaRecord)) -> (Owner, String, MediaId) {
+    let owner = Owner::with(|config| config.restorable_ms = 3_600_000).await;
+    let medium = owner.upload("").await;
+    let media_id: MediaId = medium.rsplit('/').next().unwrap().parse().unwrap();
+    let mut record = asset(media_id, "admin", media::MediaStatus::Ready);
+    change(&mut record);
+    let admin = owner.site.broker.bus(Role::Admin).await;
+    admin.commit_record(&mut VersionedRecord::new(record), Outbox::new()).await.unwrap();
+    let gate = "Content-Type: application/json\r\nIf-Match: *\r\n";
+    let gated = owner.ask("PUT", &format!("{medium}/gate"), gate, "{\"kind\":\"public\"}").await;
+    assert_eq!(gated.status, 200, "{gated:?}");
+    (owner, medium, media_id)
+}
+
+#[tokio::test]
+async fn a_removed_medium_is_for_nobody_until_its_owner_restores_it_as_it_was() {
+    let (owner, medium, media_id) = restorable(|_| {}).await;
+    let said = json!({ "title": "by the sea", "tags": ["sea"], "attributes": { "shelf": 7 } });
+    assert_eq!(owner.patch(&medium, &said).await.0, 200);
+    let before = owner.document(&medium).await;
+    let gate = owner.ask("GET", &format!("{medium}/gate"), "", "").await.body;
+    let playback = format!("{medium}/playback");
+    let restore = format!("{medium}/restore");
+    for _ in 0..2 {
+        let removed = owner.ask("DELETE", &medium, "If-Match: *\r\n", "").await;
+        assert_eq!(removed.status, 204, "{removed:?}");
+        let json = "Content-Type: application/json\r\nIf-Match: *\r\n";
+        for (method, headers, body) in
+            [("GET", "", ""), ("DELETE", "If-Match: *\r\n", ""), ("PATCH", json, "{\"title\":\"back\"}")]
+        {
+            let answer = owner.ask(method, &medium, headers, body).await;
+            assert_eq!(code(&answer), (410, "media_removed".into()), "{method}");
+            assert!(answer.body.contains(&restore), "{answer:?}");
+        }
+        // Also for those who might play it.
+        for (method, path) in [("POST", &playback), ("GET", &format!("{medium}/poster"))] {
+            assert_eq!(owner.ask(method, path, "", "").await.status, 404, "{method} {path}");
+        }
+        let stranger = owner.site.ask("POST", &restore, "", "").await;
+        assert_eq!(stranger.status, 401, "{stranger:?}");
+        // What ends the work on it may come late.
+        let admin = owner.site.broker.bus(Role::Admin).await;
+        let key = media_id.to_string();
+        let tombstone =
+            admin.load_with_tombstone::<document::MediaDocumentRecord>(&key).await.unwrap().unwrap().record;
+        let restored = owner.ask("POST", &restore, "", "").await;
+        assert_eq!(restored.status, 200, "{restored:?}");
+        removal::end_media_work(&admin, &tombstone).await.unwrap();
+        let mut after = owner.document(&medium).await;
+        assert_eq!(serde_json::from_str::<Value>(&restored.body).unwrap(), after);
+        after["changed_at_ms"] = before["changed_at_ms"].clone();
+        assert_eq!(after, before);
+        assert_eq!(owner.ask("GET", &format!("{medium}/gate"), "", "").await.body, gate);
+        assert_eq!(owner.site.ask("POST", &playback, "", "").await.status, 200);
+    }
+    // What is there is answered as it is, and nothing is written.
+    let tag = owner.ask("GET", &medium, "", "").await.header("etag").unwrap().to_owned();
+    assert_eq!(owner.ask("POST", &restore, "", "").await.header("etag"), Some(tag.as_str()));
+}
+
+#[tokio::test]
+async fn an_encode_that_a_removal_cancelled_goes_on_with_what_it_was_asked_for() {
+    let (owner, medium, media_id) = restorable(|record| {
+        record.status = media::MediaStatus::Stored;
+        record.technical = Some(technical_metadata());
+        record.source = Some(media::MediaSource {
+            key: schemas::keys::source_key(record.media_id),
+            size_bytes: 5,
+            sha256: "ab".into(),
+        });
+    })
+    .await;
+    let admin = owner.site.broker.bus(Role::Admin).await;
+    let job = job_record(media_id, "admin", 1, job::JobStatus::Active);
+    admin.commit_record(&mut VersionedRecord::new(job.clone()), Outbox::new()).await.unwrap();
+    let mut reopened = admin.subscribe_core(subjects::event_filter::<media::MediaReopened>()).await.unwrap();
+    assert_eq!(owner.ask("DELETE", &medium, "If-Match: *\r\n", "").await.status, 204);
+    let restored = owner.ask("POST", &format!("{medium}/restore"), "", "").await;
+    assert_eq!(restored.status, 200, "{restored:?}");
+    assert_eq!(owner.document(&medium).await["status"], "stored");
+    let message = futures::StreamExt::next(&mut reopened).await.unwrap();
+    let event: media::MediaReopened = nats::decode_message(&message.subject, &message.payload).unwrap();
+    let media::ReopenStep::Encode { encode, settings, .. } = event.step else { panic!("{event:?}") };
+    assert_eq!((encode, settings), (2, jobs::retry::settings_of_job(&job)));
+}
+
+#[tokio::test]
+async fn what_was_not_verified_yet_is_verified_after_its_restoration_and_what_never_came_is_refused() {
+    let (owner, medium, _) = restorable(|record| record.status = media::MediaStatus::Uploading).await;
+    let admin = owner.site.broker.bus(Role::Admin).await;
+    let mut reopened = admin.subscribe_core(subjects::event_filter::<media::MediaReopened>()).await.unwrap();
+    assert_eq!(owner.ask("DELETE", &medium, "If-Match: *\r\n", "").await.status, 204);
+    assert_eq!(owner.ask("POST", &format!("{medium}/restore"), "", "").await.status, 200);
+    let message = futures::StreamExt::next(&mut reopened).await.unwrap();
+    let event: media::MediaReopened = nats::decode_message(&message.subject, &message.payload).unwrap();
+    assert!(
+        matches!(&event.step, media::ReopenStep::Verify { received } if received.size_bytes == 5),
+        "{event:?}"
+    );
+    // An upload that is still open ends with its medium.
+    let made = owner.ask("POST", "/v1/uploads", "Tus-Resumable: 1.0.0\r\nUpload-Length: 9\r\n", "").await;
+    let open = format!("/v1/media/{}", made.header("streamgate-media-id").unwrap());
+    assert_eq!(owner.ask("DELETE", &open, "If-Match: *\r\n", "").await.status, 204);
+    let refused = owner.ask("POST", &format!("{open}/restore"), "", "").await;
+    assert_eq!(code(&refused), (409, "media_incomplete".into()));
+}
+
+#[tokio::test]
+async fn what_is_removed_for_good_is_not_restored_also_after_it_could_have_been() {
+    let (owner, medium, media_id) = restorable(|_| {}).await;
+    assert_eq!(owner.ask("DELETE", &medium, "If-Match: *\r\n", "").await.status, 204);
+    let gone = format!("{medium}?permanent=true");
+    assert_eq!(code(&owner.ask("DELETE", &gone, "", "").await), (428, "precondition_required".into()));
+    assert_eq!(owner.ask("DELETE", &gone, "If-Match: *\r\n", "").await.status, 204);
+    let restored = owner.ask("POST", &format!("{medium}/restore"), "", "").await;
+    assert_eq!(code(&restored), (404, "not_found".into()));
+    assert_eq!(code(&owner.ask("GET", &medium, "", "").await), (404, "not_found".into()));
+    let admin = owner.site.broker.bus(Role::Admin).await;
+    let key = media_id.to_string();
+    let left =
+        admin.load_with_tombstone::<document::MediaDocumentRecord>(&key).await.unwrap().unwrap().record;
+    assert!(left.title.is_empty() && left.gate.is_none(), "{left:?}");
 }

@@ -234,17 +234,7 @@ impl FencedUploadRecord {
             record.mark_ended(UploadStatus::Received, nats::now_ms(), kept_ms);
             record.holder = None;
             record.multipart = None;
-            Outbox::new().with_event(&UploadReceived {
-                upload_id: record.upload_id,
-                media_id: record.media_id,
-                owner: record.owner.clone(),
-                key: keys::source_key(record.media_id),
-                size_bytes: record.offset_bytes,
-                filename: record.filename.clone(),
-                content_type: record.content_type.clone(),
-                digest: record.digest.clone(),
-                settings: record.settings.clone(),
-            })
+            Outbox::new().with_event(&received_event(record))
         })
         .await
     }
@@ -394,6 +384,21 @@ pub(crate) async fn free_upload(store: &Store, ledger: &mut FencedUploadRecord) 
 /// [`UploadRefusal::NotFound`]; [`UploadRefusal::Displaced`] when it went on meanwhile, whose completion finds the medium removed.
 pub async fn end_removed_upload(bus: &Bus, upload_id: UploadId) -> Result<(), UploadRefusal> {
     end_upload_for(bus, upload_id, MEDIA_REMOVED).await
+}
+
+/// What stages are notified of about an upload that is complete.
+pub(crate) fn received_event(record: &UploadRecord) -> UploadReceived {
+    UploadReceived {
+        upload_id: record.upload_id,
+        media_id: record.media_id,
+        owner: record.owner.clone(),
+        key: keys::source_key(record.media_id),
+        size_bytes: record.offset_bytes,
+        filename: record.filename.clone(),
+        content_type: record.content_type.clone(),
+        digest: record.digest.clone(),
+        settings: record.settings.clone(),
+    }
 }
 
 /// Ends an upload whose job was cancelled, if it is still open; its bytes stay until somebody frees it.

@@ -43,6 +43,8 @@ pub(super) async fn remove_document(
             media_id: upload.media_id,
             owner: owner.clone(),
             removed_by: removed_by.to_owned(),
+            // Its bytes never came.
+            is_final: true,
         };
         let tombstone =
             MediaDocumentRecord { owner, ..found.cloned().unwrap_or_else(|| new_document(upload)) };

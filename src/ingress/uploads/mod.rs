@@ -58,6 +58,7 @@ use store::Store;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use config::UploadConfig;
+pub(crate) use fenced_record::received_event;
 pub use fenced_record::{
     FencedUploadRecord, MEDIA_REMOVED, discard_upload, end_fetched_upload, end_removed_upload,
 };

@@ -14,7 +14,7 @@ use store::Store;
 
 use super::{
     PurgeConfig,
-    pending::{PendingPurges, find_due},
+    pending::{PendingPurges, RemovedMedium, find_due},
     read_bucket,
 };
 use ingress::{
@@ -63,7 +63,11 @@ impl MediaPurger {
     pub(super) async fn purge_due_at(&self, pending: &mut PendingPurges, now_ms: u64) {
         self.end_work(pending).await;
         let grace_ms = self.config.grace_s.saturating_mul(1_000);
-        let removed = find_due(&pending.removed, |removed| removed.since_ms, grace_ms, now_ms);
+        let ended_ms = |removed: &RemovedMedium| {
+            let restorable_ms = if removed.is_restorable { self.config.restorable_ms } else { 0 };
+            removed.since_ms.saturating_add(restorable_ms)
+        };
+        let removed = find_due(&pending.removed, ended_ms, grace_ms, now_ms);
         if !removed.is_empty() {
             match self.find_leftovers(&removed).await {
                 Ok(found) => self.purge_all(pending, found).await,
@@ -185,8 +189,36 @@ impl MediaPurger {
         Ok(())
     }
 
+    /// Writes into the document of a removed medium that nobody restores it any more; answers whose it was. `None` when it was
+    /// restored meanwhile, or purged.
+    async fn close_document(&self, media_id: MediaId) -> Result<Option<String>, nats::BusError> {
+        let key = media_id.to_string();
+        let held = self.bus.load_with_tombstone::<document::MediaDocumentRecord>(&key).await?;
+        let Some(mut held) = held.filter(|held| held.record.is_removed()) else { return Ok(None) };
+        if held.record.is_restorable {
+            let now_ms = nats::estimated_broker_now_ms();
+            held.record = held.record.into_removed(now_ms);
+            // By compare-and-set: who restores it in this moment is first, or late.
+            self.bus.commit_record(&mut held, Outbox::new()).await?;
+        }
+        Ok(Some(held.record.owner))
+    }
+
+    /// Writes the event that nothing is left of a medium but its document, with which it goes.
+    async fn announce_purge(&self, media_id: MediaId, owner: String) -> Result<(), nats::BusError> {
+        let key = media_id.to_string();
+        let held = self.bus.load_with_tombstone::<document::MediaDocumentRecord>(&key).await?;
+        let Some(mut held) = held else { return Ok(()) };
+        let purged = media::MediaPurged { media_id, owner };
+        self.bus.commit_record(&mut held, Outbox::new().with_event(&purged)).await
+    }
+
     /// Removes all that is left of a medium; false when a job was planned after its removal, which is cancelled first.
     async fn purge_medium(&self, media_id: MediaId, found: &MediumLeftovers) -> Result<bool, UploadRefusal> {
+        let Some(owner) = self.close_document(media_id).await? else {
+            // The change that says so comes, too.
+            return Ok(true);
+        };
         for job_id in &found.active {
             cancel_job(&self.bus, *job_id, JobCanceller::Removal).await?;
         }
@@ -219,6 +251,7 @@ impl MediaPurger {
             self.purge_record(job::JobRecord::BUCKET, &job_id.to_string()).await?;
         }
         self.purge_record(media::MediaRecord::BUCKET, &id).await?;
+        self.announce_purge(media_id, owner).await?;
         // The document last: it is what brings an interrupted purge back.
         self.purge_record(document::MediaDocumentRecord::BUCKET, &id).await?;
         Ok(true)

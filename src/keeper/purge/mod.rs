@@ -29,7 +29,8 @@ use self::{medium::MediaPurger, pending::PendingPurges};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct PurgeConfig {
-    /// Time from the removal of a medium until its objects and records go, in seconds.
+    /// Time from the end of a medium until its objects and records go, in seconds: from its removal for good, or from when it can't
+    /// be restored any more.
     pub grace_s: u64,
     /// Time for which a purged key can't be made anew, in seconds.
     pub mark_s: u64,
@@ -41,6 +42,9 @@ pub struct PurgeConfig {
     /// `grants.session_ms`.
     #[serde(skip)]
     pub superseded_age_ms: u64,
+    /// How long a removed medium can be restored before the grace time begins, in milliseconds. Set by `retention.removed_ms`.
+    #[serde(skip)]
+    pub restorable_ms: u64,
 }
 
 /// How much longer than a session a replaced encode is kept, in milliseconds: sessions are as long by the clock of the host that opened
@@ -55,6 +59,7 @@ impl Default for PurgeConfig {
             rejected_age_s: 7 * 24 * 3_600,
             period_ms: 5_000,
             superseded_age_ms: 12 * 3_600_000 + SUPERSEDED_MARGIN_MS,
+            restorable_ms: 0,
         }
     }
 }

@@ -12,6 +12,8 @@ pub(super) struct RemovedMedium {
     pub(super) since_ms: u64,
     /// True once work on it is known to be ended.
     pub(super) is_quiet: bool,
+    /// True while its owner may restore it.
+    pub(super) is_restorable: bool,
 }
 
 /// Media by what is to be done about them; times are the broker's, as Unix time in milliseconds.
@@ -36,11 +38,18 @@ impl PendingPurges {
             self.purged.insert(media_id, entry.stored_at_ms);
             return;
         }
-        let found = nats::decode_record::<document::MediaDocumentRecord>(&entry.subject, &entry.payload);
-        if found.is_ok_and(|(_, document)| document.is_removed()) {
-            let fresh = RemovedMedium { since_ms: entry.stored_at_ms, is_quiet: false };
-            self.removed.entry(media_id).or_insert(fresh);
+        let Ok((_, document)) =
+            nats::decode_record::<document::MediaDocumentRecord>(&entry.subject, &entry.payload)
+        else {
+            return;
+        };
+        if !document.is_removed() {
+            // Restored; another removal begins anew.
+            self.removed.remove(&media_id);
+            return;
         }
+        let fresh = RemovedMedium { since_ms: entry.stored_at_ms, is_quiet: false, is_restorable: true };
+        self.removed.entry(media_id).or_insert(fresh).is_restorable = document.is_restorable;
     }
 
     /// Takes in a change of what stages know.

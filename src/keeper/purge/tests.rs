@@ -17,8 +17,14 @@ use super::*;
 
 const FILM: MediaId = MediaId::from_bytes([7; 16]);
 const SOON: Duration = Duration::from_secs(20);
-const AT_ONCE: PurgeConfig =
-    PurgeConfig { grace_s: 0, mark_s: 1, rejected_age_s: 0, period_ms: 100, superseded_age_ms: 0 };
+const AT_ONCE: PurgeConfig = PurgeConfig {
+    grace_s: 0,
+    mark_s: 1,
+    rejected_age_s: 0,
+    period_ms: 100,
+    superseded_age_ms: 0,
+    restorable_ms: 0,
+};
 
 /// A broker, a store, and who keeps them tidy.
 struct Site {
@@ -95,9 +101,21 @@ impl Site {
             .unwrap()
             .unwrap();
         held.record = document_record(Some(now_ms()));
-        let event = media::MediaRemoved { media_id: FILM, owner: "olga".into(), removed_by: "olga".into() };
+        let event = media::MediaRemoved {
+            media_id: FILM,
+            owner: "olga".into(),
+            removed_by: "olga".into(),
+            is_final: false,
+        };
         self.admin.commit_record(&mut held, Outbox::new().with_event(&event)).await.unwrap();
         held.record
+    }
+
+    /// The job of the medium, as it stands anew.
+    async fn commit_job_again(&self, status: job::JobStatus) {
+        let again = |found: Option<&job::JobRecord>| found.map(|_| (job_record(status), Outbox::new()));
+        let key = job_record(status).job_id.to_string();
+        self.admin.change_record::<job::JobRecord>(&key, again).await.unwrap();
     }
 
     async fn keep(&self, config: PurgeConfig, what: &str, done: impl AsyncFn() -> bool) {
@@ -213,7 +231,7 @@ async fn a_removed_medium_leaves_neither_objects_nor_keys() {
     site.keep(patient, "the stages find a tombstone", is_quiet).await;
     assert_eq!(site.counts().await, with_it, "nothing goes within the grace time");
     site.keep(AT_ONCE, "all is as before", async || site.counts().await == before).await;
-    assert_eq!(site.kinds().await, ["media.removed"]);
+    assert_eq!(site.kinds().await, ["media.removed", "media.purged"]);
 }
 
 #[tokio::test]
@@ -226,7 +244,9 @@ async fn a_job_planned_after_the_removal_is_cancelled_before_anything_goes() {
     let purge = medium::MediaPurger { bus, store: site.store.clone(), config: AT_ONCE };
     let mut pending = pending::PendingPurges::default();
     // What the ingress or an earlier pass ended is not looked at again; the job came later.
-    pending.removed.insert(FILM, pending::RemovedMedium { since_ms: 0, is_quiet: true });
+    pending
+        .removed
+        .insert(FILM, pending::RemovedMedium { since_ms: 0, is_quiet: true, is_restorable: false });
     purge.purge_due_at(&mut pending, now_ms()).await;
     assert!(pending.removed.contains_key(&FILM), "it waits for the worker to stop");
     assert_eq!(site.counts().await["objects"], 3);
@@ -248,7 +268,9 @@ async fn an_event_that_could_not_be_sent_is_sent_before_its_record_goes() {
     let bus = site.broker.bus(Role::Keeper).await;
     let purge = medium::MediaPurger { bus, store: site.store.clone(), config: AT_ONCE };
     let mut pending = pending::PendingPurges::default();
-    pending.removed.insert(FILM, pending::RemovedMedium { since_ms: 0, is_quiet: true });
+    pending
+        .removed
+        .insert(FILM, pending::RemovedMedium { since_ms: 0, is_quiet: true, is_restorable: false });
     purge.purge_due_at(&mut pending, now_ms()).await;
     assert!(pending.removed.contains_key(&FILM));
     let held =
@@ -258,7 +280,7 @@ async fn an_event_that_could_not_be_sent_is_sent_before_its_record_goes() {
     context.update_stream(&events).await.unwrap();
     purge.purge_due_at(&mut pending, now_ms()).await;
     assert!(pending.removed.is_empty());
-    assert_eq!(site.kinds().await, ["media.removed"]);
+    assert_eq!(site.kinds().await, ["media.removed", "media.purged"]);
 }
 
 #[tokio::test]
@@ -358,4 +380,46 @@ async fn a_replaced_encode_goes_once_no_session_can_play_it() {
         assert_eq!(objects.len(), left.len() + 1, "at {now_ms}: {objects:?}");
     }
     assert_eq!(site.kinds().await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn what_can_be_restored_stays_for_its_time_and_what_was_restored_stays() {
+    let site = Site::start().await;
+    site.medium(job::JobStatus::Succeeded).await;
+    let before = site.counts().await;
+    let load = async || {
+        site.admin.load_with_tombstone::<document::MediaDocumentRecord>(&FILM.to_string()).await.unwrap()
+    };
+    let mut held = load().await.unwrap();
+    held.record = held.record.into_restorable(now_ms());
+    site.admin.commit_record(&mut held, Outbox::new()).await.unwrap();
+    let config = PurgeConfig { restorable_ms: 1_000, ..AT_ONCE };
+    let purge =
+        medium::MediaPurger { bus: site.broker.bus(Role::Keeper).await, store: site.store.clone(), config };
+    let removed = |since_ms| pending::RemovedMedium { since_ms, is_quiet: true, is_restorable: true };
+    let mut pending = pending::PendingPurges::default();
+    pending.removed.insert(FILM, removed(5_000));
+    purge.purge_due_at(&mut pending, 5_999).await;
+    assert_eq!(site.counts().await, before, "it can still be restored");
+    // The keeper has not read that it was restored.
+    held.record = held.record.to_restored(now_ms()).unwrap();
+    site.admin.commit_record(&mut held, Outbox::new()).await.unwrap();
+    purge.purge_due_at(&mut pending, 6_000).await;
+    assert_eq!(site.counts().await, before, "it was restored");
+    assert!(pending.removed.is_empty());
+    assert_eq!(load().await.unwrap().record, held.record);
+    // Removed once more: what is being purged nobody restores.
+    held = load().await.unwrap();
+    held.record = held.record.into_restorable(now_ms());
+    site.admin.commit_record(&mut held, Outbox::new()).await.unwrap();
+    assert_eq!(held.record.removal_count, 2);
+    site.commit_job_again(job::JobStatus::Active).await;
+    pending.removed.insert(FILM, removed(7_000));
+    purge.purge_due_at(&mut pending, 8_000).await;
+    let closing = load().await.unwrap().record;
+    assert_eq!((closing.is_restorable, closing.title.as_str()), (false, ""), "it waits for its job only");
+    assert!(closing.to_restored(now_ms()).is_none());
+    site.keep(config, "nothing is left", async || site.counts().await["objects"] == 0).await;
+    let kinds = site.kinds().await;
+    assert_eq!(kinds.iter().filter(|kind| *kind == "media.purged").count(), 1, "{kinds:?}");
 }

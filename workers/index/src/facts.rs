@@ -23,6 +23,9 @@ pub(crate) struct DocumentFacts {
     pub(crate) visibility: MediaVisibility,
     pub(crate) created_at_ms: u64,
     pub(crate) changed_at_ms: u64,
+    /// While it is removed and can be restored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) removed_at_ms: Option<u64>,
 }
 
 impl DocumentFacts {
@@ -37,6 +40,7 @@ impl DocumentFacts {
             language: record.details.language,
             created_at_ms: record.created_at_ms,
             changed_at_ms: record.changed_at_ms,
+            removed_at_ms: record.removed_at_ms,
         }
     }
 }
@@ -122,6 +126,7 @@ impl MediaFacts {
             changed_at_ms: of_document.max(of_asset),
             document_revision: document.as_ref().map_or(0, |document| document.revision),
             asset_revision: asset.as_ref().map_or(0, |asset| asset.revision),
+            removed_at_ms: document.as_ref().and_then(|document| document.removed_at_ms),
             title: document.map(|document| document.title).unwrap_or_default(),
             size_bytes: asset.as_ref().and_then(|asset| asset.size_bytes),
             encode: asset.as_ref().and_then(|asset| asset.encode),

@@ -206,10 +206,9 @@ pub(crate) fn decode_change(
 ) -> Result<IndexChange, nats::BusError> {
     let malformed = |_| nats::BusError::Invalid { what: format!("key of the bucket {}", bucket.name()) };
     Ok(match bucket {
-        IndexBucket::Media => IndexChange::Document(
-            key.parse().map_err(malformed)?,
-            decode_record::<document::MediaDocumentRecord>(key, value)?.map(Box::new),
-        ),
+        IndexBucket::Media => {
+            IndexChange::Document(key.parse().map_err(malformed)?, decode_document(key, value)?.map(Box::new))
+        }
         IndexBucket::Assets => IndexChange::Asset(
             key.parse().map_err(malformed)?,
             decode_record::<media::MediaRecord>(key, value)?.map(Box::new),
@@ -237,4 +236,13 @@ fn decode_record<R: KvRecord>(key: &str, value: Option<&[u8]>) -> Result<Option<
     let record =
         value.map(|value| nats::decode_record::<R>(key, value).map(|(_, record)| record)).transpose()?;
     Ok(record.filter(|record| !record.is_removed()))
+}
+
+/// The document, also of a removed medium that can be restored: its owner lists those.
+fn decode_document(
+    key: &str,
+    value: Option<&[u8]>,
+) -> Result<Option<document::MediaDocumentRecord>, nats::BusError> {
+    let record = value.map(|value| nats::decode_record(key, value).map(|(_, record)| record)).transpose()?;
+    Ok(record.filter(|record: &document::MediaDocumentRecord| !record.is_removed() || record.is_restorable))
 }

@@ -121,6 +121,11 @@ pub(crate) fn job_list_id(
     )
 }
 
+/// The list of removed media of this owner, where given, that can be restored, by when they were removed.
+pub(crate) fn removed_media_list_id(owner: Option<&str>) -> ListId {
+    list_id_hash(b"removed media", [owner.map(str::as_bytes), None, None])
+}
+
 /// The list of media that everybody may watch and that play.
 pub(crate) fn public_media_list_id() -> ListId {
     list_id_hash(b"public media", [None, None, None])

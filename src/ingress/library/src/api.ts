@@ -84,6 +84,16 @@ export async function list(cursor: string): Promise<{ media: Medium[]; next: str
   return { media: page.items.map(fromItem), next: page.next_cursor ?? "" };
 }
 
+/** Media that were removed last and can be restored. */
+export async function listRemoved(): Promise<Medium[]> {
+  const page = (await request("GET", `/v1/media?removed=true&limit=${pageSize}`)) as { items: ListItem[] };
+  return page.items.map(fromItem);
+}
+
+export async function restore(mediaId: string): Promise<void> {
+  await request("POST", `/v1/media/${mediaId}/restore`);
+}
+
 /** The medium as it is now, or null when it is gone. */
 export async function read(mediaId: string): Promise<Medium | null> {
   try {
@@ -94,7 +104,8 @@ export async function read(mediaId: string): Promise<Medium | null> {
     medium.warnings = [...(technical?.warnings ?? []), ...(encode?.warnings ?? [])];
     return medium;
   } catch (error) {
-    if (error instanceof Problem && error.status === 404) return null;
+    // Removed media that can be restored are answered with 410.
+    if (error instanceof Problem && (error.status === 404 || error.status === 410)) return null;
     throw error;
   }
 }

@@ -212,7 +212,28 @@ export class LibraryPage extends PageElement {
           )}</ul>`
         : nothing}
       ${next ? html`<button id="more" type="button" @click=${() => store.readMore()}>Show more</button>` : nothing}
+      ${this.removed(store)}
     </section>`;
+  }
+
+  /** What can be restored, those deleted last first. */
+  private removed(store: MediaStore): TemplateResult | typeof nothing {
+    if (!store.removed.length) return nothing;
+    return html`<details id="removed">
+      <summary>Recently deleted (${store.removed.length})</summary>
+      <ul aria-label="Recently deleted">${store.removed.map((medium) => {
+        const name = medium.title || "Untitled";
+        return html`<li class="row"><span class="name grow">${name}</span>
+          <button type="button" aria-label="Restore ${name}" @click=${() => this.restore(store, medium)}>Restore</button></li>`;
+      })}</ul>
+    </details>`;
+  }
+
+  private async restore(store: MediaStore, medium: api.Medium): Promise<void> {
+    await store.restore(medium);
+    await this.updateComplete;
+    // The button is gone, and the focus with it.
+    if (document.activeElement === document.body) this.querySelector<HTMLElement>("#media-title")?.focus();
   }
 
   private confirmation(): TemplateResult {
@@ -220,7 +241,8 @@ export class LibraryPage extends PageElement {
     return html`<dialog id="confirm" aria-labelledby="confirm-title" @close=${this.answered}>
       <form method="dialog">
         <h2 id="confirm-title">Delete ${name}?</h2>
-        <p>Its file and all that was made of it are deleted, and its link plays nothing any more. This cannot be undone.</p>
+        <p>Its link plays nothing any more. Under “Recently deleted” it can be restored for a time; then its file and all that was made
+          of it go for good.</p>
         <div class="actions">
           <button value="keep" autofocus>Keep it</button>
           <button value="delete" class="danger">Delete</button>
@@ -250,6 +272,7 @@ export class LibraryPage extends PageElement {
       return;
     }
     store.drop(asked.media_id);
+    void store.readRemoved();
     this.say(`${asked.title || "The medium"} is deleted.`);
     await this.updateComplete;
     const rows = this.querySelectorAll<HTMLElement>("library-medium");

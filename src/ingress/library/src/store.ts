@@ -15,6 +15,8 @@ export type ListState = "loading" | "shown" | "away";
 
 export class MediaStore {
   media: api.Medium[] = [];
+  /** Those removed last that can be restored. */
+  removed: api.Medium[] = [];
   /** Encoded so far, in percent, by medium. */
   readonly percent = new Map<string, number>();
   /** What to do when somebody changes who may play a medium that is shown. */
@@ -90,6 +92,26 @@ export class MediaStore {
     this.changed();
   }
 
+  /** Restores a removed medium, and shows it where it belongs. */
+  async restore({ media_id, title }: api.Medium): Promise<void> {
+    try {
+      await api.restore(media_id);
+      this.announce(`${title || "The medium"} is there again.`);
+    } catch (error) {
+      if (!this.isFinal(error)) this.announce(api.sentence(error));
+    }
+    await Promise.all([this.refresh(media_id), this.readRemoved()]);
+  }
+
+  async readRemoved(): Promise<void> {
+    try {
+      this.removed = await this.questions.run(() => api.listRemoved());
+      this.changed();
+    } catch (error) {
+      this.isFinal(error);
+    }
+  }
+
   private opened(isOpen: boolean): void {
     // What changed between two streams may be in no event that this page gets.
     if (isOpen) void this.readAnew();
@@ -103,6 +125,7 @@ export class MediaStore {
     for (let pauseMs = 1_000; !this.stopping.signal.aborted; pauseMs = Math.min(pauseMs * 2, pauseMsMax)) {
       try {
         await this.readFirstPage();
+        void this.readRemoved();
         break;
       } catch (error) {
         if (this.isFinal(error)) break;
@@ -155,11 +178,15 @@ export class MediaStore {
       this.changed();
     } else if (name === "gate.changed") {
       this.rows.get(event.media_id)?.();
+    } else if (name === "media.removed" || name === "media.purged") {
+      this.drop(event.media_id);
+      void this.readRemoved();
     } else if (name.startsWith("media.") && !this.settling.has(event.media_id)) {
       this.settling.add(event.media_id);
       setTimeout(() => {
         this.settling.delete(event.media_id);
         void this.refresh(event.media_id);
+        if (name === "media.restored") void this.readRemoved();
       }, settleMs);
     }
     return false;

@@ -307,7 +307,7 @@ fn a_filter_that_no_record_can_match_is_refused_with_what_there_is() {
         ("audit.nonsense", "actions of audit are note"),
         ("*.nonsense", "classes are admin,"),
         ("nonsense.ready", "classes are admin,"),
-        ("media.nonsense", "actions of media are changed, delayed, playable, ready, rejected,"),
+        ("media.nonsense", "actions of media are changed, delayed, playable, purged, ready, rejected,"),
         ("job.ready", "actions of job are cancelled,"),
         ("media.ready.x", "a type such as media.ready"),
     ] {

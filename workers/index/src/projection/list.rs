@@ -32,7 +32,12 @@ impl IndexProjection {
         question: &MediaIndexQuery,
         bytes_max: usize,
     ) -> Result<MediaIndexPage, IndexError> {
-        let name = order::media_list_id(question.owner.as_deref(), question.status);
+        let owner = question.owner.as_deref();
+        let name = if question.removed {
+            order::removed_media_list_id(owner)
+        } else {
+            order::media_list_id(owner, question.status)
+        };
         self.read_media_page(&name, (question.cursor.as_deref(), question.limit), bytes_max)
     }
 

@@ -173,12 +173,19 @@ impl IndexTransaction<'_> {
         let asset = get_row::<media::MediaRecord>(self.assets, id.as_bytes())?.map(|(_, record)| record);
         let status = asset.as_ref().map_or(media::MediaStatus::Uploading, |asset| asset.status);
         let is_public = document.as_ref().is_some_and(document::MediaDocumentRecord::is_public);
+        let removed_at_ms = document.as_ref().and_then(|document| document.removed_at_ms);
         let Some((owner, created_at_ms)) = document
             .map(|document| (document.owner, document.created_at_ms))
             .or_else(|| asset.map(|asset| (asset.owner, asset.created_at_ms)))
         else {
             return Ok(Vec::new());
         };
+        if let Some(removed_at_ms) = removed_at_ms {
+            let position = order::media_position(removed_at_ms, id);
+            let keys = [None, Some(owner.as_str())]
+                .map(|owner| order::order_key(&order::removed_media_list_id(owner), &position).to_vec());
+            return Ok(keys.into());
+        }
         let position = order::media_position(created_at_ms, id);
         let lists = order::media_list_ids(&owner, status, is_public);
         Ok(lists.iter().map(|name| order::order_key(name, &position).to_vec()).collect())

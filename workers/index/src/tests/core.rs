@@ -530,3 +530,33 @@ fn strangers_are_listed_what_is_public_and_plays() {
     set_gate(&projection, 1, None);
     assert_eq!(listed(), ["clip 3"]);
 }
+
+#[test]
+fn what_can_be_restored_is_listed_apart_by_when_it_was_removed() {
+    let (_folder, projection) = fresh();
+    documents(&projection, 1, 4, "ann");
+    let remove = |number: u8, removed_at_ms: u64| {
+        let held = document(number, "ann", 1_000 + u64::from(number)).into_restorable(removed_at_ms);
+        let change = IndexChange::Document(media_id(number), Some(Box::new(held)));
+        projection.apply_entries(IndexBucket::Media, &[IndexEntry { sequence: 100, change }]).unwrap();
+    };
+    let list = |removed, owner: Option<&str>| {
+        let question = MediaIndexQuery { removed, owner: owner.map(str::to_owned), ..all() };
+        let page = projection.list_media(&question, BYTES_MAX).unwrap();
+        page.items.iter().map(|item| (item.media_id, item.removed_at_ms)).collect::<Vec<_>>()
+    };
+    let there = list(false, Some("ann"));
+    remove(2, 9_000);
+    remove(1, 9_500);
+    let removed = [(media_id(1), Some(9_500)), (media_id(2), Some(9_000))];
+    assert_eq!(list(true, Some("ann")), removed);
+    assert_eq!(list(true, None), removed);
+    assert_eq!(list(true, Some("bob")), []);
+    assert_eq!(list(false, None), there[..2], "removed ones are in no other list");
+    // What was restored is where it was; what was removed for good is nowhere.
+    set_gate(&projection, 1, None);
+    let change = IndexChange::Document(media_id(2), None);
+    projection.apply_entries(IndexBucket::Media, &[IndexEntry { sequence: 101, change }]).unwrap();
+    assert_eq!(list(true, None), []);
+    assert_eq!(list(false, None).len(), 3);
+}
