@@ -525,6 +525,9 @@ fn worker_message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static s
         "ask.jobs.answer" => Some((vec!["index"], vec!["ingress", "tasks"])),
         "upload.terminated" => Some((vec!["ingress", "tasks"], vec![])),
         "kv.limits.uploads" => Some((vec!["ingress", "keeper", "tasks"], vec!["ingress", "keeper", "tasks"])),
+        "kv.limits.usage" => {
+            Some((vec!["ingress", "tasks", "transcode"], vec!["ingress", "tasks", "transcode"]))
+        }
         "kv.limits.pauses" => Some((vec!["ingress"], vec!["ingress", "keeper"])),
         "job.dead" | "job.failed" | "job.parked" | "job.retried" | "job.started" | "job.succeeded" => {
             Some((vec!["tasks", "transcode"], vec!["index"]))

@@ -4,8 +4,8 @@ use schemars::{Schema, schema_for};
 
 use crate::{
     BusEvent, KvRecord, access, audit, cached, dead_letter, dispatch_query, document, envelope, gate,
-    idempotency, index_query, job, limit, media, pause, schedule, search_query, session, store, upload, view,
-    worker,
+    idempotency, index_query, job, limit, media, pause, schedule, search_query, session, store, upload,
+    usage, view, worker,
 };
 
 /// One kind of message.
@@ -120,6 +120,7 @@ pub fn record_entries() -> Vec<CatalogEntry> {
         record_entry::<upload::UploadRecord>("uploads", "{upload_id}"),
         record_entry::<view::ViewPosition>("limits.views", "views.{partition}"),
         record_entry::<upload::OpenUploads>("limits.uploads", "uploads.{owner_digest}"),
+        record_entry::<usage::OwnerUsage>("limits.usage", "usage.{owner_digest}.{day}"),
         record_entry::<document::MediaDocumentRecord>("media", "{media_id}"),
         record_entry::<media::MediaRecord>("assets", "{media_id}"),
         record_entry::<job::JobRecord>("jobs", "{job_id}"),

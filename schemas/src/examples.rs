@@ -20,7 +20,7 @@ use crate::{
     media::{self, Rational},
     pause, schedule, search_query, session, store,
     subjects::{self, JobPriority},
-    upload, view, worker,
+    upload, usage, view, worker,
 };
 
 /// What every kind of message can do.
@@ -626,8 +626,11 @@ fn visit_records(visitor: &mut impl ExampleVisitor) {
     let open = upload::OpenUploads {
         key: upload::OpenUploads::key_for_owner(&example_digest().value),
         upload_ids: vec![UPLOAD],
+        length_bytes: Vec::new(),
     };
     visitor.visit("kv.limits.uploads", open);
+    let usage = usage::OwnerUsage::with_added(None, (&example_digest().value, 20_787), (1_048_576, 65_000));
+    visitor.visit("kv.limits.usage", usage);
     visitor.visit("kv.media", document);
     visitor.visit("kv.assets", asset_record());
     visitor.visit("kv.jobs", job_record());

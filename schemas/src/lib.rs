@@ -36,6 +36,7 @@ pub mod session;
 pub mod store;
 pub mod subjects;
 pub mod upload;
+pub mod usage;
 pub mod value;
 pub mod view;
 pub mod worker;

@@ -290,6 +290,10 @@ pub struct OpenUploads {
     pub key: String,
     /// The uploads.
     pub upload_ids: Vec<UploadId>,
+    /// The length that each of them declared, in bytes, in the same order; 0 for one that did not. Shorter where uploads of before are
+    /// among them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub length_bytes: Vec<u64>,
 }
 
 impl OpenUploads {

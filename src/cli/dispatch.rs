@@ -9,7 +9,7 @@ use super::{
     AuditCommand, Cli, CliCommand, CommandOutcome, DeadCommand, EXIT_CONFIG, EXIT_FAILURE, GlobalArgs,
     NatsCommand, OwnerCommand, ServerArgs, StoreCommand, audit_log, broker, cache, client::ApiClient,
     dead_letters, demo, doctor, environment, failure, link, list, output, owner, published_schemas, queue,
-    schedules, serve, settings, store, topology, transcode, upload, watch, workers,
+    schedules, serve, settings, store, topology, transcode, upload, usage, watch, workers,
 };
 use crate::{
     config::{self, describe},
@@ -90,6 +90,7 @@ async fn execute_command(global: &GlobalArgs, command: CliCommand) -> anyhow::Re
         CliCommand::Profiles(client) => {
             transcode::list_profiles(&ApiClient::new(&client)?, as_json).await?;
         }
+        CliCommand::Usage(client) => usage::print_usage(&ApiClient::new(&client)?, as_json).await?,
         CliCommand::Cache(command) => cache::run_cache(command, as_json).await?,
         CliCommand::Queue(command) => queue::run_queue(command, as_json).await?,
         CliCommand::Workers(command) => workers::run_workers(command, as_json).await?,

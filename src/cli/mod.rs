@@ -49,6 +49,7 @@ pub mod topology;
 mod transcode;
 pub mod tus;
 pub mod upload;
+mod usage;
 mod verify;
 pub mod watch;
 pub mod workers;
@@ -185,6 +186,8 @@ The end of a pipe is the end of its file: if what feeds it may fail, look at its
 SIZES are the short sides of the pictures that are made: the first one as large as the source, up to that many pixels. More profiles
 stand in the settings as [transcode.profiles.<name>]: `streamgate config --markdown` explains each.")]
     Profiles(ClientArgs),
+    /// What one used today, and how much one may use
+    Usage(ClientArgs),
     /// Replay the audit log, or verify its chain
     #[command(subcommand)]
     Audit(AuditCommand),

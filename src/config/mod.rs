@@ -239,6 +239,7 @@ impl Settings {
         self.tasks.ended_kept_ms = kept_ms;
         self.ingress.uploads.ended_kept_ms = kept_ms;
         self.keeper.ended_kept_ms = kept_ms;
+        self.ingress.uploads.quotas.clone_from(&self.ingress.quotas);
         self.ingress.uploads.fetch_networks.clone_from(&self.outbound.allow);
         self.keeper.uploads = self.ingress.uploads.clone();
         self.keeper.capacity = self.ingress.capacity.clone();

@@ -13,7 +13,9 @@ fn whole_table() -> Table {
     let chain: evm::ChainConfig =
         serde_json::from_value(serde_json::json!({ "chain_id": 1, "rpc_urls": ["http://x"] })).unwrap();
     let store = Some(store::StoreConfig::default());
-    Table::try_from(Settings { chains: vec![chain], store, ..Settings::default() }).unwrap()
+    let mut settings = Settings { chains: vec![chain], store, ..Settings::default() };
+    settings.ingress.quotas.of.insert("default".into(), ingress::quotas::OwnerQuota::default());
+    Table::try_from(settings).unwrap()
 }
 
 /// The file with `number` at `path`, which is as [`ranges`] has it.

@@ -43,6 +43,12 @@ pub const ZERO: &[&str] = &[
     "store.tail_interval_ms",
     // Nothing of it is made, kept or shown.
     "auth.keys_per_owner_max",
+    "ingress.quotas.each.daily_encode_ms_max",
+    "ingress.quotas.each.daily_upload_bytes_max",
+    "ingress.quotas.each.open_jobs_max",
+    "ingress.quotas.of.<name>.daily_encode_ms_max",
+    "ingress.quotas.of.<name>.daily_upload_bytes_max",
+    "ingress.quotas.of.<name>.open_jobs_max",
     "grants.denied_events_per_minute_max",
     "grants.denied_events_per_viewer_per_minute_max",
     "grants.live_max",

@@ -22,6 +22,7 @@ mod own_writes;
 mod page_assets;
 pub mod play;
 pub mod probes;
+pub mod quotas;
 pub mod removal;
 pub mod schedules;
 pub mod sharing;
@@ -84,6 +85,8 @@ pub struct IngressConfig {
     pub documents: cache::CacheConfig,
     /// The cache API.
     pub cache: cached::CachedConfig,
+    /// How much each owner may have done.
+    pub quotas: quotas::QuotaConfig,
     /// From where on nothing new is taken.
     pub capacity: capacity::CapacityConfig,
     /// By what media can be encoded again; set by `transcode.profiles`.
@@ -114,6 +117,7 @@ impl Default for IngressConfig {
                 age_s: 30 * 60,
             },
             cache: cached::CachedConfig::default(),
+            quotas: quotas::QuotaConfig::default(),
             capacity: capacity::CapacityConfig::default(),
             profiles: transcode::ProfileCatalog::default(),
             restorable_ms: 0,
@@ -375,6 +379,7 @@ fn work_router() -> OperationRouter<AppState> {
         .merge(workers::router())
         .merge(dead_letters::router())
         .merge(cached::router())
+        .merge(quotas::router())
 }
 
 /// The public router with more open routes.

@@ -176,6 +176,7 @@ GET /v1/schedules/{schedule_id} Principal(Worker) Worker
 GET /v1/transcode/metrics Principal(Worker) Transcoder
 GET /v1/uploads/{upload_id} Principal(Upload) none
 GET /v1/uploads/{upload_id}/status Principal(Upload) Upload
+GET /v1/usage Principal(Metadata) Metadata
 GET /v1/workers Principal(Worker) Worker
 GET /version Open Api
 GET /watch/assets/{file} Open Api

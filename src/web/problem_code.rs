@@ -212,6 +212,9 @@ kinds! {
         "Sign in again: the account's contract no longer takes the signature.";
     QueryMalformed 400 "query_malformed" "The query string has a parameter that can't be used"
         "`detail` names the parameter; those that an operation takes stand in its description.";
+    QuotaExceeded 429 "quota_exceeded" "This is more than you may have done"
+        "`quota` says of what there is too much, `used` and `max` how much; wait until `resets_at_ms`, or until jobs have ended."
+        "https://iana.org/assignments/http-problem-types#quota-exceeded";
     RangeNotSatisfiable 416 "range_not_satisfiable" "The range lies outside of what there is"
         "Ask for a range within the size that `Content-Range` tells.";
     RateLimited 429 "rate_limited" "Too many requests"

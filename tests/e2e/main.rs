@@ -38,6 +38,7 @@ mod piped_uploads;
 mod players;
 mod posters;
 mod proxied;
+mod quotas;
 mod redrive;
 mod removal;
 mod schedules;

@@ -22,7 +22,10 @@ use super::{
     explain_encode_failure, require_priority,
     tasks::{TaskBeginning, TaskOrigin, TaskRequest, begin_task},
 };
-use crate::{AppState, capacity, media, schedules, transcode::begin_transcode};
+use crate::{
+    AppState, capacity, media, schedules,
+    transcode::{begin_transcode, require_work_room},
+};
 use auth::Principal;
 use web::{
     body::JsonBody,
@@ -248,7 +251,8 @@ async fn begin_owned_task(
     request: TaskRequest,
     who: &Principal,
 ) -> Result<Box<JobRecord>, Problem> {
-    media::load_owned(&app.bus, request.media_id, who).await?;
+    let medium = media::load_owned(&app.bus, request.media_id, who).await?;
+    require_work_room(app, &medium, false).await?;
     require_priority(who, request.priority)?;
     let begun = begin_task(&app.bus, job_id, request, TaskOrigin::PERSON).await;
     match begun.map_err(explain_encode_failure)? {

@@ -269,6 +269,12 @@ impl MediumRecords {
         document.or_else(|| self.asset.as_ref().map(|held| held.record.owner.as_str())).unwrap_or_default()
     }
 
+    /// Duration of the source in milliseconds; 0 before it is known.
+    pub(super) fn duration_ms(&self) -> u64 {
+        let technical = self.asset.as_ref().and_then(|held| held.record.technical.as_ref());
+        technical.map_or(0, |technical| technical.duration_ms)
+    }
+
     pub(super) fn status(&self) -> media::MediaStatus {
         self.asset.as_ref().map_or(media::MediaStatus::Uploading, |held| held.record.status)
     }

@@ -27,8 +27,8 @@ use serde_json::{Map, Value, json};
 use utoipa::OpenApi;
 
 use super::{
-    audit, cached, dead_letters, events, jobs, library, media, metrics, play, probes, sharing, transcode,
-    uploads, watch, workers,
+    audit, cached, dead_letters, events, jobs, library, media, metrics, play, probes, quotas, sharing,
+    transcode, uploads, watch, workers,
 };
 pub(crate) use group::{OperationGroup, query_parameters};
 pub(crate) use schema::{SchemaCollector, id_schema, schema_parameters};
@@ -128,6 +128,7 @@ fn describe_groups(
         describe_group::<dead_letters::DeadLettersApiDoc>(&mut operations, schemas),
         describe_group::<workers::WorkersApiDoc>(&mut operations, schemas),
         describe_group::<cached::CacheApiDoc>(&mut operations, schemas),
+        describe_group::<quotas::QuotaApiDoc>(&mut operations, schemas),
         describe_group::<events::EventsApiDoc>(&mut operations, schemas),
         describe_group::<audit::AuditApiDoc>(&mut operations, schemas),
         describe_group::<probes::ProbesApiDoc>(&mut operations, schemas),

@@ -270,7 +270,13 @@ async fn page_and_document_are_served_and_need_nothing_from_elsewhere() {
         assert!(entry.contains(&about["status"].to_string()), "{entry}");
         let uri = about["type"].as_str().unwrap();
         // Those that others have registered keep their names.
-        let registered = ["rate_limited", "upload_complete", "upload_length_inconsistent", "upload_offset"];
+        let registered = [
+            "quota_exceeded",
+            "rate_limited",
+            "upload_complete",
+            "upload_length_inconsistent",
+            "upload_offset",
+        ];
         let is_registered = uri.starts_with("https://iana.org/assignments/http-problem-types#");
         assert_eq!(is_registered, registered.contains(&code.as_str()), "{uri}");
         assert!(is_registered || uri == format!("/docs#problem-{code}"), "{uri}");

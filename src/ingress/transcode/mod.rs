@@ -24,7 +24,7 @@ use serde_json::json;
 use super::{
     AppState, capacity,
     jobs::{answer_with_begun_job, explain_encode_failure, require_priority, retry},
-    media, openapi,
+    media, openapi, quotas,
 };
 use auth::Principal;
 use web::{
@@ -143,6 +143,23 @@ async fn transcode_media(
     answer_with_begun_job(&address, begun.job_id, begun)
 }
 
+/// Refuses a job on a medium whose owner may not have another one; an encode also by its duration.
+///
+/// # Errors
+/// `quota_exceeded`; those of a broker or an index that does not answer.
+pub(crate) async fn require_work_room(
+    app: &AppState,
+    medium: &media::MediumRecords,
+    is_encode: bool,
+) -> Result<(), Problem> {
+    let owner = medium.owner();
+    quotas::require_job_room(&app.bus, app.config.quotas.quota_of(owner), owner).await?;
+    if is_encode {
+        quotas::require_encode_room(app, owner, medium.duration_ms()).await?;
+    }
+    Ok(())
+}
+
 /// Begins an encode that `who` asks for; `profile_pointer` says where in the request its profile stands.
 pub(crate) async fn begin_transcode(
     app: &AppState,
@@ -151,7 +168,8 @@ pub(crate) async fn begin_transcode(
     profile_pointer: &str,
 ) -> Result<TranscodeDocument, Problem> {
     let TranscodeJobRequest { media_id, profile, priority } = wanted;
-    media::load_owned(&app.bus, media_id, who).await?;
+    let medium = media::load_owned(&app.bus, media_id, who).await?;
+    require_work_room(app, &medium, true).await?;
     let profile = find_profile(app, profile, profile_pointer)?;
     require_priority(who, priority)?;
     let settings = EncodeSettings { profile: Some(profile.clone()), priority, scheduled: None };

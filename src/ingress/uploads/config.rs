@@ -6,6 +6,8 @@ use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::quotas::QuotaConfig;
+
 /// Settings of uploads.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -42,6 +44,9 @@ pub struct UploadConfig {
     /// Networks from which media are fetched besides public ones; set by `outbound.allow`.
     #[serde(skip)]
     pub fetch_networks: Vec<IpNet>,
+    /// How much each owner may bring; set by `ingress.quotas`.
+    #[serde(skip)]
+    pub quotas: QuotaConfig,
     /// Room that must stay free on the disk of a local store, in bytes, however small it is; below it no upload is opened.
     pub free_bytes_min: u64,
 }
@@ -64,6 +69,7 @@ impl Default for UploadConfig {
             drain_ms: 500,
             ended_kept_ms: schemas::ENDED_KEPT_MS,
             fetch_networks: Vec::new(),
+            quotas: QuotaConfig::default(),
             free_bytes_min: 16 * 1024 * 1024,
         }
     }

@@ -42,7 +42,7 @@ pub(super) async fn begin_upload(
     shared: &Arc<UploadContext>,
     record: UploadRecord,
 ) -> Result<FencedUploadRecord, UploadRefusal> {
-    open_uploads::add_open_upload(shared, &record.owner, record.upload_id).await?;
+    open_uploads::add_open_upload(shared, &record).await?;
     let (owner, upload_id) = (record.owner.clone(), record.upload_id);
     let place = SpooledUpload {
         upload_id,

@@ -11,56 +11,80 @@ use schemas::{
 use sha2::{Digest, Sha256};
 
 use super::{UploadContext, refusal::UploadRefusal};
+use crate::quotas;
 
 /// Age below which an id without a record may still be on its way, in milliseconds.
 const GRACE_MS: u64 = 60_000;
 
-/// Counts a new upload. Refuses when the owner has too many open.
+/// An upload that is open, as far as it counts.
+#[derive(Debug, Clone, Copy)]
+struct OpenUpload {
+    upload_id: UploadId,
+    /// The length that it declared; 0 where it did not.
+    length_bytes: u64,
+}
+
+/// Counts a new upload. Refuses when the owner has too many open, or may not bring any more today.
 pub(super) async fn add_open_upload(
     shared: &UploadContext,
-    owner: &str,
-    upload_id: UploadId,
+    upload: &UploadRecord,
 ) -> Result<(), UploadRefusal> {
+    let (bus, owner) = (&shared.bus, &upload.owner);
     let open_max = shared.config.open_per_owner_max;
-    if try_add(&shared.bus, open_max, owner, upload_id).await? {
-        return Ok(());
+    let quota = shared.config.quotas.quota_of(owner);
+    if !upload.is_partial() {
+        quotas::require_job_room(bus, quota, owner).await.map_err(UploadRefusal::of_problem)?;
     }
-    prune_ended(&shared.bus, owner).await?;
-    if try_add(&shared.bus, open_max, owner, upload_id).await? {
-        Ok(())
-    } else {
-        Err(UploadRefusal::TooMany { open_max })
+    for is_last in [false, true] {
+        let refusal = match try_add(bus, open_max, upload).await? {
+            // By what is declared with all that are open, this one among them: of two at the same moment no more than one fits.
+            Some(declared_bytes) => {
+                match quotas::require_upload_room(bus, quota, owner, declared_bytes).await {
+                    Ok(()) => return Ok(()),
+                    Err(problem) => {
+                        remove_open_upload(bus, owner, upload.upload_id).await;
+                        UploadRefusal::of_problem(problem)
+                    }
+                }
+            }
+            None => UploadRefusal::TooMany { open_max },
+        };
+        if is_last {
+            return Err(refusal);
+        }
+        prune_ended(bus, owner).await?;
     }
+    Ok(())
 }
 
 /// Stops counting an upload that has ended. A failure only leaves an entry that the next full list drops.
 pub(super) async fn remove_open_upload(bus: &Bus, owner: &str, upload_id: UploadId) {
-    let outcome = change_open_uploads(bus, owner, |ids| {
-        let before = ids.len();
-        ids.retain(|id| *id != upload_id);
-        ids.len() != before
+    let outcome = change_open_uploads(bus, owner, |open| {
+        let before = open.len();
+        open.retain(|upload| upload.upload_id != upload_id);
+        open.len() != before
     });
     if let Err(error) = outcome.await {
         tracing::debug!(%error, upload.id = %upload_id, "an ended upload stays counted for now");
     }
 }
 
-async fn try_add(
-    bus: &Bus,
-    open_max: usize,
-    owner: &str,
-    upload_id: UploadId,
-) -> Result<bool, nats::BusError> {
-    let mut fits = false;
-    change_open_uploads(bus, owner, |ids| {
-        fits = ids.len() < open_max;
+/// The bytes that all open uploads declare, once this one is among them; `None` when there are too many.
+async fn try_add(bus: &Bus, open_max: usize, upload: &UploadRecord) -> Result<Option<u64>, nats::BusError> {
+    let new =
+        OpenUpload { upload_id: upload.upload_id, length_bytes: upload.length_bytes.unwrap_or_default() };
+    let mut declared_bytes = None;
+    change_open_uploads(bus, &upload.owner, |open| {
+        let fits = open.len() < open_max;
         if fits {
-            ids.push(upload_id);
+            open.push(new);
         }
+        let sum = open.iter().fold(0_u64, |sum, upload| sum.saturating_add(upload.length_bytes));
+        declared_bytes = fits.then_some(sum);
         fits
     })
     .await?;
-    Ok(fits)
+    Ok(declared_bytes)
 }
 
 async fn prune_ended(bus: &Bus, owner: &str) -> Result<(), UploadRefusal> {
@@ -75,10 +99,10 @@ async fn prune_ended(bus: &Bus, owner: &str) -> Result<(), UploadRefusal> {
             ended.push(id);
         }
     }
-    change_open_uploads(bus, owner, |ids| {
-        let before = ids.len();
-        ids.retain(|id| !ended.contains(id));
-        ids.len() != before
+    change_open_uploads(bus, owner, |open| {
+        let before = open.len();
+        open.retain(|upload| !ended.contains(&upload.upload_id));
+        open.len() != before
     })
     .await?;
     Ok(())
@@ -87,13 +111,26 @@ async fn prune_ended(bus: &Bus, owner: &str) -> Result<(), UploadRefusal> {
 async fn change_open_uploads(
     bus: &Bus,
     owner: &str,
-    mut edit: impl FnMut(&mut Vec<UploadId>) -> bool + Send,
+    mut edit: impl FnMut(&mut Vec<OpenUpload>) -> bool + Send,
 ) -> Result<(), nats::BusError> {
     let key = owner_key(owner);
     let changed = bus.change_record::<OpenUploads>(&key, |found| {
-        let mut record =
-            found.cloned().unwrap_or_else(|| OpenUploads { key: key.clone(), upload_ids: Vec::new() });
-        edit(&mut record.upload_ids).then(|| (record, Outbox::new()))
+        let (upload_ids, lengths) =
+            found.map_or((&[][..], &[][..]), |found| (&found.upload_ids[..], &found.length_bytes[..]));
+        let lengths = lengths.iter().copied().chain(std::iter::repeat(0));
+        let mut open: Vec<OpenUpload> = upload_ids
+            .iter()
+            .zip(lengths)
+            .map(|(&upload_id, length_bytes)| OpenUpload { upload_id, length_bytes })
+            .collect();
+        edit(&mut open).then(|| {
+            let record = OpenUploads {
+                key: key.clone(),
+                upload_ids: open.iter().map(|upload| upload.upload_id).collect(),
+                length_bytes: open.iter().map(|upload| upload.length_bytes).collect(),
+            };
+            (record, Outbox::new())
+        })
     });
     Box::pin(changed).await?;
     Ok(())

@@ -114,6 +114,11 @@ impl From<store::StoreError> for UploadRefusal {
 }
 
 impl UploadRefusal {
+    /// A problem of others.
+    pub(super) fn of_problem(problem: Problem) -> Self {
+        Self::Other(Box::new(problem))
+    }
+
     /// The problem to answer with.
     pub(super) fn into_problem(self) -> Problem {
         match self {

@@ -23,6 +23,7 @@ use super::{
     resumable::ProgressSender,
     slot::UploadWriterGuard,
 };
+use crate::quotas;
 
 /// An open upload with the right to write to it.
 #[derive(Debug)]
@@ -327,14 +328,21 @@ pub(super) async fn complete_upload(
         }
         return Err(refusal);
     }
+    let size_bytes = ledger.record().offset_bytes;
     if ledger.record().is_partial() {
-        return ledger.mark_part_received().await;
+        ledger.mark_part_received().await?;
+        quotas::add_uploaded_bytes(ledger.bus(), &ledger.record().owner, size_bytes).await;
+        return Ok(());
     }
     // Before the event: the stages that it wakes look for the document.
     if !medium::create_document(ledger.bus(), ledger.record()).await? {
         return Err(fenced_record::discard_upload(store, ledger).await);
     }
     ledger.mark_received().await?;
+    // Those of a final upload counted with its parts.
+    if !ledger.record().is_final() {
+        quotas::add_uploaded_bytes(ledger.bus(), &ledger.record().owner, size_bytes).await;
+    }
     super::open_uploads::remove_open_upload(ledger.bus(), &ledger.record().owner, ledger.upload_id()).await;
     Ok(())
 }

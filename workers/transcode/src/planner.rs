@@ -10,7 +10,10 @@ use schemas::{
     ids::{JobId, MediaId},
     job::{self, JobPartRecord, JobPartStatus, JobQueued},
     keys, media, subjects,
+    usage::OwnerUsage,
 };
+
+use sha2::{Digest, Sha256};
 
 use crate::{KIND, PLAN_DURABLE, TranscodeContext, error::TranscodeError, job_result, outage, playable};
 
@@ -215,6 +218,10 @@ impl TranscodePlanner {
             Ok(()) => {
                 let job = held.record;
                 tracing::info!(media.id = %media_id, job.id = %job.job_id, parts = job.parts.len(), "planned");
+                // One that goes on from another was counted with it.
+                if job.retry_of.is_none() {
+                    self.add_encoded_time(&job.owner, job.plan.duration_ms).await;
+                }
                 Ok(job)
             }
             Err(nats::BusError::Conflict { .. }) => {
@@ -222,6 +229,19 @@ impl TranscodePlanner {
                 found.ok_or_else(|| TranscodeError::Unknown(format!("job {}", held.record.job_id)))
             }
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Adds an encode to what its owner used today. What is not written counts for nothing.
+    async fn add_encoded_time(&self, owner: &str, duration_ms: u64) {
+        let digest = Sha256::digest(owner.as_bytes());
+        let day = OwnerUsage::day_of_ms(nats::estimated_broker_now_ms());
+        let key = OwnerUsage::key_for_owner(&digest, day);
+        let added = self.context.bus.change_record::<OwnerUsage>(&key, |found| {
+            Some((OwnerUsage::with_added(found, (&digest, day), (0, duration_ms)), Outbox::new()))
+        });
+        if let Err(error) = Box::pin(added).await {
+            tracing::warn!(%error, owner, duration_ms, "an encode does not count for its owner's quota");
         }
     }
 

@@ -15,7 +15,9 @@ use schemas::{
     job::{self, JobPartRecord, JobPartStatus},
     media::{self as records, MediaStatus},
     subjects,
+    usage::OwnerUsage,
 };
+use sha2::Digest as _;
 use site::{Clip, Site, config};
 
 /// Longest time a small clip may take on a busy machine.
@@ -597,6 +599,15 @@ async fn another_profile_takes_the_place_of_what_plays_and_leaves_it_beside() {
     worker.stop().await;
     assert_eq!((job.plan.profile.as_str(), job.priority), ("small", subjects::JobPriority::P2));
     assert_eq!(job.retry_of, None);
+    // Both encodes count for the day, or two of it.
+    let day = OwnerUsage::day_of_ms(nats::now_ms());
+    let mut encoded_ms = 0;
+    for day in [day - 1, day] {
+        let key = OwnerUsage::key_for_owner(&sha2::Sha256::digest(job.owner.as_bytes()), day);
+        let held = bus.load_record::<OwnerUsage>(&key).await.unwrap();
+        encoded_ms += held.map_or(0, |held| held.record.encoded_ms);
+    }
+    assert_eq!(encoded_ms, 2 * job.plan.duration_ms);
     let medium = site.asset(clip.media_id).await;
     let encode = medium.encode.unwrap();
     assert_eq!((medium.status, encode.number), (MediaStatus::Ready, 2));

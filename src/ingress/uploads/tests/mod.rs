@@ -17,6 +17,7 @@ use schemas::{
     BusEvent, access, document, keys, subjects,
     upload::{UploadCreated, UploadExpired, UploadReceived, UploadRecord, UploadStatus, UploadTerminated},
 };
+use serde_json::json;
 use store::testing::TestS3Server;
 use tempfile::TempDir;
 use tokio::{
@@ -28,7 +29,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{UploadConfig, UploadState, router};
-use crate::transcode::ProfileCatalog;
+use crate::{
+    quotas::{OwnerQuota, QuotaConfig},
+    transcode::ProfileCatalog,
+};
 use auth::Principal;
 use web::serve;
 
@@ -848,6 +852,43 @@ async fn an_owner_has_a_bounded_number_of_open_uploads() {
     site.admin.commit_record(&mut held, nats::Outbox::new()).await.unwrap();
     replica.create(5).await;
     assert_eq!(third.offset().await, 0);
+}
+
+#[tokio::test]
+async fn an_owner_brings_no_more_bytes_a_day_than_its_quota_open_uploads_among_them() {
+    let mut site = Site::local().await;
+    let each = OwnerQuota { daily_upload_bytes_max: Some(10), ..OwnerQuota::default() };
+    let none = OwnerQuota { daily_upload_bytes_max: Some(0), ..OwnerQuota::default() };
+    let quotas = QuotaConfig { each, of: [("bob".to_owned(), none)].into() };
+    let replica = site.replica(UploadConfig { quotas, ..UploadConfig::default() }).await;
+    let begin = async |length: &str| replica.post(&[("upload-length", length)]).send().await.unwrap();
+    let refused = begin("11").await;
+    let wait_s: u64 = refused.headers()["retry-after"].to_str().unwrap().parse().unwrap();
+    assert!((1..=24 * 3_600).contains(&wait_s), "{wait_s}");
+    let problem: serde_json::Value = refused.json().await.unwrap();
+    assert_eq!(
+        (&problem["code"], &problem["quota"], &problem["used"], &problem["max"]),
+        (&json!("quota_exceeded"), &json!("daily_upload_bytes"), &json!(0), &json!(10)),
+        "{problem}"
+    );
+    let first = replica.create(5).await;
+    first.append(0, b"hello").await;
+    let second = replica.create(4).await;
+    // 5 came, and 4 are on their way; also where a crash left their number out.
+    assert_eq!(code(begin("2").await).await, (429, "quota_exceeded".to_owned()));
+    let last = replica.create(1).await;
+    let empty = replica.create(0).await;
+    assert_eq!(empty.offset().await, 0);
+    // What ended without its bytes leaves room; what came does not, and a refused one takes none.
+    let ended = second.request(Method::DELETE).send().await.unwrap();
+    assert_eq!(ended.status(), 204);
+    assert_eq!(code(begin("5").await).await, (429, "quota_exceeded".to_owned()));
+    let third = replica.create(4).await;
+    third.append(0, b"abcd").await;
+    last.append(0, b"x").await;
+    assert_eq!(code(begin("1").await).await, (429, "quota_exceeded".to_owned()));
+    let bob = replica.post(&[("upload-length", "1")]).header("x-owner", "bob").send().await.unwrap();
+    assert_eq!(code(bob).await, (429, "quota_exceeded".to_owned()));
 }
 
 #[tokio::test]
