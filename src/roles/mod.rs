@@ -111,6 +111,8 @@ pub struct Runtime {
     pub chains: evm::ChainCounters,
     /// What the keeper lets into the queue.
     pub dispatched: dispatch::DispatchMetrics,
+    /// What the keeper's webhooks came to.
+    pub webhooks: keeper::webhooks::metrics::WebhookMetrics,
     /// What this process knows of its ability to work.
     pub health: ProcessHealth,
 }
@@ -187,6 +189,7 @@ impl Runtime {
             metrics: registry::MetricsRegistry::default(),
             chains: evm::ChainCounters::default(),
             dispatched: dispatch::DispatchMetrics::default(),
+            webhooks: keeper::webhooks::metrics::WebhookMetrics::default(),
             health: ProcessHealth::new(),
         })
     }
@@ -300,6 +303,7 @@ fn start_process_tasks(site: &Runtime, kinds: &[ProcessRole], tasks: &mut JoinSe
     }
     if kinds.contains(&ProcessRole::Keeper) {
         site.metrics.register(site.dispatched.clone());
+        site.metrics.register(site.webhooks.clone());
     }
     if let Some(listen) = site.config.admin_listen {
         let (health, metrics) = (site.health.clone(), site.metrics.clone());
@@ -438,8 +442,20 @@ async fn run_worker_role(
             let grants = config.open_counted_grants(&bus, site.chains.clone())?;
             let publishing = site.chains.run(&bus, &shutdown);
             let (dispatched, settings) = (site.dispatched.clone(), config.keeper.clone());
-            let keeping =
-                keeper::run_keeper(bus.clone(), store, grants, dispatched, settings, shutdown.clone());
+            let receivers = keeper::webhooks::WebhookServices::new(
+                &config.outbound,
+                &settings.webhooks,
+                site.webhooks.clone(),
+            )?;
+            let keeping = keeper::run_keeper(
+                bus.clone(),
+                store,
+                grants,
+                dispatched,
+                receivers,
+                settings,
+                shutdown.clone(),
+            );
             tokio::join!(keeping, publishing).0
         }
     }

@@ -32,6 +32,7 @@ use tokio::sync::Semaphore;
 use super::{AppState, openapi};
 use auth::Principal;
 use follower::{EventFollower, EventScope, EventStreamStart};
+pub use frame::render_event_json;
 use frame::{EventData, EventDocument, JobProgressData};
 pub use hub::{BACKLOG_MAX, EventHub};
 pub use progress::JOBS_MAX;
