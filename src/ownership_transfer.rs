@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use nats::{Bus, BusError, Outbox, ReaderStart, VersionedRecord, reader};
 use schemas::{
     KvRecord, document,
+    hook::{HookRecord, hook_key},
     ids::{MediaId, RequestId, UploadId},
     media,
     schedule::{ScheduleRecord, schedule_key},
@@ -48,6 +49,8 @@ pub struct OwnerTransferCounts {
     pub key_count: usize,
     /// Schedules.
     pub schedule_count: usize,
+    /// Webhooks.
+    pub hook_count: usize,
 }
 
 /// The accounts that contracts proved while their names said no chain, and that own something.
@@ -85,7 +88,7 @@ pub async fn find_chainless_owners(bus: &Bus) -> Result<Vec<ChainlessOwner>, Bus
     Ok(found)
 }
 
-/// Gives the media, API keys and schedules of `from` to `to`, each with its event.
+/// Gives the media, API keys, schedules and webhooks of `from` to `to`, each with its event.
 ///
 /// # Errors
 /// When the broker does not answer; what was given until then stays so.
@@ -111,6 +114,7 @@ pub async fn transfer_ownership(bus: &Bus, from: &str, to: &str) -> Result<Owner
         transferred.key_count += 1;
     }
     transferred.schedule_count = transfer_schedules(bus, from, to).await?;
+    transferred.hook_count = transfer_hooks(bus, from, to).await?;
     Ok(transferred)
 }
 
@@ -145,6 +149,45 @@ async fn transfer_schedules(bus: &Bus, from: &str, to: &str) -> Result<usize, Bu
         .await?;
         // Written last: operators read the newest record of an id.
         bus.change_record::<ScheduleRecord>(&key, |held| Some((held?.clone(), Outbox::new()))).await?;
+    }
+    Ok(found.len())
+}
+
+/// Gives the webhooks, as schedules are given: how far each is lies below its own id, and goes on from there. One that sent the events of
+/// everybody sends those of its new owner, who may not see the others.
+async fn transfer_hooks(bus: &Bus, from: &str, to: &str) -> Result<usize, BusError> {
+    let filters = vec![subjects::kv_subject(HookRecord::BUCKET, &hook_key(&owner_key(from), "*"))];
+    let stream = subjects::kv_stream_name(HookRecord::BUCKET);
+    let mut found = Vec::new();
+    let settings = reader::ReaderConfig::new(stream, filters, ReaderStart::LastPerSubject);
+    visit_entries(bus, settings, |key, payload| match nats::decode_record::<HookRecord>(key, payload) {
+        Ok((_, record)) if record.is_removed() => {}
+        Ok((_, record)) => found.push(record),
+        _ if payload.is_empty() => {}
+        _ => tracing::error!(key, "a hook of a newer version stays where it is: give it by that version"),
+    })
+    .await?;
+    for old in &found {
+        let given =
+            HookRecord { owner: to.to_owned(), owner_key: owner_key(to), is_for_all: false, ..old.clone() };
+        let key = given.key();
+        let event = ingress::hooks::describe_change(&given, BY);
+        let held = bus.load_with_tombstone::<HookRecord>(&key).await?;
+        // It may lie there already, where something came in between before, or as a tombstone, where it was given away from there.
+        if held.as_ref().is_none_or(|held| held.record.is_removed()) {
+            let mut held = held.unwrap_or_else(|| VersionedRecord::new(given.clone()));
+            held.record = given;
+            bus.commit_record(&mut held, Outbox::new().with_event(&event)).await?;
+        }
+        bus.change_record::<HookRecord>(&old.key(), |held| {
+            let removed_at_ms = Some(nats::now_ms());
+            let left =
+                HookRecord { removed_at_ms, is_given_away: true, secrets: Vec::new(), ..held?.clone() };
+            Some((left, Outbox::new()))
+        })
+        .await?;
+        // Written last: operators read the newest record of an id.
+        bus.change_record::<HookRecord>(&key, |held| Some((held?.clone(), Outbox::new()))).await?;
     }
     Ok(found.len())
 }
@@ -302,11 +345,18 @@ mod tests {
             ..schemas::examples::schedule_record()
         };
         bus.commit_record(&mut VersionedRecord::new(nightly.clone()), Outbox::new()).await.unwrap();
+        let hook = HookRecord {
+            owner: bare.clone(),
+            owner_key: owner_key(&bare),
+            is_for_all: true,
+            ..schemas::examples::hook_record()
+        };
+        bus.commit_record(&mut VersionedRecord::new(hook.clone()), Outbox::new()).await.unwrap();
         let proven = [1, 10].map(|chain| format!("eip155:{chain}:{ADDRESS}")).into();
         let wanted = ChainlessOwner { owner: bare.clone(), proven, media_count: 1, key_count: 1 };
         assert_eq!(find_chainless_owners(&bus).await.unwrap(), [wanted]);
 
-        let given = OwnerTransferCounts { media_count: 1, key_count: 1, schedule_count: 1 };
+        let given = OwnerTransferCounts { media_count: 1, key_count: 1, schedule_count: 1, hook_count: 1 };
         assert_eq!(transfer_ownership(&bus, &bare, &bound).await.unwrap(), given);
         assert_eq!(owner_of(&bus, film.media_id).await, bound);
         let upload = bus.load_record::<UploadRecord>(&upload_id.to_string()).await.unwrap().unwrap();
@@ -320,6 +370,23 @@ mod tests {
         let wanted = ScheduleRecord { owner: bound.clone(), owner_key: owner_key(&bound), ..nightly.clone() };
         assert_eq!(schedule, wanted, "it fires for its new owner");
         assert!(bus.load_record::<ScheduleRecord>(&nightly.key()).await.unwrap().is_none());
+        let given_hook = bus
+            .load_record::<HookRecord>(&hook_key(&owner_key(&bound), &hook.hook_id.to_string()))
+            .await
+            .unwrap()
+            .unwrap()
+            .record;
+        let wanted_hook = HookRecord {
+            owner: bound.clone(),
+            owner_key: owner_key(&bound),
+            is_for_all: false,
+            ..hook.clone()
+        };
+        assert_eq!(given_hook, wanted_hook, "it sends the events of its new owner");
+        let left = bus.load_with_tombstone::<HookRecord>(&hook.key()).await.unwrap().unwrap().record;
+        assert!(left.is_given_away && left.secrets.is_empty());
+        transfer_hooks(&bus, &bound, key_owner).await.unwrap();
+        assert_eq!(transfer_hooks(&bus, key_owner, &bound).await.unwrap(), 1);
         // There and back again, while what was removed there is still a tombstone.
         transfer_schedules(&bus, &bound, key_owner).await.unwrap();
         assert_eq!(transfer_schedules(&bus, key_owner, &bound).await.unwrap(), 1);

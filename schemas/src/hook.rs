@@ -117,7 +117,7 @@ pub struct HookRecord {
     /// Only events about this job.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job_id: Option<JobId>,
-    /// True when it sends the events of all owners: made by an operator or an administrator.
+    /// True when it sends the events of all owners: made by an administrator.
     #[serde(default)]
     pub is_for_all: bool,
     /// What signs, the oldest first.

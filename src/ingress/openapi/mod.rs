@@ -129,6 +129,7 @@ fn describe_groups(
         describe_group::<workers::WorkersApiDoc>(&mut operations, schemas),
         describe_group::<cached::CacheApiDoc>(&mut operations, schemas),
         describe_group::<events::EventsApiDoc>(&mut operations, schemas),
+        describe_group::<crate::hooks::HooksApiDoc>(&mut operations, schemas),
         describe_group::<audit::AuditApiDoc>(&mut operations, schemas),
         describe_group::<probes::ProbesApiDoc>(&mut operations, schemas),
         describe_group::<metrics::MetricsApiDoc>(&mut operations, schemas),

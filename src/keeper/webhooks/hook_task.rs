@@ -192,7 +192,10 @@ impl HookRun {
             let Self { feed, records, requests, under_way, .. } = &mut self;
             tokio::select! {
                 () = stopped_by(&mut stopped) => break,
-                changed = records.changed() => if changed.is_err() { break },
+                changed = records.changed() => match changed {
+                    Ok(()) => self.hook = Arc::clone(&self.records.borrow()),
+                    Err(_) => break,
+                },
                 changed = requests.changed() => if changed.is_err() { break },
                 Some(ended) = under_way.join_next() => {
                     let (cause, end) = ended.map_err(BusError::unavailable)?;
@@ -215,10 +218,6 @@ impl HookRun {
 
     /// Takes in what its owner says and asks.
     async fn apply_settings(&mut self) -> Result<(), BusError> {
-        // Not one that came before what was written here.
-        if self.records.has_changed().unwrap_or_default() {
-            self.hook = Arc::clone(&self.records.borrow_and_update());
-        }
         let now_ms = self.courier.clock.now_ms();
         if self.queue.note_resumption(self.hook.resumed_at_ms, now_ms) {
             self.unwritten = Unwritten::Changed;
