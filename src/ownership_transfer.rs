@@ -345,18 +345,11 @@ mod tests {
             ..schemas::examples::schedule_record()
         };
         bus.commit_record(&mut VersionedRecord::new(nightly.clone()), Outbox::new()).await.unwrap();
-        let hook = HookRecord {
-            owner: bare.clone(),
-            owner_key: owner_key(&bare),
-            is_for_all: true,
-            ..schemas::examples::hook_record()
-        };
-        bus.commit_record(&mut VersionedRecord::new(hook.clone()), Outbox::new()).await.unwrap();
         let proven = [1, 10].map(|chain| format!("eip155:{chain}:{ADDRESS}")).into();
         let wanted = ChainlessOwner { owner: bare.clone(), proven, media_count: 1, key_count: 1 };
         assert_eq!(find_chainless_owners(&bus).await.unwrap(), [wanted]);
 
-        let given = OwnerTransferCounts { media_count: 1, key_count: 1, schedule_count: 1, hook_count: 1 };
+        let given = OwnerTransferCounts { media_count: 1, key_count: 1, schedule_count: 1, hook_count: 0 };
         assert_eq!(transfer_ownership(&bus, &bare, &bound).await.unwrap(), given);
         assert_eq!(owner_of(&bus, film.media_id).await, bound);
         let upload = bus.load_record::<UploadRecord>(&upload_id.to_string()).await.unwrap().unwrap();
@@ -370,23 +363,6 @@ mod tests {
         let wanted = ScheduleRecord { owner: bound.clone(), owner_key: owner_key(&bound), ..nightly.clone() };
         assert_eq!(schedule, wanted, "it fires for its new owner");
         assert!(bus.load_record::<ScheduleRecord>(&nightly.key()).await.unwrap().is_none());
-        let given_hook = bus
-            .load_record::<HookRecord>(&hook_key(&owner_key(&bound), &hook.hook_id.to_string()))
-            .await
-            .unwrap()
-            .unwrap()
-            .record;
-        let wanted_hook = HookRecord {
-            owner: bound.clone(),
-            owner_key: owner_key(&bound),
-            is_for_all: false,
-            ..hook.clone()
-        };
-        assert_eq!(given_hook, wanted_hook, "it sends the events of its new owner");
-        let left = bus.load_with_tombstone::<HookRecord>(&hook.key()).await.unwrap().unwrap().record;
-        assert!(left.is_given_away && left.secrets.is_empty());
-        transfer_hooks(&bus, &bound, key_owner).await.unwrap();
-        assert_eq!(transfer_hooks(&bus, key_owner, &bound).await.unwrap(), 1);
         // There and back again, while what was removed there is still a tombstone.
         transfer_schedules(&bus, &bound, key_owner).await.unwrap();
         assert_eq!(transfer_schedules(&bus, key_owner, &bound).await.unwrap(), 1);
@@ -403,5 +379,31 @@ mod tests {
         visit_entries(&bus, settings, |subject, _| published.push(subject.to_owned())).await.unwrap();
         assert_eq!(published.len(), 5, "{published:?}");
         assert_eq!(transfer_ownership(&bus, &bare, &bound).await.unwrap(), OwnerTransferCounts::default());
+    }
+
+    #[tokio::test]
+    async fn a_webhook_that_is_given_goes_on_for_its_new_owner_alone() {
+        let broker = TestBroker::start().await;
+        let bus = broker.bus(Role::Admin).await;
+        let of = |owner: &str, is_for_all: bool| HookRecord {
+            owner: owner.to_owned(),
+            owner_key: owner_key(owner),
+            is_for_all,
+            ..schemas::examples::hook_record()
+        };
+        let hook = of("olga", true);
+        bus.commit_record(&mut VersionedRecord::new(hook.clone()), Outbox::new()).await.unwrap();
+        let given = OwnerTransferCounts { hook_count: 1, ..OwnerTransferCounts::default() };
+        assert_eq!(transfer_ownership(&bus, "olga", "petr").await.unwrap(), given);
+        let by_id = hook_key("*", &hook.hook_id.to_string());
+        let found = bus.load_record::<HookRecord>(&by_id).await.unwrap().unwrap().record;
+        assert_eq!(found, of("petr", false), "it sends what its new owner may see");
+        let left = bus.load_with_tombstone::<HookRecord>(&hook.key()).await.unwrap().unwrap().record;
+        assert!(left.is_given_away && left.secrets.is_empty(), "{left:?}");
+        // And back again, where its tombstone lies.
+        assert_eq!(transfer_ownership(&bus, "petr", "olga").await.unwrap(), given);
+        let found = bus.load_record::<HookRecord>(&by_id).await.unwrap().unwrap().record;
+        assert_eq!(found, of("olga", false));
+        assert_eq!(transfer_ownership(&bus, "petr", "olga").await.unwrap(), OwnerTransferCounts::default());
     }
 }

@@ -545,16 +545,16 @@ fn worker_message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static s
         "schedule.fired" | "schedule.refused" | "schedule.missed" => {
             Some((vec!["ingress", "keeper"], vec![]))
         }
-        "kv.schedules" => Some((vec!["admin", "ingress", "keeper"], vec!["admin", "ingress", "keeper"])),
+        "kv.hooks" | "kv.schedules" => {
+            Some((vec!["admin", "ingress", "keeper"], vec!["admin", "ingress", "keeper"]))
+        }
         "hook.changed" => Some((vec!["admin", "ingress"], vec![])),
         "hook.created" | "hook.removed" | "hook.resumed" | "hook.rotated" | "hook.tested"
         | "hook.redelivered" | "hook.replayed" => Some((vec!["ingress"], vec![])),
         "hook.paused" => Some((vec!["ingress", "keeper"], vec![])),
         "hook.skipped" => Some((vec!["keeper"], vec![])),
-        "kv.hooks" => Some((vec!["admin", "ingress", "keeper"], vec!["admin", "ingress", "keeper"])),
-        "kv.hooks.progress" => Some((vec!["keeper"], vec!["ingress", "keeper"])),
         "kv.hooks.requests" => Some((vec!["ingress", "keeper"], vec!["ingress", "keeper"])),
-        "hooklog.delivery" => Some((vec!["keeper"], vec!["ingress", "keeper"])),
+        "hooklog.delivery" | "kv.hooks.progress" => Some((vec!["keeper"], vec!["ingress", "keeper"])),
         "ask.position" | "ask.tasks_position" => Some((vec!["ingress"], vec!["keeper"])),
         "ask.position.answer" | "ask.tasks_position.answer" => Some((vec!["keeper"], vec!["ingress"])),
         _ => None,

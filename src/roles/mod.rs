@@ -437,28 +437,22 @@ async fn run_worker_role(
         }
         ProcessRole::Audit => Ok(audit::run(bus, config.audit.clone(), shutdown).await?),
         ProcessRole::Monitor => Ok(monitor::run(bus, config.monitor.clone(), counts, shutdown).await?),
-        ProcessRole::Keeper => {
-            let store = site.open_store(&bus).await?;
-            let grants = config.open_counted_grants(&bus, site.chains.clone())?;
-            let publishing = site.chains.run(&bus, &shutdown);
-            let (dispatched, settings) = (site.dispatched.clone(), config.keeper.clone());
-            let receivers = keeper::webhooks::WebhookServices::new(
-                &config.outbound,
-                &settings.webhooks,
-                site.webhooks.clone(),
-            )?;
-            let keeping = keeper::run_keeper(
-                bus.clone(),
-                store,
-                grants,
-                dispatched,
-                receivers,
-                settings,
-                shutdown.clone(),
-            );
-            tokio::join!(keeping, publishing).0
-        }
+        ProcessRole::Keeper => run_keeper_role(site, bus).await,
     }
+}
+
+/// One run of the singletons.
+async fn run_keeper_role(site: &Runtime, bus: Bus) -> anyhow::Result<()> {
+    let (config, shutdown) = (&site.config, site.shutdown.clone());
+    let store = site.open_store(&bus).await?;
+    let grants = config.open_counted_grants(&bus, site.chains.clone())?;
+    let publishing = site.chains.run(&bus, &shutdown);
+    let (dispatched, settings) = (site.dispatched.clone(), config.keeper.clone());
+    let receivers =
+        keeper::webhooks::WebhookServices::new(&config.outbound, &settings.webhooks, site.webhooks.clone())?;
+    let keeping =
+        keeper::run_keeper(bus.clone(), store, grants, dispatched, receivers, settings, shutdown.clone());
+    tokio::join!(keeping, publishing).0
 }
 
 /// The ingress: listens once it can answer, until the shutdown.

@@ -27,7 +27,7 @@ fn queue() -> HookQueue {
 }
 
 fn medium(number: u8) -> Lane {
-    Some(MediaId::from_bytes([number; 16]))
+    (number > 0).then(|| MediaId::from_bytes([number; 16]))
 }
 
 /// Sends all that is due at `now_ms`, and answers it; `takes` says what the receiver takes.
@@ -340,7 +340,7 @@ proptest! {
             match step {
                 Step::Event(number) => {
                     let sequence = u64::try_from(events.len()).unwrap() + 1;
-                    let lane = if number == 0 { None } else { medium(number) };
+                    let lane = medium(number);
                     prop_assert_eq!(queue.take(sequence, lane, now_ms), TakeResult::Taken);
                     events.insert(sequence, lane);
                 }

@@ -2,6 +2,7 @@
 //! libraries of Standard Webhooks.
 
 use std::{
+    collections::BTreeSet,
     io::Write as _,
     net::SocketAddr,
     process::{Command, Stdio},
@@ -25,6 +26,9 @@ use crate::harness::{Cluster, Event, Options, WAIT_MAX, poll, sample};
 /// Retries come soon, and a removed medium goes soon.
 const SETTINGS: &str = "[outbound]\nallow = [\"127.0.0.0/8\"]\n[keeper.webhooks]\nretry_delay = \"100ms\"\nretry_delay_max = \"400ms\"\n\
     [keeper.purge]\ngrace = \"1s\"\nperiod = \"200ms\"\n";
+
+/// What happens to a medium that is uploaded and encoded.
+const ENTITIES: [&str; 4] = ["upload", "media", "job", "gate"];
 
 /// What a receiver was sent.
 #[derive(Debug, Clone)]
@@ -70,17 +74,21 @@ impl Receiver {
         self.received.lock().clone()
     }
 
-    /// Ids of the events of a medium in the order in which they were first taken.
+    /// Subjects of the events of a medium in the order in which each was first taken.
     fn taken_of(&self, media_id: &str) -> Vec<String> {
-        let mut ids: Vec<String> = Vec::new();
-        for received in self.received().iter().filter(|received| received.is_taken) {
-            let event: Value = serde_json::from_str(&received.body).unwrap();
-            if event["media_id"] == media_id && !ids.iter().any(|id| id == received.event_id()) {
-                ids.push(received.event_id().to_owned());
-            }
-        }
-        ids
+        taken_of(&self.received(), media_id)
     }
+}
+
+fn taken_of(received: &[Received], media_id: &str) -> Vec<String> {
+    let (mut ids, mut subjects) = (BTreeSet::new(), Vec::new());
+    for received in received.iter().filter(|received| received.is_taken) {
+        let event: Value = serde_json::from_str(&received.body).unwrap();
+        if event["media_id"] == media_id && ids.insert(received.event_id()) {
+            subjects.push(event["subject"].as_str().unwrap().to_owned());
+        }
+    }
+    subjects
 }
 
 async fn take(State(receiver): State<Arc<Receiver>>, headers: HeaderMap, body: String) -> Response {
@@ -121,15 +129,19 @@ fn make_hook(cluster: &Cluster, receiver: &Receiver, more: &[&str]) -> (String, 
     (text(&made[0]["hook"]["hook_id"]), text(&made[0]["secret"]))
 }
 
-/// Ids of the events of a medium, in the order of EVENTS.
-async fn events_of(cluster: &mut Cluster, media_id: &str) -> Vec<String> {
-    let is_of = |event: &Event| event.media_id.as_deref() == Some(media_id);
-    cluster.all_events().await.into_iter().filter(is_of).map(|event| event.id).collect()
+/// Subjects of the events of a medium and of these entities, in the order of EVENTS.
+async fn events_of(cluster: &mut Cluster, media_id: &str, entities: &[&str]) -> Vec<String> {
+    let is_wanted = |event: &Event| {
+        event.media_id.as_deref() == Some(media_id)
+            && entities.iter().any(|entity| event.kind.starts_with(&format!("{entity}.")))
+    };
+    let all = cluster.all_events().await.into_iter().filter(is_wanted);
+    all.map(|event| format!("evt.{}.{}", event.kind, event.id)).collect()
 }
 
 /// Waits until the receiver took all events of a medium that there are, and compares their order.
-async fn wait_for_all(cluster: &mut Cluster, receiver: &Receiver, media_id: &str) {
-    let wanted = events_of(cluster, media_id).await;
+async fn wait_for_all(cluster: &mut Cluster, receiver: &Receiver, media_id: &str, entities: &[&str]) {
+    let wanted = events_of(cluster, media_id, entities).await;
     let taken = poll(WAIT_MAX, async || {
         Some(receiver.taken_of(media_id)).filter(|taken| taken.len() >= wanted.len())
     });
@@ -173,16 +185,16 @@ async fn a_receiver_gets_what_happens_to_a_medium_signed_as_the_libraries_verify
     let (hook_id, secret) = make_hook(&cluster, &receiver, &["--name", "catalogue"]);
     let media_id = cluster.upload(sample(2, "320x180", "25"), "film.mp4").await;
     cluster.media_event("job.succeeded", &media_id).await;
-    wait_for_all(&mut cluster, &receiver, &media_id).await;
-    let received = receiver.received();
-    let sent: Vec<(&str, &Received)> = received.iter().map(|received| (secret.as_str(), received)).collect();
+    wait_for_all(&mut cluster, &receiver, &media_id, &ENTITIES).await;
+    let all = receiver.received();
+    let sent: Vec<(&str, &Received)> = all.iter().map(|received| (secret.as_str(), received)).collect();
     for verifier in verifiers() {
         let printed = verify_with(verifier, &sent).unwrap_or_else(|said| panic!("{said}"));
         assert_eq!(printed.lines().count(), sent.len());
         assert!(printed.contains("media.ready") && !printed.contains("hook."), "{printed}");
     }
     // The libraries do notice what is wrong.
-    let changed = Received { body: received[0].body.replace('{', "{ "), ..received[0].clone() };
+    let changed = Received { body: all[0].body.replace('{', "{ "), ..all[0].clone() };
     for verifier in verifiers() {
         assert!(verify_with(verifier, &[(&secret, &changed)]).is_err());
     }
@@ -213,11 +225,9 @@ async fn a_receiver_gets_what_happens_to_a_medium_signed_as_the_libraries_verify
     assert_eq!(again.event_id(), ready["event_id"]);
     assert_eq!(again.body, ready["body"].as_str().unwrap());
     hooks(&cluster, &["replay", &hook_id, "--behind", "0-0"]);
-    let all = events_of(&mut cluster, &media_id).await;
+    let all = events_of(&mut cluster, &media_id, &ENTITIES).await;
     let replayed = poll(WAIT_MAX, async || {
-        let received = receiver.received();
-        let ids: Vec<&str> = received[before + 1..].iter().map(Received::event_id).collect();
-        all.iter().all(|id| ids.contains(&id.as_str())).then_some(())
+        (taken_of(&receiver.received()[before + 1..], &media_id) == all).then_some(())
     });
     replayed.await.unwrap_or_else(|| panic!("not all of it is sent again\n{}", cluster.logs()));
 
@@ -273,19 +283,7 @@ async fn a_receiver_that_was_away_gets_everything_also_from_another_keeper() {
     receiver.answer_with(StatusCode::OK);
     cluster.spawn("keeper", &["keeper"]);
     for media_id in &films {
-        let wanted: Vec<String> = cluster
-            .all_events()
-            .await
-            .into_iter()
-            .filter(|event| event.media_id.as_ref() == Some(media_id) && !event.kind.starts_with("upload."))
-            .filter(|event| event.kind.starts_with("media.") || event.kind.starts_with("job."))
-            .map(|event| event.id)
-            .collect();
-        let taken = poll(WAIT_MAX, async || {
-            Some(receiver.taken_of(media_id)).filter(|taken| taken.len() >= wanted.len())
-        });
-        let taken = taken.await.unwrap_or_else(|| panic!("it never comes\n{}", cluster.logs()));
-        assert_eq!(taken, wanted);
+        wait_for_all(&mut cluster, &receiver, media_id, &["media", "job"]).await;
     }
     let active = poll(WAIT_MAX, async || {
         let hook = cluster.get(&format!("/v1/hooks/{hook_id}")).await;

@@ -40,10 +40,12 @@ pub(super) struct HookChangeRequest {
     /// Only events about this medium; null for all.
     #[serde(default, deserialize_with = "deserialize_present")]
     #[schemars(with = "Option<MediaId>")]
+    #[expect(clippy::option_option, reason = "absent and null are two things")]
     media_id: Option<Option<MediaId>>,
     /// Only events about this job; null for all.
     #[serde(default, deserialize_with = "deserialize_present")]
     #[schemars(with = "Option<JobId>")]
+    #[expect(clippy::option_option, reason = "absent and null are two things")]
     job_id: Option<Option<JobId>>,
     /// True for the events of all owners, and those about the installation: for admins.
     all_owners: Option<bool>,

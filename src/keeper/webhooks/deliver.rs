@@ -20,7 +20,7 @@ use schemas::{
     ids::{DeliveryId, MediaId},
     subjects,
 };
-use tokio::sync::Semaphore;
+use tokio::sync::{AcquireError, Semaphore};
 use webhooks::signature;
 
 use super::{WebhookConfig, clock::HookClock, hook_log, metrics::WebhookMetrics};
@@ -34,6 +34,8 @@ pub(super) struct Courier {
     pub(super) clock: HookClock,
     /// For deliveries under way.
     pub(super) places: Arc<Semaphore>,
+    /// For those of one owner.
+    pub(super) owner_places: Arc<Semaphore>,
     /// For hooks that read what they missed.
     pub(super) turns: Arc<Semaphore>,
     pub(super) config: Arc<WebhookConfig>,
@@ -78,8 +80,13 @@ struct Verdict {
 impl Courier {
     /// Sends it once.
     pub(super) async fn deliver(&self, order: DeliveryOrder) -> DeliveryEnd {
-        let Ok(_place) = self.places.acquire().await else {
-            return DeliveryEnd::Outage(BusError::unavailable("no place for a delivery"));
+        // Those of an owner wait for each other before they keep others waiting.
+        let places = async {
+            Ok::<_, AcquireError>((self.owner_places.acquire().await?, self.places.acquire().await?))
+        };
+        let _places = match places.await {
+            Ok(places) => places,
+            Err(error) => return DeliveryEnd::Outage(BusError::unavailable(error)),
         };
         let event = match self.read_event(&order).await {
             Ok(Some(event)) => event,
@@ -199,7 +206,11 @@ async fn read_answer(mut response: OutboundResponse) -> Option<String> {
         read.extend_from_slice(&chunk);
     }
     read.truncate(ANSWER_KEPT_BYTES_MAX);
-    let text = String::from_utf8_lossy(&read).replace('\0', "\u{fffd}");
+    let mut text = String::from_utf8_lossy(&read).replace('\0', "\u{fffd}");
+    // What is no text takes more room in its place.
+    while text.len() > ANSWER_KEPT_BYTES_MAX {
+        text.pop();
+    }
     (!text.is_empty()).then_some(text)
 }
 

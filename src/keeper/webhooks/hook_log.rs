@@ -72,7 +72,7 @@ pub async fn find_deliveries(
     let mut found: HashMap<MediaId, Vec<u64>> = HashMap::new();
     let mut entries = bus.open_reader(log_reader(subjects::HOOK_LOG_ALL.to_owned())).await?;
     while let Some(entry) = entries.next_pending().await? {
-        let text = entry.headers.get_last(headers::MEDIA_ID).map(|value| value.as_str());
+        let text = entry.headers.get_last(headers::MEDIA_ID).map(AsRef::<str>::as_ref);
         let media_id: Option<MediaId> = text.and_then(|id| id.parse().ok());
         if let Some(media_id) = media_id.filter(|id| media_ids.contains(id)) {
             found.entry(media_id).or_default().push(entry.sequence);

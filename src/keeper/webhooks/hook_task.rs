@@ -152,6 +152,8 @@ impl HookRun {
             replayed: None,
         };
         run.check_stream().await?;
+        // Before anything is sent: what can't be written down would be sent again and again.
+        run.write(Outbox::new()).await?;
         Ok(run)
     }
 
@@ -221,6 +223,9 @@ impl HookRun {
         let now_ms = self.courier.clock.now_ms();
         if self.queue.note_resumption(self.hook.resumed_at_ms, now_ms) {
             self.unwritten = Unwritten::Changed;
+            // It may have been paused for longer than events are kept.
+            self.feed.restart();
+            self.check_stream().await?;
         }
         let replay = self.requests.borrow_and_update().replay;
         if let Some(replay) = replay.filter(|replay| self.replayed != Some(*replay)) {

@@ -19,7 +19,11 @@ mod requests;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use nats::{Bus, BusError, ReaderStart, reader};
 use outbound::{OutboundClient, OutboundConfig, OutboundError};
@@ -60,6 +64,9 @@ pub struct WebhookConfig {
     /// Most deliveries under way at once, of all hooks.
     #[schemars(range(min = 1, max = 1024))]
     pub in_flight_max: usize,
+    /// Most deliveries under way at once of all hooks of an owner: slow receivers keep those of others waiting no longer than that.
+    #[schemars(range(min = 1, max = 1024))]
+    pub in_flight_per_owner_max: usize,
     /// Most deliveries under way at once of one hook; of one medium there is never more than one.
     #[schemars(range(min = 1, max = 64))]
     pub in_flight_per_hook_max: usize,
@@ -82,6 +89,7 @@ impl Default for WebhookConfig {
         Self {
             timeout_ms: 15_000,
             in_flight_max: 32,
+            in_flight_per_owner_max: 8,
             in_flight_per_hook_max: 4,
             retry_delay_ms: policy.delay_ms,
             retry_delay_ms_max: policy.delay_ms_max,
@@ -163,11 +171,17 @@ pub async fn run_webhooks(
         metrics: services.metrics,
         clock: services.clock,
         places: Arc::new(Semaphore::new(config.in_flight_max)),
+        owner_places: Arc::new(Semaphore::new(config.in_flight_per_owner_max)),
         turns: Arc::new(Semaphore::new(config.catching_up_max)),
         config: Arc::new(config),
     };
-    let mut hooks =
-        RunningHooks { courier, feed: feed.clone(), running: HashMap::new(), asked: HashMap::new() };
+    let mut hooks = RunningHooks {
+        courier,
+        feed: feed.clone(),
+        running: HashMap::new(),
+        asked: HashMap::new(),
+        owner_places: HashMap::new(),
+    };
     tokio::select! {
         () = feed.run() => {}
         () = hooks.follow_bucket(&held) => {}
@@ -193,6 +207,8 @@ struct RunningHooks {
     running: HashMap<HookId, RunningHook>,
     /// What is asked of hooks, also of those that are not known yet.
     asked: HashMap<HookId, HookRequests>,
+    /// Places for deliveries, by the key of an owner that has hooks.
+    owner_places: HashMap<String, Weak<Semaphore>>,
 }
 
 impl RunningHooks {
@@ -257,6 +273,7 @@ impl RunningHooks {
         let is_same = |running: &RunningHook| running.record.borrow().owner_key == record.owner_key;
         if self.running.get(&record.hook_id).is_some_and(is_same) {
             self.running.remove(&record.hook_id);
+            self.asked.remove(&record.hook_id);
             self.courier.metrics.forget(record.hook_id);
         }
         (!record.is_given_away).then_some(record)
@@ -276,13 +293,26 @@ impl RunningHooks {
             running.record.send_replace(record);
             return;
         }
+        let courier =
+            Courier { owner_places: self.find_owner_places(&record.owner_key), ..self.courier.clone() };
         let asked = self.asked.get(&hook_id).cloned().unwrap_or_else(|| HookRequests::new(hook_id));
         let (record, records) = watch::channel(record);
         let (requests, asked) = watch::channel(asked);
         let stop = CancellationToken::new();
-        let task = HookTask::new(self.courier.clone(), self.feed.clone(), records, asked, stop.clone());
+        let task = HookTask::new(courier, self.feed.clone(), records, asked, stop.clone());
         let task = AbortOnDropHandle::new(tokio::spawn(task.run()));
         self.running.insert(hook_id, RunningHook { record, requests, stop, task });
+    }
+
+    /// The places that the hooks of an owner share.
+    fn find_owner_places(&mut self, owner_key: &str) -> Arc<Semaphore> {
+        if let Some(places) = self.owner_places.get(owner_key).and_then(Weak::upgrade) {
+            return places;
+        }
+        self.owner_places.retain(|_, places| places.strong_count() > 0);
+        let places = Arc::new(Semaphore::new(self.courier.config.in_flight_per_owner_max));
+        self.owner_places.insert(owner_key.to_owned(), Arc::downgrade(&places));
+        places
     }
 
     /// Lets all hooks write down how far they are.
@@ -314,7 +344,14 @@ async fn clear_hook(bus: &Bus, removed: &HookRecord, held: &CancellationToken) {
 async fn try_clear_hook(bus: &Bus, removed: &HookRecord) -> Result<(), BusError> {
     let id = removed.hook_id.to_string();
     hook_log::remove_hook_log(bus, removed.hook_id).await?;
-    for key in [schemas::hook::hook_progress_key(&id), schemas::hook::hook_requests_key(&id), removed.key()] {
+    let tombstone = removed.key();
+    for key in
+        [schemas::hook::hook_progress_key(&id), schemas::hook::hook_requests_key(&id), tombstone.clone()]
+    {
+        if key == tombstone {
+            // What was under way when it was removed may have been logged since.
+            hook_log::remove_hook_log(bus, removed.hook_id).await?;
+        }
         // Its events first: they would be lost with the record.
         bus.sweep_record(HookRecord::BUCKET, &key).await?;
         if bus.read_value(HookRecord::BUCKET, &key).await?.is_some_and(|found| found.value.is_some()) {

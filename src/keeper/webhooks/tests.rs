@@ -575,3 +575,49 @@ async fn nothing_of_a_removed_hook_or_medium_stays_in_the_log() {
     assert_eq!(bench.progress(&hook).await, None);
     assert!(!bench.log(&other).await.is_empty(), "another hook keeps its own");
 }
+
+#[tokio::test]
+async fn a_hook_that_was_in_another_stream_begins_with_the_one_that_is_there() {
+    let (bench, receiver) = (Bench::start().await, Receiver::start().await);
+    let hook = bench.make_hook(&receiver.url()).await;
+    let [medium] = media();
+    bench.publish(medium, "admin", 1).await;
+    let lane = |sequence: u64| schemas::hook::HookLane {
+        media_id: None,
+        waiting: vec![schemas::hook::WaitingEvent { sequence, since_ms: BEGIN_MS }],
+        tries: 0,
+        next_try_at_ms: 0,
+        code: None,
+    };
+    let progress = HookProgress {
+        lanes: vec![lane(40), schemas::hook::HookLane { media_id: Some(medium), ..lane(90) }],
+        ..HookProgress::new(hook.hook_id, HookPosition { created_at_ms: 7, sequence: 99 })
+    };
+    bench.admin.commit_record(&mut VersionedRecord::new(progress), Outbox::new()).await.unwrap();
+    let (_held, _running) = bench.run().await;
+    let skipped = wait_for("what is lost", async || bench.events::<HookSkipped>().await.pop()).await;
+    let range = (skipped.first_sequence, skipped.last_sequence);
+    assert_eq!((skipped.reason, range), (HookSkipReason::StreamReset, (40, 90)));
+    wait_for("the first event", async || (receiver.taken().len() == 1).then_some(())).await;
+}
+
+#[tokio::test]
+async fn a_hook_that_was_behind_reads_what_it_missed_and_no_medium_overtakes_itself() {
+    let (bench, receiver) = (Bench::start().await, Receiver::start().await);
+    bench.make_hook(&receiver.url()).await;
+    let media = media::<4>();
+    // More than waits at a time, so that it has to stop reading and to go on.
+    let count = u64::try_from(schemas::hook::WAITING_MAX).unwrap() + 200;
+    for number in 1..=count {
+        bench.publish(media[usize::try_from(number % 4).unwrap()], "admin", number).await;
+    }
+    let (_held, _running) = bench.run().await;
+    wait_for("all of it", async || {
+        let taken = receiver.taken();
+        (taken.values().map(Vec::len).sum::<usize>() >= usize::try_from(count).unwrap()).then_some(())
+    })
+    .await;
+    for numbers in receiver.taken().values() {
+        assert!(numbers.is_sorted(), "{numbers:?}");
+    }
+}
