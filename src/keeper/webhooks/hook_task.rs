@@ -1,23 +1,16 @@
 //! One hook: takes the events that it wants, sends what is due, and writes down how far it is.
 //!
-//! Limits: its record is written at most every [`WRITE_PAUSE_MIN`], and at once where something is left out; while nothing that it wants
-//! happens, every [`MOVED_PAUSE`] or [`MOVED_MAX`] events.
+//! Limits: those of [`super::ledger`] and of the queue.
 
-use std::{
-    collections::HashSet,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::HashSet, sync::Arc};
 
-use nats::{BusError, Outbox, VersionedRecord};
+use nats::{BusError, Outbox};
 use schemas::{
-    KvRecord as _,
     hook::{
-        AskedContent, AskedDelivery, AskedReplay, HookPause, HookPauseReason, HookPosition, HookProgress,
-        HookRecord, HookRequests, hook_progress_key,
+        AskedContent, AskedDelivery, AskedReplay, HookPauseReason, HookPosition, HookRecord, HookRequests,
     },
     hook_delivery::{DeliveryOutcome, DeliveryTrigger, HookDelivery},
-    hook_event::{HookPaused, HookSkipReason, HookSkipped},
+    hook_event::HookSkipReason,
     ids::{DeliveryId, MediaId},
     subjects,
 };
@@ -33,16 +26,10 @@ use super::{
     deliver::{Courier, DeliveryEnd, DeliveryOrder},
     feed::{EventFeed, FeedItem, HookFeed},
     hook_log,
+    ledger::{HookLedger, Unwritten, describe_skip},
     metrics::HookState,
-    requests,
+    settings,
 };
-
-/// Shortest time between two writes of the record.
-const WRITE_PAUSE_MIN: Duration = Duration::from_millis(200);
-/// How long passing what is not wanted may go unwritten.
-const MOVED_PAUSE: Duration = Duration::from_secs(60);
-/// How many events may be passed unwritten.
-const MOVED_MAX: u64 = 1_000;
 
 /// Why a delivery is under way.
 #[derive(Debug, Clone)]
@@ -95,16 +82,6 @@ impl HookTask {
     }
 }
 
-/// What of the record is not written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Unwritten {
-    Nothing,
-    /// It passed what it does not want.
-    Moved,
-    /// It has something to deliver, or had.
-    Changed,
-}
-
 /// A hook from one reading of its record on.
 struct HookRun {
     courier: Courier,
@@ -114,9 +91,7 @@ struct HookRun {
     stop: CancellationToken,
     feed: HookFeed,
     queue: HookQueue,
-    held: VersionedRecord<HookProgress>,
-    unwritten: Unwritten,
-    written_at: Instant,
+    ledger: HookLedger,
     under_way: JoinSet<(DeliveryCause, DeliveryEnd)>,
     /// Deliveries that somebody asked for and that were begun.
     asked: HashSet<DeliveryId>,
@@ -129,13 +104,8 @@ impl HookRun {
         let bus = &task.courier.bus;
         // Followed before the record is read: nothing falls between both.
         let feed = task.feed.follow(Arc::clone(&task.courier.turns));
-        let key = hook_progress_key(&hook.hook_id.to_string());
-        let held = bus.load_record::<HookProgress>(&key).await?.unwrap_or_else(|| {
-            let mut fresh = HookProgress::new(hook.hook_id, hook.begins);
-            fresh.resumed_at_ms = hook.resumed_at_ms;
-            VersionedRecord::new(fresh)
-        });
-        let queue = HookQueue::new(held.record.clone(), task.courier.config.retry_policy());
+        let ledger = HookLedger::load(bus, &hook).await?;
+        let queue = HookQueue::new(ledger.written().clone(), task.courier.config.retry_policy());
         let mut run = Self {
             courier: task.courier.clone(),
             hook,
@@ -144,9 +114,7 @@ impl HookRun {
             stop: task.stop.clone(),
             feed,
             queue,
-            held,
-            unwritten: Unwritten::Nothing,
-            written_at: Instant::now(),
+            ledger,
             under_way: JoinSet::new(),
             asked: HashSet::new(),
             replayed: None,
@@ -185,12 +153,15 @@ impl HookRun {
             self.apply_settings().await?;
             self.start_deliveries();
             self.report();
-            self.write_if_due().await?;
+            let write_in = self.ledger.write_pause(self.queue.sequence());
+            if write_in.is_some_and(|pause| pause.is_zero()) {
+                self.write(Outbox::new()).await?;
+                continue;
+            }
             let reads = self.hook.paused.is_none() && self.queue.has_room();
             let (sequence, clock) = (self.queue.sequence(), self.courier.clock.clone());
             let look_at_ms =
                 self.queue.next_look_at_ms().filter(|_| self.has_place() && self.hook.paused.is_none());
-            let write_in = Some(self.write_pause()).filter(|_| self.unwritten != Unwritten::Nothing);
             let Self { feed, records, requests, under_way, .. } = &mut self;
             tokio::select! {
                 () = stopped_by(&mut stopped) => break,
@@ -208,7 +179,7 @@ impl HookRun {
                 () = tokio::time::sleep(write_in.unwrap_or_default()), if write_in.is_some() => {}
             }
         }
-        if self.unwritten != Unwritten::Nothing {
+        if self.ledger.write_pause(self.queue.sequence()).is_some() {
             self.write(Outbox::new()).await?;
         }
         Ok(())
@@ -222,7 +193,7 @@ impl HookRun {
     async fn apply_settings(&mut self) -> Result<(), BusError> {
         let now_ms = self.courier.clock.now_ms();
         if self.queue.note_resumption(self.hook.resumed_at_ms, now_ms) {
-            self.unwritten = Unwritten::Changed;
+            self.ledger.note(Unwritten::Changed);
             // It may have been paused for longer than events are kept.
             self.feed.restart();
             self.check_stream().await?;
@@ -235,7 +206,7 @@ impl HookRun {
                 self.write(Outbox::new()).await?;
             }
             self.replayed = Some(replay);
-            requests::remove_asked_replay(&self.courier.bus, self.hook.hook_id, replay).await?;
+            settings::remove_asked_replay(&self.courier.bus, self.hook.hook_id, replay).await?;
         }
         Ok(())
     }
@@ -282,7 +253,7 @@ impl HookRun {
             FeedItem::Event(head) => self.take_event(&head),
             FeedItem::Passed(sequence) => {
                 self.queue.pass(sequence);
-                self.note(Unwritten::Moved);
+                self.ledger.note(Unwritten::Moved);
             }
             FeedItem::Reset => self.check_stream().await?,
         }
@@ -292,16 +263,16 @@ impl HookRun {
     fn take_event(&mut self, head: &EventHead) {
         if !wants_event(&self.hook, head) {
             self.queue.pass(head.sequence);
-            return self.note(Unwritten::Moved);
+            return self.ledger.note(Unwritten::Moved);
         }
         let lane: Option<MediaId> = head.media_id.as_ref().and_then(|id| id.parse().ok());
         match self.queue.take(head.sequence, lane, self.courier.clock.now_ms()) {
-            TakeResult::Taken => self.note(Unwritten::Changed),
+            TakeResult::Taken => self.ledger.note(Unwritten::Changed),
             TakeResult::Known => {}
             TakeResult::NoRoom => {
                 // It comes again once there is room; until then nobody waits for its reader.
                 self.feed.restart();
-                self.note(Unwritten::Changed);
+                self.ledger.note(Unwritten::Changed);
             }
         }
     }
@@ -331,7 +302,7 @@ impl HookRun {
                 if let DeliveryEnd::Asked { delivery, .. } = end {
                     self.log(&delivery).await;
                 }
-                requests::remove_asked_delivery(&self.courier.bus, self.hook.hook_id, asked.delivery_id).await
+                settings::remove_asked_delivery(&self.courier.bus, self.hook.hook_id, asked.delivery_id).await
             }
             (DeliveryCause::Due(_), DeliveryEnd::Outage(error)) => {
                 self.queue.release_lane(lane);
@@ -347,7 +318,7 @@ impl HookRun {
         retry_after_ms: Option<u64>,
     ) -> Result<(), BusError> {
         let now_ms = self.courier.clock.now_ms();
-        self.unwritten = Unwritten::Changed;
+        self.ledger.note(Unwritten::Changed);
         if delivery.outcome == DeliveryOutcome::Delivered {
             self.log(&delivery).await;
             self.queue.record_success(due, now_ms);
@@ -367,31 +338,17 @@ impl HookRun {
             self.write_skipped(HookSkipReason::GivenUp, range, why).await?;
         }
         match delivery.outcome {
-            DeliveryOutcome::Gone => self.pause(HookPauseReason::Gone, code).await,
-            _ if is_failing => self.pause(HookPauseReason::Failing, code).await,
+            DeliveryOutcome::Gone => self.pause(HookPauseReason::Gone, &code).await,
+            _ if is_failing => self.pause(HookPauseReason::Failing, &code).await,
             _ => Ok(()),
         }
     }
 
-    /// Has the hook send nothing until a person resumes it.
-    async fn pause(&mut self, reason: HookPauseReason, code: String) -> Result<(), BusError> {
+    async fn pause(&mut self, reason: HookPauseReason, code: &str) -> Result<(), BusError> {
         let at_ms = self.courier.clock.now_ms();
-        let changed = |found: Option<&HookRecord>| {
-            let before = found.filter(|hook| hook.paused.is_none())?;
-            let paused = Some(HookPause { at_ms, reason, by: None });
-            let event = HookPaused {
-                hook_id: before.hook_id,
-                owner: before.owner.clone(),
-                reason,
-                code: Some(code.clone()),
-                paused_by: None,
-            };
-            Some((HookRecord { paused, ..before.clone() }, Outbox::new().with_event(&event)))
-        };
-        let held = self.courier.bus.change_record::<HookRecord>(&self.hook.key(), changed).await?;
-        tracing::warn!(hook.id = %self.hook.hook_id, ?reason, "a hook is paused");
-        if let Some(held) = held {
-            self.hook = Arc::new(held.record);
+        let paused = settings::pause_hook(&self.courier.bus, &self.hook, reason, (at_ms, code)).await?;
+        if let Some(hook) = paused {
+            self.hook = Arc::new(hook);
         }
         self.write(Outbox::new()).await
     }
@@ -406,55 +363,17 @@ impl HookRun {
     async fn write_skipped(
         &mut self,
         reason: HookSkipReason,
-        (first_sequence, last_sequence): (u64, u64),
+        (first, last): (u64, u64),
         given_up: Option<(Option<MediaId>, u32, String)>,
     ) -> Result<(), BusError> {
-        let (media_id, tries, code) =
-            given_up.map_or((None, 0, None), |(lane, tries, code)| (lane, tries, Some(code)));
-        let event = HookSkipped {
-            hook_id: self.hook.hook_id,
-            owner: self.hook.owner.clone(),
-            reason,
-            first_sequence,
-            last_sequence,
-            media_id,
-            tries,
-            code,
-        };
-        tracing::warn!(hook.id = %self.hook.hook_id, ?reason, first_sequence, last_sequence, "a hook leaves events out");
-        self.courier.metrics.count_skipped(last_sequence.saturating_sub(first_sequence).saturating_add(1));
+        let event = describe_skip(&self.hook, reason, (first, last), given_up);
+        tracing::warn!(hook.id = %self.hook.hook_id, ?reason, first, last, "a hook leaves events out");
+        self.courier.metrics.count_skipped(last.saturating_sub(first).saturating_add(1));
         self.write(Outbox::new().with_event(&event)).await
     }
 
-    const fn note(&mut self, unwritten: Unwritten) {
-        if matches!(unwritten, Unwritten::Changed) || matches!(self.unwritten, Unwritten::Nothing) {
-            self.unwritten = unwritten;
-        }
-    }
-
-    /// How long from now until the record is to be written.
-    fn write_pause(&self) -> Duration {
-        let passed = self.queue.sequence().saturating_sub(self.held.record.position.sequence);
-        let pause = if self.unwritten == Unwritten::Moved && passed < MOVED_MAX {
-            MOVED_PAUSE
-        } else {
-            WRITE_PAUSE_MIN
-        };
-        pause.saturating_sub(self.written_at.elapsed())
-    }
-
-    async fn write_if_due(&mut self) -> Result<(), BusError> {
-        if self.unwritten != Unwritten::Nothing && self.write_pause().is_zero() {
-            self.write(Outbox::new()).await?;
-        }
-        Ok(())
-    }
-
     async fn write(&mut self, outbox: Outbox) -> Result<(), BusError> {
-        self.held.record = self.queue.progress().clone();
-        self.courier.bus.commit_record(&mut self.held, outbox).await?;
-        (self.unwritten, self.written_at) = (Unwritten::Nothing, Instant::now());
-        Ok(())
+        self.ledger.write(self.queue.progress(), outbox).await
     }
 
     fn report(&self) {

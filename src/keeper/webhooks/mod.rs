@@ -14,8 +14,9 @@ mod deliver;
 mod feed;
 pub mod hook_log;
 mod hook_task;
+mod ledger;
 pub mod metrics;
-mod requests;
+mod settings;
 #[cfg(test)]
 mod tests;
 
