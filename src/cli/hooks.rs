@@ -1,6 +1,6 @@
 //! `hooks`: addresses to which events are sent.
 //!
-//! Limits: `hooks test` waits for at most [`TEST_WAIT_MAX`].
+//! Limits: `hooks test` waits for at most 30 seconds.
 
 use std::time::{Duration, SystemTime};
 

@@ -1,6 +1,6 @@
 //! What time it is for webhooks: the broker's, or one that a test turns.
 //!
-//! Limits: the clock is looked at again after [`LOOK_MAX`], for it may be set.
+//! Limits: the clock is looked at again after 30 seconds, for it may be set.
 
 use std::time::Duration;
 

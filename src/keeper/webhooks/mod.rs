@@ -1,13 +1,13 @@
 //! Webhooks: sends events to the addresses that people gave, at least once, those of one medium one after the other.
 //!
 //! The records of the bucket `hooks` say what is to be sent (`schemas/src/hook.rs`), the queue of each hook what is next
-//! (`src/webhooks/queue.rs`). One reader of EVENTS feeds all hooks ([`feed`]); one that is behind reads for itself until it is not. A
+//! (`src/webhooks/queue.rs`). One reader of EVENTS feeds all hooks (`src/keeper/webhooks/feed.rs`); one that is behind reads for itself until it is not. A
 //! record is written after a delivery, so another keeper sends again what was under way, and nothing is left out.
 //!
 //! What was sent and answered goes to the stream HOOKLOG with its bodies, a message each, so that those of one medium or one hook can be
 //! taken out again ([`hook_log`]). Of a medium that is removed no body is logged any more, however late it is tried.
 //!
-//! Limits: [`WebhookConfig`]; each hook has those of `schemas/src/hook.rs`; a hook that could not go on does so after [`AGAIN`].
+//! Limits: [`WebhookConfig`]; each hook has those of `schemas/src/hook.rs`; a hook that could not go on does so after a second.
 
 pub mod clock;
 mod deliver;
