@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use nats::{Bus, BusError, Outbox, ReaderStart, VersionedRecord, reader};
 use schemas::{
     KvRecord, document,
+    hook::{HookRecord, hook_key},
     ids::{MediaId, RequestId, UploadId},
     media,
     schedule::{ScheduleRecord, schedule_key},
@@ -48,6 +49,8 @@ pub struct OwnerTransferCounts {
     pub key_count: usize,
     /// Schedules.
     pub schedule_count: usize,
+    /// Webhooks.
+    pub hook_count: usize,
 }
 
 /// The accounts that contracts proved while their names said no chain, and that own something.
@@ -85,7 +88,7 @@ pub async fn find_chainless_owners(bus: &Bus) -> Result<Vec<ChainlessOwner>, Bus
     Ok(found)
 }
 
-/// Gives the media, API keys and schedules of `from` to `to`, each with its event.
+/// Gives the media, API keys, schedules and webhooks of `from` to `to`, each with its event.
 ///
 /// # Errors
 /// When the broker does not answer; what was given until then stays so.
@@ -111,6 +114,7 @@ pub async fn transfer_ownership(bus: &Bus, from: &str, to: &str) -> Result<Owner
         transferred.key_count += 1;
     }
     transferred.schedule_count = transfer_schedules(bus, from, to).await?;
+    transferred.hook_count = transfer_hooks(bus, from, to).await?;
     Ok(transferred)
 }
 
@@ -145,6 +149,45 @@ async fn transfer_schedules(bus: &Bus, from: &str, to: &str) -> Result<usize, Bu
         .await?;
         // Written last: operators read the newest record of an id.
         bus.change_record::<ScheduleRecord>(&key, |held| Some((held?.clone(), Outbox::new()))).await?;
+    }
+    Ok(found.len())
+}
+
+/// Gives the webhooks, as schedules are given: how far each is lies below its own id, and goes on from there. One that sent the events of
+/// everybody sends those of its new owner, who may not see the others.
+async fn transfer_hooks(bus: &Bus, from: &str, to: &str) -> Result<usize, BusError> {
+    let filters = vec![subjects::kv_subject(HookRecord::BUCKET, &hook_key(&owner_key(from), "*"))];
+    let stream = subjects::kv_stream_name(HookRecord::BUCKET);
+    let mut found = Vec::new();
+    let settings = reader::ReaderConfig::new(stream, filters, ReaderStart::LastPerSubject);
+    visit_entries(bus, settings, |key, payload| match nats::decode_record::<HookRecord>(key, payload) {
+        Ok((_, record)) if record.is_removed() => {}
+        Ok((_, record)) => found.push(record),
+        _ if payload.is_empty() => {}
+        _ => tracing::error!(key, "a hook of a newer version stays where it is: give it by that version"),
+    })
+    .await?;
+    for old in &found {
+        let given =
+            HookRecord { owner: to.to_owned(), owner_key: owner_key(to), is_for_all: false, ..old.clone() };
+        let key = given.key();
+        let event = ingress::hooks::describe_change(&given, BY);
+        let held = bus.load_with_tombstone::<HookRecord>(&key).await?;
+        // It may lie there already, where something came in between before, or as a tombstone, where it was given away from there.
+        if held.as_ref().is_none_or(|held| held.record.is_removed()) {
+            let mut held = held.unwrap_or_else(|| VersionedRecord::new(given.clone()));
+            held.record = given;
+            bus.commit_record(&mut held, Outbox::new().with_event(&event)).await?;
+        }
+        bus.change_record::<HookRecord>(&old.key(), |held| {
+            let removed_at_ms = Some(nats::now_ms());
+            let left =
+                HookRecord { removed_at_ms, is_given_away: true, secrets: Vec::new(), ..held?.clone() };
+            Some((left, Outbox::new()))
+        })
+        .await?;
+        // Written last: operators read the newest record of an id.
+        bus.change_record::<HookRecord>(&key, |held| Some((held?.clone(), Outbox::new()))).await?;
     }
     Ok(found.len())
 }
@@ -312,7 +355,7 @@ mod tests {
         let wanted = ChainlessOwner { owner: bare.clone(), proven, media_count: 1, key_count: 1 };
         assert_eq!(find_chainless_owners(&bus).await.unwrap(), [wanted]);
 
-        let given = OwnerTransferCounts { media_count: 1, key_count: 1, schedule_count: 1 };
+        let given = OwnerTransferCounts { media_count: 1, key_count: 1, schedule_count: 1, hook_count: 0 };
         assert_eq!(transfer_ownership(&bus, &bare, &bound).await.unwrap(), given);
         assert_eq!(owner_of(&bus, film.media_id).await, bound);
         let upload = bus.load_record::<UploadRecord>(&upload_id.to_string()).await.unwrap().unwrap();
@@ -342,5 +385,31 @@ mod tests {
         visit_entries(&bus, settings, |subject, _| published.push(subject.to_owned())).await.unwrap();
         assert_eq!(published.len(), 5, "{published:?}");
         assert_eq!(transfer_ownership(&bus, &bare, &bound).await.unwrap(), OwnerTransferCounts::default());
+    }
+
+    #[tokio::test]
+    async fn a_webhook_that_is_given_goes_on_for_its_new_owner_alone() {
+        let broker = TestBroker::start().await;
+        let bus = broker.bus(Role::Admin).await;
+        let of = |owner: &str, is_for_all: bool| HookRecord {
+            owner: owner.to_owned(),
+            owner_key: owner_key(owner),
+            is_for_all,
+            ..schemas::examples::hook_record()
+        };
+        let hook = of("olga", true);
+        bus.commit_record(&mut VersionedRecord::new(hook.clone()), Outbox::new()).await.unwrap();
+        let given = OwnerTransferCounts { hook_count: 1, ..OwnerTransferCounts::default() };
+        assert_eq!(transfer_ownership(&bus, "olga", "petr").await.unwrap(), given);
+        let by_id = hook_key("*", &hook.hook_id.to_string());
+        let found = bus.load_record::<HookRecord>(&by_id).await.unwrap().unwrap().record;
+        assert_eq!(found, of("petr", false), "it sends what its new owner may see");
+        let left = bus.load_with_tombstone::<HookRecord>(&hook.key()).await.unwrap().unwrap().record;
+        assert!(left.is_given_away && left.secrets.is_empty(), "{left:?}");
+        // And back again, where its tombstone lies.
+        assert_eq!(transfer_ownership(&bus, "petr", "olga").await.unwrap(), given);
+        let found = bus.load_record::<HookRecord>(&by_id).await.unwrap().unwrap().record;
+        assert_eq!(found, of("olga", false));
+        assert_eq!(transfer_ownership(&bus, "petr", "olga").await.unwrap(), OwnerTransferCounts::default());
     }
 }

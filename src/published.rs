@@ -329,9 +329,8 @@ fn build_channel(entry: &CatalogEntry) -> Value {
 fn describe_parameter(name: &str) -> &'static str {
     match name {
         "id" => "The entity's id: 26 lower-case base32 characters.",
-        "upload_id" | "media_id" | "job_id" | "key_id" | "challenge_id" | "session_id" | "schedule_id" => {
-            "An id: 26 lower-case base32 characters."
-        }
+        "upload_id" | "media_id" | "job_id" | "key_id" | "challenge_id" | "session_id" | "schedule_id"
+        | "hook_id" => "An id: 26 lower-case base32 characters.",
         "part" => "Name of a part, such as v0000, a0 or finish.",
         "priority" => "p0, p1 or p2; p0 is served first.",
         "kind" => "Queue of the job: transcode, or tasks for what makes no encode.",
@@ -550,7 +549,16 @@ fn worker_message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static s
         "schedule.fired" | "schedule.refused" | "schedule.missed" => {
             Some((vec!["ingress", "keeper"], vec![]))
         }
-        "kv.schedules" => Some((vec!["admin", "ingress", "keeper"], vec!["admin", "ingress", "keeper"])),
+        "kv.hooks" | "kv.schedules" => {
+            Some((vec!["admin", "ingress", "keeper"], vec!["admin", "ingress", "keeper"]))
+        }
+        "hook.changed" => Some((vec!["admin", "ingress"], vec![])),
+        "hook.created" | "hook.removed" | "hook.resumed" | "hook.rotated" | "hook.tested"
+        | "hook.redelivered" | "hook.replayed" => Some((vec!["ingress"], vec![])),
+        "hook.paused" => Some((vec!["ingress", "keeper"], vec![])),
+        "hook.skipped" => Some((vec!["keeper"], vec![])),
+        "kv.hooks.requests" => Some((vec!["ingress", "keeper"], vec!["ingress", "keeper"])),
+        "hooklog.delivery" | "kv.hooks.progress" => Some((vec!["keeper"], vec!["ingress", "keeper"])),
         "ask.position" | "ask.tasks_position" => Some((vec!["ingress"], vec!["keeper"])),
         "ask.position.answer" | "ask.tasks_position.answer" => Some((vec!["keeper"], vec!["ingress"])),
         _ => None,

@@ -93,6 +93,7 @@ pub async fn run_all_roles(
         metrics: registry::MetricsRegistry::default(),
         chains: evm::ChainCounters::default(),
         dispatched: dispatch::DispatchMetrics::default(),
+        webhooks: crate::keeper::webhooks::metrics::WebhookMetrics::default(),
         health,
     };
     if broker.is_some() {

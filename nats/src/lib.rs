@@ -24,6 +24,7 @@ mod role;
 pub mod server;
 mod stage;
 mod state;
+mod stream_messages;
 mod stream_subjects;
 mod stream_usage;
 mod tasks;
@@ -31,6 +32,7 @@ mod tasks;
 pub mod testing;
 pub mod topology;
 
+pub use async_nats::HeaderMap;
 pub use backoff::ATTEMPTS_MAX;
 pub use client::{Bus, BusConfig, ConnectionState, check_server_url};
 pub use clock::{OFFSET_MS_MAX, clock_offset_ms, estimated_broker_now_ms};
@@ -44,6 +46,7 @@ pub use role::Role;
 pub use schemas::fault::FailureClass;
 pub use stage::{MessageDelivery, PipelineStage, StageFault, StageMessage, StageOutcome};
 pub use state::{CHANGE_ATTEMPTS_MAX, RawKvValue, VersionedRecord, decode_record};
+pub use stream_messages::StreamExtent;
 pub use stream_usage::StreamUsage;
 pub use tasks::{Supervisor, TaskEnding};
 

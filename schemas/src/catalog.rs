@@ -3,9 +3,9 @@
 use schemars::{Schema, schema_for};
 
 use crate::{
-    BusEvent, KvRecord, access, audit, cached, dead_letter, dispatch_query, document, envelope, gate,
-    idempotency, index_query, job, limit, media, pause, schedule, search_query, session, store, upload,
-    usage, view, worker,
+    BusEvent, KvRecord, access, audit, cached, dead_letter, dispatch_query, document, envelope, gate, hook,
+    hook_delivery, hook_event, idempotency, index_query, job, limit, media, pause, schedule, search_query,
+    session, store, upload, usage, view, worker,
 };
 
 /// One kind of message.
@@ -111,6 +111,16 @@ pub fn event_entries() -> Vec<CatalogEntry> {
         event_entry::<pause::QueuePaused>(),
         event_entry::<pause::QueueResumed>(),
         event_entry::<cached::CacheCleared>(),
+        event_entry::<hook_event::HookCreated>(),
+        event_entry::<hook_event::HookChanged>(),
+        event_entry::<hook_event::HookRemoved>(),
+        event_entry::<hook_event::HookPaused>(),
+        event_entry::<hook_event::HookResumed>(),
+        event_entry::<hook_event::HookRotated>(),
+        event_entry::<hook_event::HookTested>(),
+        event_entry::<hook_event::HookRedelivered>(),
+        event_entry::<hook_event::HookReplayed>(),
+        event_entry::<hook_event::HookSkipped>(),
     ]
 }
 
@@ -158,6 +168,9 @@ pub fn record_entries() -> Vec<CatalogEntry> {
             "schedules",
             &schedule::schedule_key("{owner_key}", "{schedule_id}"),
         ),
+        record_entry::<hook::HookRecord>("hooks", &hook::hook_key("{owner_key}", "{hook_id}")),
+        record_entry::<hook::HookProgress>("hooks.progress", &hook::hook_progress_key("{hook_id}")),
+        record_entry::<hook::HookRequests>("hooks.requests", &hook::hook_requests_key("{hook_id}")),
         record_entry::<worker::WorkerRecord>("workers", &crate::subjects::worker_key("{kind}", "{worker}")),
     ]
 }
@@ -212,6 +225,12 @@ pub fn other_entries() -> Vec<CatalogEntry> {
             address: crate::subjects::audit_subject("{class}", "{action}"),
             stream: crate::subjects::AUDIT.into(),
             schema: schema_for!(audit::AuditRecord),
+        },
+        CatalogEntry {
+            name: "hooklog.delivery".into(),
+            address: "hooklog.{hook_id}".into(),
+            stream: crate::subjects::HOOKLOG.into(),
+            schema: schema_for!(hook_delivery::HookDelivery),
         },
         request_entry::<index_query::MediaIndexQuery>(index_query::MEDIA),
         reply_entry::<index_query::IndexReply<index_query::MediaIndexPage>>(index_query::MEDIA),

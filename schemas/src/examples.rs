@@ -12,9 +12,10 @@ use serde_bytes::ByteBuf;
 use crate::{
     BusEvent, access, audit, cached, dead_letter, dispatch_query, document,
     encode::EncodeSettings,
-    envelope, gate, idempotency,
+    envelope, gate, hook, hook_delivery, hook_event, idempotency,
     ids::{
-        ChallengeId, JobId, KeyId, MediaId, PlaybackId, RequestId, ScheduleId, SessionId, StoreId, UploadId,
+        ChallengeId, DeliveryId, HookId, JobId, KeyId, MediaId, PlaybackId, RequestId, ScheduleId, SessionId,
+        StoreId, UploadId,
     },
     index_query, job, keys, limit,
     media::{self, Rational},
@@ -62,6 +63,7 @@ pub fn visit_all(visitor: &mut impl ExampleVisitor) {
     visit_event(visitor, summed);
     visit_event(visitor, limit_exceeded());
     visit_schedule_events(visitor);
+    visit_hook_events(visitor);
     visit_records(visitor);
     visit_session_records(visitor);
     visit_others(visitor);
@@ -81,6 +83,8 @@ const ADDRESS: &str = "0x5aaeb6053f3e94c9b9a09f33669435e7ef1beaed";
 const PLAYBACK: PlaybackId = PlaybackId::from_bytes(*b"\x01\x9a\xb0\x02\x0b\x07\x7a\x01\x80sample-");
 const KEY: KeyId = KeyId::from_bytes(*b"\x01\x9a\xb0\x00\x01\x01\x7a\x01\x80sample-");
 const SCHEDULE: ScheduleId = ScheduleId::from_bytes(*b"\x01\x9a\xb0\x01\x03\x08\x7a\x01\x80sample-");
+const HOOK: HookId = HookId::from_bytes(*b"\x01\x9a\xb0\x01\x04\x09\x7a\x01\x80sample-");
+const DELIVERY: DeliveryId = DeliveryId::from_bytes(*b"\x01\x9a\xb0\x01\x0c\x0a\x7a\x01\x80sample-");
 const STORE: StoreId = StoreId::from_bytes(*b"\x01\x9a\xb0\x00\x01\x02\x7a\x01\x80sample-");
 /// 2025-11-23T12:26:54.467Z, when the ids above were made.
 const MADE_AT_MS: u64 = 0x019a_b001_0203;
@@ -941,6 +945,7 @@ fn visit_limits(visitor: &mut impl ExampleVisitor) {
     };
     visitor.visit("kv.idempotency", record);
     visitor.visit("kv.schedules", schedule_record());
+    visit_hook_records(visitor);
     visitor.visit("kv.workers", worker_record());
 }
 
@@ -1135,6 +1140,172 @@ fn job_request() -> schedule::JobRequest {
     })
 }
 
+const HOOK_POSITION: hook::HookPosition = hook::HookPosition { created_at_ms: MADE_AT_MS, sequence: 41 };
+
+/// A hook that is paused.
+pub fn hook_record() -> hook::HookRecord {
+    hook::HookRecord {
+        hook_id: HOOK,
+        owner: example_owner(),
+        owner_key: owned_text("8c6976e5b5410415bde908bd4dee15df"),
+        created_by: example_owner(),
+        name: owned_text("Catalogue"),
+        url: owned_text("https://films.example/hooks?key=1f3a"),
+        types: vec![owned_text("media"), owned_text("job.failed")],
+        media_id: None,
+        job_id: None,
+        is_for_all: false,
+        secrets: vec![hook::HookSecret {
+            bytes: ByteBuf::from(vec![7; 32]),
+            made_at_ms: MADE_AT_MS,
+            signs_until_ms: None,
+        }],
+        begins: HOOK_POSITION,
+        created_at_ms: MADE_AT_MS,
+        paused: Some(hook::HookPause {
+            at_ms: MADE_AT_MS + 60_000,
+            reason: hook::HookPauseReason::Gone,
+            by: None,
+        }),
+        resumed_at_ms: None,
+        removed_at_ms: None,
+        is_given_away: false,
+    }
+}
+
+fn visit_hook_records(visitor: &mut impl ExampleVisitor) {
+    visitor.visit("kv.hooks", hook_record());
+    let lane = hook::HookLane {
+        media_id: Some(MEDIA),
+        waiting: vec![hook::WaitingEvent { sequence: 39, since_ms: MADE_AT_MS }],
+        tries: 2,
+        next_try_at_ms: MADE_AT_MS + 10_000,
+        code: Some(owned_text("connect_failed")),
+    };
+    let progress = hook::HookProgress {
+        lanes: vec![lane],
+        failing_since_ms: Some(MADE_AT_MS),
+        ..hook::HookProgress::new(HOOK, HOOK_POSITION)
+    };
+    visitor.visit("kv.hooks.progress", progress);
+    let asked = hook::AskedDelivery {
+        delivery_id: DELIVERY,
+        content: hook::AskedContent::Event { sequence: 39, media_id: Some(MEDIA) },
+        asked_at_ms: MADE_AT_MS,
+    };
+    let replay = hook::AskedReplay { position: HOOK_POSITION, asked_at_ms: MADE_AT_MS };
+    let requests = hook::HookRequests { hook_id: HOOK, deliveries: vec![asked], replay: Some(replay) };
+    visitor.visit("kv.hooks.requests", requests);
+}
+
+/// A delivery that failed.
+pub fn hook_delivery() -> hook_delivery::HookDelivery {
+    hook_delivery::HookDelivery {
+        delivery_id: DELIVERY,
+        hook_id: HOOK,
+        trigger: hook_delivery::DeliveryTrigger::Event,
+        event_id: owned_text("b5d4045c3f466fa91fe2cc6abe79232a1a57cdf104f7a26e716e0a1e2789df78"),
+        event_type: owned_text("media.ready"),
+        sequence: Some(39),
+        media_id: Some(MEDIA),
+        attempt: 2,
+        sent_at_ms: MADE_AT_MS,
+        took_ms: 31,
+        url: owned_text("https://films.example/hooks"),
+        outcome: hook_delivery::DeliveryOutcome::Failed,
+        code: Some(owned_text("status_refused")),
+        detail: Some(owned_text("films.example answered with the status 503")),
+        status: Some(503),
+        body: Some(owned_text("{\"type\":\"media.ready\"}")),
+        answer: Some(owned_text("later")),
+        next_try_at_ms: Some(MADE_AT_MS + 10_000),
+    }
+}
+
+fn visit_hook_events(visitor: &mut impl ExampleVisitor) {
+    let (hook_id, owner, url) = (HOOK, example_owner(), owned_text("https://films.example/hooks"));
+    let types = vec![owned_text("media")];
+    let created = hook_event::HookCreated {
+        hook_id,
+        owner: owner.clone(),
+        url: url.clone(),
+        types: types.clone(),
+        media_id: None,
+        job_id: None,
+        is_for_all: false,
+        created_by: owner.clone(),
+    };
+    visit_event(visitor, created);
+    let changed = hook_event::HookChanged {
+        hook_id,
+        owner: owner.clone(),
+        url,
+        types,
+        media_id: Some(MEDIA),
+        job_id: None,
+        is_for_all: false,
+        changed_by: owner.clone(),
+    };
+    visit_event(visitor, changed);
+    visit_event(
+        visitor,
+        hook_event::HookRemoved { hook_id, owner: owner.clone(), removed_by: owner.clone() },
+    );
+    let paused = hook_event::HookPaused {
+        hook_id,
+        owner: owner.clone(),
+        reason: hook::HookPauseReason::Failing,
+        code: Some(owned_text("timed_out")),
+        paused_by: None,
+    };
+    visit_event(visitor, paused);
+    visit_event(
+        visitor,
+        hook_event::HookResumed { hook_id, owner: owner.clone(), resumed_by: owner.clone() },
+    );
+    let rotated = hook_event::HookRotated {
+        hook_id,
+        owner: owner.clone(),
+        old_signs_until_ms: MADE_AT_MS + 86_400_000,
+        rotated_by: owner.clone(),
+    };
+    visit_event(visitor, rotated);
+    visit_asked_hook_events(visitor);
+    let skipped = hook_event::HookSkipped {
+        hook_id,
+        owner,
+        reason: hook_event::HookSkipReason::GivenUp,
+        first_sequence: 39,
+        last_sequence: 39,
+        media_id: Some(MEDIA),
+        tries: 84,
+        code: Some(owned_text("status_refused")),
+    };
+    visit_event(visitor, skipped);
+}
+
+fn visit_asked_hook_events(visitor: &mut impl ExampleVisitor) {
+    let (hook_id, owner, delivery_id) = (HOOK, example_owner(), DELIVERY);
+    let tested =
+        hook_event::HookTested { hook_id, owner: owner.clone(), delivery_id, tested_by: owner.clone() };
+    visit_event(visitor, tested);
+    let redelivered = hook_event::HookRedelivered {
+        hook_id,
+        owner: owner.clone(),
+        delivery_id,
+        sequence: 39,
+        redelivered_by: owner.clone(),
+    };
+    visit_event(visitor, redelivered);
+    let replayed = hook_event::HookReplayed {
+        hook_id,
+        owner: owner.clone(),
+        position: HOOK_POSITION,
+        replayed_by: owner,
+    };
+    visit_event(visitor, replayed);
+}
+
 fn visit_schedule_events(visitor: &mut impl ExampleVisitor) {
     let (schedule_id, owner) = (SCHEDULE, example_owner());
     let created = schedule::ScheduleCreated {
@@ -1270,6 +1441,7 @@ fn visit_others(visitor: &mut impl ExampleVisitor) {
     };
     visitor.visit("job.progress", progress);
     visitor.visit("audit.record", audit_record());
+    visitor.visit("hooklog.delivery", hook_delivery());
     let media = index_query::MediaIndexQuery {
         owner: Some(example_owner()),
         status: Some(media::MediaStatus::Ready),

@@ -144,6 +144,14 @@ id!(
     /// A schedule: a job that is begun at set times.
     ScheduleId
 );
+id!(
+    /// A webhook.
+    HookId
+);
+id!(
+    /// One try of a webhook to deliver an event.
+    DeliveryId
+);
 
 impl MediaId {
     /// No medium: all zeros, which no UUIDv7 is.

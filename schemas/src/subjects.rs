@@ -2,7 +2,7 @@
 
 use crate::{
     BusEvent,
-    ids::{JobId, MediaId, UploadId},
+    ids::{HookId, JobId, MediaId, UploadId},
 };
 
 /// Name of the stream that holds all events.
@@ -18,6 +18,9 @@ pub const VIEWS: &str = "VIEWS";
 /// Name of the in-memory progress stream.
 pub const PROGRESS: &str = "PROGRESS";
 
+/// Name of the stream of what webhooks sent and were answered.
+pub const HOOKLOG: &str = "HOOKLOG";
+
 /// All events.
 pub const EVENTS_ALL: &str = "evt.>";
 
@@ -30,6 +33,14 @@ pub fn event_subject<E: BusEvent>(event: &E) -> String {
 pub fn view_subject(partition: u8, verb: &str, media_id: &str) -> String {
     format!("view.{partition}.{verb}.{media_id}")
 }
+
+/// Subject of what a webhook sent and was answered.
+pub fn hook_log_subject(hook_id: HookId) -> String {
+    format!("hooklog.{hook_id}")
+}
+
+/// Filter for what all webhooks sent and were answered.
+pub const HOOK_LOG_ALL: &str = "hooklog.>";
 
 /// Filter for every view in one part of VIEWS.
 pub fn view_filter(partition: u8) -> String {
@@ -273,6 +284,8 @@ pub enum MessageClass {
     Control,
     /// A question to the index.
     Ask,
+    /// A delivery of a webhook.
+    HookLog,
     /// A log line.
     Log,
     /// An acknowledgement.
@@ -289,7 +302,7 @@ pub enum MessageClass {
 
 impl MessageClass {
     /// Every class.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Event,
         Self::Task,
         Self::Record,
@@ -299,6 +312,7 @@ impl MessageClass {
         Self::Progress,
         Self::Control,
         Self::Ask,
+        Self::HookLog,
         Self::Log,
         Self::Ack,
         Self::Api,
@@ -319,6 +333,7 @@ impl MessageClass {
             Self::Progress => "progress",
             Self::Control => "control",
             Self::Ask => "ask",
+            Self::HookLog => "hook_log",
             Self::Log => "log",
             Self::Ack => "ack",
             Self::Api => "api",
@@ -340,6 +355,7 @@ impl MessageClass {
             Some(("progress", _)) => Self::Progress,
             Some(("ctl", _)) => Self::Control,
             Some(("ask", _)) => Self::Ask,
+            Some(("hooklog", _)) => Self::HookLog,
             Some(("log", _)) => Self::Log,
             Some(("$JS", rest)) if rest.starts_with("ACK.") => Self::Ack,
             Some(("$JS", rest)) if rest.starts_with("API.") => Self::Api,

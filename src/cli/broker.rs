@@ -56,6 +56,7 @@ fn admin_runtime(config: Settings) -> anyhow::Result<Runtime> {
         metrics: registry::MetricsRegistry::default(),
         chains: evm::ChainCounters::default(),
         dispatched: dispatch::DispatchMetrics::default(),
+        webhooks: crate::keeper::webhooks::metrics::WebhookMetrics::default(),
         health: nats::ProcessHealth::new(),
     })
 }

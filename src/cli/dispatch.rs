@@ -8,8 +8,8 @@ use clap::CommandFactory;
 use super::{
     AuditCommand, Cli, CliCommand, CommandOutcome, DeadCommand, EXIT_CONFIG, EXIT_FAILURE, GlobalArgs,
     NatsCommand, OwnerCommand, ServerArgs, StoreCommand, audit_log, broker, cache, client::ApiClient,
-    dead_letters, demo, doctor, environment, failure, link, list, output, owner, published_schemas, queue,
-    schedules, serve, settings, store, topology, transcode, upload, usage, watch, workers,
+    dead_letters, demo, doctor, environment, failure, hooks, link, list, output, owner, published_schemas,
+    queue, schedules, serve, settings, store, topology, transcode, upload, usage, watch, workers,
 };
 use crate::{
     config::{self, describe},
@@ -87,6 +87,7 @@ async fn execute_command(global: &GlobalArgs, command: CliCommand) -> anyhow::Re
         CliCommand::Media(command) => return list::run_media(command, as_json).await,
         CliCommand::Jobs(command) => return list::run_jobs(command, as_json).await,
         CliCommand::Schedules(command) => schedules::run_schedules(command, as_json).await?,
+        CliCommand::Hooks(command) => hooks::run_hooks(command, as_json).await?,
         CliCommand::Profiles(client) => {
             transcode::list_profiles(&ApiClient::new(&client)?, as_json).await?;
         }

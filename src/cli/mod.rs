@@ -19,6 +19,7 @@ pub mod event;
 mod failure;
 mod fetch;
 pub mod follow;
+pub mod hooks;
 mod job_end;
 mod job_rows;
 mod jobs_act;
@@ -62,6 +63,7 @@ pub use args::{ClientArgs, ConfigArgs, GlobalArgs, PageArgs, ServerArgs};
 pub use cache::CacheCommand;
 pub use dispatch::dispatch_command;
 pub use failure::parse_command_line;
+pub use hooks::{HookCreateArgs, HookEditArgs, HookIdArgs, HookIdsArgs, HooksCommand};
 pub use jobs_act::{JobFilterArgs, JobsActArgs};
 pub use outcome::CommandOutcome;
 pub use queue::{QueueCommand, QueueScopeArgs};
@@ -169,6 +171,9 @@ The end of a pipe is the end of its file: if what feeds it may fail, look at its
     /// Jobs that begin at set times: once, by cron expressions, or every so often
     #[command(subcommand)]
     Schedules(SchedulesCommand),
+    /// Addresses to which events are sent: webhooks
+    #[command(subcommand)]
+    Hooks(HooksCommand),
     /// The workers that encode, for operators
     #[command(subcommand)]
     Workers(WorkersCommand),

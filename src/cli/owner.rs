@@ -44,9 +44,10 @@ pub async fn transfer_owner(bus: &Bus, (from, to): (&str, &str), as_json: bool) 
     if as_json {
         output::print_json(&json!(given))?;
     } else {
-        let ownership_transfer::OwnerTransferCounts { media_count, key_count, schedule_count } = given;
+        let ownership_transfer::OwnerTransferCounts { media_count, key_count, schedule_count, hook_count } =
+            given;
         output::print_message(format!(
-            "{media_count} media, {key_count} keys and {schedule_count} schedules of {from} belong to {to} now"
+            "{media_count} media, {key_count} keys, {schedule_count} schedules and {hook_count} webhooks of {from} belong to {to} now"
         ));
     }
     Ok(())

@@ -13,6 +13,7 @@ pub mod capacity;
 pub mod dead_letters;
 pub mod events;
 pub mod gates;
+pub mod hooks;
 pub mod jobs;
 pub mod library;
 pub mod media;
@@ -402,7 +403,7 @@ fn router_with_routes(app: AppState, more: OperationRouter<AppState>) -> Router 
         .merge(media::router())
         .merge(uploads::form_token_router())
         .merge(work_router())
-        .merge(events::router())
+        .merge(events::router().merge(hooks::router()))
         .merge(audit::router())
         .merge(metrics::router())
         .merge(crate::gates::router(gates))

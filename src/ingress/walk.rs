@@ -8,7 +8,7 @@ use std::{
 use nats::{Bus, Outbox, ReaderStart, Role, VersionedRecord, reader};
 use schemas::{
     access::PrincipalRole,
-    ids::{MediaId, RequestId},
+    ids::{HookId, MediaId, RequestId},
     job::{JobRecord, JobStatus},
     media::{MediaRecord, MediaSource, MediaStatus},
     subjects,
@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 
 use super::{
     dead_letters::tests::store_part_letter,
+    hooks::tests::log_delivery,
     openapi,
     tests::{Answer, Site, asset, job_record, technical_metadata},
     workers::tests::answer_as_worker,
@@ -135,6 +136,7 @@ const ACCESS: &str = "
 DELETE /v1/auth/keys/{key_id} Own Auth
 DELETE /v1/cache Principal(Cache) Cache
 DELETE /v1/cache/entries/{key} Principal(Cache) Cache
+DELETE /v1/hooks/{hook_id} Principal(Events) Api
 DELETE /v1/jobs/pauses/{scope}/{name} Principal(Worker) Worker
 DELETE /v1/media/{media_id} Principal(Metadata) Metadata
 DELETE /v1/media/{media_id}/gate Principal(Gate) Metadata
@@ -158,6 +160,9 @@ GET /v1/cache/stats Principal(Cache) Cache
 GET /v1/dead-letters Principal(Worker) Worker
 GET /v1/dead-letters/{sequence} Principal(Worker) Worker
 GET /v1/events Principal(Events) Api
+GET /v1/hooks Principal(Events) Api
+GET /v1/hooks/{hook_id} Principal(Events) Api
+GET /v1/hooks/{hook_id}/deliveries Principal(Events) Api
 GET /v1/jobs Principal(Worker) Worker
 GET /v1/jobs/counts Principal(Worker) Worker
 GET /v1/jobs/pauses Principal(Worker) Worker
@@ -184,6 +189,7 @@ GET /watch/{media_id} Open Api
 HEAD /v1/uploads/{upload_id} Principal(Upload) none
 OPTIONS /v1/uploads Open none
 OPTIONS /v1/uploads/{upload_id} Open none
+PATCH /v1/hooks/{hook_id} Principal(Events) Api
 PATCH /v1/jobs/{job_id} Principal(Worker) Worker
 PATCH /v1/media/{media_id} Principal(Metadata) Metadata
 PATCH /v1/schedules/{schedule_id} Principal(Worker) Worker
@@ -203,6 +209,13 @@ POST /v1/dead-letters/{sequence}/discard Principal(Worker) Worker
 POST /v1/dead-letters/{sequence}/redrive Principal(Worker) Worker
 POST /v1/forms Body Upload
 POST /v1/forms/tokens Principal(Upload) Upload
+POST /v1/hooks Principal(Events) Api
+POST /v1/hooks/{hook_id}/deliveries/{delivery_id}/redeliver Principal(Events) Api
+POST /v1/hooks/{hook_id}/pause Principal(Events) Api
+POST /v1/hooks/{hook_id}/replay Principal(Events) Api
+POST /v1/hooks/{hook_id}/resume Principal(Events) Api
+POST /v1/hooks/{hook_id}/rotate Principal(Events) Api
+POST /v1/hooks/{hook_id}/test Principal(Events) Api
 POST /v1/jobs Principal(Worker) Worker
 POST /v1/jobs/actions Principal(Worker) Worker
 POST /v1/jobs/bulk Principal(Worker) Worker
@@ -596,6 +609,37 @@ impl Story {
         self.does("delete /v1/schedules/{schedule_id}", &path, json, "", 204).await;
     }
 
+    async fn hooks(&mut self, key: &str) {
+        let json = format!("{key}Content-Type: application/json\r\nIf-Match: *\r\n");
+        let body = json!({ "url": "https://films.example/hooks", "types": ["media"] }).to_string();
+        let made = self.does("post /v1/hooks", "/v1/hooks", &json, &body, 201).await;
+        let made: Value = serde_json::from_str(&made.body).unwrap();
+        let hook_id: HookId = made["hook"]["hook_id"].as_str().unwrap().parse().unwrap();
+        let path = format!("/v1/hooks/{hook_id}");
+        let place = "patch /v1/hooks/{hook_id}";
+        self.does(place, &path, &json, "{\"types\":[\"media.ready\"]}", 200).await;
+        for (action, body, status) in [
+            ("pause", "", 200),
+            ("resume", "", 200),
+            ("rotate", "{}", 201),
+            ("test", "", 202),
+            ("replay", "{\"behind\":\"0-0\"}", 202),
+        ] {
+            let place = format!("post /v1/hooks/{{hook_id}}/{action}");
+            self.does(&place, &format!("{path}/{action}"), &json, body, status).await;
+        }
+        let delivery = schemas::hook_delivery::HookDelivery {
+            hook_id,
+            sequence: Some(self.last_sequence),
+            ..schemas::examples::hook_delivery()
+        };
+        log_delivery(&self.site.broker.bus(Role::Keeper).await, &delivery).await;
+        let place = "post /v1/hooks/{hook_id}/deliveries/{delivery_id}/redeliver";
+        let again = format!("{path}/deliveries/{}/redeliver", delivery.delivery_id);
+        self.does(place, &again, &json, "", 202).await;
+        self.does("delete /v1/hooks/{hook_id}", &path, &json, "", 204).await;
+    }
+
     async fn workers(&mut self, key: &str) {
         let bus = self.site.broker.bus(Role::Transcode).await;
         answer_as_worker(bus, "a1", 3, None).await;
@@ -661,6 +705,7 @@ async fn every_change_publishes_the_events_it_names_and_no_other() {
     let key = format!("Authorization: Bearer {}\r\n", story.site.key);
     story.uploads(&key).await;
     story.media(&key).await;
+    story.hooks(&key).await;
     story.workers(&key).await;
     story.dead_letters(&key).await;
     story.does("delete /v1/cache", "/v1/cache", &key, "", 204).await;

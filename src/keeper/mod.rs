@@ -9,6 +9,7 @@
 //! - `memory`: makes memory streams anew that a restart of the broker forgot.
 //! - `dispatch`, `dispatch-tasks`: let parts of jobs into their queue, in fair order over owners.
 //! - `schedules`: begins jobs at their times.
+//! - `webhooks`: sends events to the addresses that people gave.
 //! - `clear`: removes what cancelled and failed jobs had stored.
 //!
 //! What is due is judged by the broker's clock, by which the records were stored: a keeper on a host whose clock is ahead
@@ -25,6 +26,7 @@ pub mod purge;
 pub mod schedules;
 pub mod views;
 pub mod watcher;
+pub mod webhooks;
 
 use dispatch::{DispatchConfig, DispatchMetrics};
 use nats::Bus;
@@ -72,6 +74,8 @@ pub struct KeeperConfig {
     pub uploads: UploadConfig,
     /// The chain watcher.
     pub watcher: watcher::WatcherConfig,
+    /// Webhooks; which addresses they reach is said by `outbound`.
+    pub webhooks: webhooks::WebhookConfig,
 }
 
 impl Default for KeeperConfig {
@@ -90,6 +94,7 @@ impl Default for KeeperConfig {
             capacity: CapacityConfig::default(),
             uploads: UploadConfig::default(),
             watcher: watcher::WatcherConfig::default(),
+            webhooks: webhooks::WebhookConfig::default(),
         }
     }
 }
@@ -103,6 +108,7 @@ pub async fn run_keeper(
     store: Store,
     grants: PlaybackGrants,
     dispatched: DispatchMetrics,
+    receivers: webhooks::WebhookServices,
     config: KeeperConfig,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
@@ -154,6 +160,11 @@ pub async fn run_keeper(
     tasks.spawn(async move {
         let fire = |held| schedules::run_schedules(leased.clone(), objects.clone(), settings.clone(), held);
         leased.run_with_lease("schedules", stop, fire).await;
+    });
+    let (leased, settings, stop) = (bus.clone(), config.webhooks.clone(), shutdown.clone());
+    tasks.spawn(async move {
+        let send = |held| webhooks::run_webhooks(leased.clone(), receivers.clone(), settings.clone(), held);
+        leased.run_with_lease("webhooks", stop, send).await;
     });
     let (leased, objects, settings, stop) = (bus.clone(), store, config.clone(), shutdown.clone());
     tasks.spawn(async move {

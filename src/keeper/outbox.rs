@@ -9,7 +9,7 @@ use std::{
 
 use nats::{Bus, ReaderStart, reader};
 use schemas::{
-    KvRecord, access, document, envelope::RecordEnvelope, gate, job, limit, media, schedule, session,
+    KvRecord, access, document, envelope::RecordEnvelope, gate, hook, job, limit, media, schedule, session,
     subjects, upload,
 };
 use tokio_util::sync::CancellationToken;
@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::KeeperConfig;
 
 /// Buckets whose records carry events.
-pub const BUCKETS: [&str; 10] = [
+pub const BUCKETS: [&str; 11] = [
     upload::UploadRecord::BUCKET,
     media::MediaRecord::BUCKET,
     job::JobRecord::BUCKET,
@@ -28,6 +28,7 @@ pub const BUCKETS: [&str; 10] = [
     gate::PlaybackSession::BUCKET,
     limit::RateLimitEventCounter::BUCKET,
     schedule::ScheduleRecord::BUCKET,
+    hook::HookRecord::BUCKET,
 ];
 
 /// Sweeps until `held` fires.

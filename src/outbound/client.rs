@@ -2,6 +2,7 @@
 
 use std::{error::Error, io, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use reqwest::{
     StatusCode, Version,
     header::{self, HeaderMap, HeaderName, HeaderValue},
@@ -25,6 +26,8 @@ pub enum RedirectScope {
     SameHost,
     /// To any host whose address may be asked.
     AnyHost,
+    /// Nowhere: an answer that redirects is the answer. For what is sent and not read.
+    Nowhere,
 }
 
 /// What is asked.
@@ -34,12 +37,19 @@ pub struct OutboundRequest {
     headers: HeaderMap,
     redirects: RedirectScope,
     bytes_max: u64,
+    /// What is sent; `None` where something is read.
+    sent: Option<Bytes>,
 }
 
 impl OutboundRequest {
     /// Reads `url`.
     pub fn get(url: OutboundUrl, redirects: RedirectScope) -> Self {
-        Self { url, headers: HeaderMap::new(), redirects, bytes_max: u64::MAX }
+        Self { url, headers: HeaderMap::new(), redirects, bytes_max: u64::MAX, sent: None }
+    }
+
+    /// Sends `body` to `url` and nowhere else: a redirect is not followed.
+    pub fn post(url: OutboundUrl, body: Bytes) -> Self {
+        Self { sent: Some(body), ..Self::get(url, RedirectScope::Nowhere) }
     }
 
     /// With another field; it goes to each host to which a redirect leads.
@@ -143,12 +153,13 @@ impl OutboundClient {
     /// # Errors
     /// [`OutboundError`]; a status that is an error is none here.
     pub async fn send(&self, request: OutboundRequest) -> Result<OutboundResponse, OutboundError> {
-        let OutboundRequest { mut url, headers, redirects, bytes_max } = request;
+        let OutboundRequest { mut url, headers, redirects, bytes_max, sent } = request;
         let deadline = Instant::now() + Duration::from_millis(self.config.total_time_ms_max);
         let mut redirects_left = self.config.redirects_max;
         loop {
-            let response = self.ask_once(&url, &headers, deadline).await?;
-            let Some(location) = find_location(&response) else {
+            let response = self.ask_once(&url, &headers, sent.as_ref(), deadline).await?;
+            let Some(location) = find_location(&response).filter(|_| redirects != RedirectScope::Nowhere)
+            else {
                 return Ok(self.to_response(url, response, deadline, bytes_max));
             };
             let refuse = |why| OutboundError::RedirectRefused { host: url.host().to_owned(), why };
@@ -174,12 +185,15 @@ impl OutboundClient {
         &self,
         url: &OutboundUrl,
         headers: &HeaderMap,
+        sent: Option<&Bytes>,
         deadline: Instant,
     ) -> Result<reqwest::Response, OutboundError> {
         let limit_ms = self.config.head_timeout_ms;
-        let request = self
-            .client
-            .get(url.url().clone())
+        let request = match sent {
+            Some(body) => self.client.post(url.url().clone()).body(body.clone()),
+            None => self.client.get(url.url().clone()),
+        };
+        let request = request
             .headers(headers.clone())
             .header(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         let latest = deadline.min(Instant::now() + Duration::from_millis(limit_ms));

@@ -182,6 +182,40 @@ async fn what_is_sent_is_plain_and_nothing_is_decoded() {
 }
 
 #[tokio::test]
+async fn what_is_sent_goes_where_it_was_to_go_and_no_further() {
+    let taken = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&taken);
+    let take = move |headers: HeaderMap, body: String| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        let kind = headers[header::CONTENT_TYPE].to_str().unwrap().to_owned();
+        async move { (StatusCode::ACCEPTED, format!("{kind}: {body}")) }
+    };
+    let moved = || async { Redirect::temporary("/take") };
+    let router =
+        Router::new().route("/take", axum::routing::post(take)).route("/moved", axum::routing::post(moved));
+    let (address, _server) = serve(router).await;
+    let client = OutboundClient::new(loopback()).unwrap();
+    let send = async |path: &str| {
+        let url = OutboundUrl::parse(&format!("http://{address}{path}"), client.networks()).unwrap();
+        let request = OutboundRequest::post(url, Bytes::from_static(b"news"))
+            .with_header(header::CONTENT_TYPE, header::HeaderValue::from_static("text/plain"));
+        client.send(request).await.unwrap()
+    };
+    let response = send("/take").await;
+    assert_eq!(response.status, StatusCode::ACCEPTED);
+    assert_eq!(read(response).await.unwrap(), b"text/plain: news");
+    assert_eq!(send("/moved").await.status, StatusCode::TEMPORARY_REDIRECT);
+    assert_eq!(taken.load(Ordering::SeqCst), 1, "nobody follows a redirect with what is sent");
+    // However an address is written.
+    for text in
+        ["http://[::ffff:7f00:1]/", "http://2130706433/", "http://0x7f.1/", "http://[::ffff:10.0.0.1]/"]
+    {
+        let refused = OutboundUrl::parse(text, &Networks::default());
+        assert!(matches!(refused, Err(OutboundError::AddressRefused { .. })), "{text}: {refused:?}");
+    }
+}
+
+#[tokio::test]
 async fn an_answer_has_an_end_in_bytes_and_in_time() {
     let endless = || async {
         let bytes = futures::stream::repeat_with(|| Ok::<_, io::Error>(Bytes::from(vec![7; 1_000])));

@@ -111,6 +111,8 @@ pub struct Runtime {
     pub chains: evm::ChainCounters,
     /// What the keeper lets into the queue.
     pub dispatched: dispatch::DispatchMetrics,
+    /// What the keeper's webhooks came to.
+    pub webhooks: keeper::webhooks::metrics::WebhookMetrics,
     /// What this process knows of its ability to work.
     pub health: ProcessHealth,
 }
@@ -187,6 +189,7 @@ impl Runtime {
             metrics: registry::MetricsRegistry::default(),
             chains: evm::ChainCounters::default(),
             dispatched: dispatch::DispatchMetrics::default(),
+            webhooks: keeper::webhooks::metrics::WebhookMetrics::default(),
             health: ProcessHealth::new(),
         })
     }
@@ -300,6 +303,7 @@ fn start_process_tasks(site: &Runtime, kinds: &[ProcessRole], tasks: &mut JoinSe
     }
     if kinds.contains(&ProcessRole::Keeper) {
         site.metrics.register(site.dispatched.clone());
+        site.metrics.register(site.webhooks.clone());
     }
     if let Some(listen) = site.config.admin_listen {
         let (health, metrics) = (site.health.clone(), site.metrics.clone());
@@ -433,16 +437,22 @@ async fn run_worker_role(
         }
         ProcessRole::Audit => Ok(audit::run(bus, config.audit.clone(), shutdown).await?),
         ProcessRole::Monitor => Ok(monitor::run(bus, config.monitor.clone(), counts, shutdown).await?),
-        ProcessRole::Keeper => {
-            let store = site.open_store(&bus).await?;
-            let grants = config.open_counted_grants(&bus, site.chains.clone())?;
-            let publishing = site.chains.run(&bus, &shutdown);
-            let (dispatched, settings) = (site.dispatched.clone(), config.keeper.clone());
-            let keeping =
-                keeper::run_keeper(bus.clone(), store, grants, dispatched, settings, shutdown.clone());
-            tokio::join!(keeping, publishing).0
-        }
+        ProcessRole::Keeper => run_keeper_role(site, bus).await,
     }
+}
+
+/// One run of the singletons.
+async fn run_keeper_role(site: &Runtime, bus: Bus) -> anyhow::Result<()> {
+    let (config, shutdown) = (&site.config, site.shutdown.clone());
+    let store = site.open_store(&bus).await?;
+    let grants = config.open_counted_grants(&bus, site.chains.clone())?;
+    let publishing = site.chains.run(&bus, &shutdown);
+    let (dispatched, settings) = (site.dispatched.clone(), config.keeper.clone());
+    let receivers =
+        keeper::webhooks::WebhookServices::new(&config.outbound, &settings.webhooks, site.webhooks.clone())?;
+    let keeping =
+        keeper::run_keeper(bus.clone(), store, grants, dispatched, receivers, settings, shutdown.clone());
+    tokio::join!(keeping, publishing).0
 }
 
 /// The ingress: listens once it can answer, until the shutdown.

@@ -15,6 +15,7 @@ fn site(folder: &Path, url: String, seeds: RoleSeeds) -> Runtime {
         metrics: registry::MetricsRegistry::default(),
         chains: evm::ChainCounters::default(),
         dispatched: dispatch::DispatchMetrics::default(),
+        webhooks: crate::keeper::webhooks::metrics::WebhookMetrics::default(),
         health: ProcessHealth::new(),
     }
 }

@@ -118,6 +118,20 @@ kinds! {
         "`header` names it and `detail` says what it takes.";
     HeadersTooLarge 431 "headers_too_large" "The headers are larger than their limit"
         "Send fewer or shorter headers; cookies are the usual cause.";
+    HookNameInvalid 400 "hook_name_invalid" "The name can't be used"
+        "Send fewer characters, all of them to be shown.";
+    HookNewer 503 "hook_newer" "A newer version made this hook"
+        "Ask again once all replicas are of that version; its keeper sends meanwhile.";
+    HookRequestsTooMany 409 "hook_requests_too_many" "As much is asked of this hook as may be"
+        "Wait until the list of deliveries has what was asked for, and repeat.";
+    HookSecretsTooMany 409 "hook_secrets_too_many" "As many secrets of this hook sign as may"
+        "Wait until the time of an old one is over: the hook says when.";
+    HookTypesInvalid 422 "hook_types_invalid" "There are no such events to be sent"
+        "`errors` points at the kind and says why; `/docs` and `schemas/asyncapi.json` list the kinds.";
+    HookUrlRefused 422 "hook_url_refused" "Nothing is sent to this address"
+        "Give one of `http` or `https` at a public host, without user and password; the operator may let others through.";
+    HooksTooMany 409 "hooks_too_many" "The account has as many hooks as it may"
+        "Remove one that is not needed any more.";
     IdempotencyInProgress 409 "idempotency_in_progress" "The request with this Idempotency-Key is being worked on"
         "Wait for `Retry-After` seconds and repeat: the answer is then that of the first.";
     IdempotencyKeyInvalid 400 "idempotency_key_invalid" "The Idempotency-Key makes no sense"

@@ -28,6 +28,7 @@ mod gate;
 mod generated_clients;
 mod harness;
 mod holes;
+mod hooks;
 mod http;
 mod inputs;
 mod jobs;

@@ -94,6 +94,13 @@ const CASES: &[Case] = &[
             "$JS.API.CONSUMER.CREATE.KV_cache",
             "$JS.API.CONSUMER.MSG.NEXT.KV_cache.Abc123",
             "evt.cache.cleared.R",
+            "evt.hook.created.H",
+            "$KV.hooks.hook.O.H",
+            "$KV.hooks.requests.H",
+            "$JS.API.STREAM.MSG.GET.KV_hooks",
+            "$JS.API.CONSUMER.CREATE.KV_hooks",
+            "$JS.API.STREAM.MSG.GET.HOOKLOG",
+            "$JS.API.CONSUMER.CREATE.HOOKLOG",
             "$KV.grants.P",
             "$JS.API.STREAM.MSG.GET.KV_grants",
             "$JS.API.STREAM.MSG.GET.KV_secrets",
@@ -109,6 +116,9 @@ const CASES: &[Case] = &[
         ],
         may_not: &[
             "dead.transcode.JOBS-17",
+            "hooklog.H",
+            "$JS.API.STREAM.MSG.DELETE.HOOKLOG",
+            "$JS.API.STREAM.PURGE.HOOKLOG",
             "$KV.workers.keeper.X",
             "job.transcode.p0.J.finish",
             "evt.alert.fired.A",
@@ -428,6 +438,14 @@ const CASES: &[Case] = &[
             "$JS.API.CONSUMER.CREATE.KV_grants",
             "$JS.API.CONSUMER.MSG.NEXT.KV_grants.Abc123",
             "$JS.API.STREAM.MSG.GET.EVENTS",
+            "$KV.hooks.progress.H",
+            "$JS.API.STREAM.MSG.GET.KV_hooks",
+            "$JS.API.CONSUMER.CREATE.KV_hooks",
+            "hooklog.H",
+            "$JS.API.CONSUMER.CREATE.HOOKLOG",
+            "$JS.API.STREAM.MSG.DELETE.HOOKLOG",
+            "$JS.API.CONSUMER.CREATE.EVENTS",
+            "$JS.API.CONSUMER.MSG.NEXT.EVENTS.Abc123",
             "$JS.API.CONSUMER.CREATE.KV_jobs",
             "$JS.API.CONSUMER.CREATE.KV_workers",
         ],
@@ -442,7 +460,8 @@ const CASES: &[Case] = &[
             "$KV.secrets.playback",
             "$JS.API.STREAM.MSG.GET.KV_secrets",
             "$JS.API.STREAM.MSG.GET.KV_keys",
-            "$JS.API.CONSUMER.CREATE.EVENTS",
+            "$JS.API.STREAM.PURGE.HOOKLOG",
+            "$JS.API.STREAM.MSG.DELETE.EVENTS",
             "$JS.API.CONSUMER.MSG.NEXT.JOBS.transcode-p0",
             "$JS.API.CONSUMER.MSG.NEXT.EVENTS.index",
             "$JS.ACK.JOBS.transcode-p0.1.1.1.1.0",
@@ -544,6 +563,8 @@ async fn the_monitor_receives_everything_but_secrets_and_answers() {
         "$KV.secrets.playback",
         "$KV.apikeys.K",
         "$KV.nonces.N",
+        "$KV.hooks.hook.O.H",
+        "hooklog.H",
         "_INBOX_ingress.answer",
         "evt.media.stored.M",
     ] {
@@ -552,7 +573,12 @@ async fn the_monitor_receives_everything_but_secrets_and_answers() {
     loop {
         let message = tokio::time::timeout(crate::WAIT_MAX, received.next()).await.unwrap().unwrap();
         let subject = message.subject.as_str();
-        assert!(!subject.starts_with("$KV.") && !subject.starts_with("_INBOX_ingress"), "{subject}");
+        assert!(
+            !subject.starts_with("hooklog.")
+                && !subject.starts_with("$KV.")
+                && !subject.starts_with("_INBOX_ingress"),
+            "{subject}"
+        );
         if subject == "evt.media.stored.M" {
             break;
         }

@@ -31,7 +31,9 @@ use web::{
     problem_code::ProblemCode,
 };
 
-pub(crate) use needs::{CACHED, CHALLENGE, ENCODE, JOB, KEY, LINK, PLAYBACK, SCHEDULE, SIGN_IN, UPLOAD};
+pub(crate) use needs::{
+    CACHED, CHALLENGE, ENCODE, HOOK, JOB, KEY, LINK, PLAYBACK, SCHEDULE, SIGN_IN, UPLOAD,
+};
 
 /// From where on nothing new is taken.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -28,6 +28,8 @@ pub(crate) const ENCODE: RoomNeed =
     records_need(&[EVENTS[0], EVENTS[1], "KV_assets", "KV_jobs", STORE_DISK, BROKER_DISK]);
 /// Of a schedule.
 pub(crate) const SCHEDULE: RoomNeed = records_need(&[EVENTS[0], EVENTS[1], "KV_schedules", BROKER_DISK]);
+/// Of a webhook.
+pub(crate) const HOOK: RoomNeed = records_need(&[EVENTS[0], EVENTS[1], "KV_hooks", BROKER_DISK]);
 /// Of a job that begins now, or at a later time.
 pub(crate) const JOB: RoomNeed =
     records_need(&[EVENTS[0], EVENTS[1], "KV_assets", "KV_jobs", "KV_schedules", STORE_DISK, BROKER_DISK]);
@@ -52,7 +54,7 @@ const fn records_need(limits: &'static [&'static str]) -> RoomNeed {
 
 /// Every stream and bucket that is needed, once.
 pub(super) fn required_streams() -> Vec<&'static str> {
-    let all = [UPLOAD, ENCODE, SCHEDULE, JOB, CHALLENGE, SIGN_IN, KEY, LINK, PLAYBACK, CACHED];
+    let all = [UPLOAD, ENCODE, SCHEDULE, HOOK, JOB, CHALLENGE, SIGN_IN, KEY, LINK, PLAYBACK, CACHED];
     let mut streams: Vec<&str> = all
         .iter()
         .flat_map(|need| need.limits)

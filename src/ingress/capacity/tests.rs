@@ -115,6 +115,7 @@ async fn all_that_creates_is_refused_without_room_and_nothing_else() {
             "POST /v1/dead-letters/{sequence}/redrive",
             "POST /v1/forms",
             "POST /v1/forms/tokens",
+            "POST /v1/hooks",
             "POST /v1/jobs",
             "POST /v1/jobs/actions",
             "POST /v1/jobs/bulk",

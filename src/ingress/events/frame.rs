@@ -85,23 +85,43 @@ pub(super) struct JobProgressData {
     percent: u64,
 }
 
-/// An event as followers get it.
-pub(super) fn render_event(epoch: &str, entry: &reader::StreamEntry) -> SseFrame {
-    let text = |name: &str| entry.headers.get_last(name).map(|value| value.as_str().to_owned());
+/// An event as everybody outside gets it.
+fn read_event(entry: &reader::StreamEntry) -> EventData {
+    let text = |name: &str| header_text(entry, name);
     let (entity, verb, _) =
         subjects::parse_event_subject(&entry.subject).unwrap_or(("unknown", "unknown", ""));
-    let (media_id, job_id) = (text(headers::MEDIA_ID), text(headers::JOB_ID));
-    let data = EventData {
+    EventData {
         id: text(headers::ID),
         kind: format!("{entity}.{verb}"),
         subject: entry.subject.clone(),
         time: text(headers::TIME),
-        media_id: media_id.clone(),
-        job_id: job_id.clone(),
+        media_id: text(headers::MEDIA_ID),
+        job_id: text(headers::JOB_ID),
         data: nats::decode_message::<Value>(&entry.subject, &entry.payload).unwrap_or(Value::Null),
-    };
+    }
+}
+
+/// The `data` of an event as text: what followers get, and what webhooks send.
+pub fn render_event_json(entry: &reader::StreamEntry) -> String {
+    json!(read_event(entry)).to_string()
+}
+
+fn header_text(entry: &reader::StreamEntry, name: &str) -> Option<String> {
+    entry.headers.get_last(name).map(|value| value.as_str().to_owned())
+}
+
+/// An event as followers get it.
+pub(super) fn render_event(epoch: &str, entry: &reader::StreamEntry) -> SseFrame {
+    let data = read_event(entry);
+    let (media_id, job_id) = (data.media_id.clone(), data.job_id.clone());
     let frame = format!("id: {epoch}-{}\n{}", entry.sequence, render_frame(&data.kind, &data));
-    SseFrame { sequence: entry.sequence, owner: text(headers::OWNER), media_id, job_id, frame: frame.into() }
+    SseFrame {
+        sequence: entry.sequence,
+        owner: header_text(entry, headers::OWNER),
+        media_id,
+        job_id,
+        frame: frame.into(),
+    }
 }
 
 /// Progress carries no id: a follower that comes back resumes at an event.

@@ -177,8 +177,13 @@ impl EventHub {
 }
 
 /// How ids of events name the stream's life.
-fn format_epoch(created_at_ms: u64) -> String {
+pub(crate) fn format_epoch(created_at_ms: u64) -> String {
     format!("{created_at_ms:x}")
+}
+
+/// How followers are given a place in EVENTS.
+pub(crate) fn format_event_id(created_at_ms: u64, sequence: u64) -> String {
+    format!("{}-{sequence}", format_epoch(created_at_ms))
 }
 
 async fn load_stream_end(bus: &Bus) -> Result<StreamPosition, nats::BusError> {

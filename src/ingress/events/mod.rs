@@ -32,8 +32,10 @@ use tokio::sync::Semaphore;
 use super::{AppState, openapi};
 use auth::Principal;
 use follower::{EventFollower, EventScope, EventStreamStart};
+pub use frame::render_event_json;
 use frame::{EventData, EventDocument, JobProgressData};
 pub use hub::{BACKLOG_MAX, EventHub};
+pub(crate) use hub::{format_epoch, format_event_id};
 pub use progress::JOBS_MAX;
 use web::{
     error::Problem,
@@ -56,7 +58,7 @@ pub const KEEP_ALIVE: Duration = Duration::from_secs(15);
 const RETRY_MS: u32 = 1_000;
 
 /// How an id of an event looks: epoch of the stream and sequence.
-pub(super) const EVENT_ID: &str = "^[0-9a-f]{1,16}-[0-9]{1,19}$";
+pub(crate) const EVENT_ID: &str = "^[0-9a-f]{1,16}-[0-9]{1,19}$";
 
 static LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
@@ -186,7 +188,7 @@ async fn follow_events(
 }
 
 /// The sequence that an event id names; an id of another life of the stream can't be resumed.
-fn parse_event_id(id: &str, epoch: &str) -> Result<u64, Problem> {
+pub(crate) fn parse_event_id(id: &str, epoch: &str) -> Result<u64, Problem> {
     let malformed = || {
         Problem::new(ProblemCode::EventIdMalformed)
             .with_detail("send an id as an event carried it, or 0-0 for everything that is kept")
@@ -201,7 +203,7 @@ fn parse_event_id(id: &str, epoch: &str) -> Result<u64, Problem> {
 }
 
 /// What was asked for can't be given without a gap.
-fn events_gone(why: &str) -> Problem {
+pub(crate) fn events_gone(why: &str) -> Problem {
     Problem::new(ProblemCode::EventsGone)
         .with_detail(format!("{why}; begin again with 0-0, or without an id"))
 }

@@ -130,6 +130,7 @@ fn describe_groups(
         describe_group::<cached::CacheApiDoc>(&mut operations, schemas),
         describe_group::<quotas::QuotaApiDoc>(&mut operations, schemas),
         describe_group::<events::EventsApiDoc>(&mut operations, schemas),
+        describe_group::<crate::hooks::HooksApiDoc>(&mut operations, schemas),
         describe_group::<audit::AuditApiDoc>(&mut operations, schemas),
         describe_group::<probes::ProbesApiDoc>(&mut operations, schemas),
         describe_group::<metrics::MetricsApiDoc>(&mut operations, schemas),

@@ -219,6 +219,8 @@ fn describe_path_parameter(name: &str) -> (&'static str, Value) {
         "media_id" => ("The medium.", id),
         "job_id" => ("The job.", id),
         "schedule_id" => ("The schedule.", id),
+        "hook_id" => ("The hook.", id),
+        "delivery_id" => ("The delivery, from the list of them.", id),
         "worker" => {
             ("Name of the worker.", json!({ "type": "string", "pattern": crate::workers::NAME_PATTERN }))
         }

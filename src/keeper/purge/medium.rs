@@ -17,6 +17,7 @@ use super::{
     pending::{PendingPurges, RemovedMedium, find_due},
     read_bucket,
 };
+use crate::keeper::webhooks::hook_log;
 use ingress::{
     jobs::cancellation::{JobCanceller, cancel_job},
     removal,
@@ -44,6 +45,8 @@ struct MediumLeftovers {
     parts: Vec<String>,
     /// Jobs that have not ended.
     active: Vec<JobId>,
+    /// Sequences in the log of webhooks of what was sent about it.
+    deliveries: Vec<u64>,
 }
 
 impl MediaPurger {
@@ -157,6 +160,11 @@ impl MediaPurger {
         })
         .await?;
         self.find_jobs(&mut found).await?;
+        for (media_id, deliveries) in hook_log::find_deliveries(&self.bus, media_ids).await? {
+            if let Some(found) = found.get_mut(&media_id) {
+                found.deliveries = deliveries;
+            }
+        }
         Ok(found)
     }
 
@@ -237,6 +245,7 @@ impl MediaPurger {
         let id = media_id.to_string();
         // Its record is nobody's to read here, and has no events.
         self.bus.purge_key(document::SegmentKey::BUCKET, &id, self.config.mark_ttl()).await?;
+        hook_log::remove_deliveries(&self.bus, &found.deliveries).await?;
         for session in &found.sessions {
             self.purge_record(gate::PlaybackSession::BUCKET, session).await?;
         }

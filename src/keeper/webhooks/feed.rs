@@ -1,0 +1,184 @@
+//! Events for hooks: one ordered reader of EVENTS feeds all of them, and a hook that is behind it reads for itself until it is not.
+//!
+//! Only heads are read here; what is sent is read by its sequence when it is sent.
+//!
+//! Limits: a hook that is [`BACKLOG_MAX`] events behind reads for itself; how many do so at once is a setting.
+
+use std::sync::Arc;
+
+use futures::{FutureExt as _, future::BoxFuture};
+use nats::{
+    Bus, BusError, ReaderStart, StreamReader,
+    reader::{self, StreamEntry, StreamPosition},
+};
+use schemas::{headers, subjects};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, watch};
+use webhooks::filter::EventHead;
+
+use super::AGAIN;
+
+/// Events that are kept for hooks that are slower than the stream.
+const BACKLOG_MAX: usize = 1_024;
+
+/// What hooks receive.
+#[derive(Debug, Clone)]
+enum FeedMessage {
+    Event(Arc<EventHead>),
+    /// EVENTS was made anew.
+    Reset,
+}
+
+/// What comes next for a hook.
+#[derive(Debug)]
+pub(super) enum FeedItem {
+    /// An event.
+    Event(Arc<EventHead>),
+    /// There is nothing up to this sequence that did not come.
+    Passed(u64),
+    /// EVENTS was made anew: positions mean nothing any more.
+    Reset,
+}
+
+/// Feeds hooks. Cheap to clone; one a keeper.
+#[derive(Debug, Clone)]
+pub(super) struct EventFeed {
+    bus: Bus,
+    sender: broadcast::Sender<FeedMessage>,
+    position: watch::Sender<StreamPosition>,
+}
+
+impl EventFeed {
+    /// A feed that begins at the end of EVENTS.
+    pub(super) async fn open(bus: Bus) -> Result<Self, BusError> {
+        let end = bus.stream_extent(subjects::EVENTS).await?.end;
+        Ok(Self { bus, sender: broadcast::Sender::new(BACKLOG_MAX), position: watch::Sender::new(end) })
+    }
+
+    /// Feeds hooks for as long as it is polled.
+    pub(super) async fn run(&self) {
+        loop {
+            let start = ReaderStart::Behind(*self.position.borrow());
+            let mut entries = self.bus.follow_stream("events of webhooks", head_reader(start));
+            let error = loop {
+                match entries.next().await {
+                    Ok(entry) => {
+                        // The position moves first: a hook that does not receive the event here reads it for itself.
+                        self.position.send_modify(|position| position.sequence = entry.sequence);
+                        self.sender.send(FeedMessage::Event(Arc::new(read_head(&entry)))).ok();
+                    }
+                    Err(error) => break error,
+                }
+            };
+            tracing::error!(%error, "webhooks begin anew");
+            let created_at_ms = loop {
+                match self.bus.stream_extent(subjects::EVENTS).await {
+                    Ok(extent) => break extent.end.created_at_ms,
+                    Err(error) => tracing::warn!(%error, "the stream of events can't be asked for"),
+                }
+                tokio::time::sleep(AGAIN).await;
+            };
+            self.position.send_replace(StreamPosition { created_at_ms, sequence: 0 });
+            self.sender.send(FeedMessage::Reset).ok();
+        }
+    }
+
+    /// What one hook receives; `turns` are places for reading what it missed.
+    pub(super) fn follow(&self, turns: Arc<Semaphore>) -> HookFeed {
+        HookFeed {
+            feed: self.clone(),
+            live: self.sender.subscribe(),
+            turns,
+            past: None,
+            opening: None,
+            is_behind: true,
+        }
+    }
+}
+
+/// What a hook missed, being read.
+struct PastEvents {
+    reader: StreamReader,
+    until: u64,
+    _turn: OwnedSemaphorePermit,
+}
+
+/// The events of one hook, in order and without a gap.
+pub(super) struct HookFeed {
+    feed: EventFeed,
+    live: broadcast::Receiver<FeedMessage>,
+    turns: Arc<Semaphore>,
+    past: Option<PastEvents>,
+    opening: Option<BoxFuture<'static, Result<PastEvents, BusError>>>,
+    is_behind: bool,
+}
+
+impl HookFeed {
+    /// Begins anew behind whatever the next call names.
+    pub(super) fn restart(&mut self) {
+        (self.past, self.opening, self.is_behind) = (None, None, true);
+    }
+
+    /// The next one behind `sequence`. Dropping the future loses nothing.
+    pub(super) async fn next(&mut self, sequence: u64) -> Result<FeedItem, BusError> {
+        loop {
+            if let Some(opening) = &mut self.opening {
+                let opened = opening.await;
+                self.opening = None;
+                self.past = Some(opened?);
+            }
+            if let Some(past) = &mut self.past {
+                let entry = past.reader.next_pending().await?.filter(|entry| entry.sequence <= past.until);
+                if let Some(entry) = entry {
+                    return Ok(FeedItem::Event(Arc::new(read_head(&entry))));
+                }
+                let until = past.until;
+                self.past = None;
+                return Ok(FeedItem::Passed(until));
+            }
+            if std::mem::take(&mut self.is_behind) {
+                let until = self.feed.position.borrow().sequence;
+                if sequence < until {
+                    self.opening = Some(self.open_past(sequence, until));
+                    continue;
+                }
+            }
+            match self.live.recv().await {
+                Ok(FeedMessage::Event(head)) if head.sequence <= sequence => {}
+                Ok(FeedMessage::Event(head)) => return Ok(FeedItem::Event(head)),
+                Ok(FeedMessage::Reset) => return Ok(FeedItem::Reset),
+                // The stream still has them.
+                Err(broadcast::error::RecvError::Lagged(_)) => self.is_behind = true,
+                // The keeper's term is over.
+                Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
+            }
+        }
+    }
+
+    fn open_past(&self, sequence: u64, until: u64) -> BoxFuture<'static, Result<PastEvents, BusError>> {
+        let (bus, turns) = (self.feed.bus.clone(), Arc::clone(&self.turns));
+        async move {
+            let turn = turns.acquire_owned().await.map_err(BusError::unavailable)?;
+            let reader = bus.open_reader(head_reader(ReaderStart::Sequence(sequence + 1))).await?;
+            Ok(PastEvents { reader, until, _turn: turn })
+        }
+        .boxed()
+    }
+}
+
+fn head_reader(start: ReaderStart) -> reader::ReaderConfig {
+    let all = vec![subjects::EVENTS_ALL.to_owned()];
+    reader::ReaderConfig { is_headers_only: true, ..reader::ReaderConfig::new(subjects::EVENTS, all, start) }
+}
+
+fn read_head(entry: &StreamEntry) -> EventHead {
+    let text = |name: &str| entry.headers.get_last(name).map(|value| value.as_str().to_owned());
+    let (entity, verb, _) = subjects::parse_event_subject(&entry.subject).unwrap_or_default();
+    EventHead {
+        sequence: entry.sequence,
+        entity: entity.to_owned(),
+        verb: verb.to_owned(),
+        owner: text(headers::OWNER),
+        media_id: text(headers::MEDIA_ID),
+        job_id: text(headers::JOB_ID),
+    }
+}
