@@ -87,6 +87,9 @@ pub const WORKERS_LOST: &str = "workers_lost";
 /// Code of a part that failed without saying why, and of a job that ends with it.
 pub const PART_FAILED: &str = "part_failed";
 
+/// Code of a job that was cancelled with its medium; of one that a person cancelled there is none.
+pub const MEDIA_REMOVED: &str = "media_removed";
+
 /// Code of a medium whose job was ended by a person.
 pub const JOB_CANCELLED: &str = "job_cancelled";
 
@@ -525,6 +528,7 @@ impl JobRecord {
         };
         let mut record = self.clone();
         record.mark_ended(JobStatus::Cancelled, now_ms, kept_ms);
+        record.code = cancelled_by.is_none().then(|| MEDIA_REMOVED.to_owned());
         Some((record, event))
     }
 

@@ -107,7 +107,7 @@ The source and what plays are read, and compared by SHA-256. `streamgate schedul
   streamgate media rm 068p... 068q...       one after the other; a medium that changes meanwhile is left alone
   streamgate media rm --permanent 068p...   for good, also of one that was removed before: its bytes go within minutes
   streamgate media ls --removed             those that can be restored
-  streamgate media restore 068p...          as it was; what was being made of it goes on
+  streamgate media restore 068p...          as it was; an encode that was cancelled with it is made anew
 
 `retention.removed` in the server's settings is how long they can be restored.")]
     Rm {

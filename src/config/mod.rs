@@ -239,6 +239,11 @@ impl Settings {
         self.tasks.ended_kept_ms = kept_ms;
         self.ingress.uploads.ended_kept_ms = kept_ms;
         self.keeper.ended_kept_ms = kept_ms;
+        // As owners are named, however the account is spelled.
+        let named = std::mem::take(&mut self.ingress.quotas.of).into_iter();
+        let owners =
+            named.map(|(owner, quota)| (auth::account::correct_owner_name(&owner).unwrap_or(owner), quota));
+        self.ingress.quotas.of = owners.collect();
         self.ingress.uploads.quotas.clone_from(&self.ingress.quotas);
         self.ingress.uploads.fetch_networks.clone_from(&self.outbound.allow);
         self.keeper.uploads = self.ingress.uploads.clone();

@@ -4,8 +4,8 @@
 //! An upload is refused at its creation, by the length that it declares beside those of uploads that are open; an encode by the length
 //! of its medium. Jobs are counted by the index.
 //!
-//! Limits: [`QuotaConfig`]. An upload that does not declare its length counts when it is complete, and a first encode when it is planned:
-//! by these one may go over a quota, and begins nothing more on that day. So one may by jobs that were begun in the moment before.
+//! Limits: [`QuotaConfig`]. One upload that does not declare its length may go over the quota of bytes: while it is open no other one
+//! is opened. So may encodes that no worker has planned yet, since they count from then on, and jobs that the index has not seen.
 
 use std::collections::BTreeMap;
 
@@ -87,7 +87,8 @@ fn today() -> u64 {
     OwnerUsage::day_of_ms(nats::estimated_broker_now_ms())
 }
 
-/// Refuses an upload that its owner may not have any more; `declared_bytes` are those of its length and of uploads that are open.
+/// Refuses an upload that its owner may not have any more: one that declares `own_bytes`, or does not declare its length, beside others
+/// that are open and declare `open_bytes`.
 ///
 /// # Errors
 /// `quota_exceeded`; those of a broker that does not answer.
@@ -95,54 +96,77 @@ pub(crate) async fn require_upload_room(
     bus: &Bus,
     quota: OwnerQuota,
     owner: &str,
-    declared_bytes: u64,
+    (own_bytes, open_bytes): (Option<u64>, u64),
 ) -> Result<(), Problem> {
     if quota.daily_upload_bytes_max.is_none() && quota.daily_encode_ms_max.is_none() {
         return Ok(());
     }
     let usage = load_usage(bus, owner).await?;
-    let used_bytes = usage.uploaded_bytes.saturating_add(declared_bytes);
-    check_daily(
-        "daily_upload_bytes",
-        quota.daily_upload_bytes_max,
-        (usage.uploaded_bytes, used_bytes),
-        &usage,
-    )?;
+    let uploaded_bytes = usage.uploaded_bytes;
+    // At least one byte where the length comes later.
+    let with_own = uploaded_bytes.saturating_add(own_bytes.unwrap_or(1));
+    check_daily("daily_upload_bytes", quota.daily_upload_bytes_max, (uploaded_bytes, with_own), &usage)?;
+    let with_open = with_own.saturating_add(open_bytes);
+    if let Some(max) = quota.daily_upload_bytes_max.filter(|max| with_open > *max) {
+        let detail = format!(
+            "{uploaded_bytes} of at most {max} are used today, and uploads that are open want {open_bytes}: finish or end one of them"
+        );
+        // It may be in a moment.
+        let problem = exceeded("daily_upload_bytes", (uploaded_bytes, max), detail);
+        return Err(problem.with_retry_after_s(OPEN_RETRY_AFTER_S));
+    }
     // At least a moment of it.
     let least_ms = usage.encoded_ms.saturating_add(1);
     check_daily("daily_encode_ms", quota.daily_encode_ms_max, (usage.encoded_ms, least_ms), &usage)
 }
 
-/// Refuses an encode of `duration_ms` that its owner may not have any more today.
-///
-/// # Errors
-/// `quota_exceeded`; those of a broker that does not answer.
-pub(crate) async fn require_encode_room(
-    app: &AppState,
-    owner: &str,
-    duration_ms: u64,
-) -> Result<(), Problem> {
-    let max = app.config.quotas.quota_of(owner).daily_encode_ms_max;
-    if max.is_none() {
-        return Ok(());
-    }
-    let usage = load_usage(&app.bus, owner).await?;
-    let used_ms = usage.encoded_ms.saturating_add(duration_ms);
-    check_daily("daily_encode_ms", max, (usage.encoded_ms, used_ms), &usage)
+/// What an open upload counts for that does not declare its length, in bytes: all that its owner may bring.
+pub(crate) fn undeclared_bytes(quota: OwnerQuota) -> u64 {
+    quota.daily_upload_bytes_max.unwrap_or_default()
 }
 
-/// Refuses another job of an owner that has as many as it may.
+/// When to try again what waits for other uploads or jobs, in seconds.
+const OPEN_RETRY_AFTER_S: u64 = 60;
+
+/// Refuses a job of an owner that may not have another one: an encode also by the milliseconds of its medium. `begun_count` jobs were
+/// begun with the same request.
+///
+/// # Errors
+/// `quota_exceeded`; those of a broker or an index that does not answer.
+pub(crate) async fn require_work_room(
+    bus: &Bus,
+    quotas: &QuotaConfig,
+    owner: &str,
+    (encode_ms, begun_count): (Option<u64>, u64),
+) -> Result<(), Problem> {
+    let quota = quotas.quota_of(owner);
+    require_job_room(bus, quota, owner, begun_count).await?;
+    if quota.daily_encode_ms_max.is_none() {
+        return Ok(());
+    }
+    let Some(encode_ms) = encode_ms else { return Ok(()) };
+    let usage = load_usage(bus, owner).await?;
+    let used_ms = usage.encoded_ms.saturating_add(encode_ms);
+    check_daily("daily_encode_ms", quota.daily_encode_ms_max, (usage.encoded_ms, used_ms), &usage)
+}
+
+/// Refuses another job of an owner that has as many as it may, `begun_count` among them that the index may not have seen.
 ///
 /// # Errors
 /// `quota_exceeded`; those of an index that does not answer.
-pub(crate) async fn require_job_room(bus: &Bus, quota: OwnerQuota, owner: &str) -> Result<(), Problem> {
+pub(crate) async fn require_job_room(
+    bus: &Bus,
+    quota: OwnerQuota,
+    owner: &str,
+    begun_count: u64,
+) -> Result<(), Problem> {
     let Some(max) = quota.open_jobs_max else { return Ok(()) };
-    let used = count_open_jobs(bus, owner).await?;
+    let used = count_open_jobs(bus, owner).await?.saturating_add(begun_count);
     if used < max {
         return Ok(());
     }
     let detail = format!("{used} of at most {max} jobs have not ended; another begins when one of them has");
-    Err(exceeded("open_jobs", (used, max), detail))
+    Err(exceeded("open_jobs", (used, max), detail).with_retry_after_s(OPEN_RETRY_AFTER_S))
 }
 
 async fn count_open_jobs(bus: &Bus, owner: &str) -> Result<u64, Problem> {

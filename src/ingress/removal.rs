@@ -32,8 +32,9 @@ pub async fn end_media_work(bus: &Bus, removed: &document::MediaDocumentRecord) 
     });
     // The tombstone before the jobs: a planner that comes later finds no medium and makes no new one.
     let left = Box::pin(bus.change_record::<media::MediaRecord>(&key, |found| {
-        // Removals of before have no number.
-        let is_restored = removed.removal_count > 0
+        // Nobody restores what is removed for good; removals of before have no number.
+        let is_restored = removed.is_restorable
+            && removed.removal_count > 0
             && found.is_some_and(|medium| medium.restored_removal >= removed.removal_count);
         (!is_restored).then(|| (make_tombstone(found, removed), Outbox::new()))
     }))

@@ -402,9 +402,14 @@ async fn run_worker_role(
         }
         ProcessRole::Tasks => {
             let store = site.open_store(&bus).await?;
-            let IngressConfig { capacity, uploads, profiles, .. } = &config.ingress;
+            let IngressConfig { capacity, uploads, profiles, quotas, .. } = &config.ingress;
             let capacity = CapacityMonitor::new(bus.clone(), store.clone(), capacity.clone(), uploads);
-            let context = JobActionContext::new(bus.clone(), store.clone(), profiles.clone(), capacity);
+            let context = JobActionContext::new(
+                bus.clone(),
+                store.clone(),
+                (profiles.clone(), quotas.clone()),
+                capacity,
+            );
             let state = UploadState::new(bus.clone(), store.clone(), uploads.clone(), profiles.clone());
             let services = tasks::TaskServices {
                 actor: Arc::new(job_actor::IngressJobActor(context)),

@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     capacity::{CapacityLimit, CapacityMonitor, ENCODE},
+    quotas::QuotaConfig,
     transcode::ProfileCatalog,
 };
 use web::problem_code::ProblemCode;
@@ -34,6 +35,8 @@ pub struct JobActionContext {
     pub store: Store,
     /// The profiles that there are now.
     pub profiles: ProfileCatalog,
+    /// How much each owner may have done.
+    pub quotas: QuotaConfig,
     /// Whether there is room for what begins.
     capacity: CapacityMonitor,
     looked_at: Arc<tokio::sync::Mutex<Option<Instant>>>,
@@ -55,8 +58,13 @@ const LOOK_PERIOD: Duration = Duration::from_secs(5);
 
 impl JobActionContext {
     /// Nothing is known yet of the room there is.
-    pub fn new(bus: Bus, store: Store, profiles: ProfileCatalog, capacity: CapacityMonitor) -> Self {
-        Self { bus, store, profiles, capacity, looked_at: Arc::default() }
+    pub fn new(
+        bus: Bus,
+        store: Store,
+        (profiles, quotas): (ProfileCatalog, QuotaConfig),
+        capacity: CapacityMonitor,
+    ) -> Self {
+        Self { bus, store, profiles, quotas, capacity, looked_at: Arc::default() }
     }
 
     /// What is full of that which another encode needs. Looks at it now and then: actions are rare.
@@ -143,6 +151,7 @@ impl JobActionContext {
             bus: &self.bus,
             store: &self.store,
             profiles: &self.profiles,
+            quotas: &self.quotas,
             may_take_p0: order.only_owner.is_none(),
         };
         Ok(Some(match try_job_again(context, job).await {

@@ -57,7 +57,7 @@ impl Encoded {
         let uploads = UploadConfig { free_bytes_min, ..UploadConfig::default() };
         let (bus, store) = (self.admin.clone(), self.site.store.clone());
         let capacity = CapacityMonitor::new(bus.clone(), store.clone(), CapacityConfig::default(), &uploads);
-        JobActionContext::new(bus, store, crate::transcode::ProfileCatalog::default(), capacity)
+        JobActionContext::new(bus, store, Default::default(), capacity)
     }
 
     async fn put_any(&self, job: &JobRecord) {

@@ -122,6 +122,7 @@ pub(super) async fn retry_job(
         bus: &app.bus,
         store: &app.store,
         profiles: &app.config.profiles,
+        quotas: &app.config.quotas,
         may_take_p0: require_priority(&who, JobPriority::P0).is_ok(),
     };
     let job_id = match try_job_again(context, &job).await.map_err(explain_encode_failure)? {
@@ -193,6 +194,7 @@ pub(crate) fn explain_encode_failure(error: NextEncodeError) -> Problem {
         NextEncodeError::Store(error) => Problem::unavailable(&error),
         NextEncodeError::UnknownMedium(_) => Problem::not_found("its medium is not there any more"),
         NextEncodeError::SourceGone(_) => Problem::new(ProblemCode::SourceGone),
+        NextEncodeError::Quota(problem) => *problem,
         NextEncodeError::NoRoom(limit) => limit.to_problem(),
         NextEncodeError::TooManyEncodes(_) => Problem::new(ProblemCode::EncodesTooMany),
         NextEncodeError::TooManySuperseded(_) => Problem::new(ProblemCode::EncodesInUse),

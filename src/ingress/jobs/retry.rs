@@ -16,6 +16,7 @@ use schemas::{
 use store::Store;
 
 use crate::capacity::CapacityLimit;
+use web::error::Problem;
 
 /// Most encodes of a medium.
 pub const ENCODES_MAX: u32 = 1_000;
@@ -55,6 +56,9 @@ pub enum NextEncodeError {
     /// There is no number left for another encode.
     #[error("{0} has {ENCODES_MAX} encodes")]
     TooManyEncodes(MediaId),
+    /// Its owner may not have it done.
+    #[error("the owner's quota does not take it")]
+    Quota(Box<Problem>),
     /// There is no room for what it makes.
     #[error("there is no room: {} is full", .0.name)]
     NoRoom(CapacityLimit),
@@ -72,6 +76,7 @@ impl NextEncodeError {
             Self::UnknownMedium(_) => "not_found",
             Self::SourceGone(_) => "source_gone",
             Self::TooManyEncodes(_) => "encodes_too_many",
+            Self::Quota(problem) => problem.code(),
             Self::NoRoom(limit) => limit.problem_code().code(),
             Self::TooManySuperseded(_) => "encodes_in_use",
         }

@@ -22,10 +22,7 @@ use super::{
     explain_encode_failure, require_priority,
     tasks::{TaskBeginning, TaskOrigin, TaskRequest, begin_task},
 };
-use crate::{
-    AppState, capacity, media, schedules,
-    transcode::{begin_transcode, require_work_room},
-};
+use crate::{AppState, capacity, media, quotas, schedules, transcode::begin_transcode};
 use auth::Principal;
 use web::{
     body::JsonBody,
@@ -149,7 +146,7 @@ pub(super) async fn submit_job(
 ) -> Result<Response, Problem> {
     let id = claim.map_or_else(nats::new_id_bytes, |claim| claim.derive_id(0));
     let document =
-        submit(&app, &who, || permit.charge_group(RateLimitGroup::Transcoder), wanted, (id, "")).await?;
+        submit(&app, &who, || permit.charge_group(RateLimitGroup::Transcoder), wanted, (id, "", 0)).await?;
     let place = match (&document.job_id, &document.schedule_id) {
         (Some(job_id), _) => format!("jobs/{job_id}"),
         (None, schedule_id) => {
@@ -200,7 +197,9 @@ pub(super) async fn submit_jobs(
         let id = claim.as_ref().map_or_else(nats::new_id_bytes, |claim| claim.derive_id(number));
         let place = format!("/jobs/{number}");
         let charge = || permit.charge_item(RateLimitGroup::Transcoder);
-        let (submitted, problem) = match submit(&app, &who, charge, wanted, (id, &place)).await {
+        let begun_count = items.iter().filter(|item: &&JobBulkItem| item.submitted.job_id.is_some()).count();
+        let begun_count = u64::try_from(begun_count).unwrap_or(u64::MAX);
+        let (submitted, problem) = match submit(&app, &who, charge, wanted, (id, &place, begun_count)).await {
             Ok(submitted) => (submitted, None),
             Err(problem) => {
                 let nothing = JobSubmittedDocument { job_id: None, schedule_id: None };
@@ -213,14 +212,15 @@ pub(super) async fn submit_jobs(
     Ok(Json(JobBulkSubmittedDocument { items, refused_count }))
 }
 
-/// Begins a job, or makes the schedule that does, by the id `id`; `place` is where it stands in the request. Whichever way it is asked
+/// Begins a job, or makes the schedule that does, by the id `id`; `place` is where it stands in the request, and `begun_count` how many
+/// began with the same one. Whichever way it is asked
 /// for, what workers have to do counts as one.
 async fn submit(
     app: &AppState,
     who: &Principal,
     charge_work: impl FnOnce() -> Result<(), Problem> + Send,
     wanted: JobSubmission,
-    (id, place): ([u8; 16], &str),
+    (id, place, begun_count): ([u8; 16], &str, u64),
 ) -> Result<JobSubmittedDocument, Problem> {
     match (wanted.job, wanted.run_at_ms) {
         (job, Some(at_ms)) => {
@@ -230,14 +230,15 @@ async fn submit(
         }
         (JobRequest::Transcode(wanted), None) => {
             charge_work()?;
-            let begun = begin_transcode(app, wanted, who, &format!("{place}/job/profile")).await?;
+            let begun =
+                begin_transcode(app, wanted, who, (&format!("{place}/job/profile"), begun_count)).await?;
             Ok(JobSubmittedDocument::of_job(begun.job_id))
         }
         (JobRequest::Verify(wanted), None) => {
             charge_work()?;
             let request =
                 TaskRequest { kind: job::VERIFY, media_id: wanted.media_id, priority: wanted.priority };
-            let job = begin_owned_task(app, JobId::from_bytes(id), request, who).await?;
+            let job = begin_owned_task(app, JobId::from_bytes(id), request, (who, begun_count)).await?;
             Ok(JobSubmittedDocument::of_job(job.job_id))
         }
         (JobRequest::Unknown, None) => Err(schedules::unknown_kind(&format!("{place}/job/kind"))),
@@ -249,10 +250,11 @@ async fn begin_owned_task(
     app: &AppState,
     job_id: JobId,
     request: TaskRequest,
-    who: &Principal,
+    (who, begun_count): (&Principal, u64),
 ) -> Result<Box<JobRecord>, Problem> {
     let medium = media::load_owned(&app.bus, request.media_id, who).await?;
-    require_work_room(app, &medium, false).await?;
+    let work = (None, begun_count);
+    quotas::require_work_room(&app.bus, &app.config.quotas, medium.owner(), work).await?;
     require_priority(who, request.priority)?;
     let begun = begin_task(&app.bus, job_id, request, TaskOrigin::PERSON).await;
     match begun.map_err(explain_encode_failure)? {

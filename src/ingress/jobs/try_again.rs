@@ -12,7 +12,10 @@ use super::{
     retry::{NextEncode, NextEncodeError, begin_next_encode, settings_of_job},
     tasks::{TaskBeginning, TaskRequest, retry_task},
 };
-use crate::transcode::ProfileCatalog;
+use crate::{
+    quotas::{self, QuotaConfig},
+    transcode::ProfileCatalog,
+};
 
 /// What asking for another try led to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +35,8 @@ pub(crate) struct TryContext<'a> {
     pub(crate) store: &'a Store,
     /// The profiles that there are now.
     pub(crate) profiles: &'a ProfileCatalog,
+    /// How much each owner may have done.
+    pub(crate) quotas: &'a QuotaConfig,
     /// Who asks may have jobs go before those of everybody.
     pub(crate) may_take_p0: bool,
 }
@@ -54,7 +59,14 @@ pub(crate) async fn try_job_again(
         JobPriority::P0 if !context.may_take_p0 => JobPriority::default(),
         other => other,
     };
-    match JobKind::parse(&job.kind) {
+    let kind = JobKind::parse(&job.kind);
+    if matches!(kind, Some(JobKind::Transcode | JobKind::Verify)) {
+        let encode_ms = job.is_encode().then_some(job.plan.duration_ms);
+        quotas::require_work_room(context.bus, context.quotas, &job.owner, (encode_ms, 0))
+            .await
+            .map_err(|problem| NextEncodeError::Quota(Box::new(problem)))?;
+    }
+    match kind {
         Some(JobKind::Transcode) => try_encode_again(context, job, allowed).await,
         Some(JobKind::Verify) => {
             let Some(request) = TaskRequest::of_job(job) else {

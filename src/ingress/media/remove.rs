@@ -8,7 +8,7 @@ use axum::{
 };
 use nats::Outbox;
 use schemars::JsonSchema;
-use schemas::{access::ApiKeyScope, document, ids::MediaId, media};
+use schemas::{access::ApiKeyScope, document, ids::MediaId, media, upload::UploadRecord};
 use serde::Deserialize;
 
 use super::{
@@ -70,7 +70,7 @@ pub(super) async fn remove_media(
     QueryParameters(wanted): QueryParameters<RemovalQuery>,
 ) -> Result<StatusCode, Problem> {
     let media_id = parse_media_id(&id)?;
-    let is_final = wanted.permanent || app.config.restorable_ms == 0;
+    let is_final = wanted.permanent || app.config.restorable_ms == 0 || is_unfinished(&app, media_id).await?;
     let removed = write_tombstone(&app, media_id, (&who, &headers), is_final).await?;
     app.known.forget(media_id);
     if let Err(error) = removal::end_media_work(&app.bus, &removed).await {
@@ -78,6 +78,15 @@ pub(super) async fn remove_media(
     }
     tracing::info!(media.id = %media_id, by = who.owner, "removed");
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// True while the bytes of a medium are on their way: its upload ends with it, so there would be nothing to restore.
+async fn is_unfinished(app: &AppState, media_id: MediaId) -> Result<bool, Problem> {
+    let key = media_id.to_string();
+    let document = app.bus.load_record::<document::MediaDocumentRecord>(&key).await?;
+    let Some(upload_id) = document.and_then(|held| held.record.upload_id) else { return Ok(false) };
+    let upload = app.bus.load_record::<UploadRecord>(&upload_id.to_string()).await?;
+    Ok(upload.is_some_and(|held| held.record.is_unfinished()))
 }
 
 /// Writes into the document that the medium is removed, with the event.

@@ -1,8 +1,8 @@
-//! `POST /v1/media/{media_id}/restore`: a removed medium is there again, as it was; what was being made of it goes on.
+//! `POST /v1/media/{media_id}/restore`: a removed medium is there again, as it was; what was being made of it is made anew.
 //!
 //! What the stages know is restored first, then the document: until that is written the medium is removed for everybody, and a request
 //! that a crash cut is repeated. The count of the removal stands in both, so that what ends the work on a removed medium leaves a
-//! restored one alone. Removal cancelled the job of an encode that was being made: another one goes on with the parts that it had made.
+//! restored one alone. Removal cancelled the job of an encode that was being made, and what it had stored goes: the encode is made anew.
 //!
 //! Limits: [`CHANGE_ATTEMPTS_MAX`] tries against others who change the medium.
 
@@ -19,7 +19,7 @@ use schemas::{
     document::MediaDocumentRecord,
     encode::EncodeSettings,
     ids::MediaId,
-    job::{JOB_CANCELLED, JobRecord, JobStatus},
+    job::{JOB_CANCELLED, JobRecord, JobStatus, MEDIA_REMOVED},
     media::{MediaRecord, MediaRestored, MediaStatus, ReopenStep},
     upload::{UploadRecord, UploadStatus},
 };
@@ -52,8 +52,8 @@ pub(super) static RESTORE_MEDIA: Operation = Operation::change(
 
 /// Restore one removed medium
 ///
-/// It is as it was: title, gate, links, and what plays. What was being made of it is made further. One that is not removed is answered
-/// as it is.
+/// It is as it was: title, gate, links, and what was ready. An encode that its removal cancelled is made anew, and a medium that played
+/// before its first encode was ready plays again then. One that is not removed is answered as it is.
 #[utoipa::path(
     post,
     path = RESTORE_MEDIA.path,
@@ -99,19 +99,20 @@ async fn restore(app: &AppState, media_id: MediaId, who: &Principal) -> Result<(
     let Some(restored) = held.record.to_restored(nats::now_ms()) else { return Err(no_such_medium()) };
     let upload = load_upload(bus, &held.record).await?;
     let encode = restore_asset(bus, &held.record, upload.as_ref()).await?;
-    let owner = restored.owner.clone();
-    held.record = restored;
-    let event = MediaRestored { media_id, owner, restored_by: who.owner.clone() };
-    bus.commit_record(&mut held, Outbox::new().with_event(&event)).await?;
-    tracing::info!(media.id = %media_id, by = who.owner, "restored");
+    // Before the document: who repeats this after a crash finds what is still to be done.
     if let Some((ended, settings)) = encode {
         let begun = Box::pin(begin_next_encode(bus, &app.store, (media_id, ended), settings)).await;
         if let Err(error) = begun {
             // The medium is there and says that its encode was cancelled: it can be asked for again.
             let problem = explain_encode_failure(error);
-            tracing::warn!(media.id = %media_id, code = problem.code(), "its encode does not go on");
+            tracing::warn!(media.id = %media_id, code = problem.code(), "its encode does not begin anew");
         }
     }
+    let owner = restored.owner.clone();
+    held.record = restored;
+    let event = MediaRestored { media_id, owner, restored_by: who.owner.clone() };
+    bus.commit_record(&mut held, Outbox::new().with_event(&event)).await?;
+    tracing::info!(media.id = %media_id, by = who.owner, "restored");
     Ok(())
 }
 
@@ -163,6 +164,8 @@ async fn restore_asset(
         ))
     });
     let was_ended = held.record.removed_at_ms.is_some();
+    // By a request that came to nothing behind this.
+    let was_restored = removed.removal_count > 0 && held.record.restored_removal == removed.removal_count;
     held.record.removed_at_ms = None;
     held.record.restored_removal = removed.removal_count;
     held.record.owner.clone_from(&removed.owner);
@@ -177,31 +180,54 @@ async fn restore_asset(
             reopened.map_err(explain_encode_failure)?;
             Ok(None)
         }
-        MediaStatus::Stored | MediaStatus::Playable if was_ended => {
-            let record = &held.record;
-            let known = record.encode.as_ref().map_or(0, |encode| encode.number);
-            let newest = record.attempt.encode.max(known).max(1);
-            let key = plan::derive_job_id(media_id, newest).to_string();
-            let job = bus.load_record::<JobRecord>(&key).await?.map(|held| held.record);
-            if job.as_ref().is_some_and(|job| job.status == JobStatus::Active) {
-                bus.commit_record(&mut held, Outbox::new()).await?;
-                return Ok(None);
-            }
-            let settings = match &job {
-                Some(job) => settings_of_job(job),
-                None => upload.map(|upload| upload.settings.clone()).unwrap_or_default(),
-            };
-            let detail = "what was being made of it was cancelled";
-            let now_ms = record.changed_at_ms;
-            if let Some(failed) = record.with_failure(newest, JOB_CANCELLED, detail, now_ms) {
-                held.record = failed;
+        MediaStatus::Stored | MediaStatus::Playable | MediaStatus::Ready | MediaStatus::Failed
+            if was_ended || was_restored =>
+        {
+            let cancelled = find_cancelled_encode(bus, &held.record, upload).await?;
+            if let Some((number, _)) = &cancelled {
+                let detail = "what was being made of it was cancelled";
+                let now_ms = held.record.changed_at_ms;
+                if let Some(failed) = held.record.with_failure(*number, JOB_CANCELLED, detail, now_ms) {
+                    held.record = failed;
+                }
             }
             bus.commit_record(&mut held, Outbox::new()).await?;
-            Ok(Some((newest, settings)))
+            Ok(cancelled)
         }
         _ => {
             bus.commit_record(&mut held, Outbox::new()).await?;
             Ok(None)
         }
     }
+}
+
+/// The number of the encode that was being made when the medium was removed, and how it was asked for; `None` where none was, or it goes
+/// on.
+async fn find_cancelled_encode(
+    bus: &Bus,
+    record: &MediaRecord,
+    upload: Option<&UploadRecord>,
+) -> Result<Option<(u32, EncodeSettings)>, Problem> {
+    let known = record.encode.as_ref().map_or(0, |encode| encode.number);
+    let newest = record.attempt.encode.max(known).max(1);
+    let key = plan::derive_job_id(record.media_id, newest).to_string();
+    let job = bus.load_record::<JobRecord>(&key).await?.map(|held| held.record);
+    let is_wanted = match record.status {
+        MediaStatus::Stored | MediaStatus::Playable => true,
+        MediaStatus::Ready => newest > known,
+        // By the removal, or by hand before it: the job says which.
+        MediaStatus::Failed => record.code.as_deref() == Some(JOB_CANCELLED),
+        MediaStatus::Uploading | MediaStatus::Rejected => false,
+    };
+    Ok(match job {
+        _ if !is_wanted => None,
+        Some(job) if job.status == JobStatus::Cancelled => {
+            let is_removals = job.code.as_deref() == Some(MEDIA_REMOVED);
+            is_removals.then(|| (newest, settings_of_job(&job)))
+        }
+        // It goes on, or came to its own end.
+        Some(_) => None,
+        // It was not planned yet.
+        None => Some((newest, upload.map(|upload| upload.settings.clone()).unwrap_or_default())),
+    })
 }

@@ -377,6 +377,45 @@ async fn an_encode_that_a_removal_cancelled_goes_on_with_what_it_was_asked_for()
 }
 
 #[tokio::test]
+async fn a_new_encode_of_what_plays_is_made_anew_and_one_that_its_owner_cancelled_is_not() {
+    for by_owner in [false, true] {
+        let (owner, medium, media_id) = restorable(|record| {
+            record.technical = Some(technical_metadata());
+            let key = schemas::keys::source_key(record.media_id);
+            record.source = Some(media::MediaSource { key, size_bytes: 5, sha256: "ab".into() });
+            record.encode = Some(media::MediaEncode {
+                number: 1,
+                job_id: packaging::plan::derive_job_id(record.media_id, 1),
+                prefix: schemas::keys::encode_prefix(record.media_id, 1, "abc"),
+                duration_ms: 1_000,
+                renditions: Vec::new(),
+                subtitles: Vec::new(),
+                has_poster: false,
+                has_storyboard: false,
+                has_checksums: false,
+                warnings: Vec::new(),
+            });
+            record.attempt.encode = 2;
+        })
+        .await;
+        let admin = owner.site.broker.bus(Role::Admin).await;
+        let job = job_record(media_id, "admin", 2, job::JobStatus::Active);
+        admin.commit_record(&mut VersionedRecord::new(job.clone()), Outbox::new()).await.unwrap();
+        if by_owner {
+            let path = format!("/v1/jobs/{}/cancel", job.job_id);
+            assert_eq!(owner.ask("POST", &path, "", "").await.status, 200);
+        }
+        assert_eq!(owner.ask("DELETE", &medium, "If-Match: *\r\n", "").await.status, 204);
+        let restored = owner.ask("POST", &format!("{medium}/restore"), "", "").await;
+        assert_eq!(restored.status, 200, "{restored:?}");
+        let record =
+            admin.load_record::<media::MediaRecord>(&media_id.to_string()).await.unwrap().unwrap().record;
+        let begun = if by_owner { 2 } else { 3 };
+        assert_eq!((record.status, record.attempt.encode), (media::MediaStatus::Ready, begun), "{by_owner}");
+    }
+}
+
+#[tokio::test]
 async fn what_was_not_verified_yet_is_verified_after_its_restoration_and_what_never_came_is_refused() {
     let (owner, medium, _) = restorable(|record| record.status = media::MediaStatus::Uploading).await;
     let admin = owner.site.broker.bus(Role::Admin).await;
@@ -394,7 +433,7 @@ async fn what_was_not_verified_yet_is_verified_after_its_restoration_and_what_ne
     let open = format!("/v1/media/{}", made.header("streamgate-media-id").unwrap());
     assert_eq!(owner.ask("DELETE", &open, "If-Match: *\r\n", "").await.status, 204);
     let refused = owner.ask("POST", &format!("{open}/restore"), "", "").await;
-    assert_eq!(code(&refused), (409, "media_incomplete".into()));
+    assert_eq!(code(&refused), (404, "not_found".into()));
 }
 
 #[tokio::test]

@@ -357,6 +357,7 @@ pub(super) async fn run_schedule_now(
         bus: app.bus.clone(),
         store: app.store.clone(),
         capacity: app.capacity.clone(),
+        quotas: app.config.quotas.clone(),
         ended_kept_ms: app.config.uploads.ended_kept_ms,
     };
     match runner.run_now(held, &who.owner, now_ms).await? {

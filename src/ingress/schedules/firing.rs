@@ -23,6 +23,7 @@ use crate::{
         retry::{NextEncode, NextEncodeError, begin_scheduled_encode},
         tasks::{TaskBeginning, TaskRequest, begin_scheduled_task},
     },
+    quotas::{self, QuotaConfig},
 };
 
 /// How long a job is tried to be begun, in milliseconds: an hour.
@@ -40,6 +41,8 @@ pub struct ScheduleRunner {
     pub store: Store,
     /// Whether there is room for what is begun.
     pub capacity: CapacityMonitor,
+    /// How much each owner may have done.
+    pub quotas: QuotaConfig,
     /// How long a schedule without a time is kept, in milliseconds.
     pub ended_kept_ms: u64,
 }
@@ -227,10 +230,18 @@ impl ScheduleRunner {
         if let Some(full) = self.capacity.find_full(&JOB) {
             return Err(NextEncodeError::NoRoom(full));
         }
+        self.require_room(owner, None).await?;
         Ok(match begin_scheduled_task(&self.bus, owner, run, request).await? {
             TaskBeginning::Begun(job) | TaskBeginning::Found(job) => RunOutcome::Begun { job_id: job.job_id },
             TaskBeginning::Refused(why) => refuse(ProblemCode::NothingStored, why),
         })
+    }
+
+    /// Refuses what the owner of the schedule may not have done.
+    async fn require_room(&self, owner: &str, encode_ms: Option<u64>) -> Result<(), NextEncodeError> {
+        quotas::require_work_room(&self.bus, &self.quotas, owner, (encode_ms, 0))
+            .await
+            .map_err(|problem| NextEncodeError::Quota(Box::new(problem)))
     }
 
     async fn begin_encode(
@@ -241,6 +252,12 @@ impl ScheduleRunner {
     ) -> Result<RunOutcome, NextEncodeError> {
         if let Some(full) = self.capacity.find_full(&ENCODE) {
             return Err(NextEncodeError::NoRoom(full));
+        }
+        let found = self.bus.load_record::<MediaRecord>(&wanted.media_id.to_string()).await?;
+        // What a keeper before this one began is no other encode.
+        if !found.as_ref().is_some_and(|held| held.record.attempt.scheduled == Some(run)) {
+            let technical = found.and_then(|held| held.record.technical);
+            self.require_room(owner, Some(technical.map_or(0, |technical| technical.duration_ms))).await?;
         }
         let (profile, priority) = (wanted.profile.clone(), wanted.priority);
         let settings = EncodeSettings { profile, priority, scheduled: None };
@@ -279,6 +296,8 @@ fn is_passing(error: &NextEncodeError) -> bool {
         // Also what only a newer version can read: one of it may be the next keeper.
         NextEncodeError::Bus(_) | NextEncodeError::NoRoom(_) => true,
         NextEncodeError::Store(error) => error.is_outage(),
+        // Also an index that does not answer.
+        NextEncodeError::Quota(problem) => problem.code() != ProblemCode::QuotaExceeded.code(),
         _ => false,
     }
 }

@@ -103,6 +103,7 @@ impl Encoded {
             bus: self.admin.clone(),
             store: self.site.store.clone(),
             capacity: self.capacity(0),
+            quotas: crate::quotas::QuotaConfig::default(),
             ended_kept_ms: 30 * 24 * HOUR_MS,
         }
     }

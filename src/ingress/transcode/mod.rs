@@ -139,37 +139,22 @@ async fn transcode_media(
     let media_id = media::parse_media_id(&id)?;
     let TranscodeRequest { profile, priority } = wanted;
     let wanted = TranscodeJobRequest { media_id, profile, priority: priority.unwrap_or_default() };
-    let begun = begin_transcode(&app, wanted, &who, "/profile").await?;
+    let begun = begin_transcode(&app, wanted, &who, ("/profile", 0)).await?;
     answer_with_begun_job(&address, begun.job_id, begun)
 }
 
-/// Refuses a job on a medium whose owner may not have another one; an encode also by its duration.
-///
-/// # Errors
-/// `quota_exceeded`; those of a broker or an index that does not answer.
-pub(crate) async fn require_work_room(
-    app: &AppState,
-    medium: &media::MediumRecords,
-    is_encode: bool,
-) -> Result<(), Problem> {
-    let owner = medium.owner();
-    quotas::require_job_room(&app.bus, app.config.quotas.quota_of(owner), owner).await?;
-    if is_encode {
-        quotas::require_encode_room(app, owner, medium.duration_ms()).await?;
-    }
-    Ok(())
-}
-
-/// Begins an encode that `who` asks for; `profile_pointer` says where in the request its profile stands.
+/// Begins an encode that `who` asks for; `profile_pointer` says where in the request its profile stands, and `begun_count` how many jobs
+/// began with the same one.
 pub(crate) async fn begin_transcode(
     app: &AppState,
     wanted: TranscodeJobRequest,
     who: &Principal,
-    profile_pointer: &str,
+    (profile_pointer, begun_count): (&str, u64),
 ) -> Result<TranscodeDocument, Problem> {
     let TranscodeJobRequest { media_id, profile, priority } = wanted;
     let medium = media::load_owned(&app.bus, media_id, who).await?;
-    require_work_room(app, &medium, true).await?;
+    let work = (Some(medium.duration_ms()), begun_count);
+    quotas::require_work_room(&app.bus, &app.config.quotas, medium.owner(), work).await?;
     let profile = find_profile(app, profile, profile_pointer)?;
     require_priority(who, priority)?;
     let settings = EncodeSettings { profile: Some(profile.clone()), priority, scheduled: None };

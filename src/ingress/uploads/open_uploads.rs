@@ -33,13 +33,19 @@ pub(super) async fn add_open_upload(
     let open_max = shared.config.open_per_owner_max;
     let quota = shared.config.quotas.quota_of(owner);
     if !upload.is_partial() {
-        quotas::require_job_room(bus, quota, owner).await.map_err(UploadRefusal::of_problem)?;
+        quotas::require_job_room(bus, quota, owner, 0).await.map_err(UploadRefusal::of_problem)?;
     }
+    // The bytes of a final upload count with its parts.
+    let own_bytes = if upload.is_final() { Some(0) } else { upload.length_bytes };
+    let new = OpenUpload {
+        upload_id: upload.upload_id,
+        length_bytes: own_bytes.unwrap_or_else(|| quotas::undeclared_bytes(quota)),
+    };
     for is_last in [false, true] {
-        let refusal = match try_add(bus, open_max, upload).await? {
-            // By what is declared with all that are open, this one among them: of two at the same moment no more than one fits.
-            Some(declared_bytes) => {
-                match quotas::require_upload_room(bus, quota, owner, declared_bytes).await {
+        let refusal = match try_add(bus, open_max, owner, new).await? {
+            // With this one among those that are open: of two at the same moment no more than one fits.
+            Some(open_bytes) => {
+                match quotas::require_upload_room(bus, quota, owner, (own_bytes, open_bytes)).await {
                     Ok(()) => return Ok(()),
                     Err(problem) => {
                         remove_open_upload(bus, owner, upload.upload_id).await;
@@ -69,22 +75,35 @@ pub(super) async fn remove_open_upload(bus: &Bus, owner: &str, upload_id: Upload
     }
 }
 
-/// The bytes that all open uploads declare, once this one is among them; `None` when there are too many.
-async fn try_add(bus: &Bus, open_max: usize, upload: &UploadRecord) -> Result<Option<u64>, nats::BusError> {
-    let new =
-        OpenUpload { upload_id: upload.upload_id, length_bytes: upload.length_bytes.unwrap_or_default() };
-    let mut declared_bytes = None;
-    change_open_uploads(bus, &upload.owner, |open| {
-        let fits = open.len() < open_max;
-        if fits {
-            open.push(new);
-        }
-        let sum = open.iter().fold(0_u64, |sum, upload| sum.saturating_add(upload.length_bytes));
-        declared_bytes = fits.then_some(sum);
-        fits
+/// What all other open uploads count for in bytes, once this one is among them; `None` when there are too many.
+async fn try_add(
+    bus: &Bus,
+    open_max: usize,
+    owner: &str,
+    new: OpenUpload,
+) -> Result<Option<u64>, nats::BusError> {
+    let mut open_bytes = None;
+    change_open_uploads(bus, owner, |open| {
+        // The same request may come again after a crash.
+        open.retain(|upload| upload.upload_id != new.upload_id);
+        open_bytes = (open.len() < open_max)
+            .then(|| open.iter().fold(0_u64, |sum, upload| sum.saturating_add(upload.length_bytes)));
+        open.push(new);
+        open_bytes.is_some()
     })
     .await?;
-    Ok(declared_bytes)
+    Ok(open_bytes)
+}
+
+/// Lets a part that is complete, and waits for the others, count as an upload without bytes: they count as brought.
+pub(super) async fn settle_part(bus: &Bus, owner: &str, upload_id: UploadId) {
+    let settled = change_open_uploads(bus, owner, |open| {
+        let part = open.iter_mut().find(|upload| upload.upload_id == upload_id && upload.length_bytes > 0);
+        part.map(|part| part.length_bytes = 0).is_some()
+    });
+    if let Err(error) = settled.await {
+        tracing::debug!(%error, upload.id = %upload_id, "a complete part counts as open for now");
+    }
 }
 
 async fn prune_ended(bus: &Bus, owner: &str) -> Result<(), UploadRefusal> {

@@ -331,7 +331,9 @@ pub(super) async fn complete_upload(
     let size_bytes = ledger.record().offset_bytes;
     if ledger.record().is_partial() {
         ledger.mark_part_received().await?;
-        quotas::add_uploaded_bytes(ledger.bus(), &ledger.record().owner, size_bytes).await;
+        let owner = &ledger.record().owner;
+        quotas::add_uploaded_bytes(ledger.bus(), owner, size_bytes).await;
+        super::open_uploads::settle_part(ledger.bus(), owner, ledger.upload_id()).await;
         return Ok(());
     }
     // Before the event: the stages that it wakes look for the document.

@@ -120,12 +120,10 @@ impl MediaPurger {
 
     async fn purge_all(&self, pending: &mut PendingPurges, found: HashMap<MediaId, MediumLeftovers>) {
         for (media_id, found) in found {
-            match self.purge_medium(media_id, &found).await {
-                Ok(true) => {
-                    // The mark of its document says when it was purged.
-                    pending.removed.remove(&media_id);
-                    tracing::info!(media.id = %media_id, "purged");
-                }
+            let Some(removed) = pending.removed.get(&media_id).copied() else { continue };
+            match self.purge_medium(media_id, removed, &found).await {
+                // The mark of its document says when it was purged.
+                Ok(true) => drop(pending.removed.remove(&media_id)),
                 Ok(false) => {
                     tracing::info!(media.id = %media_id, "a removed medium waits for its jobs to end");
                 }
@@ -198,11 +196,18 @@ impl MediaPurger {
     }
 
     /// Writes into the document of a removed medium that nobody restores it any more; answers whose it was. `None` when it was
-    /// restored meanwhile, or purged.
-    async fn close_document(&self, media_id: MediaId) -> Result<Option<String>, nats::BusError> {
+    /// restored meanwhile, also where it was removed again since, or purged.
+    async fn close_document(
+        &self,
+        media_id: MediaId,
+        removed: RemovedMedium,
+    ) -> Result<Option<String>, nats::BusError> {
         let key = media_id.to_string();
         let held = self.bus.load_with_tombstone::<document::MediaDocumentRecord>(&key).await?;
-        let Some(mut held) = held.filter(|held| held.record.is_removed()) else { return Ok(None) };
+        let is_meant = |document: &document::MediaDocumentRecord| {
+            document.is_removed() && document.removal_count == removed.removal_count
+        };
+        let Some(mut held) = held.filter(|held| is_meant(&held.record)) else { return Ok(None) };
         if held.record.is_restorable {
             let now_ms = nats::estimated_broker_now_ms();
             held.record = held.record.into_removed(now_ms);
@@ -222,8 +227,13 @@ impl MediaPurger {
     }
 
     /// Removes all that is left of a medium; false when a job was planned after its removal, which is cancelled first.
-    async fn purge_medium(&self, media_id: MediaId, found: &MediumLeftovers) -> Result<bool, UploadRefusal> {
-        let Some(owner) = self.close_document(media_id).await? else {
+    async fn purge_medium(
+        &self,
+        media_id: MediaId,
+        removed: RemovedMedium,
+        found: &MediumLeftovers,
+    ) -> Result<bool, UploadRefusal> {
+        let Some(owner) = self.close_document(media_id, removed).await? else {
             // The change that says so comes, too.
             return Ok(true);
         };
@@ -263,6 +273,7 @@ impl MediaPurger {
         self.announce_purge(media_id, owner).await?;
         // The document last: it is what brings an interrupted purge back.
         self.purge_record(document::MediaDocumentRecord::BUCKET, &id).await?;
+        tracing::info!(media.id = %media_id, "purged");
         Ok(true)
     }
 

@@ -14,6 +14,8 @@ pub(super) struct RemovedMedium {
     pub(super) is_quiet: bool,
     /// True while its owner may restore it.
     pub(super) is_restorable: bool,
+    /// Which removal it is: after a restoration time begins anew.
+    pub(super) removal_count: u32,
 }
 
 /// Media by what is to be done about them; times are the broker's, as Unix time in milliseconds.
@@ -48,8 +50,16 @@ impl PendingPurges {
             self.removed.remove(&media_id);
             return;
         }
-        let fresh = RemovedMedium { since_ms: entry.stored_at_ms, is_quiet: false, is_restorable: true };
-        self.removed.entry(media_id).or_insert(fresh).is_restorable = document.is_restorable;
+        let document::MediaDocumentRecord { is_restorable, removal_count, .. } = document;
+        let fresh =
+            RemovedMedium { since_ms: entry.stored_at_ms, is_quiet: false, is_restorable, removal_count };
+        let known = self.removed.entry(media_id).or_insert(fresh);
+        if known.removal_count == removal_count {
+            known.is_restorable = is_restorable;
+        } else {
+            // The restoration in between is in no entry any more: a bucket keeps the newest one.
+            *known = fresh;
+        }
     }
 
     /// Takes in a change of what stages know.

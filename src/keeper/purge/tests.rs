@@ -244,9 +244,10 @@ async fn a_job_planned_after_the_removal_is_cancelled_before_anything_goes() {
     let purge = medium::MediaPurger { bus, store: site.store.clone(), config: AT_ONCE };
     let mut pending = pending::PendingPurges::default();
     // What the ingress or an earlier pass ended is not looked at again; the job came later.
-    pending
-        .removed
-        .insert(FILM, pending::RemovedMedium { since_ms: 0, is_quiet: true, is_restorable: false });
+    pending.removed.insert(
+        FILM,
+        pending::RemovedMedium { since_ms: 0, is_quiet: true, is_restorable: false, removal_count: 0 },
+    );
     purge.purge_due_at(&mut pending, now_ms()).await;
     assert!(pending.removed.contains_key(&FILM), "it waits for the worker to stop");
     assert_eq!(site.counts().await["objects"], 3);
@@ -268,9 +269,10 @@ async fn an_event_that_could_not_be_sent_is_sent_before_its_record_goes() {
     let bus = site.broker.bus(Role::Keeper).await;
     let purge = medium::MediaPurger { bus, store: site.store.clone(), config: AT_ONCE };
     let mut pending = pending::PendingPurges::default();
-    pending
-        .removed
-        .insert(FILM, pending::RemovedMedium { since_ms: 0, is_quiet: true, is_restorable: false });
+    pending.removed.insert(
+        FILM,
+        pending::RemovedMedium { since_ms: 0, is_quiet: true, is_restorable: false, removal_count: 0 },
+    );
     purge.purge_due_at(&mut pending, now_ms()).await;
     assert!(pending.removed.contains_key(&FILM));
     let held =
@@ -396,9 +398,14 @@ async fn what_can_be_restored_stays_for_its_time_and_what_was_restored_stays() {
     let config = PurgeConfig { restorable_ms: 1_000, ..AT_ONCE };
     let purge =
         medium::MediaPurger { bus: site.broker.bus(Role::Keeper).await, store: site.store.clone(), config };
-    let removed = |since_ms| pending::RemovedMedium { since_ms, is_quiet: true, is_restorable: true };
+    let removed = |since_ms, removal_count| pending::RemovedMedium {
+        since_ms,
+        is_quiet: true,
+        is_restorable: true,
+        removal_count,
+    };
     let mut pending = pending::PendingPurges::default();
-    pending.removed.insert(FILM, removed(5_000));
+    pending.removed.insert(FILM, removed(5_000, 1));
     purge.purge_due_at(&mut pending, 5_999).await;
     assert_eq!(site.counts().await, before, "it can still be restored");
     // The keeper has not read that it was restored.
@@ -414,7 +421,11 @@ async fn what_can_be_restored_stays_for_its_time_and_what_was_restored_stays() {
     site.admin.commit_record(&mut held, Outbox::new()).await.unwrap();
     assert_eq!(held.record.removal_count, 2);
     site.commit_job_again(job::JobStatus::Active).await;
-    pending.removed.insert(FILM, removed(7_000));
+    // By the time of the removal before, which the keeper knows, nothing of this one is due.
+    pending.removed.insert(FILM, removed(5_000, 1));
+    purge.purge_due_at(&mut pending, 8_000).await;
+    assert!(load().await.unwrap().record.is_restorable);
+    pending.removed.insert(FILM, removed(7_000, 2));
     purge.purge_due_at(&mut pending, 8_000).await;
     let closing = load().await.unwrap().record;
     assert_eq!((closing.is_restorable, closing.title.as_str()), (false, ""), "it waits for its job only");

@@ -42,7 +42,9 @@ const LOOK_MS_MAX: u64 = 30_000;
 /// Fires schedules until `held` fires.
 pub async fn run_schedules(bus: Bus, store: Store, config: KeeperConfig, held: CancellationToken) {
     let capacity = CapacityMonitor::new(bus.clone(), store.clone(), config.capacity, &config.uploads);
-    let runner = ScheduleRunner { bus: bus.clone(), store, capacity, ended_kept_ms: config.ended_kept_ms };
+    let quotas = config.uploads.quotas.clone();
+    let ended_kept_ms = config.ended_kept_ms;
+    let runner = ScheduleRunner { bus: bus.clone(), store, capacity, quotas, ended_kept_ms };
     let mut timer = ScheduleTimer::new(runner);
     let settings = reader::ReaderConfig::new(
         subjects::kv_stream_name(ScheduleRecord::BUCKET),

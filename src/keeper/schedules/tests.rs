@@ -75,7 +75,13 @@ fn open_store() -> (tempfile::TempDir, Store) {
 async fn start_timer(bus: &Bus, store: &Store) -> ScheduleTimer {
     let config = KeeperConfig::default();
     let capacity = CapacityMonitor::new(bus.clone(), store.clone(), config.capacity, &config.uploads);
-    let runner = ScheduleRunner { bus: bus.clone(), store: store.clone(), capacity, ended_kept_ms: 1 };
+    let runner = ScheduleRunner {
+        bus: bus.clone(),
+        store: store.clone(),
+        capacity,
+        quotas: ingress::quotas::QuotaConfig::default(),
+        ended_kept_ms: 1,
+    };
     let mut timer = ScheduleTimer::new(runner);
     for (subject, payload) in
         read_all(bus, &subjects::kv_stream_name(ScheduleRecord::BUCKET), "$KV.schedules.>").await

@@ -218,8 +218,8 @@ impl TranscodePlanner {
             Ok(()) => {
                 let job = held.record;
                 tracing::info!(media.id = %media_id, job.id = %job.job_id, parts = job.parts.len(), "planned");
-                // One that goes on from another was counted with it.
-                if job.retry_of.is_none() {
+                // One that goes on with what another had made was counted with it.
+                if job.made.is_empty() {
                     self.add_encoded_time(&job.owner, job.plan.duration_ms).await;
                 }
                 Ok(job)

@@ -335,3 +335,19 @@ async fn what_is_never_joined_expires() {
         assert!(!site.root.join(keys::source_key(upload.media_id.parse().unwrap())).exists());
     }
 }
+
+#[tokio::test]
+async fn the_parts_of_a_file_count_once_and_what_declares_no_length_counts_for_all_that_is_left() {
+    let mut site = Site::local().await;
+    let each = OwnerQuota { daily_upload_bytes_max: Some(10), ..OwnerQuota::default() };
+    let quotas = QuotaConfig { each, ..QuotaConfig::default() };
+    let replica = site.replica(UploadConfig { quotas, ..UploadConfig::default() }).await;
+    let parts = [replica.part(b"abcd").await, replica.part(b"efgh").await];
+    replica.opened(replica.post_final(&[&parts[0], &parts[1]])).await;
+    // 8 of 10 are used: what comes without a length is taken, and nothing beside it.
+    let open = replica.post(&[("upload-defer-length", "1")]).send().await.unwrap();
+    assert_eq!(open.status(), 201, "{}", open.text().await.unwrap());
+    let refused = replica.post(&[("upload-length", "1")]).send().await.unwrap();
+    assert_eq!(refused.headers()["retry-after"], "60", "it waits for the open one");
+    assert_eq!(code(refused).await, (429, "quota_exceeded".to_owned()));
+}
