@@ -115,5 +115,7 @@ pub const STORYBOARD: &str = "storyboard.vtt";
 pub const STORYBOARD_SHEETS: &str = "storyboard";
 /// The key of encrypted segments, relative to the folder a player sees. Served from its record; no object has this key.
 pub const SEGMENT_KEY: &str = "key";
+/// All of a medium in one file, relative to the folder a player sees. Put together as it is read; no object has this key.
+pub const DOWNLOAD: &str = "download.mp4";
 /// What was decided, made and measured, relative to the encode's folder.
 pub const REPORT: &str = "report.json";

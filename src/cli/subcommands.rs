@@ -72,6 +72,15 @@ A person sees the words that were found in bold; `--json` has where they are.")]
 
 What is not named stays.")]
     Edit(EditArgs),
+    /// Download a medium as one MP4 file
+    #[command(after_help = "Examples:
+  streamgate media download 068p... -o sea.mp4               the best picture, and the first track of sound
+  streamgate media download 068p... --height 480 --audio de
+  streamgate media download 068p... --audio none             pictures alone
+
+A download that was cut goes on where it ended when the command is run again. Others than the owner may download what
+`streamgate media edit --downloads viewers` was said about.")]
+    Download(DownloadArgs),
     /// Encode media again; what plays goes on playing until the new encode is ready
     #[command(after_help = "Examples:
   streamgate media transcode 068p... 068q...                 by the profile that uploads are encoded by
@@ -140,6 +149,31 @@ pub struct EditArgs {
     /// The transaction that minted its token
     #[arg(long, value_name = "HASH")]
     pub mint_tx: Option<String>,
+    /// Who may download it: you alone, or all who may play it
+    #[arg(long, value_name = "WHO", value_parser = ["none", "viewers"])]
+    pub downloads: Option<String>,
+    /// The server.
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+/// Flags of `media download`.
+#[derive(Debug, clap::Args)]
+pub struct DownloadArgs {
+    /// Its id
+    pub media_id: String,
+    /// Where it is written, in place of the id with .mp4 behind it
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Replace a file that is there
+    #[arg(long)]
+    pub force: bool,
+    /// The largest picture whose short side has at most so many pixels
+    #[arg(long, value_name = "PIXELS")]
+    pub height: Option<u32>,
+    /// A track of sound, by its name or language; `none` for no sound
+    #[arg(long, value_name = "TRACK")]
+    pub audio: Option<String>,
     /// The server.
     #[command(flatten)]
     pub client: ClientArgs,

@@ -148,6 +148,7 @@ GET /library/assets/{file} Open Api
 GET /livez Open none
 GET /metrics Principal(Monitor) Monitor
 GET /openapi.json Open Api
+GET /play/{token}/{media_id}/download.mp4 Path Streaming
 GET /play/{token}/{media_id}/{*path} Path Streaming
 GET /readyz Open Api
 GET /v1/audit Principal(Audit) Monitor

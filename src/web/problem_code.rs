@@ -86,6 +86,12 @@ kinds! {
         "Send the same bytes again from the offset that HEAD tells.";
     ContentEncoding 415 "content_encoding" "The body is coded"
         "Send the bytes of the file as they are, without `Content-Encoding`.";
+    DownloadEarly 409 "download_early" "There is no file of this medium yet"
+        "Follow `GET /v1/events?media=` until `media.ready`.";
+    DownloadRefused 403 "download_refused" "Nobody but its owner may download this"
+        "Play it instead, or ask its owner to let viewers download it: `downloads` of its document; `reason` says what stands in the way.";
+    DownloadTooLarge 409 "download_too_large" "This is too long to be one file"
+        "Choose a smaller `height` or leave a track out, or play it instead; the operator may raise `ingress.playback.download_samples_max`.";
     Conflict 409 "conflict" "Somebody else changed this first"
         "Read it again and repeat.";
     ContractAbsent 422 "contract_absent" "There is no such contract"

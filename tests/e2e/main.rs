@@ -20,6 +20,7 @@ mod content;
 mod contract;
 mod crowd;
 mod demo;
+mod downloads;
 mod encryption;
 mod faults;
 mod fetch;

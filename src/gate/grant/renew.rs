@@ -100,6 +100,19 @@ impl PlaybackGrants {
         Ok(RenewalOutcome::Renewed)
     }
 
+    /// Whether a session plays as its medium's owner, or as an administrator: whom no gate keeps out.
+    ///
+    /// # Errors
+    /// As [`PlaybackGrants::check_session`].
+    pub async fn is_owner_session(
+        &self,
+        playback_id: PlaybackId,
+        media_id: MediaId,
+    ) -> Result<bool, PlaybackDenied> {
+        let session = self.load_session(playback_id, media_id).await?;
+        Ok(session_viewer(&session).bypasses_gate_of(&session.owner))
+    }
+
     /// Nobody can say at present: what was granted lasts to its end.
     fn keep_unclear_session(
         &self,
