@@ -79,6 +79,11 @@ pub fn storyboard_sheet_path(number: u32) -> String {
     format!("{STORYBOARD_SHEETS}/{number}.jpg")
 }
 
+/// Picture at a time in milliseconds, of a width in pixels, relative to the encode's folder.
+pub fn thumbnail_path(at_ms: u64, width: u32) -> String {
+    format!("thumbnails/{at_ms}-{width}.jpg")
+}
+
 /// Final media playlist of a rendition, relative to the encode's folder.
 pub fn media_playlist_path(rendition: &str) -> String {
     format!("{rendition}/index.m3u8")

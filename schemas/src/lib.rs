@@ -35,6 +35,7 @@ pub mod search_query;
 pub mod session;
 pub mod store;
 pub mod subjects;
+pub mod thumbnails;
 pub mod upload;
 pub mod value;
 pub mod view;

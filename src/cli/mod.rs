@@ -46,6 +46,7 @@ pub mod sse;
 pub mod stdin_upload;
 pub mod store;
 mod subcommands;
+mod thumbnail;
 pub mod topology;
 mod transcode;
 pub mod tus;
@@ -69,8 +70,8 @@ pub use schedules::{ScheduleIdsArgs, SchedulesCommand};
 pub use search::MediaSearchArgs;
 pub use subcommands::{
     AuditCommand, DeadCommand, DownloadArgs, EditArgs, FetchArgs, JobIdsArgs, JobsCommand, JobsWatchArgs,
-    MediaCommand, NatsCommand, OwnerCommand, ReplayArgs, SchemasCommand, StoreCommand, TranscodeArgs,
-    VerifyArgs, WorkerNameArgs, WorkersCommand,
+    MediaCommand, NatsCommand, OwnerCommand, ReplayArgs, SchemasCommand, StoreCommand, ThumbnailArgs,
+    TranscodeArgs, VerifyArgs, WorkerNameArgs, WorkersCommand,
 };
 
 use crate::roles::ProcessRole;

@@ -81,11 +81,19 @@ What is not named stays.")]
 A download that was cut goes on where it ended when the command is run again. Others than the owner may download what
 `streamgate media edit --downloads viewers` was said about.")]
     Download(DownloadArgs),
+    /// Fetch a picture of a medium at a time, which is made first unless it was
+    #[command(after_help = "Examples:
+  streamgate media thumbnail 068p... --at 12.5 -o sea.jpg
+  streamgate media thumbnail 068p... --at 0 --width 1280      smaller media are not enlarged
+
+It is the picture that is shown then. Afterwards it is at /v1/media/068p.../thumbnail?t=12.5, for all who may play a public medium.")]
+    Thumbnail(ThumbnailArgs),
     /// Encode media again; what plays goes on playing until the new encode is ready
     #[command(after_help = "Examples:
   streamgate media transcode 068p... 068q...                 by the profile that uploads are encoded by
   streamgate media transcode --profile small 068p...         `streamgate profiles` lists them
   streamgate media transcode --priority p2 068p...           when nothing else waits
+  streamgate media transcode --start 12.5 --end 30 068p...   that part alone; without them all of it again
 
 Each prints the id of its job: `streamgate jobs show` says how far it is, `jobs cancel` ends it and leaves what plays. Who plays the old
 encode plays it to the end of the session; then it is removed.")]
@@ -179,6 +187,25 @@ pub struct DownloadArgs {
     pub client: ClientArgs,
 }
 
+/// Flags of `media thumbnail`.
+#[derive(Debug, clap::Args)]
+pub struct ThumbnailArgs {
+    /// Its id
+    pub media_id: String,
+    /// When it is shown, in seconds from the beginning
+    #[arg(long, value_name = "SECONDS")]
+    pub at: f64,
+    /// Its width in pixels; 320 unless said otherwise
+    #[arg(long, value_name = "PIXELS")]
+    pub width: Option<u32>,
+    /// Where it is written, in place of id and time
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// The server.
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
 /// Flags of `media fetch`.
 #[derive(Debug, clap::Args)]
 pub struct FetchArgs {
@@ -240,6 +267,12 @@ pub struct TranscodeArgs {
     /// p0 (for keys of admins), p1 or p2; p1 unless said otherwise
     #[arg(long, value_parser = ["p0", "p1", "p2"])]
     pub priority: Option<String>,
+    /// Where the part of it begins that is encoded alone, in seconds
+    #[arg(long, value_name = "SECONDS")]
+    pub start: Option<f64>,
+    /// Where that part ends, in seconds
+    #[arg(long, value_name = "SECONDS")]
+    pub end: Option<f64>,
     /// The server.
     #[command(flatten)]
     pub client: ClientArgs,

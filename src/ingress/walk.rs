@@ -170,6 +170,7 @@ GET /v1/media/search Principal(Metadata) Metadata
 GET /v1/media/{media_id} Principal(Metadata) Metadata
 GET /v1/media/{media_id}/gate Principal(Gate) Metadata
 GET /v1/media/{media_id}/poster Optional(Metadata) Streaming
+GET /v1/media/{media_id}/thumbnail Optional(Metadata) Streaming
 GET /v1/oembed Open Streaming
 GET /v1/profiles Principal(Worker) Transcoder
 GET /v1/schedules Principal(Worker) Worker

@@ -31,7 +31,7 @@ pub fn content_disposition(title: &str, otherwise: &str, extension: &str) -> Hea
     let mut text = format!("attachment; filename=\"{plain}.{extension}\"");
     if plain != name {
         let escaped = utf8_percent_encode(&name, ESCAPED);
-        text.push_str(&format!("; filename*=UTF-8''{escaped}.{extension}"));
+        text = format!("{text}; filename*=UTF-8''{escaped}.{extension}");
     }
     HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("attachment"))
 }

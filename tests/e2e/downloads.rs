@@ -201,7 +201,7 @@ async fn only_those_have_the_file_whom_the_owner_lets() {
     let media_id = cluster.upload(film(), "film.mp4").await;
     cluster.media_event("media.ready", &media_id).await;
     let gate = cluster.request(Method::PUT, &format!("/v1/media/{media_id}/gate"));
-    let gate = gate.header(header::IF_NONE_MATCH, "*").json(&json!({ "kind": "public" }));
+    let gate = gate.header(header::IF_MATCH, "*").json(&json!({ "kind": "public" }));
     let answer = gate.send().await.unwrap();
     assert!(answer.status().is_success(), "{}", answer.text().await.unwrap());
     let session = open_anonymously(&cluster, &media_id).await;

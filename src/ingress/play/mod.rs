@@ -13,6 +13,7 @@ mod open;
 mod path;
 mod playable_media;
 pub(super) mod poster;
+mod thumbnail;
 
 use std::sync::Arc;
 
@@ -89,7 +90,13 @@ impl Default for PlaybackConfig {
 
 /// Their descriptions.
 #[derive(utoipa::OpenApi)]
-#[openapi(paths(open::open_playback, poster::read_poster, read_playback_path, download::download_media))]
+#[openapi(paths(
+    open::open_playback,
+    poster::read_poster,
+    thumbnail::read_thumbnail,
+    read_playback_path,
+    download::download_media
+))]
 pub(super) struct PlaybackApiDoc;
 
 impl openapi::OperationGroup for PlaybackApiDoc {
@@ -107,6 +114,7 @@ pub fn session_router() -> OperationRouter<AppState> {
     OperationRouter::default()
         .with(&open::OPEN_PLAYBACK, open::open_playback)
         .with(&poster::READ_POSTER, poster::read_poster)
+        .with(&thumbnail::READ_THUMBNAIL, thumbnail::read_thumbnail)
 }
 
 /// The routes below a token; open, since the token is the right.

@@ -243,7 +243,7 @@ impl ScheduleRunner {
             return Err(NextEncodeError::NoRoom(full));
         }
         let (profile, priority) = (wanted.profile.clone(), wanted.priority);
-        let settings = EncodeSettings { profile, priority, scheduled: None };
+        let settings = EncodeSettings { profile, priority, scheduled: None, range: wanted.range };
         let medium = (wanted.media_id, owner, attempt_before);
         Ok(match begin_scheduled_encode(&self.bus, &self.store, medium, (run, settings)).await? {
             NextEncode::Begun { job_id, .. } => RunOutcome::Begun { job_id },

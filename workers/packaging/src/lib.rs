@@ -22,6 +22,7 @@ pub mod playlist;
 pub mod presentation;
 mod profile;
 mod ratio;
+mod segment_search;
 pub mod storyboard;
 pub mod subtitle_timeline;
 #[cfg(feature = "testing")]
@@ -35,3 +36,4 @@ pub use audio_names::{ListedAudio, list_audio};
 pub use checksums::{ChecksumList, LIST_BYTES_MAX as CHECKSUMS_BYTES_MAX};
 pub use part_reader::GrowingPartReader;
 pub use profile::{EncodeProfile, ProfileRung, SIDE_PIXELS_MAX, STEP_RATE_BPS_MAX, STEPS_MAX, X264Preset};
+pub use segment_search::{ListedSegment, find_segment};

@@ -25,7 +25,7 @@ use crate::{
     job_actions,
     job_result::{TaskOutcome, end_job, keep_report},
     progress::TaskProgress,
-    verify,
+    thumbnails, verify,
 };
 
 /// How soon a job of another version is looked at again, in milliseconds.
@@ -245,6 +245,10 @@ impl TaskProcessor {
                 let fetched = tokio::time::timeout(limit, Box::pin(fetching)).await;
                 let fetched = fetched.unwrap_or(Err(FetchError::TooSlow));
                 fetched.map(|()| TaskOutcome::Fetched).map_err(TaskError::from)
+            }
+            Some(JobKind::Thumbnails) => {
+                let making = thumbnails::make_thumbnails(&self.context, job, &progress);
+                Box::pin(making).await.map(|()| TaskOutcome::Pictured)
             }
             Some(JobKind::Transcode) | None => Err(TaskError::UnknownKind { kind: job.kind.clone() }),
         };

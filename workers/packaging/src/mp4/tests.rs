@@ -131,7 +131,9 @@ fn joined(tracks: &[(Vec<u8>, Vec<Vec<u8>>)], language: &str) -> Vec<u8> {
         .iter()
         .map(|(init, segments)| {
             let mut track = ProgressiveTrack::new(init, language).unwrap();
-            segments.iter().for_each(|segment| track.push_segment(segment).unwrap());
+            for segment in segments {
+                track.push_segment(segment).unwrap();
+            }
             track
         })
         .collect();
@@ -219,7 +221,9 @@ fn places_above_four_gibibytes_are_said_in_full() {
     let folder = tempfile::tempdir().unwrap();
     let (init, segments) = real_file(folder.path(), &TONE);
     let mut track = ProgressiveTrack::new(&init, "en").unwrap();
-    segments.iter().for_each(|segment| track.push_segment(segment).unwrap());
+    for segment in &segments {
+        track.push_segment(segment).unwrap();
+    }
     let narrow = ProgressiveMp4::new(std::slice::from_ref(&track));
     track.enlarge_chunks(1 << 32);
     let wide = ProgressiveMp4::new(&[track]);
