@@ -58,6 +58,7 @@ mod queue_pauses;
 pub mod retry;
 pub(crate) mod submit;
 pub mod tasks;
+pub(crate) mod thumbnail_order;
 mod try_again;
 mod why;
 

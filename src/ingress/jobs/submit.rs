@@ -14,7 +14,6 @@ use schemas::{
     ids::{JobId, ScheduleId},
     job::{self, JobRecord},
     schedule::JobRequest,
-    thumbnails::{TIMES_MAX, ThumbnailOrder, WIDTH_PIXELS_MAX, WIDTH_PIXELS_MIN},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -22,6 +21,7 @@ use serde_json::{Value, json};
 use super::{
     explain_encode_failure, require_priority,
     tasks::{TaskBeginning, TaskOrigin, TaskRequest, begin_task},
+    thumbnail_order::check_order,
 };
 use crate::{AppState, capacity, media, schedules, transcode::begin_transcode};
 use auth::Principal;
@@ -243,7 +243,7 @@ async fn submit(
             Ok(JobSubmittedDocument::of_job(job.job_id))
         }
         (JobRequest::Thumbnails(wanted), None) => {
-            check_order(&wanted.order(), place)?;
+            check_order(&wanted.order(), |member| format!("{place}/job/{member}"))?;
             charge_work()?;
             let (media_id, priority) = (wanted.media_id, wanted.priority);
             let thumbnails = Some(wanted.order());
@@ -253,21 +253,6 @@ async fn submit(
         }
         (JobRequest::Unknown, None) => Err(schedules::unknown_kind(&format!("{place}/job/kind"))),
     }
-}
-
-/// Refuses pictures that no job makes; `place` is where the job stands in the request.
-pub(crate) fn check_order(order: &ThumbnailOrder, place: &str) -> Result<(), Problem> {
-    let invalid = |member: &str, detail: String| {
-        let pointer = format!("{place}/job/{member}");
-        Err(Problem::new(ProblemCode::RequestInvalid).with_pointer(&pointer, detail))
-    };
-    if !(1..=TIMES_MAX).contains(&order.times_ms.len()) {
-        return invalid("times_ms", format!("1 to {TIMES_MAX} times"));
-    }
-    if !(WIDTH_PIXELS_MIN..=WIDTH_PIXELS_MAX).contains(&order.width) {
-        return invalid("width", format!("{WIDTH_PIXELS_MIN} to {WIDTH_PIXELS_MAX} pixels"));
-    }
-    Ok(())
 }
 
 /// Begins a job that makes no encode, as `who` asks for it.

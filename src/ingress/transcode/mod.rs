@@ -200,8 +200,7 @@ pub(crate) async fn begin_transcode(
     let TranscodeJobRequest { media_id, profile, range, priority } = wanted;
     let medium = media::load_owned(&app.bus, media_id, who).await?;
     if let Some(range) = range {
-        let technical = medium.asset.as_ref().and_then(|held| held.record.technical.as_ref());
-        check_range(range, technical).map_err(|why| range_invalid(range_pointer, why))?;
+        check_medium_range(range, &medium, range_pointer)?;
     }
     let profile = find_profile(app, profile, profile_pointer)?;
     require_priority(who, priority)?;
@@ -215,6 +214,16 @@ pub(crate) async fn begin_transcode(
     };
     tracing::info!(job.id = %job_id, media.id = %media_id, profile, by = who.owner, "encoded again");
     Ok(TranscodeDocument { job_id, media_id, encode, profile, priority, range })
+}
+
+/// Refuses a part that a medium has not; `pointer` says where in the request it stands.
+pub(crate) fn check_medium_range(
+    range: EncodeRange,
+    medium: &media::MediumRecords,
+    pointer: &str,
+) -> Result<(), Problem> {
+    let technical = medium.asset.as_ref().and_then(|held| held.record.technical.as_ref());
+    check_range(range, technical).map_err(|why| range_invalid(pointer, why))
 }
 
 /// Whether there is such a part of a source; of one that was not looked at nobody knows, and it is not encoded anyway.
