@@ -368,6 +368,12 @@ fn open_router(taken: &query::AcceptedParameters) -> OperationRouter<AppState> {
         .merge(probes::router())
 }
 
+/// What is below a path token: players add parameters of their own, but to a download.
+fn play_router(taken: &query::AcceptedParameters) -> OperationRouter<AppState> {
+    let downloads = play::download_router();
+    play::router().merge(downloads.route_layer(query::refuse_unknown_parameters(taken.clone())))
+}
+
 /// Jobs, what begins them, who works on them, and what was given up; what programs keep for a while.
 fn work_router() -> OperationRouter<AppState> {
     jobs::router()
@@ -419,19 +425,12 @@ fn router_with_routes(app: AppState, more: OperationRouter<AppState>) -> Router 
             .layer(filter::filter_requests_with(app.capacity.clone()))
             .layer(in_time.clone()),
     );
-    let downloading = play::download_router().route_layer(query::refuse_unknown_parameters(taken.clone()));
-    let open = open_router(&taken).merge(more).route_layer(in_time);
+    let open = open_router(&taken).merge(more).route_layer(in_time).merge(play_router(&taken));
     let forms = uploads::form_router()
         .route_layer(query::refuse_unknown_parameters(taken))
         .route_layer(filter::filter_requests_with(app.capacity.clone()));
-    let (router, operations) = guarded
-        .merge(forms)
-        .merge(admitted)
-        .merge(open)
-        .merge(play::router())
-        .merge(downloading)
-        .merge(signing_in)
-        .into_parts();
+    let (router, operations) =
+        guarded.merge(forms).merge(admitted).merge(open).merge(signing_in).into_parts();
     router
         .fallback(request::no_such_path)
         .method_not_allowed_fallback(request::no_such_method)

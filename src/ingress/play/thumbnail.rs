@@ -76,10 +76,10 @@ pub(super) async fn read_thumbnail(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let media_id = media::parse_media_id(&id)?;
-    let at_ms = to_millis(wanted.t).ok_or_else(|| malformed("t", format!("0 to {SECONDS_MAX} seconds")))?;
+    let at_ms = to_millis(wanted.t).ok_or_else(|| malformed("t", &format!("0 to {SECONDS_MAX} seconds")))?;
     let width = wanted.width.unwrap_or(WIDTH_PIXELS);
     if !(WIDTH_PIXELS_MIN..=WIDTH_PIXELS_MAX).contains(&width) {
-        return Err(malformed("width", format!("{WIDTH_PIXELS_MIN} to {WIDTH_PIXELS_MAX} pixels")));
+        return Err(malformed("width", &format!("{WIDTH_PIXELS_MIN} to {WIDTH_PIXELS_MAX} pixels")));
     }
     let who = who.map(|axum::Extension(who)| who);
     let shown = find_shown_encode(&app, media_id, who.as_ref()).await?;
@@ -109,7 +109,7 @@ pub(super) async fn read_thumbnail(
     Ok(shown.allow_embedding(response))
 }
 
-fn malformed(name: &str, detail: String) -> Problem {
+fn malformed(name: &str, detail: &str) -> Problem {
     Problem::new(ProblemCode::QueryMalformed).with_detail(format!("{name} takes {detail}"))
 }
 
