@@ -80,7 +80,7 @@ impl PictureTaker for ChildPictures {
 fn to_picture_error(error: &MediaTaskError) -> PictureError {
     let class = match error.retry_decision() {
         MediaRetryDecision::Reject => FailureClass::Reject,
-        _ => FailureClass::Fault,
+        MediaRetryDecision::Retry => FailureClass::Fault,
     };
     PictureError { class, detail: schemas::fault::error_chain(error) }
 }
