@@ -99,7 +99,7 @@ async fn check_file(cluster: &Cluster, session: &Value, query: &str, renditions:
     let file = cluster.dir.path().join("download.mp4");
     std::fs::write(&file, &bytes).unwrap();
     for rendition in renditions {
-        let kind = &rendition[..1];
+        let kind = rendition.get(..1).unwrap();
         let playlist = session["hls_url"].as_str().unwrap();
         let playlist = playlist.replace("master.m3u8", &format!("{rendition}/index.m3u8"));
         let played = decoded(&format!("{}{playlist}", cluster.url), kind);
@@ -254,7 +254,7 @@ async fn a_download_that_was_cut_goes_on() {
     // What a run before has left behind; its first bytes are others, so that it shows that they were kept.
     let mut part = whole[..100_000].to_vec();
     part[50_000] ^= 0xff;
-    std::fs::write(folder.path().join(format!("sea.mp4.{}.part", &tag[..12])), &part).unwrap();
+    std::fs::write(folder.path().join(format!("sea.mp4.{}.part", tag.get(..12).unwrap())), &part).unwrap();
     let asked =
         ["media", "download", &media_id, "-o", "sea.mp4", "--url", &cluster.url, "--api-key", &cluster.key];
     let said = run(program(folder.path(), &asked)).await;
