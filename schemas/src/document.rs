@@ -32,6 +32,25 @@ impl SegmentEncryption {
     }
 }
 
+/// Who may have a medium as a file. Its owner always may.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "Downloads")]
+#[serde(rename_all = "snake_case")]
+pub enum DownloadPolicy {
+    /// Its owner alone.
+    #[default]
+    None,
+    /// All who may play it.
+    Viewers,
+}
+
+impl DownloadPolicy {
+    /// True when nobody but the owner may have it.
+    pub const fn is_none(&self) -> bool {
+        matches!(self, Self::None)
+    }
+}
+
 /// One medium in the bucket `media`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "Record")]
@@ -60,6 +79,9 @@ pub struct MediaDocumentRecord {
     /// How its segments are served; as they are stored when absent.
     #[serde(default, skip_serializing_if = "SegmentEncryption::is_none")]
     pub encryption: SegmentEncryption,
+    /// Who may have it as a file; its owner alone when absent.
+    #[serde(default, skip_serializing_if = "DownloadPolicy::is_none")]
+    pub downloads: DownloadPolicy,
     /// Unix time in milliseconds.
     pub created_at_ms: u64,
     /// Unix time in milliseconds.
@@ -94,6 +116,7 @@ impl MediaDocumentRecord {
             mint_tx: None,
             gate: None,
             encryption: SegmentEncryption::None,
+            downloads: DownloadPolicy::None,
             created_at_ms,
             changed_at_ms: created_at_ms,
             removed_at_ms: None,
@@ -201,6 +224,9 @@ pub struct MediaChanged {
     pub mint_tx: Option<TransactionHash>,
     /// How its segments are served.
     pub encryption: SegmentEncryption,
+    /// Who may have it as a file.
+    #[serde(default, skip_serializing_if = "DownloadPolicy::is_none")]
+    pub downloads: DownloadPolicy,
     /// Names of the members of the document that this changed, also of those that no event has: `contact_email` and `attributes`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub fields: Vec<String>,
@@ -222,6 +248,7 @@ impl MediaChanged {
             links,
             mint_tx: document.mint_tx,
             encryption: document.encryption,
+            downloads: document.downloads,
             fields: fields.iter().map(|&name| name.to_owned()).collect(),
         }
     }

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use crate::encode_settings::EncodeSettings;
+pub use crate::encode_settings::{EncodeRange, EncodeSettings};
 use crate::media::MediaEncode;
 
 /// Most replaced encodes of a medium that are kept for those who still play them.

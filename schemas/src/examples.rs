@@ -539,6 +539,7 @@ fn encode_plan() -> job::EncodePlan {
         source_key: keys::source_key(MEDIA),
         source_bytes: 788_493,
         origin_us: 0,
+        range: None,
         duration_ms: 5_280,
         video: Some(video),
         audio: vec![audio],
@@ -587,6 +588,7 @@ pub fn job_record() -> job::JobRecord {
         action: None,
         acted: None,
         fetch: None,
+        thumbnails: None,
     }
 }
 
@@ -1136,6 +1138,7 @@ fn job_request() -> schedule::JobRequest {
     schedule::JobRequest::Transcode(schedule::TranscodeJobRequest {
         media_id: MEDIA,
         profile: Some(owned_text("default")),
+        range: None,
         priority: JobPriority::P2,
     })
 }

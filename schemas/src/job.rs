@@ -5,11 +5,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     BusEvent, EventContext,
+    encode_settings::EncodeRange,
     ids::{JobId, MediaId, UploadId},
     job_action::{JobActionOrder, JobActionProgress, JobActionReport},
     media::{ClockMark, MediaWarning, Rational},
     schedule::ScheduledRun,
     subjects::{self, JobPriority},
+    thumbnails::ThumbnailOrder,
     value::is_zero,
 };
 
@@ -28,6 +30,9 @@ pub const JOB_ACTION: &str = "job_action";
 /// Kind of the jobs that bring the bytes of an upload from an address.
 pub const FETCH: &str = "fetch";
 
+/// Kind of the jobs that make pictures of a medium at times of its owner's choice.
+pub const THUMBNAILS: &str = "thumbnails";
+
 /// What a job does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum JobKind {
@@ -39,11 +44,14 @@ pub enum JobKind {
     JobAction,
     /// Brings the bytes of an upload from an address.
     Fetch,
+    /// Makes pictures of its medium.
+    Thumbnails,
 }
 
 impl JobKind {
     /// All kinds.
-    pub const ALL: [Self; 4] = [Self::Transcode, Self::Verify, Self::JobAction, Self::Fetch];
+    pub const ALL: [Self; 5] =
+        [Self::Transcode, Self::Verify, Self::JobAction, Self::Fetch, Self::Thumbnails];
 
     /// Its name in records, events and for people.
     pub const fn name(self) -> &'static str {
@@ -52,6 +60,7 @@ impl JobKind {
             Self::Verify => VERIFY,
             Self::JobAction => JOB_ACTION,
             Self::Fetch => FETCH,
+            Self::Thumbnails => THUMBNAILS,
         }
     }
 
@@ -64,7 +73,7 @@ impl JobKind {
     pub const fn queue(self) -> JobQueue {
         match self {
             Self::Transcode => JobQueue::Transcode,
-            Self::Verify | Self::JobAction | Self::Fetch => JobQueue::Tasks,
+            Self::Verify | Self::JobAction | Self::Fetch | Self::Thumbnails => JobQueue::Tasks,
         }
     }
 }
@@ -289,6 +298,9 @@ pub struct EncodePlan {
     pub source_bytes: u64,
     /// Presentation time of the source, in microseconds, that becomes 0.
     pub origin_us: i64,
+    /// The part of the source that is encoded, as it was asked for; all of it when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub range: Option<EncodeRange>,
     /// Duration in milliseconds.
     pub duration_ms: u64,
     /// The video, if there is any.
@@ -325,7 +337,7 @@ pub struct EncodePlan {
 pub struct JobRecord {
     /// The job.
     pub job_id: JobId,
-    /// Kind: `transcode`, `verify`, `job_action` or `fetch`; others may come.
+    /// Kind: `transcode`, `verify`, `job_action`, `fetch` or `thumbnails`; others may come.
     pub kind: String,
     /// Priority of its parts.
     pub priority: JobPriority,
@@ -387,6 +399,9 @@ pub struct JobRecord {
     /// Where a job of the kind [`FETCH`] has its bytes from, and where they go.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fetch: Option<FetchSource>,
+    /// What a job of the kind [`THUMBNAILS`] makes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub thumbnails: Option<ThumbnailOrder>,
 }
 
 /// Where the bytes of an upload are fetched from.
@@ -478,6 +493,7 @@ impl JobRecord {
             action: None,
             acted: None,
             fetch: None,
+            thumbnails: None,
         }
     }
 

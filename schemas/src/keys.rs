@@ -79,6 +79,14 @@ pub fn storyboard_sheet_path(number: u32) -> String {
     format!("{STORYBOARD_SHEETS}/{number}.jpg")
 }
 
+/// Folder of the pictures at chosen times, relative to the encode's folder.
+pub const THUMBNAILS: &str = "thumbnails";
+
+/// Picture at a time in milliseconds, of a width in pixels, relative to the encode's folder.
+pub fn thumbnail_path(at_ms: u64, width: u32) -> String {
+    format!("{THUMBNAILS}/{at_ms}-{width}.jpg")
+}
+
 /// Final media playlist of a rendition, relative to the encode's folder.
 pub fn media_playlist_path(rendition: &str) -> String {
     format!("{rendition}/index.m3u8")
@@ -115,5 +123,7 @@ pub const STORYBOARD: &str = "storyboard.vtt";
 pub const STORYBOARD_SHEETS: &str = "storyboard";
 /// The key of encrypted segments, relative to the folder a player sees. Served from its record; no object has this key.
 pub const SEGMENT_KEY: &str = "key";
+/// All of a medium in one file, relative to the folder a player sees. Put together as it is read; no object has this key.
+pub const DOWNLOAD: &str = "download.mp4";
 /// What was decided, made and measured, relative to the encode's folder.
 pub const REPORT: &str = "report.json";

@@ -38,6 +38,7 @@ pub mod search_query;
 pub mod session;
 pub mod store;
 pub mod subjects;
+pub mod thumbnails;
 pub mod upload;
 pub mod usage;
 pub mod value;

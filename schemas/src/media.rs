@@ -225,6 +225,8 @@ pub mod warning_codes {
     pub const FRAME_RATE_REDUCED: &str = "frame_rate_reduced";
     /// The picture is smaller than the source.
     pub const PICTURE_REDUCED: &str = "picture_reduced";
+    /// A part of the source plays alone, as its owner asked for.
+    pub const RANGE_ENCODED: &str = "range_encoded";
     /// A subtitle track is left out since no text could be read from it.
     pub const SUBTITLE_TRACK_EMPTY: &str = "subtitle_track_empty";
 }

@@ -14,8 +14,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     BusEvent, EventContext, KvRecord,
+    encode_settings::EncodeRange,
     ids::{JobId, MediaId, ScheduleId},
     subjects::JobPriority,
+    thumbnails::{self, ThumbnailOrder},
 };
 
 /// Most runs that a record keeps.
@@ -48,6 +50,8 @@ pub enum JobRequest {
     /// Reads all that is stored of a medium, the source and what plays, and compares it with the checksums that were written down when
     /// it was stored.
     Verify(VerifyJobRequest),
+    /// Makes pictures of what plays of a medium, which `GET /v1/media/{media_id}/thumbnail` answers then.
+    Thumbnails(ThumbnailsJobRequest),
     /// A kind that only newer versions know.
     #[serde(other)]
     #[schemars(skip)]
@@ -65,6 +69,34 @@ pub struct VerifyJobRequest {
     pub priority: JobPriority,
 }
 
+/// Of which medium pictures are made, and when they are shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ThumbnailsJobRequest {
+    /// The medium.
+    pub media_id: MediaId,
+    /// When each of them is shown, in milliseconds from the beginning of what plays; within it.
+    #[schemars(length(min = 1, max = thumbnails::TIMES_MAX))]
+    pub times_ms: Vec<u64>,
+    /// Their width in pixels, 320 when absent; smaller media are not enlarged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = thumbnails::WIDTH_PIXELS_MIN, max = thumbnails::WIDTH_PIXELS_MAX))]
+    pub width: Option<u32>,
+    /// Priority of the job; `p1` when absent. `p0` is for admins.
+    #[serde(default)]
+    pub priority: JobPriority,
+}
+
+impl ThumbnailsJobRequest {
+    /// What the job makes.
+    pub fn order(&self) -> ThumbnailOrder {
+        ThumbnailOrder {
+            times_ms: self.times_ms.clone(),
+            width: self.width.unwrap_or(thumbnails::WIDTH_PIXELS),
+        }
+    }
+}
+
 /// Which medium is encoded again, and how.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -75,6 +107,9 @@ pub struct TranscodeJobRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub profile: Option<String>,
+    /// The part of it that is encoded, and plays alone then; all of it when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub range: Option<EncodeRange>,
     /// Priority of the job; `p1` when absent. `p0` is for admins.
     #[serde(default)]
     pub priority: JobPriority,
@@ -97,6 +132,7 @@ impl JobRequest {
         match self {
             Self::Transcode(wanted) => Some(wanted.media_id),
             Self::Verify(wanted) => Some(wanted.media_id),
+            Self::Thumbnails(wanted) => Some(wanted.media_id),
             Self::Unknown => None,
         }
     }
@@ -106,6 +142,7 @@ impl JobRequest {
         match self {
             Self::Transcode(wanted) => Some(wanted.priority),
             Self::Verify(wanted) => Some(wanted.priority),
+            Self::Thumbnails(wanted) => Some(wanted.priority),
             Self::Unknown => None,
         }
     }

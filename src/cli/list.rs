@@ -9,8 +9,9 @@ use serde_json::{Value, json};
 use super::{
     CommandOutcome, JobIdsArgs, JobsCommand, MediaCommand, PageArgs,
     client::{ApiClient, ClientError},
+    download,
     each::act_on_each,
-    edit, fetch, jobs_act, jobs_watch, output, publish, render, search, transcode, verify,
+    edit, fetch, jobs_act, jobs_watch, output, publish, render, search, thumbnail, transcode, verify,
 };
 
 /// A way to show an item of a list: the heads of the columns, and what stands in them.
@@ -95,7 +96,9 @@ pub async fn run_media(command: MediaCommand, as_json: bool) -> anyhow::Result<C
         MediaCommand::Unpublish { media_ids, client } => {
             publish::unpublish_media(&ApiClient::new(&client)?, &media_ids, as_json).await
         }
+        MediaCommand::Download(args) => download::download_medium(&args, as_json).await,
         MediaCommand::Edit(args) => edit::edit_medium(&args, as_json).await,
+        MediaCommand::Thumbnail(args) => thumbnail::fetch_thumbnail(&args, as_json).await,
         MediaCommand::Transcode(args) => transcode::transcode_media(&args, as_json).await,
         MediaCommand::Verify(args) => verify::verify_media(&args, as_json).await,
         MediaCommand::Rm { media_ids, permanent, client } => {

@@ -12,6 +12,7 @@ pub mod dead_letters;
 pub mod demo;
 mod dispatch;
 pub mod doctor;
+mod download;
 mod each;
 mod edit;
 pub mod environment;
@@ -46,6 +47,7 @@ pub mod sse;
 pub mod stdin_upload;
 pub mod store;
 mod subcommands;
+mod thumbnail;
 pub mod topology;
 mod transcode;
 pub mod tus;
@@ -70,9 +72,9 @@ pub use queue::{QueueCommand, QueueScopeArgs};
 pub use schedules::{ScheduleIdsArgs, SchedulesCommand};
 pub use search::MediaSearchArgs;
 pub use subcommands::{
-    AuditCommand, DeadCommand, EditArgs, FetchArgs, JobIdsArgs, JobsCommand, JobsWatchArgs, MediaCommand,
-    NatsCommand, OwnerCommand, ReplayArgs, SchemasCommand, StoreCommand, TranscodeArgs, VerifyArgs,
-    WorkerNameArgs, WorkersCommand,
+    AuditCommand, DeadCommand, DownloadArgs, EditArgs, FetchArgs, JobIdsArgs, JobsCommand, JobsWatchArgs,
+    MediaCommand, NatsCommand, OwnerCommand, ReplayArgs, SchemasCommand, StoreCommand, ThumbnailArgs,
+    TranscodeArgs, VerifyArgs, WorkerNameArgs, WorkersCommand,
 };
 
 use crate::roles::ProcessRole;

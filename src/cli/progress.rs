@@ -1,6 +1,6 @@
-//! How far an upload is, as a bar on stderr.
+//! How far a file is that is sent or fetched, as a bar on stderr.
 //!
-//! It begins where the upload goes on, and speed and time left are those of the bytes that this run has sent: nothing is said of them
+//! It begins where that goes on, and speed and time left are those of the bytes that this run has moved: nothing is said of them
 //! before [`PACE_AFTER`].
 
 use std::{
@@ -17,11 +17,11 @@ pub const PACE_AFTER: Duration = Duration::from_secs(1);
 
 /// A bar of bytes; nothing is drawn without a terminal.
 #[derive(Debug)]
-pub struct UploadProgress {
+pub struct FileProgress {
     bar: ProgressBar,
 }
 
-impl UploadProgress {
+impl FileProgress {
     /// Of `length_bytes`, unless nobody knows how many come, `from_bytes` are there already.
     pub fn start(name: &str, length_bytes: Option<u64>, from_bytes: u64) -> Self {
         let bar =

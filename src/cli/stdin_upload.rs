@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 
 use super::{
     client::{ApiClient, ClientError},
-    progress::UploadProgress,
+    progress::FileProgress,
     tus::{self, FileDescription, TusUpload, UploadByteSource},
 };
 
@@ -46,7 +46,7 @@ pub async fn upload_pipe(
         );
     }
     let upload = tus::create_upload(client, first.whole_bytes, file).await?;
-    let progress = UploadProgress::start(file.name, first.whole_bytes, 0);
+    let progress = FileProgress::start(file.name, first.whole_bytes, 0);
     let sent = send_pieces(client, upload.clone(), &mut pieces, first, &progress).await;
     progress.finish();
     match sent {
@@ -68,7 +68,7 @@ async fn send_pieces(
     mut upload: TusUpload,
     pieces: &mut PipePieces<impl AsyncRead + Unpin>,
     first: PipePiece,
-    progress: &UploadProgress,
+    progress: &FileProgress,
 ) -> anyhow::Result<u64> {
     let mut piece = first;
     loop {

@@ -76,11 +76,28 @@ A person sees the words that were found in bold; `--json` has where they are.")]
 
 What is not named stays.")]
     Edit(EditArgs),
+    /// Download a medium as one MP4 file
+    #[command(after_help = "Examples:
+  streamgate media download 068p... -o sea.mp4               the best picture, and the first track of sound
+  streamgate media download 068p... --height 480 --audio de
+  streamgate media download 068p... --audio none             pictures alone
+
+A download that was cut goes on where it ended when the command is run again. Others than the owner may download what
+`streamgate media edit --downloads viewers` was said about.")]
+    Download(DownloadArgs),
+    /// Fetch a picture of a medium at a time, which is made first unless it was
+    #[command(after_help = "Examples:
+  streamgate media thumbnail 068p... --at 12.5 -o sea.jpg
+  streamgate media thumbnail 068p... --at 0 --width 1280      smaller media are not enlarged
+
+It is the picture that is shown then. Afterwards it is at /v1/media/068p.../thumbnail?t=12.5, for all who may play a public medium.")]
+    Thumbnail(ThumbnailArgs),
     /// Encode media again; what plays goes on playing until the new encode is ready
     #[command(after_help = "Examples:
   streamgate media transcode 068p... 068q...                 by the profile that uploads are encoded by
   streamgate media transcode --profile small 068p...         `streamgate profiles` lists them
   streamgate media transcode --priority p2 068p...           when nothing else waits
+  streamgate media transcode --start 12.5 --end 30 068p...   that part alone; without them all of it again
 
 Each prints the id of its job: `streamgate jobs show` says how far it is, `jobs cancel` ends it and leaves what plays. Who plays the old
 encode plays it to the end of the session; then it is removed.")]
@@ -163,6 +180,50 @@ pub struct EditArgs {
     /// The transaction that minted its token
     #[arg(long, value_name = "HASH")]
     pub mint_tx: Option<String>,
+    /// Who may download it: you alone, or all who may play it
+    #[arg(long, value_name = "WHO", value_parser = ["none", "viewers"])]
+    pub downloads: Option<String>,
+    /// The server.
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+/// Flags of `media download`.
+#[derive(Debug, clap::Args)]
+pub struct DownloadArgs {
+    /// Its id
+    pub media_id: String,
+    /// Where it is written, in place of the id with .mp4 behind it
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Replace a file that is there
+    #[arg(long)]
+    pub force: bool,
+    /// The largest picture whose short side has at most so many pixels
+    #[arg(long, value_name = "PIXELS")]
+    pub height: Option<u32>,
+    /// A track of sound, by its name or language; `none` for no sound
+    #[arg(long, value_name = "TRACK")]
+    pub audio: Option<String>,
+    /// The server.
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+/// Flags of `media thumbnail`.
+#[derive(Debug, clap::Args)]
+pub struct ThumbnailArgs {
+    /// Its id
+    pub media_id: String,
+    /// When it is shown, in seconds from the beginning
+    #[arg(long, value_name = "SECONDS")]
+    pub at: f64,
+    /// Its width in pixels; 320 unless said otherwise
+    #[arg(long, value_name = "PIXELS")]
+    pub width: Option<u32>,
+    /// Where it is written, in place of id and time
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
     /// The server.
     #[command(flatten)]
     pub client: ClientArgs,
@@ -229,6 +290,12 @@ pub struct TranscodeArgs {
     /// p0 (for keys of admins), p1 or p2; p1 unless said otherwise
     #[arg(long, value_parser = ["p0", "p1", "p2"])]
     pub priority: Option<String>,
+    /// Where the part of it begins that is encoded alone, in seconds
+    #[arg(long, value_name = "SECONDS")]
+    pub start: Option<f64>,
+    /// Where that part ends, in seconds
+    #[arg(long, value_name = "SECONDS")]
+    pub end: Option<f64>,
     /// The server.
     #[command(flatten)]
     pub client: ClientArgs,

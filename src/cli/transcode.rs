@@ -21,6 +21,9 @@ pub(super) async fn transcode_media(args: &TranscodeArgs, as_json: bool) -> anyh
     let mut wanted = serde_json::Map::new();
     wanted.extend(args.profile.iter().map(|name| ("profile".to_owned(), json!(name))));
     wanted.extend(args.priority.iter().map(|priority| ("priority".to_owned(), json!(priority))));
+    for (name, seconds) in [("start_s", args.start), ("end_s", args.end)] {
+        wanted.extend(seconds.map(|seconds| (name.to_owned(), json!(seconds))));
+    }
     let begin = async |media_id: &str| {
         let url = client.build_url(&format!("v1/media/{media_id}/transcode"), &[]);
         let request = client.build_request(Method::POST, url).json(&wanted);

@@ -17,7 +17,7 @@ use super::{
     event::EventPrinter,
     follow::{FollowOutcome, FollowTarget, SseFollower},
     output, play,
-    progress::UploadProgress,
+    progress::FileProgress,
     render,
     resume::{InterruptedUpload, UploadIdentity, UploadResumeStore},
     stdin_upload,
@@ -221,7 +221,7 @@ fn file_name(path: &Path) -> String {
 
 async fn send_file(client: &ApiClient, upload: &TusUpload, identity: &UploadIdentity) -> anyhow::Result<()> {
     let name = file_name(&identity.path);
-    let progress = UploadProgress::start(&name, Some(identity.size_bytes), upload.offset_bytes);
+    let progress = FileProgress::start(&name, Some(identity.size_bytes), upload.offset_bytes);
     let began = Instant::now();
     let source = UploadByteSource::File(identity.path.clone());
     let sent = tus::send_upload(client, upload, &source, identity.size_bytes, |at_bytes| {

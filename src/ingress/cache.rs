@@ -189,11 +189,11 @@ pub fn versioned_key(id: &str, revisions: &[u64]) -> String {
 
 /// How caches do, as metrics.
 #[derive(Debug)]
-pub struct CacheMetrics([(&'static str, Arc<ResponseCache>); 3]);
+pub struct CacheMetrics([(&'static str, Arc<ResponseCache>); 4]);
 
 impl CacheMetrics {
     /// Those of `caches`, by their names.
-    pub const fn new(caches: [(&'static str, Arc<ResponseCache>); 3]) -> Self {
+    pub const fn new(caches: [(&'static str, Arc<ResponseCache>); 4]) -> Self {
         Self(caches)
     }
 }

@@ -160,6 +160,8 @@ pub struct AppServices {
     pub followers: events::EventFollowerPool,
     /// Final playlists and init segments.
     pub streams: Arc<cache::ResponseCache>,
+    /// Files that are put together as they are downloaded.
+    pub downloads: play::DownloadPlans,
     /// Media that are ready.
     pub known: Arc<play::PlayableMediaCache>,
     /// Jobs that are watched while they run.
@@ -235,6 +237,7 @@ impl AppState {
         let repeated = idempotency::IdempotencyService::new(bus.clone(), config.idempotency);
         let followers = events::EventFollowerPool::new(events::EventHub::open(bus.clone()).await?);
         let streams = Arc::new(cache::ResponseCache::new(config.playback.cache)?);
+        let downloads = play::DownloadPlans::new(&config.playback)?;
         let known = Arc::new(play::PlayableMediaCache::new(&config.playback));
         let cached = cached::CachedEntries::new(config.cache)?;
         let shared = AppServices {
@@ -249,6 +252,7 @@ impl AppState {
             grants,
             followers,
             streams,
+            downloads,
             limits,
             repeated,
             refusals: denied_events::DeniedEvents::default(),
@@ -269,11 +273,12 @@ impl AppState {
 
 impl AppServices {
     /// What this process keeps in memory, by the names of the caches.
-    pub(crate) fn named_caches(&self) -> [(&'static str, Arc<cache::ResponseCache>); 3] {
+    pub(crate) fn named_caches(&self) -> [(&'static str, Arc<cache::ResponseCache>); 4] {
         [
             ("entries", Arc::clone(self.cached.answers())),
             ("metadata", Arc::clone(&self.documents)),
             ("streaming", Arc::clone(&self.streams)),
+            ("downloads", Arc::clone(self.downloads.plans())),
         ]
     }
 
@@ -372,6 +377,12 @@ fn open_router(taken: &query::AcceptedParameters) -> OperationRouter<AppState> {
         .merge(probes::router())
 }
 
+/// What is below a path token: players add parameters of their own, but to a download.
+fn play_router(taken: &query::AcceptedParameters) -> OperationRouter<AppState> {
+    let downloads = play::download_router();
+    play::router().merge(downloads.route_layer(query::refuse_unknown_parameters(taken.clone())))
+}
+
 /// Jobs, what begins them, who works on them, and what was given up; what programs keep for a while.
 fn work_router() -> OperationRouter<AppState> {
     jobs::router()
@@ -424,12 +435,12 @@ fn router_with_routes(app: AppState, more: OperationRouter<AppState>) -> Router 
             .layer(filter::filter_requests_with(app.capacity.clone()))
             .layer(in_time.clone()),
     );
-    let open = open_router(&taken).merge(more).route_layer(in_time);
+    let open = open_router(&taken).merge(more).route_layer(in_time).merge(play_router(&taken));
     let forms = uploads::form_router()
         .route_layer(query::refuse_unknown_parameters(taken))
         .route_layer(filter::filter_requests_with(app.capacity.clone()));
     let (router, operations) =
-        guarded.merge(forms).merge(admitted).merge(open).merge(play::router()).merge(signing_in).into_parts();
+        guarded.merge(forms).merge(admitted).merge(open).merge(signing_in).into_parts();
     router
         .fallback(request::no_such_path)
         .method_not_allowed_fallback(request::no_such_method)

@@ -150,6 +150,7 @@ GET /library/assets/{file} Open Api
 GET /livez Open none
 GET /metrics Principal(Monitor) Monitor
 GET /openapi.json Open Api
+GET /play/{token}/{media_id}/download.mp4 Path Streaming
 GET /play/{token}/{media_id}/{*path} Path Streaming
 GET /readyz Open Api
 GET /v1/audit Principal(Audit) Monitor
@@ -174,6 +175,7 @@ GET /v1/media/search Principal(Metadata) Metadata
 GET /v1/media/{media_id} Principal(Metadata) Metadata
 GET /v1/media/{media_id}/gate Principal(Gate) Metadata
 GET /v1/media/{media_id}/poster Optional(Metadata) Streaming
+GET /v1/media/{media_id}/thumbnail Optional(Metadata) Streaming
 GET /v1/oembed Open Streaming
 GET /v1/profiles Principal(Worker) Transcoder
 GET /v1/schedules Principal(Worker) Worker

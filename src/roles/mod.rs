@@ -8,6 +8,7 @@
 pub mod connection;
 mod fetched_uploads;
 mod job_actor;
+mod pictures;
 
 use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
 
@@ -233,6 +234,10 @@ pub async fn run_roles(
         Some(Arc::new(
             media::MediaDriver::start(site.config.media.clone()).await.map_err(explain_child_error)?,
         ))
+    } else if kinds.contains(&ProcessRole::Tasks) {
+        // Its other jobs need no child: they are done without one.
+        let started = media::MediaDriver::start(site.config.media.clone()).await.map_err(explain_child_error);
+        started.inspect_err(|error| tracing::warn!(%error, "no pictures are taken here")).ok().map(Arc::new)
     } else {
         None
     };
@@ -415,6 +420,7 @@ async fn run_worker_role(
                 actor: Arc::new(job_actor::IngressJobActor(context)),
                 uploads: Arc::new(fetched_uploads::IngressUploads(state.clone())),
                 client: OutboundClient::new(config.outbound.clone())?,
+                pictures: Arc::new(pictures::ChildPictures(driver)),
             };
             // One ends with the other; what came of a fetch is recorded before.
             let stop = shutdown.child_token();

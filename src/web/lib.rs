@@ -3,6 +3,7 @@
 //!
 //! Whose a request is comes with it ([`request::RequestOwner`]); nobody is asked.
 
+pub mod attachment;
 pub mod body;
 pub mod bytes;
 pub mod client;

@@ -86,6 +86,14 @@ kinds! {
         "Send the same bytes again from the offset that HEAD tells.";
     ContentEncoding 415 "content_encoding" "The body is coded"
         "Send the bytes of the file as they are, without `Content-Encoding`.";
+    EncodeRangeInvalid 422 "encode_range_invalid" "There is no such part to encode"
+        "`errors` points at the member and says why: the part has to lie within the source, and to end later than it begins.";
+    DownloadEarly 409 "download_early" "There is no file of this medium yet"
+        "Follow `GET /v1/events?media=` until `media.ready`.";
+    DownloadRefused 403 "download_refused" "Nobody but its owner may download this"
+        "Play it instead, or ask its owner to let viewers download it: `downloads` of its document; `reason` says what stands in the way.";
+    DownloadTooLarge 409 "download_too_large" "This is too long to be one file"
+        "Choose a smaller `height` or leave a track out, or play it instead; the operator may raise `ingress.playback.download_samples_max`.";
     Conflict 409 "conflict" "Somebody else changed this first"
         "Read it again and repeat.";
     ContractAbsent 422 "contract_absent" "There is no such contract"
@@ -278,6 +286,8 @@ kinds! {
         "Send no more than `limit_bytes`.";
     Timeout 503 "timeout" "The answer took too long"
         "Repeat; the request may have had its effect, and a key in `Idempotency-Key` makes repeating safe.";
+    ThumbnailMissing 404 "thumbnail_missing" "This picture was not made"
+        "Its owner has it made by `POST /v1/jobs` with a job of the kind `thumbnails`: that time, and that width.";
     TimingInvalid 422 "timing_invalid" "It can't fire like that"
         "`errors` points at the member of the timing and says why.";
     TitleInvalid 400 "title_invalid" "This title can't be used"

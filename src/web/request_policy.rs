@@ -158,7 +158,7 @@ pub const ASKED: [&str; 25] = [
 ];
 
 /// Headers that scripts may read.
-pub const EXPOSED: [&str; 29] = [
+pub const EXPOSED: [&str; 30] = [
     "accept-patch",
     "accept-ranges",
     "allow",
@@ -171,6 +171,7 @@ pub const EXPOSED: [&str; 29] = [
     "idempotency-replayed",
     "x-request-id",
     "streamgate-media-id",
+    "content-disposition",
     "content-range",
     "www-authenticate",
     "tus-resumable",

@@ -115,6 +115,7 @@ impl Site {
                 action: None,
                 acted: None,
                 fetch: None,
+                thumbnails: None,
             };
             self.admin.commit_record(&mut VersionedRecord::new(job), Outbox::new()).await.unwrap();
             for part in parts.iter().map(String::as_str).chain([job::FINISH]) {

@@ -50,6 +50,7 @@ fn plan(media_id: MediaId) -> job::EncodePlan {
         technical: &technical,
         profile_name: transcode::DEFAULT_PROFILE,
         profile: &profile,
+        range: None,
     };
     packaging::plan::plan_encode(&input).unwrap()
 }
@@ -115,6 +116,7 @@ async fn upload(bus: &Bus, kept_ms: u64) {
         action: None,
         acted: None,
         fetch: None,
+        thumbnails: None,
     };
     for name in job.parts.iter().map(String::as_str).chain([job::FINISH]) {
         put(bus, part(&job, name)).await;

@@ -11,7 +11,7 @@ use crate::cli::{
     event::EventPrinter,
     follow::{FollowOutcome, FollowTarget, SseFollower},
     output, play,
-    progress::UploadProgress,
+    progress::FileProgress,
     render,
     tus::{self, FileDescription, UploadByteSource},
 };
@@ -71,7 +71,7 @@ async fn upload_clip(client: &ApiClient) -> anyhow::Result<String> {
         FileDescription { name: NAME, ..FileDescription::default() },
     )
     .await?;
-    let progress = UploadProgress::start(NAME, Some(length_bytes), 0);
+    let progress = FileProgress::start(NAME, Some(length_bytes), 0);
     let source = UploadByteSource::Static(BYTES);
     tus::send_upload(client, &upload, &source, length_bytes, |at_bytes| progress.set_position(at_bytes))
         .await?;

@@ -24,6 +24,7 @@ use schemas::{
     media::MediaWaitReason,
     schedule::ScheduledRun,
     subjects::{self, JobPriority},
+    thumbnails::ThumbnailOrder,
     upload::UploadRecord,
 };
 use serde::{Deserialize, Serialize};
@@ -57,6 +58,7 @@ mod queue_pauses;
 pub mod retry;
 pub(crate) mod submit;
 pub mod tasks;
+pub(crate) mod thumbnail_order;
 mod try_again;
 mod why;
 
@@ -388,7 +390,7 @@ async fn load_waiting_reason(
 struct JobDocument<'a> {
     /// The job.
     job_id: JobId,
-    /// Kind: `transcode`, `verify`, `job_action` or `fetch`; others may come.
+    /// Kind: `transcode`, `verify`, `job_action`, `fetch` or `thumbnails`; others may come.
     kind: &'a str,
     /// Priority of its parts.
     priority: JobPriority,
@@ -433,6 +435,9 @@ struct JobDocument<'a> {
     /// What a job of the kind `fetch` brings; absent in others.
     #[serde(skip_serializing_if = "Option::is_none")]
     fetch: Option<JobFetchDocument>,
+    /// What a job of the kind `thumbnails` makes; absent in others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    thumbnails: Option<&'a ThumbnailOrder>,
     /// How far it is.
     progress: JobProgressDocument,
     /// Its parts in queue order, the one that finishes it last.
@@ -605,6 +610,7 @@ fn build_job_document<'a>(
         action: job.action.as_ref(),
         acted: job.acted.as_ref(),
         fetch: None,
+        thumbnails: job.thumbnails.as_ref(),
         progress: JobProgressDocument { done_ms, total_ms, percent: whole_percent(done_ms, total_ms) },
         parts: parts.iter().map(|(name, part)| build_part_document(job, name, part.as_ref())).collect(),
         created_at_ms: job.created_at_ms,

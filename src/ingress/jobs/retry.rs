@@ -86,7 +86,7 @@ impl NextEncodeError {
 /// How a job was asked for, for the one that goes on from it.
 pub fn settings_of_job(job: &JobRecord) -> EncodeSettings {
     let profile = Some(job.plan.profile.clone()).filter(|name| !name.is_empty());
-    EncodeSettings { profile, priority: job.priority, scheduled: None }
+    EncodeSettings { profile, priority: job.priority, scheduled: None, range: job.plan.range }
 }
 
 /// Begins the encode behind number `ended` of the medium, which came to nothing.

@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 use super::{
     explain_encode_failure, require_priority,
     tasks::{TaskBeginning, TaskOrigin, TaskRequest, begin_task},
+    thumbnail_order::check_order,
 };
 use crate::{AppState, capacity, media, quotas, schedules, transcode::begin_transcode};
 use auth::Principal;
@@ -120,7 +121,8 @@ pub(super) static SUBMIT_JOB: Operation = Operation::change(
 ///
 /// Of the kind `transcode`, it is what `POST /v1/media/{media_id}/transcode` begins, and counts as one, too. Of the kind `verify`, it
 /// reads all that is stored of the medium and compares it with what was written down then; a medium of which something is lost or
-/// damaged fails the job with the code `media_damaged`, and `verified` names what. Of one that is being verified it is that job. With `run_at_ms` it begins
+/// damaged fails the job with the code `media_damaged`, and `verified` names what. Of one that is being verified it is that job. Of the kind
+/// `thumbnails`, it makes pictures of what plays at up to 32 times, which `GET /v1/media/{media_id}/thumbnail` answers then. With `run_at_ms` it begins
 /// at that time, by a schedule that fires once, and can be changed or removed until then.
 #[utoipa::path(
     post,
@@ -230,14 +232,26 @@ async fn submit(
         }
         (JobRequest::Transcode(wanted), None) => {
             charge_work()?;
-            let begun =
-                begin_transcode(app, wanted, who, (&format!("{place}/job/profile"), begun_count)).await?;
+            let begun = {
+                let pointers = ["profile", "range"].map(|member| format!("{place}/job/{member}"));
+                begin_transcode(app, wanted, who, (pointers.each_ref().map(String::as_str), begun_count))
+                    .await?
+            };
             Ok(JobSubmittedDocument::of_job(begun.job_id))
         }
         (JobRequest::Verify(wanted), None) => {
             charge_work()?;
-            let request =
-                TaskRequest { kind: job::VERIFY, media_id: wanted.media_id, priority: wanted.priority };
+            let (media_id, priority) = (wanted.media_id, wanted.priority);
+            let request = TaskRequest { kind: job::VERIFY, media_id, priority, thumbnails: None };
+            let job = begin_owned_task(app, JobId::from_bytes(id), request, (who, begun_count)).await?;
+            Ok(JobSubmittedDocument::of_job(job.job_id))
+        }
+        (JobRequest::Thumbnails(wanted), None) => {
+            check_order(&wanted.order(), |member| format!("{place}/job/{member}"))?;
+            charge_work()?;
+            let (media_id, priority) = (wanted.media_id, wanted.priority);
+            let thumbnails = Some(wanted.order());
+            let request = TaskRequest { kind: job::THUMBNAILS, media_id, priority, thumbnails };
             let job = begin_owned_task(app, JobId::from_bytes(id), request, (who, begun_count)).await?;
             Ok(JobSubmittedDocument::of_job(job.job_id))
         }

@@ -14,12 +14,13 @@ use schemas::{
     media::{MediaRecord, MediaStatus},
     schedule::{JobRequest, ScheduledRun, VerifyJobRequest},
     subjects::{self, JobPriority},
+    thumbnails::ThumbnailOrder,
 };
 
 use super::retry::NextEncodeError;
 
 /// A job that makes no encode, as it is asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TaskRequest {
     /// Its kind, such as [`job::VERIFY`].
     pub kind: &'static str,
@@ -27,6 +28,8 @@ pub struct TaskRequest {
     pub media_id: MediaId,
     /// Priority of its part.
     pub priority: JobPriority,
+    /// What one of the kind [`job::THUMBNAILS`] makes.
+    pub thumbnails: Option<ThumbnailOrder>,
 }
 
 impl TaskRequest {
@@ -34,16 +37,27 @@ impl TaskRequest {
     pub fn of(request: &JobRequest) -> Option<Self> {
         match request {
             JobRequest::Verify(VerifyJobRequest { media_id, priority }) => {
-                Some(Self { kind: job::VERIFY, media_id: *media_id, priority: *priority })
+                Some(Self { kind: job::VERIFY, media_id: *media_id, priority: *priority, thumbnails: None })
             }
+            JobRequest::Thumbnails(wanted) => Some(Self {
+                kind: job::THUMBNAILS,
+                media_id: wanted.media_id,
+                priority: wanted.priority,
+                thumbnails: Some(wanted.order()),
+            }),
             JobRequest::Transcode(_) | JobRequest::Unknown => None,
         }
     }
 
     /// What a job that came to nothing was asked for; `None` when it made an encode, or is of a kind that this version does not know.
     pub fn of_job(record: &JobRecord) -> Option<Self> {
-        let kind = [job::VERIFY].into_iter().find(|kind| *kind == record.kind)?;
-        Some(Self { kind, media_id: record.media_id, priority: record.priority })
+        let kind = [job::VERIFY, job::THUMBNAILS].into_iter().find(|kind| *kind == record.kind)?;
+        Some(Self {
+            kind,
+            media_id: record.media_id,
+            priority: record.priority,
+            thumbnails: record.thumbnails.clone(),
+        })
     }
 }
 
@@ -84,7 +98,7 @@ pub async fn begin_task(
     request: TaskRequest,
     origin: TaskOrigin<'_>,
 ) -> Result<TaskBeginning, NextEncodeError> {
-    let TaskRequest { kind, media_id, priority } = request;
+    let TaskRequest { kind, media_id, priority, thumbnails } = request;
     if let Some(found) = load_job(bus, job_id).await? {
         return Ok(TaskBeginning::Found(Box::new(found)));
     }
@@ -93,13 +107,20 @@ pub async fn begin_task(
     if origin.owner.is_some_and(|owner| owner != held.record.owner) {
         return Ok(TaskBeginning::Refused("the medium belongs to somebody else now"));
     }
-    let Some(plan) = describe_source(&held.record) else {
-        return Ok(TaskBeginning::Refused(
-            "it is not verified, waits for its first encode, or its source was removed",
-        ));
+    let described = match &thumbnails {
+        Some(order) => describe_pictures(&held.record, order),
+        None => describe_source(&held.record)
+            .ok_or("it is not verified, waits for its first encode, or its source was removed"),
+    };
+    let plan = match described {
+        Ok(plan) => plan,
+        Err(why) => return Ok(TaskBeginning::Refused(why)),
     };
     let owner = held.record.owner.clone();
-    let (other, previous) = take_place(bus, &held.record, job_id).await?;
+    let (other, previous) = match kind {
+        job::VERIFY => take_place(bus, &held.record, job_id).await?,
+        _ => (None, None),
+    };
     if let Some(found) = other {
         return Ok(TaskBeginning::Found(Box::new(found)));
     }
@@ -109,6 +130,7 @@ pub async fn begin_task(
     let record = JobRecord {
         scheduled: origin.scheduled,
         retry_of: origin.retry_of,
+        thumbnails,
         ..JobRecord::new_task(job_id, kind, (media_id, &owner), (plan, priority), now_ms)
     };
     let queued = JobQueued { job_id, media_id, owner, kind: kind.to_owned(), part_count: 1, total_ms };
@@ -205,6 +227,19 @@ pub async fn begin_scheduled_task(
 
 async fn load_job(bus: &Bus, job_id: JobId) -> Result<Option<JobRecord>, BusError> {
     Ok(bus.load_record::<JobRecord>(&job_id.to_string()).await?.map(|held| held.record))
+}
+
+/// Of what pictures are made: the encode that plays.
+fn describe_pictures(medium: &MediaRecord, order: &ThumbnailOrder) -> Result<EncodePlan, &'static str> {
+    let encode = medium.encode.as_ref().filter(|_| medium.status == MediaStatus::Ready);
+    let encode = encode.ok_or("it is not ready: wait for media.ready")?;
+    if encode.renditions.iter().all(|rendition| rendition.width == 0) {
+        return Err("it has no moving pictures");
+    }
+    if order.times_ms.iter().any(|at_ms| *at_ms >= encode.duration_ms.max(1)) {
+        return Err("a time lies behind its end");
+    }
+    Ok(EncodePlan { duration_ms: encode.duration_ms, ..EncodePlan::default() })
 }
 
 /// What is read of a medium; `None` when nothing verified is kept of it, or it is about to be encoded for the first time.

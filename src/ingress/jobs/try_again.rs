@@ -68,7 +68,7 @@ pub(crate) async fn try_job_again(
     }
     match kind {
         Some(JobKind::Transcode) => try_encode_again(context, job, allowed).await,
-        Some(JobKind::Verify) => {
+        Some(JobKind::Verify | JobKind::Thumbnails) => {
             let Some(request) = TaskRequest::of_job(job) else {
                 return Ok(TryOutcome::Nothing("only another version knows its kind".into()));
             };

@@ -10,7 +10,7 @@ use nats::{Bus, Outbox};
 use schemars::JsonSchema;
 use schemas::{
     access::ApiKeyScope,
-    document::{self, SegmentEncryption},
+    document::{self, DownloadPolicy, SegmentEncryption},
     ids::MediaId,
     media_details::{self, MediaDetails},
     value::{EmailAddress, TransactionHash},
@@ -92,6 +92,10 @@ pub(super) struct MediaChangeRequest {
     #[serde(default, deserialize_with = "deserialize_present")]
     #[schemars(with = "SegmentEncryption")]
     encryption: Option<SegmentEncryption>,
+    /// Who may have it as an MP4 file: its owner alone, or all who may play it. A medium with encrypted segments only its owner may.
+    #[serde(default, deserialize_with = "deserialize_present")]
+    #[schemars(with = "DownloadPolicy")]
+    downloads: Option<DownloadPolicy>,
 }
 
 /// What is to become of something that a document may be without.
@@ -164,6 +168,7 @@ impl MediaChangeRequest {
             details,
             mint_tx: self.mint_tx.apply_to(held.mint_tx.as_ref(), |hash| Ok(*hash))?,
             encryption: self.encryption.unwrap_or(held.encryption),
+            downloads: self.downloads.unwrap_or(held.downloads),
             ..held.clone()
         })
     }
@@ -185,6 +190,7 @@ fn changed_fields(
         ("attributes", said.attributes != says.attributes),
         ("mint_tx", before.mint_tx != after.mint_tx),
         ("encryption", before.encryption != after.encryption),
+        ("downloads", before.downloads != after.downloads),
     ];
     members.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect()
 }
@@ -210,7 +216,7 @@ pub(super) static CHANGE_MEDIA: Operation = Operation::change(
     &["media.changed"],
 );
 
-/// Change what is said about one medium: title, description, tags, language, links, contact, attributes, token, and how it is served
+/// Change what is said about one medium: title, description, tags, language, links, contact, attributes, token, how it is served, and who may download it
 #[utoipa::path(
     patch,
     path = CHANGE_MEDIA.path,

@@ -21,7 +21,7 @@ use schemars::JsonSchema;
 use schemas::{
     KvRecord as _,
     access::ApiKeyScope,
-    document::{self, SegmentEncryption},
+    document::{self, DownloadPolicy, SegmentEncryption},
     ids::{JobId, MediaId, UploadId},
     index_query::{self, IndexReply, MediaIndexItem, MediaIndexPage, MediaIndexQuery},
     media::{self, EncodedRendition, EncodedSubtitles, MediaSummary, MediaWarning, TechnicalMetadata},
@@ -293,6 +293,10 @@ impl MediumRecords {
         self.document.as_ref().map(|held| held.record.encryption).unwrap_or_default()
     }
 
+    pub(super) fn downloads(&self) -> DownloadPolicy {
+        self.document.as_ref().map(|held| held.record.downloads).unwrap_or_default()
+    }
+
     /// Of both records; 0 for one that is not there.
     fn revisions(&self) -> [u64; 2] {
         let document = self.document.as_ref().map_or(0, nats::VersionedRecord::revision);
@@ -318,6 +322,7 @@ impl MediumRecords {
             attributes: details.map(|said| &said.attributes).filter(|attributes| !attributes.is_empty()),
             mint_tx: document.and_then(|d| d.mint_tx),
             encryption: self.encryption(),
+            downloads: self.downloads(),
             status: self.status(),
             code: asset.and_then(|a| a.code.as_deref()),
             detail: asset.and_then(|a| a.detail.as_deref()),
@@ -346,7 +351,7 @@ impl MediumRecords {
 /// One medium as its owner sees it.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "MediaDocument", example = json!({
-    "media_id": "06db00820dt0303jc5mn0r355k", "owner": "admin", "title": "A day at the sea", "mint_tx": null, "encryption": "none", "status": "stored",
+    "media_id": "06db00820dt0303jc5mn0r355k", "owner": "admin", "title": "A day at the sea", "mint_tx": null, "encryption": "none", "downloads": "none", "status": "stored",
     "code": null, "detail": null, "source": { "size_bytes": 1_048_576, "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08" },
     "technical": null, "summary": null, "encode": null, "created_at_ms": 1_763_900_814_467_u64, "changed_at_ms": 1_763_900_814_467_u64,
 }))]
@@ -382,6 +387,8 @@ struct MediaDocument<'a> {
     mint_tx: Option<TransactionHash>,
     /// How its segments are served.
     encryption: SegmentEncryption,
+    /// Who may have it as a file.
+    downloads: DownloadPolicy,
     /// Where it stands.
     status: media::MediaStatus,
     /// Why it was rejected or failed: a stable code.

@@ -48,6 +48,12 @@ static IN_HEADERS: LazyLock<Vec<(&str, bool, &str, Value)>> = LazyLock::new(|| {
             json!({ "type": "string" }),
         ),
         (
+            "If-Range",
+            false,
+            "The tag of the version of which a part is known: another version is sent whole, whatever `Range` says.",
+            json!({ "type": "string" }),
+        ),
+        (
             "Last-Event-ID",
             false,
             "Go on behind this event; `0-0` for everything that is kept.",
@@ -141,6 +147,7 @@ static OF_ANSWERS: LazyLock<Map<String, Value>> = LazyLock::new(|| {
             matching("^<[^>]+>; rel=\"next\"$"),
         ),
         ("Allow", true, "The methods that are taken.", text()),
+        ("Content-Disposition", true, "The name of the file.", matching("^attachment")),
         ("Content-Range", true, "Which part it is, and of how many bytes.", matching("^bytes ")),
         (
             "Set-Cookie",

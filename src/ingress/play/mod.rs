@@ -6,12 +6,16 @@
 //!
 //! Limits: [`PlaybackConfig`]; the cache holds final playlists and init segments, bounded by count, bytes and age.
 
+mod download;
 pub(super) mod encryption;
 mod growing;
 mod open;
 mod path;
 mod playable_media;
 pub(super) mod poster;
+mod thumbnail;
+
+use std::sync::Arc;
 
 use axum::{
     body::Body,
@@ -20,11 +24,17 @@ use axum::{
     response::Response,
 };
 use schemars::JsonSchema;
-use schemas::{gate::GateReasonCode, keys, media::MediaEncode};
+use schemas::{
+    gate::GateReasonCode,
+    ids::{MediaId, PlaybackId},
+    keys,
+    media::MediaEncode,
+};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{AppState, cache, openapi};
+pub use download::DownloadPlans;
 use gate::grant::{PlaybackDenied, token::PlaybackToken};
 pub use growing::GrowingPlaylists;
 use path::PlaybackPath;
@@ -51,6 +61,12 @@ pub struct PlaybackConfig {
     pub media_age_seconds_max: u64,
     /// Largest segment that is encrypted, in bytes: a range near its end costs the encryption of all before it.
     pub encrypted_segment_bytes_max: u64,
+    /// Heads of files that are downloaded, in memory: about 16 bytes for each picture and each 21 ms of sound.
+    pub downloads: cache::CacheConfig,
+    /// Most pictures and frames of sound of a file that is downloaded, together: three million are 7 hours at 60 pictures a second.
+    pub download_samples_max: usize,
+    /// Most files whose heads are made at the same time.
+    pub download_builds_max: usize,
 }
 
 impl Default for PlaybackConfig {
@@ -61,18 +77,31 @@ impl Default for PlaybackConfig {
             media_count_max: 10_000,
             media_age_seconds_max: 30 * 60,
             encrypted_segment_bytes_max: 256 * 1024 * 1024,
+            downloads: cache::CacheConfig {
+                entries_max: 1_000,
+                bytes_max: 256 * 1024 * 1024,
+                age_s: 15 * 60,
+            },
+            download_samples_max: 3_000_000,
+            download_builds_max: 2,
         }
     }
 }
 
 /// Their descriptions.
 #[derive(utoipa::OpenApi)]
-#[openapi(paths(open::open_playback, poster::read_poster, read_playback_path))]
+#[openapi(paths(
+    open::open_playback,
+    poster::read_poster,
+    thumbnail::read_thumbnail,
+    read_playback_path,
+    download::download_media
+))]
 pub(super) struct PlaybackApiDoc;
 
 impl openapi::OperationGroup for PlaybackApiDoc {
     fn operations() -> Vec<&'static Operation> {
-        session_router().merge(router()).operations().to_vec()
+        session_router().merge(router()).merge(download_router()).operations().to_vec()
     }
 
     fn add_schemas(schemas: &mut openapi::SchemaCollector) {
@@ -85,11 +114,17 @@ pub fn session_router() -> OperationRouter<AppState> {
     OperationRouter::default()
         .with(&open::OPEN_PLAYBACK, open::open_playback)
         .with(&poster::READ_POSTER, poster::read_poster)
+        .with(&thumbnail::READ_THUMBNAIL, thumbnail::read_thumbnail)
 }
 
 /// The routes below a token; open, since the token is the right.
 pub fn router() -> OperationRouter<AppState> {
     OperationRouter::default().with(&READ_PLAYBACK_PATH, read_playback_path)
+}
+
+/// The file below a token; the token is the right here, too.
+pub fn download_router() -> OperationRouter<AppState> {
+    OperationRouter::default().with(&download::DOWNLOAD_MEDIA, download::download_media)
 }
 
 fn no_such_resource() -> Problem {
@@ -141,6 +176,36 @@ async fn read_playback_path(
     serve_path(&app, &token, &id, &path, &headers).await
 }
 
+/// What a path token opens.
+struct OpenedSession {
+    playback_id: PlaybackId,
+    media_id: MediaId,
+    medium: Arc<playable_media::PlayableMedium>,
+}
+
+/// The session of a token, while its grant holds, and the medium with the encode that it plays.
+async fn open_token(app: &AppState, token: &str, id: &str) -> Result<OpenedSession, Problem> {
+    let media_id = id.parse().map_err(|_| playback_refused(GateReasonCode::SessionUnknown))?;
+    let PlaybackToken { playback_id, encode } = PlaybackToken::open(&app.signing_key, token)
+        .ok_or_else(|| playback_refused(GateReasonCode::SessionUnknown))?;
+    app.grants.check_session(playback_id, media_id).await.map_err(session_problem)?;
+    let medium = app.known.load_medium(&app.bus, media_id, encode).await?;
+    // Another encode does not go with what its player has: it needs a session of its own.
+    let gone = || encode.map_or_else(no_such_resource, |_| playback_refused(GateReasonCode::SessionUnknown));
+    Ok(OpenedSession { playback_id, media_id, medium: medium.ok_or_else(gone)? })
+}
+
+fn session_problem(denied: PlaybackDenied) -> Problem {
+    match denied {
+        PlaybackDenied::Closed {
+            code: GateReasonCode::ChainUnavailable | GateReasonCode::ChainDisagrees,
+            blocks,
+        } => PlaybackDenied::Closed { code: GateReasonCode::ChainUnavailable, blocks }.into(),
+        PlaybackDenied::Closed { code, .. } => playback_refused(code),
+        denied => denied.into(),
+    }
+}
+
 async fn serve_path(
     app: &AppState,
     token: &str,
@@ -148,25 +213,8 @@ async fn serve_path(
     path: &str,
     headers: &HeaderMap,
 ) -> Result<Response, Problem> {
-    let media_id = id.parse().map_err(|_| playback_refused(GateReasonCode::SessionUnknown))?;
-    let PlaybackToken { playback_id, encode } = PlaybackToken::open(&app.signing_key, token)
-        .ok_or_else(|| playback_refused(GateReasonCode::SessionUnknown))?;
-    match app.grants.check_session(playback_id, media_id).await {
-        Ok(()) => {}
-        Err(PlaybackDenied::Closed {
-            code: GateReasonCode::ChainUnavailable | GateReasonCode::ChainDisagrees,
-            blocks,
-        }) => {
-            return Err(PlaybackDenied::Closed { code: GateReasonCode::ChainUnavailable, blocks }.into());
-        }
-        Err(PlaybackDenied::Closed { code, .. }) => return Err(playback_refused(code)),
-        Err(denied) => return Err(denied.into()),
-    }
+    let OpenedSession { media_id, medium, .. } = open_token(app, token, id).await?;
     let wanted = PlaybackPath::parse(path).ok_or_else(no_such_resource)?;
-    let medium = app.known.load_medium(&app.bus, media_id, encode).await?;
-    // Another encode does not go with what its player has: it needs a session of its own.
-    let gone = || encode.map_or_else(no_such_resource, |_| playback_refused(GateReasonCode::SessionUnknown));
-    let medium = medium.ok_or_else(gone)?;
     let encode = &medium.encode;
     if let (schemas::document::SegmentEncryption::Aes128, Some(way)) =
         (medium.encryption, encryption::EncryptedResource::from_path(wanted))

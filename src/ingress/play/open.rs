@@ -34,7 +34,7 @@ use web::{
 #[schemars(example = json!({
     "media_id": "06db00820dt0303jc5mn0r355k", "title": "A day at the sea", "status": "ready", "hls_url": "/play/TOKEN/06db00820dt0303jc5mn0r355k/master.m3u8",
     "dash_url": "/play/TOKEN/06db00820dt0303jc5mn0r355k/manifest.mpd", "poster_url": null,
-    "storyboard_url": null, "media_url": null, "watch_url": "/watch/06db00820dt0303jc5mn0r355k#token=TOKEN", "token": "TOKEN", "expires_at": "2025-11-23T18:26:54.467Z",
+    "storyboard_url": null, "download_url": null, "media_url": null, "watch_url": "/watch/06db00820dt0303jc5mn0r355k#token=TOKEN", "token": "TOKEN", "expires_at": "2025-11-23T18:26:54.467Z",
 }))]
 #[schemars(rename = "Playback")]
 pub(super) struct PlaybackDocument {
@@ -56,6 +56,9 @@ pub(super) struct PlaybackDocument {
     poster_url: Option<String>,
     /// List of small pictures of the whole film (WebVTT with media fragments), once the encode is final; never for encrypted segments.
     storyboard_url: Option<String>,
+    /// The medium as one MP4 file, once the encode is final; null when its owner lets nobody download it. Of `height` and `audio` in its
+    /// query it has that rendition and that track.
+    download_url: Option<String>,
     /// The medium's document, for those who may read it.
     media_url: Option<String>,
     /// Page that plays it in a browser.
@@ -136,6 +139,7 @@ pub(super) async fn open_playback(
     // While it grows its renditions are not in the record yet.
     let is_moving = !is_final || !encode.renditions.is_empty();
     let is_clear = medium.encryption().is_none();
+    let may_download = is_clear && !medium.downloads().is_none();
     let has_storyboard = is_final && is_clear && encode.has_storyboard;
     let ends_at = i64::try_from(session.expires_at_ms).ok();
     let ends_at = ends_at.and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
@@ -149,6 +153,7 @@ pub(super) async fn open_playback(
         dash_url: (is_final && is_moving && is_clear).then(|| at(keys::MANIFEST)),
         poster_url: (is_final && encode.has_poster).then(|| at(keys::POSTER)),
         storyboard_url: has_storyboard.then(|| at(keys::STORYBOARD)),
+        download_url: (is_final && is_moving && may_download).then(|| at(keys::DOWNLOAD)),
         media_url: who
             .is_some_and(|Extension(who)| may_read_document(&who, medium.owner()))
             .then(|| format!("{base}/v1/media/{media_id}")),

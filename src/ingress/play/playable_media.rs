@@ -15,7 +15,7 @@ use std::{
 use nats::Bus;
 use schemas::{
     KvRecord as _,
-    document::{self, SegmentEncryption},
+    document::{self, DownloadPolicy, SegmentEncryption},
     ids::MediaId,
     keys,
     media::{self, MediaEncode, MediaStatus},
@@ -33,6 +33,9 @@ pub(super) struct PlayableMedium {
     pub(super) is_growing: bool,
     pub(super) encode: MediaEncode,
     pub(super) encryption: SegmentEncryption,
+    pub(super) downloads: DownloadPolicy,
+    /// Empty when nobody gave it one.
+    pub(super) title: Arc<str>,
     /// It as it was with the encodes that this one replaced.
     superseded: Vec<Arc<Self>>,
 }
@@ -120,13 +123,21 @@ impl PlayableMediaCache {
             return Ok(None);
         };
         let is_growing = asset.status == MediaStatus::Playable;
-        let encryption = document.map(|document| document.encryption).unwrap_or_default();
-        let superseded = asset.superseded.into_iter().map(|superseded| {
-            let (encode, superseded) = (superseded.encode, Vec::new());
-            Arc::new(PlayableMedium { is_growing: false, encode, encryption, superseded })
+        let (encryption, downloads, title) = document.map_or_else(Default::default, |document| {
+            (document.encryption, document.downloads, document.title.into())
         });
+        let to_medium = |is_growing, encode, superseded| PlayableMedium {
+            is_growing,
+            encode,
+            encryption,
+            downloads,
+            title: Arc::clone(&title),
+            superseded,
+        };
+        let superseded = asset.superseded.into_iter();
+        let superseded = superseded.map(|other| Arc::new(to_medium(false, other.encode, Vec::new())));
         let superseded = superseded.collect();
-        let medium = Arc::new(PlayableMedium { is_growing, encode, encryption, superseded });
+        let medium = Arc::new(to_medium(is_growing, encode, superseded));
         if !is_growing {
             let entry = PlayableMediumEntry { medium: Arc::clone(&medium), read_at: Instant::now() };
             self.memory.insert(generation, media_id, entry, is_old);

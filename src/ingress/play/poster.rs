@@ -51,39 +51,68 @@ pub(super) async fn read_poster(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let media_id = media::parse_media_id(&id)?;
-    let public = PublicMedium::load(&app.bus, media_id).await?;
-    let is_public = public.is_some();
-    // A medium that stops being public stops being shown by others within a minute.
-    let (encode, cache_control) = match (public, who) {
-        (Some(medium), _) => (medium.encode, "public, max-age=60"),
-        (None, Some(axum::Extension(who))) => {
-            let medium = media::MediumRecords::load(&app.bus, media_id).await?;
-            let may_see = who.may_see(medium.owner());
-            let encode = medium.asset.and_then(|held| held.record.encode).filter(|_| may_see);
-            // Nobody else at this browser is shown it from its cache.
-            (encode.ok_or_else(no_such_resource)?, "private, no-cache")
-        }
-        (None, None) => return Err(no_such_resource()),
-    };
+    let who = who.map(|axum::Extension(who)| who);
+    let shown = find_shown_encode(&app, media_id, who.as_ref()).await?;
+    let encode = &shown.encode;
     if !encode.has_poster {
         return Err(no_such_resource());
     }
-    let key = poster_key(&encode);
+    let key = poster_key(encode);
     let facts = RepresentationMetadata {
         size_bytes: app.store.head(&key).await.map_err(store_problem)?.size_bytes,
         etag: content_tag(key.as_bytes()),
         content_type: PlaybackPath::Poster.content_type(),
-        cache_control,
+        cache_control: shown.cache_control,
     };
     let store = app.store.clone();
-    let mut response =
+    let response =
         bytes::range_response(&headers, &facts, |range| Body::from_stream(store.get_stream(&key, range)));
-    if is_public {
-        // Pages of other sites show it, where oEmbed and Open Graph lead to it.
-        let anywhere = HeaderValue::from_static("cross-origin");
-        response.headers_mut().insert("cross-origin-resource-policy", anywhere);
+    Ok(shown.allow_embedding(response))
+}
+
+/// The encode whose pictures somebody may see without a playback session.
+pub(super) struct ShownEncode {
+    pub(super) encode: MediaEncode,
+    /// How long they may be kept.
+    pub(super) cache_control: &'static str,
+    /// Who asks is its owner, or may see what is the owner's.
+    pub(super) is_own: bool,
+    is_public: bool,
+}
+
+impl ShownEncode {
+    /// Lets pages of other sites show it, where oEmbed and Open Graph lead to it.
+    pub(super) fn allow_embedding(&self, mut response: Response) -> Response {
+        if self.is_public {
+            let anywhere = HeaderValue::from_static("cross-origin");
+            response.headers_mut().insert("cross-origin-resource-policy", anywhere);
+        }
+        response
     }
-    Ok(response)
+}
+
+/// The encode of a public medium, or of one's own.
+pub(super) async fn find_shown_encode(
+    app: &AppState,
+    media_id: MediaId,
+    who: Option<&Principal>,
+) -> Result<ShownEncode, Problem> {
+    if let Some(medium) = PublicMedium::load(&app.bus, media_id).await? {
+        let is_own = match who {
+            Some(who) => who.may_see(media::MediumRecords::load(&app.bus, media_id).await?.owner()),
+            None => false,
+        };
+        // A medium that stops being public stops being shown by others within a minute.
+        let cache_control = "public, max-age=60";
+        return Ok(ShownEncode { encode: medium.encode, cache_control, is_own, is_public: true });
+    }
+    let who = who.ok_or_else(no_such_resource)?;
+    let medium = media::MediumRecords::load(&app.bus, media_id).await?;
+    let may_see = who.may_see(medium.owner());
+    let encode = medium.asset.and_then(|held| held.record.encode).filter(|_| may_see);
+    let encode = encode.ok_or_else(no_such_resource)?;
+    // Nobody else at this browser is shown it from its cache.
+    Ok(ShownEncode { encode, cache_control: "private, no-cache", is_own: true, is_public: false })
 }
 
 /// Its address, below `base`.

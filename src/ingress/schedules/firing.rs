@@ -24,6 +24,7 @@ use crate::{
         tasks::{TaskBeginning, TaskRequest, begin_scheduled_task},
     },
     quotas::{self, QuotaConfig},
+    transcode::check_range,
 };
 
 /// How long a job is tried to be begun, in milliseconds: an hour.
@@ -257,10 +258,16 @@ impl ScheduleRunner {
         // What a keeper before this one began is no other encode.
         if !found.as_ref().is_some_and(|held| held.record.attempt.scheduled == Some(run)) {
             let technical = found.and_then(|held| held.record.technical);
-            self.require_room(owner, Some(technical.map_or(0, |technical| technical.duration_ms))).await?;
+            let whole_ms = technical.as_ref().map_or(0, |technical| technical.duration_ms);
+            // When it was asked for, the source may not have been looked at.
+            if let Some(Err(why)) = wanted.range.map(|range| check_range(range, technical.as_ref())) {
+                return Ok(refuse(ProblemCode::EncodeRangeInvalid, &why));
+            }
+            let encode_ms = wanted.range.map_or(whole_ms, |range| range.duration_ms_of(whole_ms));
+            self.require_room(owner, Some(encode_ms)).await?;
         }
         let (profile, priority) = (wanted.profile.clone(), wanted.priority);
-        let settings = EncodeSettings { profile, priority, scheduled: None };
+        let settings = EncodeSettings { profile, priority, scheduled: None, range: wanted.range };
         let medium = (wanted.media_id, owner, attempt_before);
         Ok(match begin_scheduled_encode(&self.bus, &self.store, medium, (run, settings)).await? {
             NextEncode::Begun { job_id, .. } => RunOutcome::Begun { job_id },

@@ -17,13 +17,17 @@ use schemas::{
     ids::ScheduleId,
     schedule::{
         JobRequest, MissedRunPolicy, NAME_CHARS_MAX, SCHEDULES_MAX, ScheduleCreated, ScheduleRecord,
-        ScheduleTiming, schedule_key,
+        ScheduleTiming, TranscodeJobRequest, schedule_key,
     },
     subjects,
 };
 use serde::Deserialize;
 
-use super::{AppState, capacity, jobs::require_priority, media, openapi, transcode};
+use super::{
+    AppState, capacity,
+    jobs::{require_priority, thumbnail_order::check_order},
+    media, openapi, transcode,
+};
 use auth::Principal;
 use document::ScheduleDocument;
 use schedule::{Timing, TimingError};
@@ -260,12 +264,20 @@ async fn find_job_owner(
     {
         transcode::find_profile(app, Some(profile.clone()), &place.job_pointer("profile"))?;
     }
+    match job {
+        JobRequest::Transcode(TranscodeJobRequest { range: Some(range), .. }) => {
+            transcode::check_medium_range(*range, &medium, &place.job_pointer("range"))?;
+        }
+        JobRequest::Thumbnails(wanted) => check_order(&wanted.order(), |member| place.job_pointer(member))?,
+        _ => {}
+    }
     Ok(medium.owner().to_owned())
 }
 
 /// That there are no jobs of the kind that stands at `pointer` of the request.
 pub(crate) fn unknown_kind(pointer: &str) -> Problem {
-    Problem::new(ProblemCode::JobKindUnknown).with_pointer(pointer, "there are transcode and verify")
+    Problem::new(ProblemCode::JobKindUnknown)
+        .with_pointer(pointer, "there are transcode, verify and thumbnails")
 }
 
 /// A timing that is set at `now_ms`, and its first time.

@@ -139,6 +139,7 @@ fn hourly(next_run_at_ms: u64) -> ScheduleRecord {
         job: JobRequest::Transcode(TranscodeJobRequest {
             media_id: FILM,
             profile: Some("small".into()),
+            range: None,
             priority: JobPriority::P2,
         }),
         created_at_ms: 1,
@@ -535,6 +536,7 @@ async fn a_run_without_a_job_says_why_and_the_next_time_is_tried() {
         job: JobRequest::Transcode(TranscodeJobRequest {
             media_id: MediaId::from_bytes([9; 16]),
             profile: None,
+            range: None,
             priority: JobPriority::P1,
         }),
         ..hourly(now_ms)

@@ -13,8 +13,9 @@ use axum::{
 use schemars::JsonSchema;
 use schemas::{
     access::ApiKeyScope,
-    encode::EncodeSettings,
+    encode::{EncodeRange, EncodeSettings},
     ids::{JobId, MediaId},
+    media::TechnicalMetadata,
     schedule::TranscodeJobRequest,
     subjects::JobPriority,
 };
@@ -42,6 +43,9 @@ mod profiles;
 pub(crate) mod tests;
 
 pub use profiles::ProfileCatalog;
+
+/// Latest time of a part, in seconds: longer than any medium.
+pub(super) const SECONDS_MAX: f64 = 1_000_000.0;
 
 /// Most characters of the name of a profile that a request may carry.
 const PROFILE_NAME_LENGTH_MAX: usize = 64;
@@ -75,13 +79,38 @@ impl openapi::OperationGroup for TranscodeApiDoc {
 /// How a medium is to be encoded again.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[schemars(rename = "TranscodeRequest", example = json!({ "profile": "default", "priority": "p2" }))]
+#[schemars(rename = "TranscodeRequest", example = json!({ "profile": "default", "priority": "p2", "start_s": 12.5, "end_s": 30 }))]
 pub(super) struct TranscodeRequest {
     /// Name of a profile, from `GET /v1/profiles`; the one by which uploads are encoded when absent.
     #[schemars(length(max = PROFILE_NAME_LENGTH_MAX))]
     profile: Option<String>,
     /// Priority of the job; `p1` when absent. `p0` is for admins.
     priority: Option<JobPriority>,
+    /// Where the part of the source begins that is encoded, in seconds from its beginning, to the millisecond; at its beginning when absent.
+    #[schemars(range(min = 0, max = SECONDS_MAX))]
+    start_s: Option<f64>,
+    /// Where that part ends, in the same way, later than it begins; at the end of the source when absent.
+    #[schemars(range(min = 0, max = SECONDS_MAX))]
+    end_s: Option<f64>,
+}
+
+impl TranscodeRequest {
+    /// The part that is asked for; `None` for all of it.
+    ///
+    /// # Errors
+    /// When a member is no time.
+    fn range(&self) -> Result<Option<EncodeRange>, Problem> {
+        let time = |name: &str, seconds: Option<f64>| match seconds {
+            None => Ok(None),
+            Some(seconds) => match to_millis(seconds) {
+                Some(millis) => Ok(Some(millis)),
+                None => Err(range_invalid(&format!("/{name}"), format!("0 to {SECONDS_MAX} seconds"))),
+            },
+        };
+        let (start_ms, end_ms) = (time("start_s", self.start_s)?, time("end_s", self.end_s)?);
+        let is_whole = start_ms.is_none() && end_ms.is_none();
+        Ok((!is_whole).then(|| EncodeRange { start_ms: start_ms.unwrap_or(0), end_ms }))
+    }
 }
 
 /// The job that encodes a medium again.
@@ -100,6 +129,9 @@ pub(crate) struct TranscodeDocument {
     profile: String,
     /// Priority of the job.
     priority: JobPriority,
+    /// The part of the source that is encoded; absent for all of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    range: Option<EncodeRange>,
 }
 
 static TRANSCODE_MEDIA: Operation = Operation::change(
@@ -116,6 +148,9 @@ static TRANSCODE_MEDIA: Operation = Operation::change(
 /// By a profile of `GET /v1/profiles`. What plays goes on playing until the new encode is ready, and takes its place then; who plays
 /// the old one plays it to the end of the session, after which it is removed. The medium keeps what it has when the job fails or is
 /// cancelled.
+///
+/// With `start_s` or `end_s` the new encode is that part alone, from 0 on: pictures, sound, subtitles and storyboard are cut together, at the
+/// nearest frames. The source stays whole: an encode without them brings all of it back. The encode says so by the warning `range_encoded`.
 #[utoipa::path(
     post,
     path = TRANSCODE_MEDIA.path,
@@ -126,7 +161,7 @@ static TRANSCODE_MEDIA: Operation = Operation::change(
     responses(
         (status = 202, description = "The job", body = ref("#/components/schemas/TranscodeBegun"), headers(("Location"))),
         (status = 409, description = "It is being encoded, was not verified, or has nothing to begin with: `code` says which"),
-        (status = 422, description = "There is no such profile; `profiles` names those there are"),
+        (status = 422, description = "There is no such profile, which `profiles` names then, or no such part of it"),
     ),
 )]
 async fn transcode_media(
@@ -137,27 +172,44 @@ async fn transcode_media(
     JsonBody(wanted): JsonBody<TranscodeRequest>,
 ) -> Result<Response, Problem> {
     let media_id = media::parse_media_id(&id)?;
-    let TranscodeRequest { profile, priority } = wanted;
-    let wanted = TranscodeJobRequest { media_id, profile, priority: priority.unwrap_or_default() };
-    let begun = begin_transcode(&app, wanted, &who, ("/profile", 0)).await?;
+    let range = wanted.range()?;
+    let TranscodeRequest { profile, priority, .. } = wanted;
+    let wanted = TranscodeJobRequest { media_id, profile, range, priority: priority.unwrap_or_default() };
+    let begun = begin_transcode(&app, wanted, &who, (["/profile", ""], 0)).await?;
     answer_with_begun_job(&address, begun.job_id, begun)
 }
 
-/// Begins an encode that `who` asks for; `profile_pointer` says where in the request its profile stands, and `begun_count` how many jobs
-/// began with the same one.
+/// Seconds to the millisecond; `None` for what is no time of a medium.
+pub(super) fn to_millis(seconds: f64) -> Option<u64> {
+    let is_time = (0.0..=SECONDS_MAX).contains(&seconds);
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "it is in the range just checked"
+    )]
+    is_time.then(|| (seconds * 1_000.0).round() as u64)
+}
+
+/// Begins an encode that `who` asks for; the pointers say where in the request its profile and its part stand, and
+/// `begun_count` how many jobs began with the same one.
 pub(crate) async fn begin_transcode(
     app: &AppState,
     wanted: TranscodeJobRequest,
     who: &Principal,
-    (profile_pointer, begun_count): (&str, u64),
+    ([profile_pointer, range_pointer], begun_count): ([&str; 2], u64),
 ) -> Result<TranscodeDocument, Problem> {
-    let TranscodeJobRequest { media_id, profile, priority } = wanted;
+    let TranscodeJobRequest { media_id, profile, range, priority } = wanted;
     let medium = media::load_owned(&app.bus, media_id, who).await?;
-    let work = (Some(medium.duration_ms()), begun_count);
+    if let Some(range) = range {
+        check_medium_range(range, &medium, range_pointer)?;
+    }
+    let encode_ms =
+        range.map_or_else(|| medium.duration_ms(), |range| range.duration_ms_of(medium.duration_ms()));
+    let work = (Some(encode_ms), begun_count);
     quotas::require_work_room(&app.bus, &app.config.quotas, medium.owner(), work).await?;
     let profile = find_profile(app, profile, profile_pointer)?;
     require_priority(who, priority)?;
-    let settings = EncodeSettings { profile: Some(profile.clone()), priority, scheduled: None };
+    let settings = EncodeSettings { profile: Some(profile.clone()), priority, scheduled: None, range };
     let (encode, job_id) = match retry::begin_new_encode(&app.bus, &app.store, media_id, settings).await {
         Ok(retry::NextEncode::Begun { encode, job_id, .. }) => (encode, job_id),
         Ok(retry::NextEncode::Superseded(why)) => {
@@ -166,7 +218,37 @@ pub(crate) async fn begin_transcode(
         Err(error) => return Err(explain_encode_failure(error)),
     };
     tracing::info!(job.id = %job_id, media.id = %media_id, profile, by = who.owner, "encoded again");
-    Ok(TranscodeDocument { job_id, media_id, encode, profile, priority })
+    Ok(TranscodeDocument { job_id, media_id, encode, profile, priority, range })
+}
+
+/// Refuses a part that a medium has not; `pointer` says where in the request it stands.
+pub(crate) fn check_medium_range(
+    range: EncodeRange,
+    medium: &media::MediumRecords,
+    pointer: &str,
+) -> Result<(), Problem> {
+    let technical = medium.asset.as_ref().and_then(|held| held.record.technical.as_ref());
+    check_range(range, technical).map_err(|why| range_invalid(pointer, why))
+}
+
+/// Whether there is such a part of a source; of one that was not looked at nobody knows, and it is not encoded anyway.
+pub(crate) fn check_range(range: EncodeRange, technical: Option<&TechnicalMetadata>) -> Result<(), String> {
+    if range.end_ms.is_some_and(|end_ms| end_ms <= range.start_ms) {
+        return Err("it has to end later than it begins".into());
+    }
+    let Some(technical) = technical else { return Ok(()) };
+    if technical.still {
+        return Err("a still picture has no parts".into());
+    }
+    if range.start_ms >= technical.duration_ms || range.end_ms.is_some_and(|end| end > technical.duration_ms)
+    {
+        return Err(format!("it has to lie within the source, which has {} ms", technical.duration_ms));
+    }
+    Ok(())
+}
+
+fn range_invalid(pointer: &str, detail: String) -> Problem {
+    Problem::new(ProblemCode::EncodeRangeInvalid).with_pointer(pointer, detail)
 }
 
 /// The name of the profile that is asked for, if there is one of that name.

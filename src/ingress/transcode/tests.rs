@@ -131,7 +131,7 @@ async fn a_medium_that_plays_is_encoded_again_and_plays_on() {
         let ReopenStep::Encode { encode, settings, .. } = reopened.step else { panic!("{reopened:?}") };
         assert_eq!(
             (encode, settings),
-            (number, EncodeSettings { profile: Some(profile.into()), priority, scheduled: None })
+            (number, EncodeSettings { profile: Some(profile.into()), priority, ..EncodeSettings::default() })
         );
         let medium = site.medium().await;
         assert_eq!((medium.status, &medium.encode), (MediaStatus::Ready, &before.encode), "it plays on");
@@ -298,7 +298,11 @@ async fn a_retry_makes_what_its_job_was_to_make() {
     let ReopenStep::Encode { settings, .. } = reopened.step else { panic!("{reopened:?}") };
     assert_eq!(
         settings,
-        EncodeSettings { profile: Some("small".into()), priority: JobPriority::P2, scheduled: None }
+        EncodeSettings {
+            profile: Some("small".into()),
+            priority: JobPriority::P2,
+            ..EncodeSettings::default()
+        }
     );
 }
 

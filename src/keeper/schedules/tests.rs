@@ -39,6 +39,7 @@ fn record(number: usize, timing: ScheduleTiming, now_ms: u64) -> ScheduleRecord 
             // There is none: each run is refused, and is a run.
             media_id: MediaId::from_bytes([9; 16]),
             profile: None,
+            range: None,
             priority: JobPriority::P1,
         }),
         created_at_ms: now_ms,

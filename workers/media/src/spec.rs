@@ -282,6 +282,9 @@ pub struct StillsSpec {
     /// Wanted times from the presentation start, in microseconds. A black picture is passed over for the next one
     /// within ten seconds that is not; if all are black the brightest is taken.
     pub at_us: Vec<u64>,
+    /// The picture is wanted that is shown at the time, also a black one.
+    #[serde(default)]
+    pub is_exact: bool,
     /// Longest side of the pictures in pixels; smaller sources are not enlarged.
     pub side_pixels_max: u32,
     /// JPEG quantiser, 2 (best) to 31.

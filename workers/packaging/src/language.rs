@@ -62,6 +62,13 @@ pub fn language_name(tag: &str) -> Option<String> {
     })
 }
 
+/// The language of a tag as three letters of ISO 639-2/T in five bits each (ISO/IEC 14496-12, 8.4.2.3); `und` for what has none.
+pub fn to_packed_code(tag: &str) -> u16 {
+    let primary = tag.split('-').next().unwrap_or_default();
+    let letters = find_language(primary).map_or(UNDETERMINED, |language| language.to_639_3());
+    letters.bytes().take(3).fold(0, |code, letter| code << 5 | u16::from(letter & 0x1f))
+}
+
 fn find_language(code: &str) -> Option<Language> {
     let code = code.to_ascii_lowercase();
     let terminological =
@@ -102,5 +109,14 @@ mod tests {
             assert!(tag == UNDETERMINED || tag == "en", "{said:?}: {tag}");
         }
         assert_eq!(language_name(UNDETERMINED), None);
+    }
+
+    #[test]
+    fn a_packed_code_has_three_letters() {
+        // 0x55c4 is `und`, as most files have it.
+        for (tag, code) in [("und", 0x55c4), ("", 0x55c4), ("en", 0x15c7), ("pt-BR", 0x41f2), ("gsw", 0x1e77)]
+        {
+            assert_eq!(to_packed_code(tag), code, "{tag}: {:x}", to_packed_code(tag));
+        }
     }
 }

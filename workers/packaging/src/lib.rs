@@ -3,15 +3,18 @@
 //!
 //! - [`EncodeProfile`]: what is wished for. [`ladder`] and [`plan`]: what is made, and in which parts.
 //! - [`presentation`]: what was made. [`playlist`] and [`mpd`]: its description for players.
+//! - [`mp4`]: the files of an encode, and one file made of them.
 //! - [`GrowingPartReader`]: which parts of a job that grows are read.
 //!
 //! Limits: at most [`schemas::job::PARTS_MAX`] parts a job; those of [`ladder`].
 
 mod audio_frame;
+mod audio_names;
 mod changes;
 mod checksums;
 pub mod ladder;
 pub mod language;
+pub mod mp4;
 pub mod mpd;
 mod part_reader;
 pub mod plan;
@@ -19,6 +22,7 @@ pub mod playlist;
 pub mod presentation;
 mod profile;
 mod ratio;
+mod segment_search;
 pub mod storyboard;
 pub mod subtitle_timeline;
 #[cfg(feature = "testing")]
@@ -28,6 +32,8 @@ mod tests;
 mod time_text;
 pub mod webvtt;
 
+pub use audio_names::{ListedAudio, list_audio};
 pub use checksums::{ChecksumList, LIST_BYTES_MAX as CHECKSUMS_BYTES_MAX};
 pub use part_reader::GrowingPartReader;
 pub use profile::{EncodeProfile, ProfileRung, SIDE_PIXELS_MAX, STEP_RATE_BPS_MAX, STEPS_MAX, X264Preset};
+pub use segment_search::{ListedSegment, find_segment};

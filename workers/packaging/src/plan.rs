@@ -7,9 +7,13 @@
 
 use data_encoding::HEXLOWER;
 use schemas::{
+    encode::EncodeRange,
     ids::{JobId, MediaId},
     job::{AudioPlan, EncodePlan, FrameRange, LadderRung, PARTS_MAX, PosterPlan, SubtitlePlan, VideoPlan},
-    media::{AudioTrack, MediaSource, Rational, SubtitleTrack, TechnicalMetadata, VideoTrack},
+    media::{
+        AudioTrack, MediaSource, MediaWarning, Rational, SubtitleTrack, TechnicalMetadata, VideoTrack,
+        warning_codes,
+    },
 };
 use sha2::{Digest, Sha256};
 
@@ -70,6 +74,8 @@ pub struct EncodePlanInput<'a> {
     pub profile_name: &'a str,
     /// The profile.
     pub profile: &'a EncodeProfile,
+    /// The part of the source that is encoded; all of it when absent.
+    pub range: Option<EncodeRange>,
 }
 
 /// Plans an encode.
@@ -82,7 +88,10 @@ pub fn plan_encode(input: &EncodePlanInput<'_>) -> Result<EncodePlan, NoEncodabl
     if picture.is_none() && audio.is_empty() {
         return Err(NoEncodableTrack);
     }
-    let span = measure_time_span(video, &audio, technical.duration_ms);
+    let whole = measure_time_span(video, &audio, technical.duration_ms);
+    let frame_rate = video.map(|track| ladder::choose_frame_rate(track, input.profile.frame_rate_max));
+    let range = input.range.filter(|_| !technical.still);
+    let span = range.map_or(whole, |range| cut_time_span(whole, range, frame_rate));
     let mut reasons = Vec::new();
     let other_parts = audio.len() + usize::from(!technical.subtitles.is_empty());
     let video =
@@ -110,6 +119,7 @@ pub fn plan_encode(input: &EncodePlanInput<'_>) -> Result<EncodePlan, NoEncodabl
         source_key: input.source.key.clone(),
         source_bytes: input.source.size_bytes,
         origin_us: span.origin_us,
+        range,
         duration_ms: if technical.still { 0 } else { duration_samples.div_ceil(48) },
         subtitles: if technical.still { Vec::new() } else { plan_subtitles(&technical.subtitles) },
         poster: plan_poster(technical, span.duration_us),
@@ -129,6 +139,7 @@ pub fn plan_encode(input: &EncodePlanInput<'_>) -> Result<EncodePlan, NoEncodabl
     plan.options_digest = compute_digest(&plan);
     plan.reasons = reasons;
     plan.warnings = changes::list_changes(technical, &plan);
+    plan.warnings.extend(range.map(|_| describe_range(whole, span)));
     Ok(plan)
 }
 
@@ -138,6 +149,7 @@ pub fn unplanned(source: &MediaSource, technical: &TechnicalMetadata, profile_na
         source_key: source.key.clone(),
         source_bytes: source.size_bytes,
         origin_us: 0,
+        range: None,
         duration_ms: technical.duration_ms,
         subtitles: Vec::new(),
         poster: None,
@@ -286,6 +298,7 @@ fn derive_id(media_id: MediaId, seed: &[&[u8]]) -> JobId {
     JobId::from_bytes(bytes)
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct SourceTimeSpan {
     origin_us: i64,
     duration_us: u64,
@@ -303,6 +316,31 @@ fn measure_time_span(video: Option<&VideoTrack>, audio: &[&AudioTrack], duration
         origin_us,
         duration_us: if measured > 0 { measured } else { (duration_ms * 1_000).max(1) },
     }
+}
+
+/// A part of a source whose ends are those of output frames, so that pictures and sound begin and end together; at least one frame.
+fn cut_time_span(whole: SourceTimeSpan, range: EncodeRange, frame_rate: Option<Rational>) -> SourceTimeSpan {
+    // Without a picture to the microsecond: less than a sample.
+    let rate = frame_rate.unwrap_or(Rational { num: 1_000_000, den: 1 });
+    let (num, den) = (u64::from(rate.num), u64::from(rate.den) * 1_000_000);
+    let to_frame = |us: u64| scale_rounded(us, num, den);
+    let to_us = |frame: u64| scale_rounded(frame, den, num);
+    let frame_count = to_frame(whole.duration_us).max(1);
+    let start = to_frame(range.start_ms.saturating_mul(1_000)).min(frame_count - 1);
+    let end = range.end_ms.map_or(frame_count, |end_ms| to_frame(end_ms.saturating_mul(1_000)));
+    let end = end.min(frame_count).max(start + 1);
+    SourceTimeSpan {
+        origin_us: whole.origin_us.saturating_add(i64::try_from(to_us(start)).unwrap_or(i64::MAX)),
+        duration_us: to_us(end - start).max(1),
+    }
+}
+
+fn describe_range(whole: SourceTimeSpan, part: SourceTimeSpan) -> MediaWarning {
+    let start_us = u64::try_from(part.origin_us.saturating_sub(whole.origin_us)).unwrap_or(0);
+    let seconds = |us: u64| format!("{}.{:03}", us / 1_000_000, us / 1_000 % 1_000);
+    let (start, end, all) = (start_us, start_us + part.duration_us, whole.duration_us);
+    let detail = format!("{} s to {} s of {} s", seconds(start), seconds(end), seconds(all));
+    MediaWarning { code: warning_codes::RANGE_ENCODED.to_owned(), detail }
 }
 
 fn plan_video(
@@ -527,8 +565,14 @@ mod tests {
 
     fn planned(technical: &TechnicalMetadata, profile: &EncodeProfile) -> EncodePlan {
         let source = MediaSource { key: "k".into(), size_bytes: 7, sha256: "00".into() };
-        plan_encode(&EncodePlanInput { source: &source, technical, profile_name: "default", profile })
-            .unwrap()
+        plan_encode(&EncodePlanInput {
+            source: &source,
+            technical,
+            profile_name: "default",
+            profile,
+            range: None,
+        })
+        .unwrap()
     }
 
     #[test]
@@ -538,8 +582,13 @@ mod tests {
         nothing.audio.clear();
         let source = MediaSource { key: "k".into(), size_bytes: 7, sha256: "00".into() };
         let profile = EncodeProfile::default();
-        let input =
-            EncodePlanInput { source: &source, technical: &nothing, profile_name: "x", profile: &profile };
+        let input = EncodePlanInput {
+            source: &source,
+            technical: &nothing,
+            profile_name: "x",
+            profile: &profile,
+            range: None,
+        };
         assert_eq!(plan_encode(&input), Err(NoEncodableTrack));
     }
 
@@ -651,6 +700,37 @@ mod tests {
         let plan = planned(&sound, &EncodeProfile::default());
         assert_eq!(plan.duration_ms, 10_000, "exact sound keeps its last sample");
         assert_eq!(plan.audio[0].segment_seconds, Rational { num: 6, den: 1 });
+    }
+
+    #[test]
+    fn a_part_has_its_ends_on_the_frame_grid() {
+        let source = MediaSource { key: "s".into(), size_bytes: 1, sha256: "0".into() };
+        let profile = EncodeProfile::default();
+        let planned_part = |rate, start_ms, end_ms| {
+            let technical = technical(10_000_000, rate);
+            let range = Some(EncodeRange { start_ms, end_ms });
+            let (technical, profile) = (&technical, &profile);
+            let input =
+                EncodePlanInput { source: &source, technical, profile_name: "default", profile, range };
+            let plan = plan_encode(&input).unwrap();
+            let video = plan.video.as_ref().unwrap();
+            assert_eq!(plan.audio[0].duration_samples, video_samples(video), "sound is as long");
+            assert_eq!(plan.warnings.last().unwrap().code, warning_codes::RANGE_ENCODED);
+            (plan.origin_us, video.frame_count)
+        };
+        for (rate, start_ms, end_ms, wanted) in [
+            ((25, 1), 2_000, Some(4_000), (2_000_000, 50)),
+            // To the nearest frame, either way.
+            ((25, 1), 2_019, Some(4_021), (2_000_000, 51)),
+            ((25, 1), 2_021, None, (2_040_000, 199)),
+            ((25, 1), 0, Some(1), (0, 1)),
+            ((25, 1), 99_000, Some(100_000), (9_960_000, 1)),
+            ((30_000, 1_001), 1_001, Some(2_002), (1_001_000, 30)),
+            // Frame 100 begins at 3.336666... s.
+            ((30_000, 1_001), 3_337, Some(6_673), (3_336_667, 100)),
+        ] {
+            assert_eq!(planned_part(rate, start_ms, end_ms), wanted, "{rate:?} {start_ms} {end_ms:?}");
+        }
     }
 
     #[test]

@@ -46,8 +46,14 @@ pub fn build_technical(seconds: i64, width: u32, height: u32) -> TechnicalMetada
 /// The plan of it, by the profile `default`.
 pub fn build_plan(technical: &TechnicalMetadata, profile: &EncodeProfile) -> EncodePlan {
     let source = MediaSource { key: "media/x/source".into(), size_bytes: 7, sha256: "00".into() };
-    plan::plan_encode(&plan::EncodePlanInput { source: &source, technical, profile_name: "default", profile })
-        .unwrap()
+    plan::plan_encode(&plan::EncodePlanInput {
+        source: &source,
+        technical,
+        profile_name: "default",
+        profile,
+        range: None,
+    })
+    .unwrap()
 }
 
 fn build_part(name: &str, tracks: Vec<StoredTrack>, status: JobPartStatus) -> JobPartRecord {

@@ -168,10 +168,21 @@ impl Store {
         key: &str,
         range_bytes: Range<u64>,
     ) -> impl Stream<Item = Result<Bytes, StoreError>> + Send + use<> {
-        let (store, key) = (self.clone(), key.to_owned());
-        futures::stream::iter(split_windows(range_bytes))
-            .map(move |window| {
-                let (store, key) = (store.clone(), key.clone());
+        self.get_joined_stream(std::iter::once((key.to_owned(), range_bytes)))
+    }
+
+    /// Streams ranges in bytes of several objects one behind the other, as [`Store::get_stream`] does that of one.
+    pub fn get_joined_stream<I: Iterator<Item = (String, Range<u64>)> + Send + 'static>(
+        &self,
+        ranges: I,
+    ) -> impl Stream<Item = Result<Bytes, StoreError>> + Send + use<I> {
+        let store = self.clone();
+        let windows = ranges.flat_map(|(key, range_bytes)| {
+            split_windows(range_bytes).map(move |window| (key.clone(), window))
+        });
+        futures::stream::iter(windows)
+            .map(move |(key, window)| {
+                let store = store.clone();
                 async move {
                     let bytes = store.get_range(&key, window.clone()).await?;
                     let wanted = window.end - window.start;

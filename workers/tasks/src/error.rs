@@ -4,7 +4,7 @@ use nats::FailureClass;
 use queue_worker::ClaimError;
 use schemas::{fault::error_chain, index_query, job};
 
-use crate::fetch::FetchError;
+use crate::{fetch::FetchError, thumbnails::PictureError};
 
 /// An error of the tasks stage.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +51,9 @@ pub enum TaskError {
         /// The same for people.
         detail: String,
     },
+    /// As the taker says.
+    #[error("the picture can't be taken")]
+    Picture(#[from] PictureError),
     /// Outage: another worker took the job over.
     #[error("another worker has the job")]
     ClaimLost,
@@ -78,6 +81,7 @@ impl TaskError {
             Self::MediaGone => "media_gone",
             Self::NothingStored => "nothing_stored",
             Self::IndexRefused { .. } => "index_unavailable",
+            Self::Picture(_) => "thumbnail_failed",
             Self::ClaimLost => "claim_lost",
             Self::Changing => "media_changing",
             Self::TooLong { .. } => "time_exceeded",
@@ -97,6 +101,7 @@ impl TaskError {
                 // Behind, busy, or being built anew.
                 _ => FailureClass::Outage,
             },
+            Self::Picture(source) => source.class,
             Self::ClaimLost => FailureClass::Outage,
             Self::Parked { .. }
             | Self::NoAction

@@ -17,6 +17,8 @@ pub(crate) enum TaskOutcome {
     Acted(JobActionReport),
     /// An upload has all its bytes.
     Fetched,
+    /// Pictures are stored.
+    Pictured,
     /// It can't be done; a stable code, and the same for people.
     Failed(String, String),
 }
@@ -34,7 +36,7 @@ impl TaskOutcome {
                 Some((job::MEDIA_DAMAGED, detail))
             }
             // What could not be done with single jobs stands in the report.
-            Self::Acted(_) | Self::Fetched => None,
+            Self::Acted(_) | Self::Fetched | Self::Pictured => None,
             Self::Failed(code, detail) => Some((code, detail.clone())),
         }
     }
@@ -54,7 +56,7 @@ pub(crate) async fn end_job(
         match outcome {
             TaskOutcome::Verified(report) => record.verified = Some(report.clone()),
             TaskOutcome::Acted(report) => record.acted = Some(report.clone()),
-            TaskOutcome::Fetched | TaskOutcome::Failed(..) => {}
+            TaskOutcome::Fetched | TaskOutcome::Pictured | TaskOutcome::Failed(..) => {}
         }
         let (job_id, media_id) = (record.job_id, record.media_id);
         let (owner, kind) = (record.owner.clone(), record.kind.clone());

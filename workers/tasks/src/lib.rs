@@ -4,11 +4,12 @@
 //! - Emits: `evt.job.{started,retried,succeeded,failed,dead,parked}`, `progress.<job_id>.task`.
 //! - Asks: `ask.index.jobs`, for the jobs of a filter.
 //! - Stores: the end of jobs, claims of their parts, what this worker holds. What is done with other jobs changes them and their media as
-//!   the HTTP surface does ([`JobActor`]), and so does what is fetched ([`FetchedUploads`]): no other object is written.
+//!   the HTTP surface does ([`JobActor`]), and so does what is fetched ([`FetchedUploads`]). Pictures are the only objects that are written here.
 //! - Limits: [`TasksConfig`]; a job that makes no encode is one part.
 //!
 //! The kinds: `verify` reads all that is stored of a medium and compares it with what was written down; `job_action` does one thing with
-//! all jobs of a filter; `fetch` brings the bytes of an upload from an address.
+//! all jobs of a filter; `fetch` brings the bytes of an upload from an address; `thumbnails` makes pictures of what plays, which another
+//! taker decodes ([`PictureTaker`]).
 
 mod config;
 mod error;
@@ -19,6 +20,7 @@ mod processor;
 mod progress;
 #[cfg(test)]
 mod tests;
+mod thumbnails;
 mod verify;
 
 use std::sync::Arc;
@@ -34,6 +36,7 @@ pub use error::TaskError;
 pub use fetch::{FetchError, FetchStanding, FetchedUploads, SourceBytes, TaskServices};
 pub use job_actions::{JOBS_AT_ONCE, JobActor, PAGE_JOBS_MAX};
 use processor::TaskProcessor;
+pub use thumbnails::{PictureError, PictureRequest, PictureTaker};
 
 /// What every part of the stage works with.
 #[derive(Debug)]

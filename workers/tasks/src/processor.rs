@@ -25,7 +25,7 @@ use crate::{
     job_actions,
     job_result::{TaskOutcome, end_job, keep_report},
     progress::TaskProgress,
-    verify,
+    thumbnails, verify,
 };
 
 /// How soon a job of another version is looked at again, in milliseconds.
@@ -246,12 +246,21 @@ impl TaskProcessor {
                 let fetched = fetched.unwrap_or(Err(FetchError::TooSlow));
                 fetched.map(|()| TaskOutcome::Fetched).map_err(TaskError::from)
             }
+            Some(JobKind::Thumbnails) => {
+                let making = thumbnails::make_thumbnails(&self.context, job, &progress);
+                Box::pin(making).await.map(|()| TaskOutcome::Pictured)
+            }
             Some(JobKind::Transcode) | None => Err(TaskError::UnknownKind { kind: job.kind.clone() }),
         };
         match done {
             // Its owner removed it, or it never came to anything: nobody has to look into that.
             Err(error @ (TaskError::MediaGone | TaskError::NothingStored)) => {
                 Ok(TaskOutcome::Failed(error.code().to_owned(), error.to_string()))
+            }
+            // It would be the same each time.
+            Err(TaskError::Picture(error)) if error.class == FailureClass::Reject => {
+                let error = TaskError::Picture(error);
+                Ok(TaskOutcome::Failed(error.code().to_owned(), error.describe()))
             }
             // Somebody else's host: after the last try its owner has to look into that, and no operator.
             Err(TaskError::Fetch(error))

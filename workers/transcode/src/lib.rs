@@ -16,7 +16,6 @@
 //! media child a part runs with one decoder thread, which does not change the bytes; when the tries are used up, the job
 //! fails. Workers that vanish are counted apart and end no job.
 
-pub mod boxes;
 pub mod check;
 mod config;
 mod description;

@@ -149,6 +149,7 @@ impl TranscodePlanner {
             technical: &wanted.technical,
             profile_name,
             profile,
+            range: wanted.settings.range,
         };
         let plan = plan::plan_encode(&input)?;
         let job = self.store_job(build_job_record(wanted, plan)).await?;
@@ -191,6 +192,7 @@ impl TranscodePlanner {
     ) -> Result<(), TranscodeError> {
         let profile = wanted.settings.profile.as_ref().unwrap_or(&self.context.config.profile);
         let plan = plan::unplanned(&wanted.source, &wanted.technical, profile);
+        let plan = job::EncodePlan { range: wanted.settings.range, ..plan };
         let mut job = build_job_record(wanted, plan);
         let failed = job_result::mark_failed(&mut job, code, detail, self.context.config.ended_kept_ms);
         let mut held = VersionedRecord::new(job);
@@ -348,6 +350,7 @@ fn build_job_record(wanted: &EncodeRequest, plan: job::EncodePlan) -> job::JobRe
         action: None,
         acted: None,
         fetch: None,
+        thumbnails: None,
     }
 }
 

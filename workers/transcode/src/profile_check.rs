@@ -80,8 +80,13 @@ fn check_source(
     };
     let technical = build_source(picture, duration_ms);
     let source = MediaSource { key: String::new(), size_bytes: 1, sha256: String::new() };
-    let input =
-        plan::EncodePlanInput { source: &source, technical: &technical, profile_name: "checked", profile };
+    let input = plan::EncodePlanInput {
+        source: &source,
+        technical: &technical,
+        profile_name: "checked",
+        profile,
+        range: None,
+    };
     // A profile that takes no sound has nothing to make of sound alone, and says so in its plan.
     let Ok(plan) = plan::plan_encode(&input) else { return Ok(()) };
     check_tasks(&plan).map_err(wrong)

@@ -117,6 +117,7 @@ pub(crate) fn build_subtitles_spec(
 /// The poster.
 pub(crate) fn build_poster_spec(plan: &EncodePlan, poster: &PosterPlan) -> StillsSpec {
     StillsSpec {
+        is_exact: false,
         stream: poster.stream_index,
         origin_us: plan.origin_us,
         at_us: vec![poster.at_us],

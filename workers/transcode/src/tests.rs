@@ -1,26 +1,23 @@
-//! Table tests of the check, against playlists and manifest, and of boxes, against real files.
+//! Table tests of the check, against playlists and manifest.
 
-use std::{collections::BTreeMap, path::Path, process::Command};
+use std::collections::BTreeMap;
 
-use packaging::{mpd, playlist, presentation::Presentation, testing::build_subtitled_example};
+use packaging::{mp4, mpd, playlist, presentation::Presentation, testing::build_subtitled_example};
 use schemas::job::EncodePlan;
 
-use crate::{
-    boxes,
-    check::{
-        self, ConformanceInput, ConformanceRule, FindingSeverity, MeasuredRendition, MeasuredSegment,
-        MeasuredSubtitles, webvtt::ReadCue,
-    },
+use crate::check::{
+    self, ConformanceInput, ConformanceRule, FindingSeverity, MeasuredRendition, MeasuredSegment,
+    MeasuredSubtitles, webvtt::ReadCue,
 };
 
 /// What the store would hold if it held what the parts say.
 fn measured(plan: &EncodePlan, presentation: &Presentation) -> BTreeMap<String, MeasuredRendition> {
     let gop = plan.video.as_ref().map_or(1, |v| u64::from(v.gop_frames) * u64::from(v.frame_rate.den));
     let all = presentation.renditions().map(|rendition| {
-        let audio = boxes::Mp4TrackKind::Audio { channels: 2, sample_rate_hz: 48_000 };
+        let audio = mp4::Mp4TrackKind::Audio { channels: 2, sample_rate_hz: 48_000 };
         let kind = plan.video.iter().flat_map(|v| &v.rungs).find(|r| r.name == rendition.name).map_or(
             audio,
-            |rung| boxes::Mp4TrackKind::Video {
+            |rung| mp4::Mp4TrackKind::Video {
                 width: rung.width,
                 height: rung.height,
                 level: rung.level,
@@ -28,12 +25,12 @@ fn measured(plan: &EncodePlan, presentation: &Presentation) -> BTreeMap<String, 
                 has_parameter_sets: true,
             },
         );
-        let is_video = matches!(kind, boxes::Mp4TrackKind::Video { .. });
+        let is_video = matches!(kind, mp4::Mp4TrackKind::Video { .. });
         let sample_ticks = if is_video { u64::from(rendition.timescale) / 25 } else { 1_024 };
         let segments = rendition.segments.iter().map(|s| {
             let sync = s.duration_ticks.div_ceil(gop * sample_ticks);
             MeasuredSegment {
-                fragment: boxes::Mp4Fragment {
+                fragment: mp4::Mp4Fragment {
                     start_ticks: s.start_ticks,
                     composition_ticks: 0,
                     duration_ticks: s.duration_ticks,
@@ -45,10 +42,10 @@ fn measured(plan: &EncodePlan, presentation: &Presentation) -> BTreeMap<String, 
                 },
                 size_bytes: s.size_bytes,
                 first_picture: is_video
-                    .then_some(boxes::FirstPicture { is_idr: true, has_parameter_sets: false }),
+                    .then_some(mp4::FirstPicture { is_idr: true, has_parameter_sets: false }),
             }
         });
-        let init = boxes::InitSegment::for_test(kind, rendition.timescale, &rendition.codecs);
+        let init = mp4::InitSegment::for_test(kind, rendition.timescale, &rendition.codecs);
         (
             rendition.name.clone(),
             MeasuredRendition { init, init_sha256: String::new(), segments: segments.collect() },
@@ -171,7 +168,7 @@ fn each_rule_of_playlists_finds_its_fault() {
     check(Rule::A4, "another size", &|c| c.swap("RESOLUTION=640x360", "RESOLUTION=642x360"));
     check(Rule::A4, "another rate", &|c| c.swap("FRAME-RATE=25.000", "FRAME-RATE=30.000"));
     check(Rule::A4, "a higher level than needed", &|c| {
-        if let boxes::Mp4TrackKind::Video { level, .. } = &mut c.measured.get_mut("v234").unwrap().init.kind {
+        if let mp4::Mp4TrackKind::Video { level, .. } = &mut c.measured.get_mut("v234").unwrap().init.kind {
             *level = 51;
         }
     });
@@ -259,11 +256,11 @@ fn each_rule_of_segments_and_manifests_finds_its_fault() {
     let check = assert_found;
     check(Rule::A10, "no IDR", &|c| {
         c.segment("v360", 4).first_picture =
-            Some(boxes::FirstPicture { is_idr: false, has_parameter_sets: false });
+            Some(mp4::FirstPicture { is_idr: false, has_parameter_sets: false });
     });
     check(Rule::A10, "parameter sets in the segment", &|c| {
         c.segment("v360", 4).first_picture =
-            Some(boxes::FirstPicture { is_idr: true, has_parameter_sets: true });
+            Some(mp4::FirstPicture { is_idr: true, has_parameter_sets: true });
     });
     check(Rule::A10, "an IDR too many", &|c| c.segment("v234", 0).fragment.sync_ticks.push(7));
     check(Rule::A11, "another boundary", &|c| {
@@ -294,131 +291,4 @@ fn each_rule_of_segments_and_manifests_finds_its_fault() {
     check(Rule::B18, "an edit list", &|c| {
         c.measured.get_mut("v360").unwrap().init.edit_start_ticks = 1_024;
     });
-}
-
-/// A fragmented file as FFmpeg makes it, cut into its init segment and its fragments.
-fn real_file(folder: &Path, arguments: &[&str]) -> (Vec<u8>, Vec<Vec<u8>>) {
-    let path = folder.join("file.mp4");
-    let status = Command::new("ffmpeg")
-        .args(["-v", "error", "-y", "-f", "lavfi", "-i"])
-        .args(arguments)
-        .args(["-movflags", "+cmaf+frag_keyframe+default_base_moof+skip_trailer", "-use_editlist", "0"])
-        .arg(&path)
-        .status()
-        .unwrap();
-    assert!(status.success());
-    let bytes = std::fs::read(path).unwrap();
-    let (mut init, mut fragments): (Vec<u8>, Vec<Vec<u8>>) = (Vec::new(), Vec::new());
-    let mut at = 0;
-    while at < bytes.len() {
-        let size = usize::try_from(u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap())).unwrap();
-        let (kind, atom) = (&bytes[at + 4..at + 8], &bytes[at..at + size]);
-        match kind {
-            b"ftyp" | b"moov" => init.extend(atom),
-            b"moof" => fragments.push(atom.to_vec()),
-            b"mdat" => fragments.last_mut().unwrap().extend(atom),
-            _ => {}
-        }
-        at += size;
-    }
-    (init, fragments)
-}
-
-#[test]
-fn real_video_is_read() {
-    let folder = tempfile::tempdir().unwrap();
-    let encoder = [
-        "testsrc2=size=320x180:rate=25:duration=5",
-        "-pix_fmt",
-        "yuv420p",
-        "-c:v",
-        "libx264",
-        "-g",
-        "50",
-        "-sc_threshold",
-        "0",
-        "-level:v",
-        "1.3",
-        "-profile:v",
-        "high",
-    ];
-    let (init, fragments) = real_file(folder.path(), &encoder);
-    let read = boxes::read_init_segment(&init).unwrap();
-    assert_eq!((read.codecs.as_str(), read.timescale, read.edit_start_ticks), ("avc1.64000d", 12_800, 0));
-    assert!(read.brands.iter().any(|b| b == "cmfc"), "{:?}", read.brands);
-    let boxes::Mp4TrackKind::Video { width, height, level, length_bytes, has_parameter_sets } = read.kind
-    else {
-        panic!("no video")
-    };
-    assert_eq!((width, height, level, length_bytes, has_parameter_sets), (320, 180, 13, 4, true));
-    let mut next = 0;
-    for (bytes, samples) in fragments.iter().zip([50, 50, 25]) {
-        let fragment = boxes::read_fragment(&read, bytes).unwrap();
-        assert_eq!(
-            (fragment.start_ticks, fragment.sample_count, fragment.duration_ticks),
-            (next, samples, 512 * u64::try_from(samples).unwrap())
-        );
-        assert_eq!(
-            (fragment.sync_ticks.as_slice(), fragment.size_bytes),
-            ([0].as_slice(), u64::try_from(bytes.len()).unwrap())
-        );
-        let picture =
-            boxes::read_first_picture(&bytes[fragment.first_sample_offset..], length_bytes).unwrap();
-        assert_eq!(picture, boxes::FirstPicture { is_idr: true, has_parameter_sets: false });
-        next += fragment.duration_ticks;
-    }
-    assert_eq!(fragments.len(), 3);
-}
-
-#[test]
-fn real_audio_is_read() {
-    let folder = tempfile::tempdir().unwrap();
-    let (init, fragments) = real_file(
-        folder.path(),
-        &["sine=duration=2:sample_rate=48000", "-ac", "2", "-c:a", "aac", "-frag_duration", "1000000"],
-    );
-    let read = boxes::read_init_segment(&init).unwrap();
-    assert_eq!((read.codecs.as_str(), read.timescale), ("mp4a.40.2", 48_000));
-    assert_eq!(read.kind, boxes::Mp4TrackKind::Audio { channels: 2, sample_rate_hz: 48_000 });
-    assert!(!fragments.is_empty());
-    for bytes in &fragments {
-        let fragment = boxes::read_fragment(&read, bytes).unwrap();
-        assert_eq!(fragment.size_bytes, u64::try_from(bytes.len()).unwrap());
-    }
-}
-
-#[test]
-fn damaged_files_are_refused_and_never_crash() {
-    let folder = tempfile::tempdir().unwrap();
-    let encoder = ["testsrc2=size=64x64:rate=25:duration=1", "-pix_fmt", "yuv420p", "-c:v", "libx264"];
-    let (init, fragments) = real_file(folder.path(), &encoder);
-    let read = boxes::read_init_segment(&init).unwrap();
-    let good = boxes::read_fragment(&read, &fragments[0]).unwrap();
-    for length in 0..init.len() {
-        assert!(boxes::read_init_segment(&init[..length]).is_err(), "init cut at {length}");
-    }
-    for length in 0..good.first_sample_offset {
-        assert!(boxes::read_fragment(&read, &fragments[0][..length]).is_err(), "segment cut at {length}");
-    }
-    // Every byte changed in turn: refused or read, but always an answer.
-    let mut answers = 0;
-    for at in 0..init.len() {
-        let mut bytes = init.clone();
-        bytes[at] ^= 0xff;
-        answers += usize::from(
-            boxes::read_init_segment(&bytes).is_ok() || boxes::read_init_segment(&bytes).is_err(),
-        );
-    }
-    for at in 0..good.first_sample_offset {
-        let mut bytes = fragments[0].clone();
-        bytes[at] ^= 0xff;
-        answers += usize::from(
-            boxes::read_fragment(&read, &bytes).is_ok_and(|f| f.sample_count > boxes::SAMPLES_MAX),
-        );
-    }
-    assert_eq!(answers, init.len());
-    assert!(boxes::read_first_picture(&[0, 0, 0, 200, 0x65], 4).is_ok_and(|p| p.is_idr));
-    for sample in [&[][..], &[0, 0, 0], &[0, 0, 0, 0, 9], &[0, 0, 0, 200, 6], &[0xff; 4]] {
-        assert!(boxes::read_first_picture(sample, 4).is_err(), "{sample:?}");
-    }
 }

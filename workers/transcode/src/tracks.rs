@@ -3,17 +3,18 @@
 //! A repeated part keeps the tracks of the try before until it has passed them, so that a growing playlist never shrinks.
 
 use data_encoding::HEXLOWER;
-use packaging::{plan::PartWork, subtitle_timeline::SubtitleTimeline};
+use packaging::{
+    mp4::{self, Mp4TrackKind},
+    plan::PartWork,
+    subtitle_timeline::SubtitleTimeline,
+};
 use schemas::{
     job::{EncodePlan, JobPartRecord, StoredSegment, StoredTrack},
     media::Rational,
 };
 use sha2::{Digest, Sha256};
 
-use crate::{
-    boxes::{self, Mp4TrackKind},
-    error::TranscodeError,
-};
+use crate::error::TranscodeError;
 
 /// One rendition that the part makes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,7 +113,7 @@ impl PartTracks {
         let (timescale, codecs) = match kind {
             ExpectedKind::Subtitles(timescale) => (timescale, WEBVTT.to_owned()),
             ExpectedKind::Video(..) | ExpectedKind::Audio => {
-                let init = boxes::read_init_segment(bytes)
+                let init = mp4::read_init_segment(bytes)
                     .map_err(|why| TranscodeError::Unplanned(format!("init segment of {name}: {why}")))?;
                 let found = match init.kind {
                     Mp4TrackKind::Video { width, height, .. } => ExpectedKind::Video(width, height),

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, ScopedJoinHandle};
 
-use ffmpeg_next::frame;
+use ffmpeg_next::{Rational, Rescale, frame};
 use media::protocol::MediaTaskReport;
 use media::{EncodeSpec, MediaErrorCode, VideoGrid};
 
@@ -127,7 +127,7 @@ fn open_at_start(
     spec: &EncodeSpec,
 ) -> MediaChildResult<(TrackDecoder, Option<frame::Video>)> {
     let mut reader = TrackDecoder::open(wire, job, spec.stream, spec.decode_threads)?;
-    if spec.start_frame == 0 {
+    if spec.start_frame == 0 && !begins_late(&reader, spec)? {
         return Ok((reader, None));
     }
     let grid = FrameGrid::new(spec.frame_rate, spec.origin_us, reader.time_base);
@@ -148,6 +148,17 @@ fn open_at_start(
     // The old reader may have asked for a block that the new one must not get.
     drop(reader);
     Ok((TrackDecoder::open(wire, job, spec.stream, spec.decode_threads)?, None))
+}
+
+/// Whether the presentation begins so long after the track that searching costs less than decoding up to there: a part of it is wanted.
+fn begins_late(reader: &TrackDecoder, spec: &EncodeSpec) -> MediaChildResult<bool> {
+    let start = reader.track()?.start_time();
+    // A track that does not say where it begins is read from its beginning.
+    let Some(start) = Some(start).filter(|start| *start != ffmpeg_next::ffi::AV_NOPTS_VALUE) else {
+        return Ok(false);
+    };
+    let start_us = start.rescale(reader.time_base, Rational(1, 1_000_000));
+    Ok(spec.origin_us.saturating_sub(start_us) > MARGINS_US[0])
 }
 
 impl PictureDispatcher<'_> {

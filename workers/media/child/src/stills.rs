@@ -32,6 +32,9 @@ const LAMBDA: i32 = 118;
 /// A frame this much before the wanted time still counts as at it: half a frame at 25 per second.
 const EARLY_US: i64 = 20_000;
 
+/// A frame this much behind an exact time is the one that is shown then: times are asked for in milliseconds.
+const ROUNDING_US: i64 = 500;
+
 /// Runs the task.
 pub(crate) fn extract_stills(
     wire: &Arc<ParentPipe>,
@@ -52,7 +55,11 @@ pub(crate) fn extract_stills(
             drop(reader);
             reader = TrackDecoder::open(wire, job, spec.stream, 0)?;
         }
-        let found = find_still(&mut reader, spec, at_us)?;
+        let found = if spec.is_exact {
+            find_shown_still(&mut reader, spec, at_us)?
+        } else {
+            find_still(&mut reader, spec, at_us)?
+        };
         let bytes = encode_jpeg(&found.picture, spec.quantizer)?;
         wire.send(&ChildMessage::Image {
             position: u16::try_from(position).unwrap_or(u16::MAX),
@@ -115,6 +122,33 @@ fn find_still(reader: &mut TrackDecoder, spec: &StillsSpec, at_us: i64) -> Media
             "no picture of the stream could be decoded",
         )),
     }
+}
+
+/// The picture that is shown at a time: the last one that does not begin later, or else the first.
+fn find_shown_still(
+    reader: &mut TrackDecoder,
+    spec: &StillsSpec,
+    at_us: i64,
+) -> MediaChildResult<StillPicture> {
+    let mut studio = StillRenderer::new(reader, spec)?;
+    let mut shown = None;
+    let mut stored = frame::Video::empty();
+    'frames: while reader.next_frame(&mut stored)? {
+        for picture in studio.deinterlace(std::mem::replace(&mut stored, frame::Video::empty()))? {
+            let own_us = picture.pts().unwrap_or(0).rescale(reader.time_base, Rational(1, 1_000_000));
+            let is_later = own_us > at_us.saturating_add(ROUNDING_US);
+            if !is_later || shown.is_none() {
+                shown = Some((picture, own_us));
+            }
+            if is_later {
+                break 'frames;
+            }
+        }
+    }
+    let (picture, own_us) = shown.ok_or_else(|| {
+        source_refused_error(MediaErrorCode::MediaNoFrames, "no picture of the stream could be decoded")
+    })?;
+    studio.render_still(picture, own_us)
 }
 
 /// From stored pictures to those of the wanted size.

@@ -173,4 +173,6 @@ pub struct TaskServices {
     pub uploads: Arc<dyn FetchedUploads>,
     /// Asks addresses of users.
     pub client: outbound::OutboundClient,
+    /// Takes pictures.
+    pub pictures: Arc<dyn crate::PictureTaker>,
 }

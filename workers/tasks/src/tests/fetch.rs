@@ -218,6 +218,7 @@ impl FetchSite {
             actor: Arc::new(NoActor),
             uploads: upload.clone(),
             client: OutboundClient::new(outbound).unwrap(),
+            pictures: Arc::new(NoPictures),
         };
         let mut config = config();
         config.parts.attempts_max = attempts_max;
@@ -338,7 +339,12 @@ async fn a_cancelled_fetch_stops_at_once_and_ends_its_upload() {
         OutboundConfig { allow: vec!["127.0.0.0/8".parse().unwrap()], ..OutboundConfig::default() };
     site.site.tasks.pop();
     let (client, uploads) = (OutboundClient::new(outbound).unwrap(), site.upload.clone());
-    site.site.worker_of(config(), TaskServices { actor: Arc::new(NoActor), uploads, client }).await;
+    site.site
+        .worker_of(
+            config(),
+            TaskServices { actor: Arc::new(NoActor), uploads, client, pictures: Arc::new(NoPictures) },
+        )
+        .await;
     let job_id = site.begin("/stuck").await;
     let upload = site.upload.clone();
     site.site.wait("the first bytes", async || upload.standing().offset_bytes == 10_000).await;

@@ -26,8 +26,8 @@ use tempfile::TempDir;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
-    FetchError, FetchStanding, FetchedUploads, JobActor, SourceBytes, TaskError, TaskServices, TasksConfig,
-    run_tasks,
+    FetchError, FetchStanding, FetchedUploads, JobActor, PictureError, PictureRequest, PictureTaker,
+    SourceBytes, TaskError, TaskServices, TasksConfig, run_tasks,
 };
 
 mod fetch;
@@ -77,6 +77,16 @@ impl JobActor for NoActor {
     }
 }
 
+/// For tests without pictures.
+#[derive(Debug)]
+struct NoPictures;
+
+impl PictureTaker for NoPictures {
+    fn take(&self, wanted: PictureRequest) -> BoxFuture<'_, Result<bytes::Bytes, PictureError>> {
+        unreachable!("nobody asked for {wanted:?}")
+    }
+}
+
 /// For tests that fetch nothing.
 #[derive(Debug)]
 struct NoUploads;
@@ -120,7 +130,11 @@ impl Site {
 
     async fn worker_with(&mut self, config: TasksConfig, actor: Arc<dyn JobActor>) {
         let client = outbound::OutboundClient::new(outbound::OutboundConfig::default()).unwrap();
-        self.worker_of(config, TaskServices { actor, uploads: Arc::new(NoUploads), client }).await;
+        self.worker_of(
+            config,
+            TaskServices { actor, uploads: Arc::new(NoUploads), client, pictures: Arc::new(NoPictures) },
+        )
+        .await;
     }
 
     async fn worker_of(&mut self, config: TasksConfig, services: TaskServices) {

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use futures::{StreamExt, TryStreamExt};
 use packaging::{
+    mp4::{self, FirstPicture, InitSegment, MalformedMp4, Mp4Fragment, Mp4TrackKind},
     presentation::{Presentation, PresentationRendition},
     webvtt,
 };
@@ -14,7 +15,6 @@ use sha2::{Digest, Sha256};
 use store::Store;
 
 use super::webvtt::{MeasuredSubtitles, ReadCue, parse_segment};
-use crate::boxes::{self, FirstPicture, InitSegment, MalformedMp4, Mp4Fragment, Mp4TrackKind};
 
 /// Bytes read of a segment: its `moof` and the beginning of its first sample.
 const HEAD_BYTES: u64 = 48 * 1024;
@@ -142,10 +142,10 @@ async fn measure_rendition(
     reads_max: usize,
 ) -> Result<MeasuredRendition, MeasureError> {
     let key = format!("{prefix}/{}", keys::init_segment_path(&rendition.name));
-    let limit = u64::try_from(boxes::INIT_BYTES_MAX).unwrap_or(u64::MAX);
+    let limit = u64::try_from(mp4::INIT_BYTES_MAX).unwrap_or(u64::MAX);
     let bytes =
         store.get(&key, limit).await.map_err(|source| MeasureError::Store { key: key.clone(), source })?;
-    let init = boxes::read_init_segment(&bytes).map_err(|source| MeasureError::Malformed { key, source })?;
+    let init = mp4::read_init_segment(&bytes).map_err(|source| MeasureError::Malformed { key, source })?;
     let count = u32::try_from(rendition.segments.len()).unwrap_or(u32::MAX);
     let segments = futures::stream::iter(1..=count)
         .map(|number| {
@@ -189,13 +189,13 @@ fn examine_segment(
     head: &[u8],
     size_bytes: u64,
 ) -> Result<MeasuredSegment, MalformedMp4> {
-    let fragment = boxes::read_fragment(init, head)?;
+    let fragment = mp4::read_fragment(init, head)?;
     let first_picture = match init.kind {
         Mp4TrackKind::Audio { .. } => None,
         Mp4TrackKind::Video { length_bytes, .. } => {
             let sample = head.get(fragment.first_sample_offset..).unwrap_or_default();
             let limit = usize::try_from(fragment.first_sample_bytes).unwrap_or(usize::MAX).min(sample.len());
-            Some(boxes::read_first_picture(sample.get(..limit).unwrap_or_default(), length_bytes)?)
+            Some(mp4::read_first_picture(sample.get(..limit).unwrap_or_default(), length_bytes)?)
         }
     };
     Ok(MeasuredSegment { fragment, size_bytes, first_picture })

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use packaging::ladder;
+use packaging::{ladder, mp4::Mp4TrackKind};
 use schemas::{
     job::{AudioPlan, LadderRung, VideoPlan},
     keys,
@@ -15,7 +15,6 @@ use super::{
     hls::{HlsAttributes, MediaPlaylist},
     iframes, subtitles,
 };
-use crate::boxes::Mp4TrackKind;
 
 /// Largest difference between declared and measured bandwidth, in percent (HLS Authoring Specification 1.26, 1.27).
 const BANDWIDTH_PERCENT_MAX: u64 = 10;

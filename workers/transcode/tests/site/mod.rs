@@ -322,6 +322,7 @@ impl Site {
             technical: &technical,
             profile_name: &config.profile,
             profile: config.find_profile(&config.profile).unwrap(),
+            range: None,
         };
         let mut plan = packaging::plan::plan_encode(&input).unwrap();
         version.clone_into(&mut plan.options_version);
@@ -352,6 +353,7 @@ impl Site {
             action: None,
             acted: None,
             fetch: None,
+            thumbnails: None,
         };
         let bus = self.broker.bus(Role::Transcode).await;
         bus.commit_record(&mut VersionedRecord::new(record), Outbox::new()).await.unwrap();

@@ -455,6 +455,7 @@ fn the_containers_aspect_counts_before_the_codecs() {
             let video = probe(&path).await.unwrap().streams[0].video.clone().unwrap();
             assert_eq!((video.display_width, video.display_height), expected, "{name} {aspect}");
             let stills = StillsSpec {
+                is_exact: false,
                 stream: 0,
                 origin_us: 0,
                 at_us: vec![0],

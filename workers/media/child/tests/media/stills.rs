@@ -6,6 +6,7 @@ use crate::harness::{Job, Product, Studio, driver, ffprobe, produce, run};
 
 fn spec(at_us: Vec<u64>) -> StillsSpec {
     StillsSpec {
+        is_exact: false,
         stream: 0,
         origin_us: 0,
         at_us,

@@ -1,4 +1,4 @@
-//! Reads what the check needs from fragmented MP4: one init segment, and the head of each media segment.
+//! Reads fragmented MP4: one init segment, and the head of each media segment.
 //!
 //! The bytes come from a child that reads hostile files, so every number is checked before it is used.
 //!
@@ -92,6 +92,19 @@ pub struct Mp4Fragment {
     pub first_sample_bytes: u32,
 }
 
+/// One sample of a media segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mp4Sample {
+    /// Duration in ticks.
+    pub duration_ticks: u32,
+    /// Bytes.
+    pub size_bytes: u32,
+    /// How much later than it is decoded it is presented, in ticks, edits left aside.
+    pub composition_ticks: i64,
+    /// True when decoding may begin with it.
+    pub is_sync: bool,
+}
+
 /// Reads an init segment.
 pub fn read_init_segment(bytes: &[u8]) -> Result<InitSegment, MalformedMp4> {
     if bytes.len() > INIT_BYTES_MAX {
@@ -147,6 +160,27 @@ pub fn read_init_segment(bytes: &[u8]) -> Result<InitSegment, MalformedMp4> {
 
 /// Reads the head of a media segment. `bytes` may end behind the first sample; it must hold the whole `moof`.
 pub fn read_fragment(init: &InitSegment, bytes: &[u8]) -> Result<Mp4Fragment, MalformedMp4> {
+    let FragmentHead { moof, before_moof, mdat_offset, mdat_size } = read_fragment_head(bytes)?;
+    read_track_fragment(init, &moof, before_moof, mdat_offset, mdat_size)
+}
+
+/// Reads the head of a media segment with each of its samples, in order of decoding. `bytes` may end behind the head of `mdat`.
+pub fn read_samples(init: &InitSegment, bytes: &[u8]) -> Result<(Mp4Fragment, Vec<Mp4Sample>), MalformedMp4> {
+    let FragmentHead { moof, before_moof, mdat_offset, mdat_size } = read_fragment_head(bytes)?;
+    let fragment = read_track_fragment(init, &moof, before_moof, mdat_offset, mdat_size)?;
+    let samples = moof.traf.first().map(|traf| resolve_samples(init, traf).collect());
+    Ok((fragment, samples.unwrap_or_default()))
+}
+
+/// The boxes before the samples.
+struct FragmentHead {
+    moof: Moof,
+    before_moof: usize,
+    mdat_offset: usize,
+    mdat_size: usize,
+}
+
+fn read_fragment_head(bytes: &[u8]) -> Result<FragmentHead, MalformedMp4> {
     let mut rest = bytes;
     let mut moof: Option<Moof> = None;
     let mut before_moof = 0;
@@ -165,8 +199,8 @@ pub fn read_fragment(init: &InitSegment, bytes: &[u8]) -> Result<Mp4Fragment, Ma
                 let (Some(moof), Some(size)) = (moof, header.size) else {
                     return Err(MalformedMp4("mdat without moof or size".into()));
                 };
-                let body = bytes.len() - rest.len();
-                return read_track_fragment(init, &moof, before_moof, body, size);
+                let mdat_offset = bytes.len() - rest.len();
+                return Ok(FragmentHead { moof, before_moof, mdat_offset, mdat_size: size });
             }
             Styp::KIND => {
                 read_atom::<Styp>(&header, &mut rest, "styp")?;
@@ -308,6 +342,20 @@ fn read_track_fragment(
     })
 }
 
+/// The samples of a fragment; what one does not say of itself the fragment does, or else the init segment (8.8.3, 8.8.7).
+fn resolve_samples<'a>(init: &'a InitSegment, traf: &'a Traf) -> impl Iterator<Item = Mp4Sample> + 'a {
+    traf.trun.iter().flat_map(|trun| trun.samples.iter()).map(move |entry| {
+        let TrunEntry { duration, size, flags, cts } = entry;
+        let flags = flags.or(traf.tfhd.default_sample_flags).unwrap_or(init.default_flags);
+        Mp4Sample {
+            duration_ticks: duration.or(traf.tfhd.default_sample_duration).unwrap_or(init.default_duration),
+            size_bytes: size.or(traf.tfhd.default_sample_size).unwrap_or(init.default_size),
+            composition_ticks: cts.unwrap_or(0),
+            is_sync: flags & NON_SYNC == 0,
+        }
+    })
+}
+
 #[derive(Default)]
 struct FragmentSamples {
     duration_ticks: u64,
@@ -320,31 +368,25 @@ struct FragmentSamples {
 impl FragmentSamples {
     fn from_track_fragment(init: &InitSegment, traf: &Traf) -> Self {
         let mut samples = Self::default();
-        let mut is_first = true;
-        for entry in traf.trun.iter().flat_map(|trun| trun.samples.iter()) {
-            let TrunEntry { duration, size, flags, cts } = entry;
-            let duration = duration.or(traf.tfhd.default_sample_duration).unwrap_or(init.default_duration);
-            let size = size.or(traf.tfhd.default_sample_size).unwrap_or(init.default_size);
-            let flags = flags.or(traf.tfhd.default_sample_flags).unwrap_or(init.default_flags);
-            if flags & NON_SYNC == 0 {
+        for (index, sample) in resolve_samples(init, traf).enumerate() {
+            if sample.is_sync {
                 samples.sync_ticks.push(samples.duration_ticks);
             }
-            if is_first {
-                samples.first_bytes = size;
-                samples.composition_ticks = cts.unwrap_or(0);
-                is_first = false;
+            if index == 0 {
+                samples.first_bytes = sample.size_bytes;
+                samples.composition_ticks = sample.composition_ticks;
             }
-            samples.duration_ticks = samples.duration_ticks.saturating_add(u64::from(duration));
-            samples.size_bytes = samples.size_bytes.saturating_add(u64::from(size));
+            samples.duration_ticks = samples.duration_ticks.saturating_add(u64::from(sample.duration_ticks));
+            samples.size_bytes = samples.size_bytes.saturating_add(u64::from(sample.size_bytes));
         }
         samples
     }
 }
 
-#[cfg(test)]
+#[cfg(feature = "testing")]
 impl InitSegment {
     /// An init segment as a good encode has it.
-    pub(crate) fn for_test(kind: Mp4TrackKind, timescale: u32, codecs: &str) -> Self {
+    pub fn for_test(kind: Mp4TrackKind, timescale: u32, codecs: &str) -> Self {
         Self {
             brands: vec!["cmfc".into()],
             track_id: 1,
