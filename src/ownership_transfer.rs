@@ -168,8 +168,15 @@ async fn transfer_hooks(bus: &Bus, from: &str, to: &str) -> Result<usize, BusErr
     })
     .await?;
     for old in &found {
-        let given =
-            HookRecord { owner: to.to_owned(), owner_key: owner_key(to), is_for_all: false, ..old.clone() };
+        // What was logged until now is of its owner of before.
+        let given_at_ms = bus.broker_now_ms(&subjects::kv_stream_name(HookRecord::BUCKET)).await?;
+        let given = HookRecord {
+            owner: to.to_owned(),
+            owner_key: owner_key(to),
+            is_for_all: false,
+            log_from_ms: Some(given_at_ms),
+            ..old.clone()
+        };
         let key = given.key();
         let event = ingress::hooks::describe_change(&given, BY);
         let held = bus.load_with_tombstone::<HookRecord>(&key).await?;
@@ -181,8 +188,13 @@ async fn transfer_hooks(bus: &Bus, from: &str, to: &str) -> Result<usize, BusErr
         }
         bus.change_record::<HookRecord>(&old.key(), |held| {
             let removed_at_ms = Some(nats::now_ms());
-            let left =
-                HookRecord { removed_at_ms, is_given_away: true, secrets: Vec::new(), ..held?.clone() };
+            let left = HookRecord {
+                removed_at_ms,
+                is_given_away: true,
+                url: String::new(),
+                secrets: Vec::new(),
+                ..held?.clone()
+            };
             Some((left, Outbox::new()))
         })
         .await?;
@@ -403,13 +415,18 @@ mod tests {
         assert_eq!(transfer_ownership(&bus, "olga", "petr").await.unwrap(), given);
         let by_id = hook_key("*", &hook.hook_id.to_string());
         let found = bus.load_record::<HookRecord>(&by_id).await.unwrap().unwrap().record;
-        assert_eq!(found, of("petr", false), "it sends what its new owner may see");
+        assert!(
+            found.log_from_ms.is_some_and(|from_ms| from_ms > 1_700_000_000_000),
+            "it shows no log of before"
+        );
+        let shown = |found: HookRecord| HookRecord { log_from_ms: None, ..found };
+        assert_eq!(shown(found), of("petr", false), "it sends what its new owner may see");
         let left = bus.load_with_tombstone::<HookRecord>(&hook.key()).await.unwrap().unwrap().record;
-        assert!(left.is_given_away && left.secrets.is_empty(), "{left:?}");
+        assert!(left.is_given_away && left.secrets.is_empty() && left.url.is_empty(), "{left:?}");
         // And back again, where its tombstone lies.
         assert_eq!(transfer_ownership(&bus, "petr", "olga").await.unwrap(), given);
         let found = bus.load_record::<HookRecord>(&by_id).await.unwrap().unwrap().record;
-        assert_eq!(found, of("olga", false));
+        assert_eq!(shown(found), of("olga", false));
         assert_eq!(transfer_ownership(&bus, "petr", "olga").await.unwrap(), OwnerTransferCounts::default());
     }
 }

@@ -1173,6 +1173,7 @@ pub fn hook_record() -> hook::HookRecord {
         resumed_at_ms: None,
         removed_at_ms: None,
         is_given_away: false,
+        log_from_ms: None,
     }
 }
 
@@ -1184,6 +1185,7 @@ fn visit_hook_records(visitor: &mut impl ExampleVisitor) {
         tries: 2,
         next_try_at_ms: MADE_AT_MS + 10_000,
         code: Some(owned_text("connect_failed")),
+        is_expedited: false,
     };
     let progress = hook::HookProgress {
         lanes: vec![lane],
@@ -1193,11 +1195,12 @@ fn visit_hook_records(visitor: &mut impl ExampleVisitor) {
     visitor.visit("kv.hooks.progress", progress);
     let asked = hook::AskedDelivery {
         delivery_id: DELIVERY,
-        content: hook::AskedContent::Event { sequence: 39, media_id: Some(MEDIA) },
+        content: hook::AskedContent::Event { sequence: 39, media_id: Some(MEDIA), event_id: None },
         asked_at_ms: MADE_AT_MS,
     };
     let replay = hook::AskedReplay { position: HOOK_POSITION, asked_at_ms: MADE_AT_MS };
-    let requests = hook::HookRequests { hook_id: HOOK, deliveries: vec![asked], replay: Some(replay) };
+    let requests =
+        hook::HookRequests { hook_id: HOOK, deliveries: vec![asked], replay: Some(replay), done_at_ms: None };
     visitor.visit("kv.hooks.requests", requests);
 }
 

@@ -6,6 +6,8 @@
 //!
 //! Limits: an account has at most [`HOOKS_MAX`] hooks; the numbers below bound each record.
 
+use std::fmt;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
@@ -43,8 +45,14 @@ pub const ASKED_MAX: usize = 16;
 /// what it has to remove.
 const REMOVED_KEPT_MS: u64 = 8 * 24 * 3_600_000;
 
+/// How long what is asked of a hook waits, in milliseconds: of one that is paused, or that nobody has any more.
+const ASKED_KEPT_MS: u64 = 180 * 24 * 3_600_000;
+
+/// How long the record stays once all is done that was asked for, in milliseconds.
+const DONE_KEPT_MS: u64 = 24 * 3_600_000;
+
 /// A secret by which deliveries are signed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct HookSecret {
     /// Its bytes.
     #[schemars(with = "Vec<u8>")]
@@ -54,6 +62,16 @@ pub struct HookSecret {
     /// Unix time in milliseconds until which it signs beside the newest; absent of the newest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signs_until_ms: Option<u64>,
+}
+
+/// Without its bytes.
+impl fmt::Debug for HookSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HookSecret")
+            .field("made_at_ms", &self.made_at_ms)
+            .field("signs_until_ms", &self.signs_until_ms)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Why a hook sends nothing.
@@ -138,6 +156,9 @@ pub struct HookRecord {
     /// True of a tombstone whose hook lies below the key of another owner.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_given_away: bool,
+    /// Unix time in milliseconds from which on its log is shown: what was sent before may be of others than its owner.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_from_ms: Option<u64>,
 }
 
 impl HookRecord {
@@ -208,6 +229,9 @@ pub struct HookLane {
     /// What came of the last try: a stable code.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<String>,
+    /// True when the first of them was brought forward, because its receiver was there again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_expedited: bool,
 }
 
 /// How far a hook is, in the bucket `hooks`, key `progress.<hook_id>`. The keeper that holds the lease writes it.
@@ -226,6 +250,9 @@ pub struct HookProgress {
     /// Unix time in milliseconds since which nothing but failures came of deliveries.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failing_since_ms: Option<u64>,
+    /// Unix time in milliseconds before which nothing is sent: the receiver asked for it (`Retry-After`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_before_ms: Option<u64>,
     /// [`HookRecord::resumed_at_ms`] as it was when tries began anew.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resumed_at_ms: Option<u64>,
@@ -240,6 +267,7 @@ impl HookProgress {
             lanes: Vec::new(),
             is_full: false,
             failing_since_ms: None,
+            not_before_ms: None,
             resumed_at_ms: None,
         }
     }
@@ -276,6 +304,9 @@ pub enum AskedContent {
         /// The medium that it is about.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         media_id: Option<MediaId>,
+        /// Its id: another event that has the sequence is not sent. Absent where versions before asked.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        event_id: Option<String>,
     },
     /// Something that only newer versions know.
     #[serde(other)]
@@ -315,12 +346,15 @@ pub struct HookRequests {
     /// From where everything is to be sent again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replay: Option<AskedReplay>,
+    /// Unix time in milliseconds at which something was done last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub done_at_ms: Option<u64>,
 }
 
 impl HookRequests {
     /// Nothing is asked for.
     pub const fn new(hook_id: HookId) -> Self {
-        Self { hook_id, deliveries: Vec::new(), replay: None }
+        Self { hook_id, deliveries: Vec::new(), replay: None, done_at_ms: None }
     }
 }
 
@@ -329,5 +363,15 @@ impl KvRecord for HookRequests {
 
     fn key(&self) -> String {
         hook_requests_key(&self.hook_id.to_string())
+    }
+
+    fn expires_at_ms(&self) -> Option<u64> {
+        let asked_ms = self.deliveries.iter().map(|asked| asked.asked_at_ms);
+        let newest_ms = asked_ms.chain(self.replay.map(|replay| replay.asked_at_ms)).max();
+        let (last_ms, kept_ms) = match newest_ms {
+            Some(newest_ms) => (newest_ms, ASKED_KEPT_MS),
+            None => (self.done_at_ms?, DONE_KEPT_MS),
+        };
+        Some(last_ms.saturating_add(kept_ms))
     }
 }

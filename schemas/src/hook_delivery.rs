@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{DeliveryId, HookId, MediaId};
 
 /// Largest body that is kept whole, in bytes; of a larger one nothing is.
-pub const BODY_KEPT_BYTES_MAX: usize = 64 * 1024;
+pub const BODY_KEPT_BYTES_MAX: usize = 8 * 1024;
 
 /// Most bytes of an answer that are kept.
 pub const ANSWER_KEPT_BYTES_MAX: usize = 4 * 1024;
@@ -73,7 +73,7 @@ pub struct HookDelivery {
     pub sent_at_ms: u64,
     /// How long it took, in milliseconds.
     pub took_ms: u64,
-    /// Where it was sent, without the query.
+    /// Where it was sent: scheme and host.
     pub url: String,
     /// What it came to.
     pub outcome: DeliveryOutcome,

@@ -57,7 +57,7 @@ macro_rules! hook_event {
 hook_event! {
     /// `evt.hook.created`: somebody made a hook. Its secret is in no event.
     HookCreated, "created" {
-        /// Where events are sent, without the query.
+        /// Where events are sent: scheme and host.
         url: String,
         /// Kinds of events that are sent; empty for all.
         types: Vec<String>,
@@ -77,7 +77,7 @@ hook_event! {
 hook_event! {
     /// `evt.hook.changed`: somebody changed a hook; how it is now.
     HookChanged, "changed" {
-        /// Where events are sent, without the query.
+        /// Where events are sent: scheme and host.
         url: String,
         /// Kinds of events that are sent; empty for all.
         types: Vec<String>,

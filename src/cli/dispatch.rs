@@ -165,11 +165,11 @@ async fn execute_nats(global: &GlobalArgs, command: NatsCommand) -> anyhow::Resu
     };
     match command {
         NatsCommand::Diff(args) => {
-            let (bus, settings) = connect(&args).await?;
+            let (bus, settings) = Box::pin(connect(&args)).await?;
             topology::print_diff(&bus, &settings, global.json).await
         }
         NatsCommand::Apply(args) => {
-            let (bus, settings) = connect(&args).await?;
+            let (bus, settings) = Box::pin(connect(&args)).await?;
             topology::apply_and_print(&bus, &settings, global.json).await?;
             Ok(CommandOutcome::Well)
         }

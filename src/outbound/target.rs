@@ -96,6 +96,11 @@ impl OutboundUrl {
         shown.into()
     }
 
+    /// Scheme, host and port: what may be shown to everybody.
+    pub fn shown_origin(&self) -> String {
+        self.0.origin().ascii_serialization()
+    }
+
     /// The last part of the path, decoded where that is text.
     pub fn file_name(&self) -> Option<String> {
         let last = self.0.path_segments()?.next_back()?;

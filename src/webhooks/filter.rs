@@ -3,9 +3,9 @@
 //! Limits: [`TYPES_MAX`] kinds; a kind is an entity (`media`) or an entity with a verb (`media.ready`), and one that there is.
 
 use schemas::{
-    catalog,
+    catalog, headers,
     hook::{HookRecord, TYPES_MAX},
-    hook_event,
+    hook_event, subjects,
 };
 
 /// What an event says of itself in its headers and its subject.
@@ -23,6 +23,21 @@ pub struct EventHead {
     pub media_id: Option<String>,
     /// The job that it is about.
     pub job_id: Option<String>,
+}
+
+impl EventHead {
+    /// Reads a head; `text` answers the value of a header.
+    pub fn read(sequence: u64, subject: &str, text: impl Fn(&str) -> Option<String>) -> Self {
+        let (entity, verb, _) = subjects::parse_event_subject(subject).unwrap_or_default();
+        Self {
+            sequence,
+            entity: entity.to_owned(),
+            verb: verb.to_owned(),
+            owner: text(headers::OWNER),
+            media_id: text(headers::MEDIA_ID),
+            job_id: text(headers::JOB_ID),
+        }
+    }
 }
 
 /// Whether `hook` sends the event. Never one about hooks: a hook that fails would feed itself.

@@ -7,7 +7,8 @@
 //!
 //! An event is given up at a failure once it was tried for [`RetryPolicy::tried_ms_max`], counted from when it came, or from when the hook
 //! was resumed or replayed: what waited that long behind another one of its medium is still tried once. When a receiver that was away for
-//! [`AWAY_MS_MIN`] takes something, all lanes are tried at once.
+//! [`AWAY_MS_MIN`] takes something, what it could not be reached for is tried soon, each event once; what it refused keeps its delay. A
+//! receiver that asks for time gets it for all media.
 //!
 //! Limits: [`LANES_MAX`] media and [`WAITING_MAX`] events wait; then nothing more is taken, until a quarter of both is free.
 
@@ -22,6 +23,9 @@ use crate::RetryPolicy;
 
 /// How long nothing but failures came, in milliseconds, so that one success brings everything back.
 pub(crate) const AWAY_MS_MIN: u64 = 60_000;
+
+/// Codes of failures that say of the receiver that it was away, and nothing of what was sent.
+const AWAY_CODES: [&str; 4] = ["connect_failed", "name_not_found", "timed_out", "tls_failed"];
 
 /// The medium whose events keep their order; `None` for events that are about none.
 pub type Lane = Option<MediaId>;
@@ -120,9 +124,14 @@ impl HookQueue {
         if let Some(found) = self.find_lane(lane) {
             found.waiting.push(event);
         } else {
-            let fresh =
-                HookLane { media_id: lane, waiting: vec![event], tries: 0, next_try_at_ms: 0, code: None };
-            self.progress.lanes.push(fresh);
+            self.progress.lanes.push(HookLane {
+                media_id: lane,
+                waiting: vec![event],
+                tries: 0,
+                next_try_at_ms: 0,
+                code: None,
+                is_expedited: false,
+            });
         }
         self.progress.position.sequence = sequence;
         TakeResult::Taken
@@ -135,6 +144,9 @@ impl HookQueue {
 
     /// What is to be sent at `now_ms`, that which waits longest first; its lane is held from now on.
     pub fn next_due(&mut self, now_ms: u64) -> Option<DueDelivery> {
+        if self.progress.not_before_ms.is_some_and(|not_before_ms| now_ms < not_before_ms) {
+            return None;
+        }
         let free = self.progress.lanes.iter().filter(|lane| !self.held.contains(&lane.media_id));
         let due = free.filter(|lane| lane.next_try_at_ms <= now_ms);
         let place =
@@ -156,23 +168,21 @@ impl HookQueue {
         self.held.remove(&lane);
     }
 
-    /// Lets go of a lane, and looks at it again at `at_ms` without counting a try.
-    pub fn postpone(&mut self, lane: Lane, at_ms: u64) {
-        self.held.remove(&lane);
-        if let Some(found) = self.find_lane(lane) {
-            found.next_try_at_ms = found.next_try_at_ms.max(at_ms);
-        }
-    }
-
-    /// The receiver took it.
-    pub fn record_success(&mut self, due: DueDelivery, now_ms: u64) {
+    /// The receiver took it; `chance` is any number.
+    pub fn record_success(&mut self, due: DueDelivery, now_ms: u64, chance: u64) {
         self.held.remove(&due.lane);
         let was_away = self.progress.failing_since_ms.take();
         self.remove_front(due, 0);
-        if was_away.is_some_and(|since_ms| now_ms >= since_ms.saturating_add(AWAY_MS_MIN)) {
-            for lane in &mut self.progress.lanes {
-                lane.next_try_at_ms = lane.next_try_at_ms.min(now_ms);
-            }
+        if was_away.is_none_or(|since_ms| now_ms < since_ms.saturating_add(AWAY_MS_MIN)) {
+            return;
+        }
+        let (mut chance, spread_ms) = (chance, self.policy.delay_ms.max(1));
+        let is_away = |code: &Option<String>| code.as_deref().is_some_and(|code| AWAY_CODES.contains(&code));
+        for lane in self.progress.lanes.iter_mut().filter(|lane| is_away(&lane.code) && !lane.is_expedited) {
+            lane.next_try_at_ms = lane.next_try_at_ms.min(now_ms.saturating_add(chance % spread_ms));
+            lane.is_expedited = true;
+            // The multiplier of Knuth's MMIX (The Art of Computer Programming, volume 2, 3.3.4).
+            chance = chance.rotate_left(32).wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         }
     }
 
@@ -187,6 +197,10 @@ impl HookQueue {
         self.held.remove(&due.lane);
         self.progress.failing_since_ms.get_or_insert(now_ms);
         let policy = self.policy;
+        if let Some(asked_ms) = retry_after_ms {
+            let until_ms = now_ms.saturating_add(asked_ms.min(policy.delay_ms_max));
+            self.progress.not_before_ms = self.progress.not_before_ms.max(Some(until_ms));
+        }
         let Some(lane) = self.find_lane(due.lane) else { return FailedDelivery::Moved };
         let Some(event) = lane.waiting.first().copied().filter(|event| event.sequence == due.sequence) else {
             return FailedDelivery::Moved;
@@ -226,9 +240,9 @@ impl HookQueue {
 
     /// Everything is tried anew, from now on.
     pub fn resume(&mut self, now_ms: u64) {
-        self.progress.failing_since_ms = None;
+        (self.progress.failing_since_ms, self.progress.not_before_ms) = (None, None);
         for lane in &mut self.progress.lanes {
-            (lane.tries, lane.next_try_at_ms) = (0, 0);
+            (lane.tries, lane.next_try_at_ms, lane.is_expedited) = (0, 0, false);
             for event in &mut lane.waiting {
                 event.since_ms = now_ms;
             }
@@ -252,7 +266,7 @@ impl HookQueue {
         let lost = sequences().min().zip(sequences().max());
         self.progress.position = position;
         self.progress.lanes.clear();
-        self.progress.is_full = false;
+        (self.progress.is_full, self.progress.failing_since_ms) = (false, None);
         lost
     }
 
@@ -264,7 +278,8 @@ impl HookQueue {
     /// Unix time in milliseconds at which a lane that nobody holds is to be looked at; `None` while there is none.
     pub fn next_look_at_ms(&self) -> Option<u64> {
         let free = self.progress.lanes.iter().filter(|lane| !self.held.contains(&lane.media_id));
-        free.map(|lane| lane.next_try_at_ms).min()
+        let next_ms = free.map(|lane| lane.next_try_at_ms).min()?;
+        Some(next_ms.max(self.progress.not_before_ms.unwrap_or(0)))
     }
 
     fn find_lane(&mut self, lane: Lane) -> Option<&mut HookLane> {
@@ -279,7 +294,12 @@ impl HookQueue {
         }
         lane.waiting.remove(0);
         (lane.tries, lane.next_try_at_ms, lane.code) = (0, next_try_at_ms, None);
+        lane.is_expedited = false;
         self.progress.lanes.retain(|lane| !lane.waiting.is_empty());
+        if self.progress.lanes.is_empty() {
+            // Nothing is tried any more: what fails some day begins to fail then.
+            self.progress.failing_since_ms = None;
+        }
         true
     }
 }

@@ -34,16 +34,24 @@ fn medium(number: u8) -> Lane {
 fn send_due(
     queue: &mut HookQueue,
     now_ms: u64,
+    takes: impl FnMut(DueDelivery) -> bool,
+) -> (Vec<u64>, Vec<u64>) {
+    send_due_with("connect_failed", queue, now_ms, takes)
+}
+
+/// The same, where what the receiver does not take fails with a code.
+fn send_due_with(
+    code: &str,
+    queue: &mut HookQueue,
+    now_ms: u64,
     mut takes: impl FnMut(DueDelivery) -> bool,
 ) -> (Vec<u64>, Vec<u64>) {
     let (mut sent, mut skipped) = (Vec::new(), Vec::new());
     while let Some(due) = queue.next_due(now_ms) {
         if takes(due) {
-            queue.record_success(due, now_ms);
+            queue.record_success(due, now_ms, 0);
             sent.push(due.sequence);
-        } else if let FailedDelivery::GivenUp(event) =
-            queue.record_failure(due, now_ms, "status_refused", (None, 500))
-        {
+        } else if let FailedDelivery::GivenUp(event) = queue.record_failure(due, now_ms, code, (None, 500)) {
             skipped.push(event.sequence);
         }
     }
@@ -75,7 +83,7 @@ fn one_event_of_a_medium_is_under_way_at_a_time() {
     assert_eq!((first.sequence, first.attempt), (1, 1));
     assert_eq!(queue.next_due(BEGIN_MS), None);
     assert!(!queue.hold_lane(medium(1)), "nor is one that somebody asked for");
-    queue.record_success(first, BEGIN_MS);
+    queue.record_success(first, BEGIN_MS, 0);
     assert_eq!(queue.next_due(BEGIN_MS).unwrap().sequence, 2);
 }
 
@@ -93,12 +101,74 @@ fn a_receiver_that_was_away_for_an_hour_gets_everything_at_its_first_success() {
     // Not longer than the longest delay behind its return.
     let back_ms = queue.next_look_at_ms().unwrap();
     assert!(back_ms < BEGIN_MS + 2 * HOUR_MS);
-    let (sent, skipped) = send_due(&mut queue, back_ms, |_| true);
+    let (mut sent, mut skipped) = send_due(&mut queue, back_ms, |_| true);
+    assert!(queue.next_look_at_ms().is_none_or(|at_ms| at_ms < back_ms + 5_000), "each comes soon");
+    let (rest, late) = send_due(&mut queue, back_ms + 5_000, |_| true);
+    sent.extend(rest);
+    skipped.extend(late);
     assert_eq!((sent.len(), skipped), (usize::try_from(sequence).unwrap(), vec![]));
     for lane in 0..7 {
         let of_lane: Vec<u64> = sent.iter().copied().filter(|sequence| sequence % 7 == lane).collect();
         assert!(of_lane.is_sorted(), "{of_lane:?}");
     }
+}
+
+#[test]
+fn what_a_receiver_refuses_is_not_brought_forward_and_what_it_could_not_be_reached_for_once() {
+    let mut queue = queue();
+    queue.take(1, medium(1), BEGIN_MS);
+    queue.take(2, medium(2), BEGIN_MS);
+    let mut now_ms = BEGIN_MS;
+    let mut tries = [0; 2];
+    // One medium is refused, one is timed out, and every two minutes something else is taken.
+    for round in 0..120 {
+        queue.take(10 + round, medium(3), now_ms);
+        while let Some(due) = queue.next_due(now_ms) {
+            match due.lane {
+                lane if lane == medium(3) => queue.record_success(due, now_ms, round),
+                lane => {
+                    let place = usize::from(lane == medium(2));
+                    tries[place] += 1;
+                    let code = ["status_refused", "timed_out"][place];
+                    queue.record_failure(due, now_ms, code, (None, 0));
+                }
+            }
+        }
+        now_ms += 120_000;
+    }
+    assert!(tries.iter().all(|tries| (7..20).contains(tries)), "{tries:?}");
+}
+
+#[test]
+fn a_receiver_that_asks_for_time_gets_it_for_all_media() {
+    let mut queue = queue();
+    queue.take(1, medium(1), BEGIN_MS);
+    queue.take(2, medium(2), BEGIN_MS);
+    let due = queue.next_due(BEGIN_MS).unwrap();
+    queue.record_failure(due, BEGIN_MS, "status_refused", (Some(600_000), 0));
+    assert_eq!(queue.next_due(BEGIN_MS + 599_999), None);
+    assert_eq!(queue.next_look_at_ms(), Some(BEGIN_MS + 600_000));
+    queue.take(3, medium(3), BEGIN_MS + 1);
+    assert_eq!(queue.next_due(BEGIN_MS + 599_999), None, "nor what came then");
+    assert!(queue.next_due(BEGIN_MS + 600_000).is_some());
+    queue.resume(BEGIN_MS + 1);
+    assert!(queue.next_due(BEGIN_MS + 1).is_some(), "a person may say otherwise");
+}
+
+#[test]
+fn a_hook_that_has_nothing_to_send_does_not_fail() {
+    let mut queue = queue();
+    queue.take(1, medium(1), BEGIN_MS);
+    send_due(&mut queue, BEGIN_MS, |_| false);
+    assert_eq!(queue.failing_ms(BEGIN_MS + 72 * HOUR_MS), 72 * HOUR_MS);
+    assert_eq!(send_due(&mut queue, BEGIN_MS + 72 * HOUR_MS, |_| false).1, [1]);
+    assert_eq!(queue.failing_ms(BEGIN_MS + 200 * HOUR_MS), 0, "it was given up");
+    queue.take(2, medium(1), BEGIN_MS);
+    let due = queue.next_due(BEGIN_MS).unwrap();
+    queue.record_failure(due, BEGIN_MS, "timed_out", (None, 0));
+    let due = queue.next_due(BEGIN_MS + HOUR_MS).unwrap();
+    queue.record_loss(due);
+    assert_eq!(queue.failing_ms(BEGIN_MS + 200 * HOUR_MS), 0, "it was lost");
 }
 
 #[test]
@@ -151,11 +221,11 @@ fn a_full_queue_takes_nothing_until_a_quarter_is_free() {
     assert_eq!(queue.sequence(), lanes, "what had no room is offered again");
     for _ in 0..LANES_MAX / 4 - 1 {
         let due = queue.next_due(BEGIN_MS).unwrap();
-        queue.record_success(due, BEGIN_MS);
+        queue.record_success(due, BEGIN_MS, 0);
         assert!(!queue.has_room());
     }
     let due = queue.next_due(BEGIN_MS).unwrap();
-    queue.record_success(due, BEGIN_MS);
+    queue.record_success(due, BEGIN_MS, 0);
     assert!(queue.has_room());
     assert_eq!(queue.take(lanes + 1, medium(1), BEGIN_MS), TakeResult::Taken);
 
@@ -264,6 +334,19 @@ fn kinds_that_no_event_has_are_refused() {
 }
 
 #[test]
+fn what_was_asked_for_has_an_end_and_a_secret_is_not_printed() {
+    use schemas::KvRecord as _;
+    let mut requests = schemas::hook::HookRequests::new(HookId::from_bytes([1; 16]));
+    requests.done_at_ms = Some(BEGIN_MS);
+    assert_eq!(requests.expires_at_ms(), Some(BEGIN_MS + 24 * HOUR_MS));
+    requests.replay = Some(schemas::hook::AskedReplay { position: position(1), asked_at_ms: BEGIN_MS });
+    assert!(requests.expires_at_ms() > Some(BEGIN_MS + 100 * 24 * HOUR_MS), "its hook may be paused");
+    let hook = schemas::examples::hook_record();
+    let bytes = format!("{:?}", hook.secrets[0].bytes);
+    assert!(!format!("{hook:?}").contains(&bytes), "{hook:?}");
+}
+
+#[test]
 fn a_signature_is_that_of_the_standard() {
     let secret = BASE64.decode(b"MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
     let sign = |secrets: &[&[u8]]| {
@@ -355,7 +438,7 @@ proptest! {
                     let due = under_way.remove(which % under_way.len());
                     if is_taken {
                         check(due, &events)?;
-                        queue.record_success(due, now_ms);
+                        queue.record_success(due, now_ms, 0);
                     } else {
                         queue.record_failure(due, now_ms, "status_refused", (None, now_ms));
                     }
@@ -371,13 +454,13 @@ proptest! {
         }
         for due in under_way {
             check(due, &events)?;
-            queue.record_success(due, now_ms);
+            queue.record_success(due, now_ms, 0);
         }
         while let Some(at_ms) = queue.next_look_at_ms() {
             now_ms = now_ms.max(at_ms);
             while let Some(due) = queue.next_due(now_ms) {
                 check(due, &events)?;
-                queue.record_success(due, now_ms);
+                queue.record_success(due, now_ms, 0);
             }
         }
         prop_assert_eq!(delivered.len(), events.len());

@@ -25,7 +25,7 @@ use crate::harness::{Cluster, Event, Options, WAIT_MAX, poll, sample};
 
 /// Retries come soon, and a removed medium goes soon.
 const SETTINGS: &str = "[outbound]\nallow = [\"127.0.0.0/8\"]\n[keeper.webhooks]\nretry_delay = \"100ms\"\nretry_delay_max = \"400ms\"\n\
-    [keeper.purge]\ngrace = \"1s\"\nperiod = \"200ms\"\n";
+    [retention]\nremoved = \"0s\"\n[keeper.purge]\ngrace = \"1s\"\nperiod = \"200ms\"\n";
 
 /// What happens to a medium that is uploaded and encoded.
 const ENTITIES: [&str; 4] = ["upload", "media", "job", "gate"];

@@ -9,9 +9,13 @@ use axum::{
     extract::{Path, State},
     http::{Method, StatusCode},
 };
-use nats::{Outbox, ReaderStart, reader};
+use nats::{
+    Outbox, ReaderStart,
+    reader::{self, StreamEntry},
+};
 use schemars::JsonSchema;
 use schemas::{
+    headers,
     hook::{
         ASKED_MAX, AskedContent, AskedDelivery, AskedReplay, HookPosition, HookRecord, HookRequests,
         hook_requests_key,
@@ -23,7 +27,7 @@ use schemas::{
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{deliveries, hook_operation, load_owned, read_broker_time};
+use super::{deliveries, hook_operation, load_usable, read_broker_time};
 use crate::{
     AppState,
     events::{self, EVENT_ID, format_event_id},
@@ -33,6 +37,7 @@ use web::{
     body::JsonBody, error::Problem, idempotency::IdempotencyClaim, operation::Operation,
     problem_code::ProblemCode,
 };
+use webhooks::filter::{EventHead, wants_event};
 
 /// How long looking for a time in EVENTS may take.
 const READ_TIME_MAX: Duration = Duration::from_secs(5);
@@ -72,7 +77,7 @@ pub(super) async fn test_hook(
     who: Principal,
     claim: Option<Extension<IdempotencyClaim>>,
 ) -> Result<(StatusCode, Json<AskedDeliveryDocument>), Problem> {
-    let hook = load_owned(&app.bus, &id, &who).await?.record;
+    let hook = load_usable(&app.bus, &id, &who).await?.record;
     let delivery_id = make_delivery_id(claim);
     let event = HookTested {
         hook_id: hook.hook_id,
@@ -111,8 +116,8 @@ pub(super) async fn redeliver_event(
     who: Principal,
     claim: Option<Extension<IdempotencyClaim>>,
 ) -> Result<(StatusCode, Json<AskedDeliveryDocument>), Problem> {
-    let hook = load_owned(&app.bus, &id, &who).await?.record;
-    let before = deliveries::load_delivery(&app.bus, hook.hook_id, &before).await?;
+    let hook = load_usable(&app.bus, &id, &who).await?.record;
+    let before = deliveries::load_delivery(&app.bus, &hook, &before).await?;
     let delivery_id = make_delivery_id(claim);
     let (hook_id, owner, by) = (hook.hook_id, hook.owner.clone(), who.owner.clone());
     let Some(sequence) = before.sequence else {
@@ -120,13 +125,24 @@ pub(super) async fn redeliver_event(
         let outbox = || Outbox::new().with_event(&event);
         return ask_delivery(&app, &hook, delivery_id, AskedContent::Test, outbox).await;
     };
-    if app.bus.read_stream_message(subjects::EVENTS, sequence).await?.is_none() {
-        return Err(events::events_gone("the event was dropped by age"));
+    let found = app.bus.read_stream_message(subjects::EVENTS, sequence).await?;
+    if !found.is_some_and(|found| is_sent_by(&hook, &before.event_id, &found)) {
+        return Err(events::events_gone(
+            "the event was dropped by age, or the hook does not send it any more",
+        ));
     }
     let event = HookRedelivered { hook_id, owner, delivery_id, sequence, redelivered_by: by };
     let outbox = || Outbox::new().with_event(&event);
-    let content = AskedContent::Event { sequence, media_id: before.media_id };
+    let (media_id, event_id) = (before.media_id, Some(before.event_id));
+    let content = AskedContent::Event { sequence, media_id, event_id };
     ask_delivery(&app, &hook, delivery_id, content, outbox).await
+}
+
+/// Whether an event of EVENTS is the one that has the id, and one that the hook sends.
+fn is_sent_by(hook: &HookRecord, event_id: &str, event: &StreamEntry) -> bool {
+    let text = |name: &str| event.headers.get_last(name).map(|value| value.as_str().to_owned());
+    text(headers::ID).as_deref() == Some(event_id)
+        && wants_event(hook, &EventHead::read(event.sequence, &event.subject, text))
 }
 
 fn make_delivery_id(claim: Option<Extension<IdempotencyClaim>>) -> DeliveryId {
@@ -209,7 +225,7 @@ pub(super) async fn replay_hook(
     who: Principal,
     JsonBody(wanted): JsonBody<ReplayRequest>,
 ) -> Result<(StatusCode, Json<ReplayDocument>), Problem> {
-    let hook = load_owned(&app.bus, &id, &who).await?.record;
+    let hook = load_usable(&app.bus, &id, &who).await?.record;
     let position = find_position(&app, &wanted).await?;
     let asked_at_ms = read_broker_time(&app.bus).await?;
     let hook_id = hook.hook_id;

@@ -16,7 +16,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::json;
 
 use super::{
-    answer_with, check_name, check_url, check_wanted_types, document::shown_url, hook_operation,
+    answer_with, check_name, check_url, check_wanted_types, document::shown_origin, hook_operation,
     load_changeable, read_broker_time, require_all_owners,
 };
 use crate::AppState;
@@ -77,7 +77,7 @@ pub fn describe_change(record: &HookRecord, changed_by: &str) -> HookChanged {
     HookChanged {
         hook_id: record.hook_id,
         owner: record.owner.clone(),
-        url: shown_url(&record.url),
+        url: shown_origin(&record.url),
         types: record.types.clone(),
         media_id: record.media_id,
         job_id: record.job_id,
@@ -123,10 +123,14 @@ pub(super) async fn change_hook(
         if let Some(url) = &mut wanted.url {
             check_url(&app, url)?.expose().clone_into(url);
         }
-        let after = wanted.apply_to(&held.record);
-        require_all_owners(&who, after.is_for_all && !held.record.is_for_all)?;
+        let mut after = wanted.apply_to(&held.record);
+        // An owner that is no admin any more may still switch it off.
+        require_all_owners(&who, after.is_for_all)?;
         if after == held.record {
             return answer_with(&app.bus, after).await;
+        }
+        if held.record.is_for_all && !after.is_for_all {
+            after.log_from_ms = Some(read_broker_time(&app.bus).await?);
         }
         held.record = after;
         let event = describe_change(&held.record, &who.owner);

@@ -13,14 +13,15 @@ use nats::{Bus, BusError, ReaderStart, reader};
 use schemars::JsonSchema;
 use schemas::{
     access::ApiKeyScope,
+    hook::HookRecord,
     hook_delivery::{DELIVERY_ID_HEADER, DeliveryOutcome, DeliveryTrigger, HookDelivery},
-    ids::{DeliveryId, HookId, MediaId},
+    ids::{DeliveryId, MediaId},
     subjects,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::load_visible;
+use super::{load_visible, require_all_owners};
 use crate::{AppState, openapi};
 use auth::Principal;
 use web::{
@@ -31,7 +32,7 @@ use web::{
     query::QueryParameters,
 };
 
-/// Most deliveries of one page: each may have a body of 64 KiB.
+/// Most deliveries of one page: each may have a body of 8 KiB.
 const PAGE_MAX: u32 = 50;
 /// Deliveries of a page where the request does not say.
 const PAGE_USUAL: u32 = 20;
@@ -76,7 +77,7 @@ struct DeliveryDocument {
     sent_at_ms: u64,
     /// How long it took, in milliseconds.
     took_ms: u64,
-    /// Where it was sent, without the query.
+    /// Where it was sent: scheme and host.
     url: String,
     /// What it came to.
     outcome: DeliveryOutcome,
@@ -86,7 +87,7 @@ struct DeliveryDocument {
     detail: Option<String>,
     /// Status of the answer; null without one.
     status: Option<u16>,
-    /// What was sent, as text of JSON; null when it was larger than 64 KiB, or is about a medium that was removed.
+    /// What was sent, as text of JSON; null when it was larger than 8 KiB, or is about a medium that was removed.
     body: Option<String>,
     /// The first 4 KiB of what was answered; null where nothing was, or it is about a medium that was removed.
     answer: Option<String>,
@@ -156,9 +157,12 @@ pub(super) async fn list_deliveries(
         return Err(Problem::new(ProblemCode::QueryMalformed).with_detail(detail));
     }
     let limit = usize::try_from(limit).unwrap_or_default();
-    let hook_id = load_visible(&app.bus, &id, &who).await?.record.hook_id;
+    let hook = load_visible(&app.bus, &id, &who).await?.record;
+    if who.list_owner_filter().is_some() {
+        require_all_owners(&who, hook.is_for_all)?;
+    }
     let reading = async {
-        let logged = list_logged(&app.bus, hook_id).await?;
+        let logged = list_logged(&app.bus, &hook).await?;
         let older = match wanted.after {
             None => logged.as_slice(),
             Some(after) => match logged.iter().position(|(id, _)| *id == after) {
@@ -169,7 +173,7 @@ pub(super) async fn list_deliveries(
         };
         let page = older.get(..limit.min(older.len())).unwrap_or_default();
         let items: Vec<HookDelivery> = futures::stream::iter(page.iter().copied())
-            .map(|(_, sequence)| read_logged(&app.bus, hook_id, sequence))
+            .map(|(_, sequence)| read_logged(&app.bus, &hook, sequence))
             .buffered(AT_ONCE_MAX)
             .try_filter_map(|found| std::future::ready(Ok(found)))
             .try_collect()
@@ -182,13 +186,13 @@ pub(super) async fn list_deliveries(
 }
 
 /// One delivery of a hook; 404 when the log does not have it.
-pub(super) async fn load_delivery(bus: &Bus, hook_id: HookId, id: &str) -> Result<HookDelivery, Problem> {
+pub(super) async fn load_delivery(bus: &Bus, hook: &HookRecord, id: &str) -> Result<HookDelivery, Problem> {
     let none = || Problem::not_found("there is no such delivery, or the log does not have it any more");
     let wanted: DeliveryId = id.parse().map_err(|_| none())?;
     let reading = async {
-        let logged = list_logged(bus, hook_id).await?;
+        let logged = list_logged(bus, hook).await?;
         match logged.iter().find(|(id, _)| *id == wanted) {
-            Some((_, sequence)) => read_logged(bus, hook_id, *sequence).await,
+            Some((_, sequence)) => read_logged(bus, hook, *sequence).await,
             None => Ok(None),
         }
     };
@@ -196,9 +200,9 @@ pub(super) async fn load_delivery(bus: &Bus, hook_id: HookId, id: &str) -> Resul
     read.map_err(|error| Problem::unavailable(&error))??.ok_or_else(none)
 }
 
-/// The deliveries of a hook with their sequences in the log, the newest first.
-async fn list_logged(bus: &Bus, hook_id: HookId) -> Result<Vec<(DeliveryId, u64)>, BusError> {
-    let filter = subjects::hook_log_subject(hook_id);
+/// The deliveries of a hook that are shown, with their sequences in the log, the newest first.
+async fn list_logged(bus: &Bus, hook: &HookRecord) -> Result<Vec<(DeliveryId, u64)>, BusError> {
+    let filter = subjects::hook_log_subject(hook.hook_id);
     let settings = reader::ReaderConfig {
         is_headers_only: true,
         ..reader::ReaderConfig::new(subjects::HOOKLOG, vec![filter], ReaderStart::All)
@@ -207,16 +211,20 @@ async fn list_logged(bus: &Bus, hook_id: HookId) -> Result<Vec<(DeliveryId, u64)
     let mut found = Vec::new();
     while let Some(entry) = entries.next_pending().await? {
         let id = entry.headers.get_last(DELIVERY_ID_HEADER).and_then(|id| id.as_str().parse().ok());
-        found.extend(id.map(|id| (id, entry.sequence)));
+        let is_shown = hook.log_from_ms.is_none_or(|from_ms| entry.stored_at_ms >= from_ms);
+        found.extend(id.filter(|_| is_shown).map(|id| (id, entry.sequence)));
     }
     found.reverse();
     Ok(found)
 }
 
-async fn read_logged(bus: &Bus, hook_id: HookId, sequence: u64) -> Result<Option<HookDelivery>, BusError> {
+async fn read_logged(bus: &Bus, hook: &HookRecord, sequence: u64) -> Result<Option<HookDelivery>, BusError> {
     let found = bus.read_stream_message(subjects::HOOKLOG, sequence).await?;
     let found = found.map(|entry| nats::decode_message::<HookDelivery>(&entry.subject, &entry.payload));
-    Ok(found.transpose()?.filter(|delivery| delivery.hook_id == hook_id))
+    Ok(found.transpose()?.filter(|delivery| {
+        let is_shown = hook.log_from_ms.is_none_or(|from_ms| delivery.sent_at_ms >= from_ms);
+        delivery.hook_id == hook.hook_id && is_shown
+    }))
 }
 
 fn example_delivery() -> Value {

@@ -150,6 +150,12 @@ pub(super) fn shown_url(url: &str) -> String {
     OutboundUrl::parse(url, &Networks::new(all)).map(|url| url.shown()).unwrap_or_default()
 }
 
+/// Scheme and host of an address, for what others read, too.
+pub(super) fn shown_origin(url: &str) -> String {
+    let all = ["0.0.0.0/0", "::/0"].iter().filter_map(|network| network.parse().ok()).collect();
+    OutboundUrl::parse(url, &Networks::new(all)).map(|url| url.shown_origin()).unwrap_or_default()
+}
+
 /// The tag of what is set about a hook: what is delivered meanwhile does not change it.
 pub(super) fn settings_tag(record: &HookRecord) -> Result<EntityTag, Problem> {
     let settings = serde_json::to_vec(record).map_err(|error| Problem::internal(&error))?;

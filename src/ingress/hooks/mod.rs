@@ -3,6 +3,9 @@
 //! A hook sends what its owner may follow (`GET /v1/events`), in the same form, and nothing about hooks. Its secret is shown when it is
 //! made, and never again; the query of its address, which may hold one, to nobody.
 //!
+//! A hook for all owners goes on when the key of who made it is taken back: roles are of keys, and the keeper knows none. Administrators
+//! pause or remove it; who is none any more can pause it, remove it or switch that off, and nothing else.
+//!
 //! Limits: an account has at most [`schemas::hook::HOOKS_MAX`] hooks, and [`OWNER_RECORDS_MAX`] with those that were removed and are not cleared yet
 //! (requests at the same moment may go a few over it); others are those of [`schemas::hook`].
 
@@ -210,11 +213,12 @@ async fn create_hook(
         resumed_at_ms: None,
         removed_at_ms: None,
         is_given_away: false,
+        log_from_ms: None,
     };
     let event = HookCreated {
         hook_id,
         owner: record.owner.clone(),
-        url: url.shown(),
+        url: url.shown_origin(),
         types: record.types.clone(),
         media_id: record.media_id,
         job_id: record.job_id,
@@ -275,7 +279,7 @@ fn check_url(app: &AppState, text: &str) -> Result<OutboundUrl, Problem> {
 
 fn require_all_owners(who: &Principal, is_for_all: bool) -> Result<(), Problem> {
     if is_for_all && who.role != PrincipalRole::Admin {
-        let detail = "only an administrator makes a hook that sends the events of all owners";
+        let detail = "only an administrator has a hook that sends the events of all owners; remove it, or switch `all_owners` off";
         return Err(Problem::new(ProblemCode::NotYours).with_detail(detail));
     }
     Ok(())
@@ -339,7 +343,14 @@ async fn load_owned(bus: &Bus, id: &str, who: &Principal) -> Result<VersionedRec
     if who.may_change(&held.record.owner) { Ok(held) } else { Err(Problem::new(ProblemCode::NotOwner)) }
 }
 
-/// The same, if what `who` has seen is what is there.
+/// The same, if what it sends is for `who` to see: who made a hook for all owners may be no administrator any more.
+async fn load_usable(bus: &Bus, id: &str, who: &Principal) -> Result<VersionedRecord<HookRecord>, Problem> {
+    let held = load_owned(bus, id, who).await?;
+    require_all_owners(who, held.record.is_for_all)?;
+    Ok(held)
+}
+
+/// The same as [`load_owned`], if what `who` has seen is what is there.
 async fn load_changeable(
     bus: &Bus,
     id: &str,

@@ -228,7 +228,22 @@ async fn deliveries_are_paged_from_the_newest_and_one_can_be_sent_again() {
     let path = olga.make_any().await;
     let keeper = site.broker.bus(Role::Keeper).await;
     let hook_id = path.rsplit('/').next().unwrap().parse().unwrap();
-    let example = HookDelivery { hook_id, sequence: Some(1), ..schemas::examples::hook_delivery() };
+    let admin = site.broker.bus(Role::Admin).await;
+    let medium = MediaId::from_bytes(nats::new_id_bytes());
+    let film = schemas::document::MediaDocumentRecord::new(medium, "olga".to_owned(), 1);
+    let event = schemas::document::MediaChanged::new(&film, "olga", &["title"]);
+    admin.publish_event(&event, "1").await.unwrap();
+    let sequence = admin.stream_extent(subjects::EVENTS).await.unwrap().end.sequence;
+    let entry = admin.read_stream_message(subjects::EVENTS, sequence).await.unwrap().unwrap();
+    let event_id = entry.headers.get_last(schemas::headers::ID).unwrap().to_string();
+    let example = HookDelivery {
+        hook_id,
+        sequence: Some(sequence),
+        event_id: event_id.clone(),
+        media_id: Some(medium),
+        sent_at_ms: 1_000,
+        ..schemas::examples::hook_delivery()
+    };
     let mut ids = Vec::new();
     for _ in 0..5 {
         let delivery_id = DeliveryId::from_bytes(nats::new_id_bytes());
@@ -252,21 +267,66 @@ async fn deliveries_are_paged_from_the_newest_and_one_can_be_sent_again() {
 
     let again = olga.ask("POST", &format!("{path}/deliveries/{}/redeliver", ids[0]), "", "").await;
     assert_eq!(again.status, 202, "{again:?}");
-    let admin = site.broker.bus(Role::Admin).await;
     let key = hook_requests_key(path.rsplit('/').next().unwrap());
     let asked = admin.load_record::<HookRequests>(&key).await.unwrap().unwrap().record.deliveries;
     assert_eq!(asked[0].delivery_id.to_string(), read(&again)["delivery_id"]);
-    assert_eq!(asked[0].content, AskedContent::Event { sequence: 1, media_id: example.media_id });
+    assert_eq!(
+        asked[0].content,
+        AskedContent::Event { sequence, media_id: Some(medium), event_id: Some(event_id) }
+    );
     let none = olga.ask("POST", &format!("{path}/deliveries/{}/redeliver", "0".repeat(26)), "", "").await;
     assert_eq!(code(&none), (404, "not_found".into()));
-    let gone = HookDelivery {
-        delivery_id: DeliveryId::from_bytes(nats::new_id_bytes()),
-        sequence: Some(1_000_000),
-        ..example
+    // One that is gone, and one in whose place another stream has something else.
+    for (sequence, event_id) in [(1_000_000, example.event_id.clone()), (sequence, "another".to_owned())] {
+        let delivery_id = DeliveryId::from_bytes(nats::new_id_bytes());
+        let gone = HookDelivery { delivery_id, sequence: Some(sequence), event_id, ..example.clone() };
+        log_delivery(&keeper, &gone).await;
+        let gone = olga.ask("POST", &format!("{path}/deliveries/{delivery_id}/redeliver"), "", "").await;
+        assert_eq!(code(&gone), (410, "events_gone".into()));
+    }
+
+    // What was sent while the hook was somebody else's is not shown, and not sent again.
+    let key = hook_key(&owner_key("olga"), path.rsplit('/').next().unwrap());
+    let given = |found: Option<&HookRecord>| {
+        Some((HookRecord { log_from_ms: Some(2_000), ..found?.clone() }, Outbox::new()))
     };
-    log_delivery(&keeper, &gone).await;
-    let gone = olga.ask("POST", &format!("{path}/deliveries/{}/redeliver", gone.delivery_id), "", "").await;
-    assert_eq!(code(&gone), (410, "events_gone".into()));
+    admin.change_record::<HookRecord>(&key, given).await.unwrap();
+    let page = read(&olga.ask("GET", &format!("{path}/deliveries"), "", "").await);
+    assert_eq!(page["items"], serde_json::json!([]));
+    let hidden = olga.ask("POST", &format!("{path}/deliveries/{}/redeliver", ids[0]), "", "").await;
+    assert_eq!(code(&hidden), (404, "not_found".into()));
+}
+
+#[tokio::test]
+async fn who_is_no_admin_any_more_only_ends_a_hook_for_all_owners() {
+    let site = Site::start(|_| {}).await;
+    let admin = Asking::new(&site, "olga", PrincipalRole::Admin).await;
+    let made = admin.make("{\"url\":\"https://films.example/5ecret/hooks\",\"all_owners\":true}").await;
+    assert_eq!(made.status, 201, "{made:?}");
+    let path = format!("/v1/hooks/{}", read(&made)["hook"]["hook_id"].as_str().unwrap());
+    let olga = Asking::new(&site, "olga", PrincipalRole::Owner).await;
+    let any = "If-Match: *\r\n";
+    for (method, more, body) in [
+        ("PATCH", "", "{\"url\":\"https://elsewhere.example/\"}"),
+        ("POST", "/resume", ""),
+        ("POST", "/rotate", ""),
+        ("POST", "/test", ""),
+        ("POST", "/replay", "{\"behind\":\"0-0\"}"),
+        ("POST", "/deliveries/06db0230a5t0303jc5mn0r355k/redeliver", ""),
+        ("GET", "/deliveries", ""),
+    ] {
+        let refused = olga.ask(method, &format!("{path}{more}"), any, body).await;
+        assert_eq!(code(&refused), (403, "not_yours".into()), "{method} {more}");
+    }
+    assert_eq!(olga.ask("POST", &format!("{path}/pause"), "", "").await.status, 200);
+    let changed = olga.ask("PATCH", &path, any, "{\"all_owners\":false}").await;
+    assert_eq!(changed.status, 200, "{changed:?}");
+    let bus = site.broker.bus(Role::Admin).await;
+    let key = hook_key(&owner_key("olga"), path.rsplit('/').next().unwrap());
+    let record = bus.load_record::<HookRecord>(&key).await.unwrap().unwrap().record;
+    assert!(record.log_from_ms.is_some(), "its log is of all owners");
+    assert_eq!(olga.ask("GET", &format!("{path}/deliveries"), "", "").await.status, 200);
+    assert_eq!(describe_change(&record, "olga").url, "https://films.example", "a path may hold a secret");
 }
 
 #[tokio::test]

@@ -19,7 +19,9 @@ use schemas::{
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{answer_with, hook_operation, load_owned, make_secret, no_such_hook, read_broker_time};
+use super::{
+    answer_with, hook_operation, load_owned, load_usable, make_secret, no_such_hook, read_broker_time,
+};
 use crate::AppState;
 use auth::Principal;
 use web::{
@@ -102,7 +104,7 @@ pub(super) async fn resume_hook(
     Path(id): Path<String>,
     who: Principal,
 ) -> Result<Response, Problem> {
-    let held = load_owned(&app.bus, &id, &who).await?;
+    let held = load_usable(&app.bus, &id, &who).await?;
     let now_ms = read_broker_time(&app.bus).await?;
     let resumed = change_record(&app, &held.record.key(), |before| {
         before.paused.as_ref()?;
@@ -168,7 +170,7 @@ pub(super) async fn rotate_hook_secret(
         let detail = format!("at most {OLD_SIGNS_S_MAX} s");
         return Err(Problem::new(ProblemCode::RequestInvalid).with_pointer("/old_signs_s", detail));
     }
-    let held = load_owned(&app.bus, &id, &who).await?;
+    let held = load_usable(&app.bus, &id, &who).await?;
     let hook_id = held.record.hook_id;
     let now_ms = read_broker_time(&app.bus).await?;
     let old_signs_until_ms = now_ms.saturating_add(old_signs_s.saturating_mul(1_000));

@@ -1,8 +1,11 @@
 //! One delivery: reads the event, signs it, sends it, and judges the answer.
 //!
-//! Limits: the time and the places of [`WebhookConfig`]; [`ANSWER_KEPT_BYTES_MAX`] of an answer are read.
+//! Limits: the time and the places of [`WebhookConfig`]; [`ANSWER_KEPT_BYTES_MAX`] of an answer are read, for [`ANSWER_TIME_MAX`].
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use nats::{Bus, BusError, reader::StreamEntry};
@@ -21,9 +24,12 @@ use schemas::{
     subjects,
 };
 use tokio::sync::{AcquireError, Semaphore};
-use webhooks::signature;
+use webhooks::{filter::wants_event, signature};
 
-use super::{WebhookConfig, clock::HookClock, hook_log, metrics::WebhookMetrics};
+use super::{WebhookConfig, clock::HookClock, feed, hook_log, metrics::WebhookMetrics};
+
+/// How long an answer is read that the status came of.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// What all hooks share. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -64,6 +70,8 @@ pub(super) enum DeliveryEnd {
     },
     /// The event is not there any more.
     Lost,
+    /// The event is there, and the hook does not send it: it is of somebody else, or of a kind that the hook does not name any more.
+    Unwanted,
     /// The broker is away: nothing is known of the receiver.
     Outage(BusError),
 }
@@ -84,7 +92,7 @@ impl Courier {
         let places = async {
             Ok::<_, AcquireError>((self.owner_places.acquire().await?, self.places.acquire().await?))
         };
-        let _places = match places.await {
+        let places = match places.await {
             Ok(places) => places,
             Err(error) => return DeliveryEnd::Outage(BusError::unavailable(error)),
         };
@@ -93,12 +101,17 @@ impl Courier {
             Ok(None) => return DeliveryEnd::Lost,
             Err(error) => return DeliveryEnd::Outage(error),
         };
+        if !may_send(&order, &event) {
+            return DeliveryEnd::Unwanted;
+        }
         let body = ingress::events::render_event_json(&event);
         let text = |name: &str| event.headers.get_last(name).map(|value| value.as_str().to_owned());
         let event_id = text(headers::ID).unwrap_or_default();
         let media_id: Option<MediaId> = text(headers::MEDIA_ID).and_then(|id| id.parse().ok());
         let (sent_at_ms, began) = (self.clock.now_ms(), Instant::now());
         let verdict = self.ask_receiver(&order.hook, &event_id, sent_at_ms, &body).await;
+        // What follows asks the receiver nothing.
+        drop(places);
         self.metrics.count_delivery(verdict.outcome);
         let may_keep = match hook_log::may_keep_bodies(&self.bus, media_id, event.stored_at_ms).await {
             Ok(may_keep) => may_keep,
@@ -119,7 +132,7 @@ impl Courier {
             attempt: order.attempt,
             sent_at_ms,
             took_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
-            url: shown_url(&order.hook.url, &self.client),
+            url: shown_origin(&order.hook.url, &self.client),
             outcome: verdict.outcome,
             code,
             detail,
@@ -168,13 +181,25 @@ impl Courier {
     }
 }
 
+/// Whether the event is the one that was meant, and one that the hook sends now: the same sequence may be another event of another
+/// stream, and the hook may have changed since it took it.
+fn may_send(order: &DeliveryOrder, event: &StreamEntry) -> bool {
+    let AskedContent::Event { media_id, event_id, .. } = &order.content else { return true };
+    let head = feed::read_head(event);
+    let lane: Option<MediaId> = head.media_id.as_ref().and_then(|id| id.parse().ok());
+    let found_id = event.headers.get_last(headers::ID).map(AsRef::<str>::as_ref);
+    lane == *media_id
+        && wants_event(&order.hook, &head)
+        && event_id.as_ref().is_none_or(|id| found_id == Some(id.as_str()))
+}
+
 /// Ids and signatures are of characters that a field may have.
 fn header_value(text: &str) -> HeaderValue {
     HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
 async fn judge_answer(response: OutboundResponse, now_ms: u64) -> Verdict {
-    let (status, host) = (response.status, response.url.shown());
+    let (status, host) = (response.status, response.url.shown_origin());
     let retry_after_ms = matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE)
         .then(|| read_retry_after(&response.headers, now_ms))
         .flatten();
@@ -200,11 +225,14 @@ async fn judge_answer(response: OutboundResponse, now_ms: u64) -> Verdict {
 /// The beginning of the answer, where it is text.
 async fn read_answer(mut response: OutboundResponse) -> Option<String> {
     let mut read = Vec::new();
-    while read.len() < ANSWER_KEPT_BYTES_MAX {
-        // What does not come whole was answered all the same: the status stands.
-        let Ok(Some(chunk)) = response.body.next_chunk().await else { break };
-        read.extend_from_slice(&chunk);
-    }
+    let reading = async {
+        while read.len() < ANSWER_KEPT_BYTES_MAX {
+            // What does not come whole was answered all the same: the status stands.
+            let Ok(Some(chunk)) = response.body.next_chunk().await else { break };
+            read.extend_from_slice(&chunk);
+        }
+    };
+    tokio::time::timeout(ANSWER_TIME_MAX, reading).await.ok();
     read.truncate(ANSWER_KEPT_BYTES_MAX);
     let mut text = String::from_utf8_lossy(&read).replace('\0', "\u{fffd}");
     // What is no text takes more room in its place.
@@ -224,10 +252,10 @@ fn read_retry_after(headers: &HeaderMap, now_ms: u64) -> Option<u64> {
     Some(u64::try_from(date).ok()?.saturating_sub(now_ms))
 }
 
-/// An address without its query.
-pub(super) fn shown_url(url: &str, client: &OutboundClient) -> String {
+/// Scheme and host of an address: its path may hold a secret, too.
+fn shown_origin(url: &str, client: &OutboundClient) -> String {
     match OutboundUrl::parse(url, client.networks()) {
-        Ok(url) => url.shown(),
+        Ok(url) => url.shown_origin(),
         Err(OutboundError::AddressRefused { host, .. }) => host,
         Err(_) => String::new(),
     }

@@ -11,7 +11,7 @@ use nats::{
     Bus, BusError, ReaderStart, StreamReader,
     reader::{self, StreamEntry, StreamPosition},
 };
-use schemas::{headers, subjects};
+use schemas::{hook::HookPosition, subjects};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, watch};
 use webhooks::filter::EventHead;
 
@@ -35,7 +35,7 @@ pub(super) enum FeedItem {
     Event(Arc<EventHead>),
     /// There is nothing up to this sequence that did not come.
     Passed(u64),
-    /// EVENTS was made anew: positions mean nothing any more.
+    /// The position is to be compared with EVENTS: it was made anew, or has not everything behind the position any more.
     Reset,
 }
 
@@ -84,9 +84,13 @@ impl EventFeed {
 
     /// What one hook receives; `turns` are places for reading what it missed.
     pub(super) fn follow(&self, turns: Arc<Semaphore>) -> HookFeed {
+        // Read first: what is received behind it is of this stream, or of one that comes later.
+        let live_created_at_ms = self.position.borrow().created_at_ms;
         HookFeed {
             feed: self.clone(),
             live: self.sender.subscribe(),
+            live_created_at_ms,
+            compared: None,
             turns,
             past: None,
             opening: None,
@@ -102,29 +106,43 @@ struct PastEvents {
     _turn: OwnedSemaphorePermit,
 }
 
+type OpeningPast = BoxFuture<'static, Result<Option<PastEvents>, BusError>>;
+
 /// The events of one hook, in order and without a gap.
 pub(super) struct HookFeed {
     feed: EventFeed,
     live: broadcast::Receiver<FeedMessage>,
+    /// When the stream was created that `live` is of.
+    live_created_at_ms: u64,
+    /// Creation of the feed's stream and of the hook's that were compared last, and differed.
+    compared: Option<(u64, u64)>,
     turns: Arc<Semaphore>,
     past: Option<PastEvents>,
-    opening: Option<BoxFuture<'static, Result<PastEvents, BusError>>>,
+    opening: Option<OpeningPast>,
     is_behind: bool,
 }
 
 impl HookFeed {
-    /// Begins anew behind whatever the next call names.
+    /// Leaves what it reads and its turn for that; begins anew behind whatever the next call names.
     pub(super) fn restart(&mut self) {
         (self.past, self.opening, self.is_behind) = (None, None, true);
     }
 
-    /// The next one behind `sequence`. Dropping the future loses nothing.
-    pub(super) async fn next(&mut self, sequence: u64) -> Result<FeedItem, BusError> {
+    /// The next one behind `position`. Dropping the future loses nothing.
+    pub(super) async fn next(&mut self, position: HookPosition) -> Result<FeedItem, BusError> {
+        let sequence = position.sequence;
         loop {
+            if let Some(item) = self.compare_streams(position.created_at_ms).await {
+                return Ok(item);
+            }
             if let Some(opening) = &mut self.opening {
                 let opened = opening.await;
                 self.opening = None;
-                self.past = Some(opened?);
+                self.past = opened?;
+                if self.past.is_none() {
+                    self.is_behind = true;
+                    return Ok(FeedItem::Reset);
+                }
             }
             if let Some(past) = &mut self.past {
                 let entry = past.reader.next_pending().await?.filter(|entry| entry.sequence <= past.until);
@@ -154,12 +172,41 @@ impl HookFeed {
         }
     }
 
-    fn open_past(&self, sequence: u64, until: u64) -> BoxFuture<'static, Result<PastEvents, BusError>> {
+    /// Looks whether the feed is in the stream that the hook is in: a hook that was slow does not receive that it was made anew.
+    async fn compare_streams(&mut self, hook_created_at_ms: u64) -> Option<FeedItem> {
+        let mut position = self.feed.position.subscribe();
+        loop {
+            let created_at_ms = position.borrow_and_update().created_at_ms;
+            if self.live_created_at_ms != created_at_ms {
+                self.restart();
+                self.live = self.feed.sender.subscribe();
+                self.live_created_at_ms = created_at_ms;
+            }
+            if created_at_ms == hook_created_at_ms {
+                self.compared = None;
+                return None;
+            }
+            let differ = Some((created_at_ms, hook_created_at_ms));
+            if std::mem::replace(&mut self.compared, differ) != differ {
+                return Some(FeedItem::Reset);
+            }
+            // The hook is right, and the feed has not come to the new stream yet.
+            if position.wait_for(|position| position.created_at_ms != created_at_ms).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// What lies behind `sequence`; `None` where the stream has not all of it any more.
+    fn open_past(&self, sequence: u64, until: u64) -> OpeningPast {
         let (bus, turns) = (self.feed.bus.clone(), Arc::clone(&self.turns));
         async move {
             let turn = turns.acquire_owned().await.map_err(BusError::unavailable)?;
+            if sequence + 1 < bus.stream_extent(subjects::EVENTS).await?.first_sequence {
+                return Ok(None);
+            }
             let reader = bus.open_reader(head_reader(ReaderStart::Sequence(sequence + 1))).await?;
-            Ok(PastEvents { reader, until, _turn: turn })
+            Ok(Some(PastEvents { reader, until, _turn: turn }))
         }
         .boxed()
     }
@@ -170,15 +217,8 @@ fn head_reader(start: ReaderStart) -> reader::ReaderConfig {
     reader::ReaderConfig { is_headers_only: true, ..reader::ReaderConfig::new(subjects::EVENTS, all, start) }
 }
 
-fn read_head(entry: &StreamEntry) -> EventHead {
+/// What an event says of itself.
+pub(super) fn read_head(entry: &StreamEntry) -> EventHead {
     let text = |name: &str| entry.headers.get_last(name).map(|value| value.as_str().to_owned());
-    let (entity, verb, _) = subjects::parse_event_subject(&entry.subject).unwrap_or_default();
-    EventHead {
-        sequence: entry.sequence,
-        entity: entity.to_owned(),
-        verb: verb.to_owned(),
-        owner: text(headers::OWNER),
-        media_id: text(headers::MEDIA_ID),
-        job_id: text(headers::JOB_ID),
-    }
+    EventHead::read(entry.sequence, &entry.subject, text)
 }

@@ -6,10 +6,8 @@ use std::{collections::HashSet, sync::Arc};
 
 use nats::{BusError, Outbox};
 use schemas::{
-    hook::{
-        AskedContent, AskedDelivery, AskedReplay, HookPauseReason, HookPosition, HookRecord, HookRequests,
-    },
-    hook_delivery::{DeliveryOutcome, DeliveryTrigger, HookDelivery},
+    hook::{AskedContent, AskedDelivery, AskedReplay, HookPosition, HookRecord, HookRequests},
+    hook_delivery::DeliveryTrigger,
     hook_event::HookSkipReason,
     ids::{DeliveryId, MediaId},
     subjects,
@@ -17,34 +15,41 @@ use schemas::{
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use webhooks::{
-    DueDelivery, FailedDelivery, HookQueue, TakeResult,
+    DueDelivery, HookQueue, TakeResult,
     filter::{EventHead, wants_event},
 };
 
 use super::{
-    AGAIN,
+    AGAIN, WatchedHook,
     deliver::{Courier, DeliveryEnd, DeliveryOrder},
     feed::{EventFeed, FeedItem, HookFeed},
-    hook_log,
-    ledger::{HookLedger, Unwritten, describe_skip},
+    ledger::{HookLedger, Unwritten},
     metrics::HookState,
     settings,
 };
 
 /// Why a delivery is under way.
 #[derive(Debug, Clone)]
-enum DeliveryCause {
+pub(super) enum DeliveryCause {
     /// It was its turn.
     Due(DueDelivery),
     /// Somebody asked for it.
     Asked(AskedDelivery),
 }
 
+/// A delivery that ended.
+pub(super) struct EndedDelivery {
+    pub(super) cause: DeliveryCause,
+    /// The hook as it was when it began.
+    pub(super) hook: Arc<HookRecord>,
+    pub(super) end: DeliveryEnd,
+}
+
 /// The task of one hook.
 pub(super) struct HookTask {
     courier: Courier,
     feed: EventFeed,
-    records: watch::Receiver<Arc<HookRecord>>,
+    records: watch::Receiver<Arc<WatchedHook>>,
     requests: watch::Receiver<HookRequests>,
     stop: CancellationToken,
 }
@@ -53,7 +58,7 @@ impl HookTask {
     pub(super) const fn new(
         courier: Courier,
         feed: EventFeed,
-        records: watch::Receiver<Arc<HookRecord>>,
+        records: watch::Receiver<Arc<WatchedHook>>,
         requests: watch::Receiver<HookRequests>,
         stop: CancellationToken,
     ) -> Self {
@@ -63,7 +68,7 @@ impl HookTask {
     /// Runs until it is stopped; what goes wrong in between is begun anew from the record.
     pub(super) async fn run(self) {
         while !self.stop.is_cancelled() {
-            let hook_id = self.records.borrow().hook_id;
+            let hook_id = self.records.borrow().record.hook_id;
             let ended = match HookRun::open(&self).await {
                 Ok(run) => run.run().await,
                 Err(error) => Err(error),
@@ -83,24 +88,29 @@ impl HookTask {
 }
 
 /// A hook from one reading of its record on.
-struct HookRun {
-    courier: Courier,
-    hook: Arc<HookRecord>,
-    records: watch::Receiver<Arc<HookRecord>>,
+pub(super) struct HookRun {
+    pub(super) courier: Courier,
+    pub(super) hook: Arc<HookRecord>,
+    /// The revision of `hook` in the bucket.
+    revision: u64,
+    records: watch::Receiver<Arc<WatchedHook>>,
     requests: watch::Receiver<HookRequests>,
     stop: CancellationToken,
     feed: HookFeed,
-    queue: HookQueue,
-    ledger: HookLedger,
-    under_way: JoinSet<(DeliveryCause, DeliveryEnd)>,
+    /// Whether it read events when it looked last.
+    did_read: bool,
+    pub(super) queue: HookQueue,
+    pub(super) ledger: HookLedger,
+    under_way: JoinSet<EndedDelivery>,
     /// Deliveries that somebody asked for and that were begun.
-    asked: HashSet<DeliveryId>,
+    pub(super) asked: HashSet<DeliveryId>,
     replayed: Option<AskedReplay>,
 }
 
 impl HookRun {
     async fn open(task: &HookTask) -> Result<Self, BusError> {
-        let hook = Arc::clone(&task.records.borrow());
+        let WatchedHook { record: hook, revision } = &*Arc::clone(&task.records.borrow());
+        let (hook, revision) = (Arc::clone(hook), *revision);
         let bus = &task.courier.bus;
         // Followed before the record is read: nothing falls between both.
         let feed = task.feed.follow(Arc::clone(&task.courier.turns));
@@ -109,10 +119,12 @@ impl HookRun {
         let mut run = Self {
             courier: task.courier.clone(),
             hook,
+            revision,
             records: task.records.clone(),
             requests: task.requests.clone(),
             stop: task.stop.clone(),
             feed,
+            did_read: true,
             queue,
             ledger,
             under_way: JoinSet::new(),
@@ -126,7 +138,7 @@ impl HookRun {
     }
 
     /// Leaves out what the stream does not have any more, and says so.
-    async fn check_stream(&mut self) -> Result<(), BusError> {
+    pub(super) async fn check_stream(&mut self) -> Result<(), BusError> {
         let extent = self.courier.bus.stream_extent(subjects::EVENTS).await?;
         let position = self.queue.progress().position;
         if position.created_at_ms != extent.end.created_at_ms {
@@ -158,23 +170,25 @@ impl HookRun {
                 self.write(Outbox::new()).await?;
                 continue;
             }
-            let reads = self.hook.paused.is_none() && self.queue.has_room();
-            let (sequence, clock) = (self.queue.sequence(), self.courier.clock.clone());
+            let reads = self.look_for_room().await?;
+            let (position, clock) = (self.queue.progress().position, self.courier.clock.clone());
             let look_at_ms =
                 self.queue.next_look_at_ms().filter(|_| self.has_place() && self.hook.paused.is_none());
             let Self { feed, records, requests, under_way, .. } = &mut self;
             tokio::select! {
                 () = stopped_by(&mut stopped) => break,
                 changed = records.changed() => match changed {
-                    Ok(()) => self.hook = Arc::clone(&self.records.borrow()),
+                    Ok(()) => {
+                        let seen = Arc::clone(&self.records.borrow());
+                        self.apply_record(Arc::clone(&seen.record), seen.revision);
+                    }
                     Err(_) => break,
                 },
                 changed = requests.changed() => if changed.is_err() { break },
                 Some(ended) = under_way.join_next() => {
-                    let (cause, end) = ended.map_err(BusError::unavailable)?;
-                    self.finish_delivery(cause, end).await?;
+                    self.finish_delivery(ended.map_err(BusError::unavailable)?).await?;
                 }
-                item = feed.next(sequence), if reads => self.take_item(item?).await?,
+                item = feed.next(position), if reads => self.take_item(item?).await?,
                 () = clock.wait_until(look_at_ms.unwrap_or_default()), if look_at_ms.is_some() => {}
                 () = tokio::time::sleep(write_in.unwrap_or_default()), if write_in.is_some() => {}
             }
@@ -187,6 +201,31 @@ impl HookRun {
 
     fn has_place(&self) -> bool {
         self.under_way.len() < self.courier.config.in_flight_per_hook_max
+    }
+
+    /// Whether it reads events; one that does not keeps no turn from others, and one that does again may have missed some.
+    async fn look_for_room(&mut self) -> Result<bool, BusError> {
+        let reads = self.hook.paused.is_none() && self.queue.has_room();
+        if !reads {
+            self.feed.restart();
+        } else if !self.did_read {
+            self.check_stream().await?;
+        }
+        self.did_read = reads;
+        Ok(reads)
+    }
+
+    /// Takes in how the hook was written, unless a newer writing is known.
+    pub(super) fn apply_record(&mut self, record: Arc<HookRecord>, revision: u64) {
+        if revision <= self.revision {
+            return;
+        }
+        if record.url != self.hook.url {
+            // What the address of before did says nothing of this one.
+            self.queue.resume(self.courier.clock.now_ms());
+            self.ledger.note(Unwritten::Changed);
+        }
+        (self.hook, self.revision) = (record, revision);
     }
 
     /// Takes in what its owner says and asks.
@@ -230,7 +269,8 @@ impl HookRun {
         let now_ms = self.courier.clock.now_ms();
         while self.hook.paused.is_none() && self.has_place() {
             let Some(due) = self.queue.next_due(now_ms) else { break };
-            let content = AskedContent::Event { sequence: due.sequence, media_id: due.lane };
+            let (sequence, media_id) = (due.sequence, due.lane);
+            let content = AskedContent::Event { sequence, media_id, event_id: None };
             let delivery_id = DeliveryId::from_bytes(nats::new_id_bytes());
             let what = (delivery_id, DeliveryTrigger::Event, content, due.attempt);
             self.start_delivery(DeliveryCause::Due(due), what);
@@ -243,9 +283,16 @@ impl HookRun {
         (delivery_id, trigger, content, attempt): (DeliveryId, DeliveryTrigger, AskedContent, u32),
     ) {
         let hook = Arc::clone(&self.hook);
-        let order = DeliveryOrder { hook, delivery_id, trigger, content, attempt };
+        let order = DeliveryOrder { hook: Arc::clone(&hook), delivery_id, trigger, content, attempt };
         let courier = self.courier.clone();
-        self.under_way.spawn(async move { (cause, courier.deliver(order).await) });
+        self.under_way.spawn(async move {
+            let end = courier.deliver(order).await;
+            if let DeliveryEnd::Outage(_) = end {
+                // Its lane is held meanwhile; the other ones go on.
+                tokio::time::sleep(AGAIN).await;
+            }
+            EndedDelivery { cause, hook, end }
+        });
     }
 
     async fn take_item(&mut self, item: FeedItem) -> Result<(), BusError> {
@@ -277,102 +324,7 @@ impl HookRun {
         }
     }
 
-    async fn finish_delivery(&mut self, cause: DeliveryCause, end: DeliveryEnd) -> Result<(), BusError> {
-        let lane = match &cause {
-            DeliveryCause::Due(due) => due.lane,
-            DeliveryCause::Asked(asked) => lane_of(&asked.content),
-        };
-        match (cause, end) {
-            (DeliveryCause::Due(due), DeliveryEnd::Asked { delivery, retry_after_ms }) => {
-                self.judge_delivery(due, *delivery, retry_after_ms).await
-            }
-            (DeliveryCause::Due(due), DeliveryEnd::Lost) => match self.queue.record_loss(due) {
-                Some(skipped) => {
-                    let range = (skipped.sequence, skipped.sequence);
-                    self.write_skipped(HookSkipReason::Expired, range, None).await
-                }
-                None => Ok(()),
-            },
-            (DeliveryCause::Asked(asked), end) => {
-                self.queue.release_lane(lane);
-                if let DeliveryEnd::Outage(error) = end {
-                    self.asked.remove(&asked.delivery_id);
-                    return Err(error);
-                }
-                if let DeliveryEnd::Asked { delivery, .. } = end {
-                    self.log(&delivery).await;
-                }
-                settings::remove_asked_delivery(&self.courier.bus, self.hook.hook_id, asked.delivery_id).await
-            }
-            (DeliveryCause::Due(_), DeliveryEnd::Outage(error)) => {
-                self.queue.release_lane(lane);
-                Err(error)
-            }
-        }
-    }
-
-    async fn judge_delivery(
-        &mut self,
-        due: DueDelivery,
-        mut delivery: HookDelivery,
-        retry_after_ms: Option<u64>,
-    ) -> Result<(), BusError> {
-        let now_ms = self.courier.clock.now_ms();
-        self.ledger.note(Unwritten::Changed);
-        if delivery.outcome == DeliveryOutcome::Delivered {
-            self.log(&delivery).await;
-            self.queue.record_success(due, now_ms);
-            return Ok(());
-        }
-        let code = delivery.code.clone().unwrap_or_default();
-        let chance = (retry_after_ms, rand::random());
-        let follows = self.queue.record_failure(due, now_ms, &code, chance);
-        if let FailedDelivery::Later(at_ms) = &follows {
-            delivery.next_try_at_ms = Some(*at_ms);
-        }
-        self.log(&delivery).await;
-        let is_failing = self.queue.failing_ms(now_ms) >= self.courier.config.failing_ms_max;
-        if let FailedDelivery::GivenUp(skipped) = follows {
-            let range = (skipped.sequence, skipped.sequence);
-            let why = Some((due.lane, skipped.tries, code.clone()));
-            self.write_skipped(HookSkipReason::GivenUp, range, why).await?;
-        }
-        match delivery.outcome {
-            DeliveryOutcome::Gone => self.pause(HookPauseReason::Gone, &code).await,
-            _ if is_failing => self.pause(HookPauseReason::Failing, &code).await,
-            _ => Ok(()),
-        }
-    }
-
-    async fn pause(&mut self, reason: HookPauseReason, code: &str) -> Result<(), BusError> {
-        let at_ms = self.courier.clock.now_ms();
-        let paused = settings::pause_hook(&self.courier.bus, &self.hook, reason, (at_ms, code)).await?;
-        if let Some(hook) = paused {
-            self.hook = Arc::new(hook);
-        }
-        self.write(Outbox::new()).await
-    }
-
-    /// A log that can't be written keeps nothing from being delivered.
-    async fn log(&mut self, delivery: &HookDelivery) {
-        if let Err(error) = hook_log::log_delivery(&self.courier.bus, delivery).await {
-            tracing::warn!(%error, hook.id = %self.hook.hook_id, "a delivery is not logged");
-        }
-    }
-
-    async fn write_skipped(
-        &mut self,
-        reason: HookSkipReason,
-        (first, last): (u64, u64),
-        given_up: Option<(Option<MediaId>, u32, String)>,
-    ) -> Result<(), BusError> {
-        let event = describe_skip(&self.hook, reason, (first, last), given_up);
-        tracing::warn!(hook.id = %self.hook.hook_id, ?reason, first, last, "a hook leaves events out");
-        self.courier.metrics.count_skipped(last.saturating_sub(first).saturating_add(1));
-        self.write(Outbox::new().with_event(&event)).await
-    }
-
-    async fn write(&mut self, outbox: Outbox) -> Result<(), BusError> {
+    pub(super) async fn write(&mut self, outbox: Outbox) -> Result<(), BusError> {
         self.ledger.write(self.queue.progress(), outbox).await
     }
 
@@ -389,7 +341,7 @@ impl HookRun {
 }
 
 /// The lane that something is sent in.
-const fn lane_of(content: &AskedContent) -> Option<MediaId> {
+pub(super) const fn lane_of(content: &AskedContent) -> Option<MediaId> {
     match content {
         AskedContent::Event { media_id, .. } => *media_id,
         AskedContent::Test | AskedContent::Unknown => None,

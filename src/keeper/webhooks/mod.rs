@@ -16,6 +16,7 @@ pub mod hook_log;
 mod hook_task;
 mod ledger;
 pub mod metrics;
+mod outcomes;
 mod settings;
 #[cfg(test)]
 mod tests;
@@ -191,10 +192,17 @@ pub async fn run_webhooks(
     metrics.clear();
 }
 
+/// A hook as it was written at a revision of the bucket.
+#[derive(Debug)]
+struct WatchedHook {
+    record: Arc<HookRecord>,
+    revision: u64,
+}
+
 /// A hook that runs.
 #[derive(Debug)]
 struct RunningHook {
-    record: watch::Sender<Arc<HookRecord>>,
+    record: watch::Sender<Arc<WatchedHook>>,
     requests: watch::Sender<HookRequests>,
     stop: CancellationToken,
     task: AbortOnDropHandle<()>,
@@ -233,7 +241,7 @@ impl RunningHooks {
             match entry {
                 Ok(entry) => {
                     let Some(key) = entry.subject.strip_prefix(&prefix) else { continue };
-                    if let Some(removed) = self.apply_entry(key, &entry.payload) {
+                    if let Some(removed) = self.apply_entry(key, &entry.payload, entry.sequence) {
                         let (bus, held) = (self.courier.bus.clone(), held.clone());
                         clearing.spawn(async move { clear_hook(&bus, &removed, &held).await });
                     }
@@ -247,7 +255,7 @@ impl RunningHooks {
     }
 
     /// Takes in an entry of the bucket; answers a hook that was removed.
-    fn apply_entry(&mut self, key: &str, payload: &[u8]) -> Option<HookRecord> {
+    fn apply_entry(&mut self, key: &str, payload: &[u8], revision: u64) -> Option<HookRecord> {
         // The mark of what has expired or was purged has no bytes.
         if payload.is_empty() {
             return None;
@@ -267,11 +275,11 @@ impl RunningHooks {
             }
         };
         if !record.is_removed() {
-            self.apply_record(record);
+            self.apply_record(record, revision);
             return None;
         }
         // One that was given away runs below its other key.
-        let is_same = |running: &RunningHook| running.record.borrow().owner_key == record.owner_key;
+        let is_same = |running: &RunningHook| running.record.borrow().record.owner_key == record.owner_key;
         if self.running.get(&record.hook_id).is_some_and(is_same) {
             self.running.remove(&record.hook_id);
             self.asked.remove(&record.hook_id);
@@ -287,17 +295,22 @@ impl RunningHooks {
         self.asked.insert(requests.hook_id, requests);
     }
 
-    fn apply_record(&mut self, record: HookRecord) {
+    fn apply_record(&mut self, record: HookRecord, revision: u64) {
         let hook_id = record.hook_id;
-        let record = Arc::new(record);
+        let owner_places = self.find_owner_places(&record.owner_key);
+        let watched = Arc::new(WatchedHook { record: Arc::new(record), revision });
         if let Some(running) = self.running.get(&hook_id) {
-            running.record.send_replace(record);
-            return;
+            let is_given = running.record.borrow().record.owner_key != watched.record.owner_key;
+            if !is_given {
+                running.record.send_replace(watched);
+                return;
+            }
+            // What is under way is of its owner of before, and so are the places.
+            self.running.remove(&hook_id);
         }
-        let courier =
-            Courier { owner_places: self.find_owner_places(&record.owner_key), ..self.courier.clone() };
+        let courier = Courier { owner_places, ..self.courier.clone() };
         let asked = self.asked.get(&hook_id).cloned().unwrap_or_else(|| HookRequests::new(hook_id));
-        let (record, records) = watch::channel(record);
+        let (record, records) = watch::channel(watched);
         let (requests, asked) = watch::channel(asked);
         let stop = CancellationToken::new();
         let task = HookTask::new(courier, self.feed.clone(), records, asked, stop.clone());

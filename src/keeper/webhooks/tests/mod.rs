@@ -35,6 +35,8 @@ use webhooks::signature;
 
 use super::*;
 
+mod changes;
+
 const HOUR_MS: u64 = 3_600_000;
 const BEGIN_MS: u64 = 1_900_000_000_000;
 const SECRETS: [&[u8]; 2] = [b"an old secret of thirty-two byte", b"a new secret of thirty-two bytes"];
@@ -373,15 +375,23 @@ async fn what_fails_for_three_days_is_left_out_and_after_five_the_hook_is_paused
     let hook = bench.make_hook(&receiver.url()).await;
     receiver.answer_with(StatusCode::INTERNAL_SERVER_ERROR);
     let (_held, _running) = bench.run().await;
-    let [medium] = media();
+    let [medium, other] = media();
     bench.publish(medium, "admin", 1).await;
     wait_for("a try", async || (receiver.received().len() == 1).then_some(())).await;
+    bench.turn_to(BEGIN_MS + 60 * HOUR_MS);
+    bench.publish(other, "admin", 2).await;
+    wait_for("both", async || (receiver.received().len() == 3).then_some(())).await;
+    wait_for("both are written down", async || {
+        let progress = bench.progress(&hook).await?;
+        let tries: u32 = progress.lanes.iter().map(|lane| lane.tries).sum();
+        (tries == 3).then_some(())
+    })
+    .await;
     bench.turn_to(BEGIN_MS + 72 * HOUR_MS);
     let skipped = wait_for("the event", async || bench.events::<HookSkipped>().await.pop()).await;
-    assert_eq!((skipped.reason, skipped.media_id, skipped.tries), (HookSkipReason::GivenUp, Some(medium), 2));
+    assert_eq!((skipped.reason, skipped.media_id, skipped.tries), (HookSkipReason::GivenUp, Some(medium), 3));
     assert_eq!(skipped.code.as_deref(), Some("status_refused"));
-    bench.publish(medium, "admin", 2).await;
-    wait_for("another try", async || (receiver.received().len() == 3).then_some(())).await;
+    wait_for("another try", async || (receiver.received().len() == 5).then_some(())).await;
     assert_eq!(bench.hook(&hook).await.paused, None);
     bench.turn_to(BEGIN_MS + 120 * HOUR_MS);
     let paused = wait_for("the pause", async || bench.hook(&hook).await.paused).await;
@@ -390,7 +400,7 @@ async fn what_fails_for_three_days_is_left_out_and_after_five_the_hook_is_paused
     assert_eq!(progress.waiting_count(), 1, "what waits is kept: {progress:?}");
     let metrics = nats::metrics::render_collector(bench.metrics.clone());
     assert!(metrics.contains("streamgate_webhook_skipped_events_total 1"), "{metrics}");
-    assert!(metrics.contains("streamgate_webhook_deliveries_total{outcome=\"failed\"} 4"), "{metrics}");
+    assert!(metrics.contains("streamgate_webhook_deliveries_total{outcome=\"failed\"} 6"), "{metrics}");
 }
 
 #[tokio::test]
@@ -499,7 +509,11 @@ async fn what_people_ask_for_is_sent_once_and_a_replay_sends_everything_behind_a
     // Also of one that sends nothing else.
     let pause = schemas::hook::HookPause { at_ms: BEGIN_MS, reason: HookPauseReason::Person, by: None };
     bench.change_hook(&hook, |hook| hook.paused = Some(pause.clone())).await;
-    let again = asked(AskedContent::Event { sequence: log[1].sequence.unwrap(), media_id: Some(medium) });
+    let again = asked(AskedContent::Event {
+        sequence: log[1].sequence.unwrap(),
+        media_id: Some(medium),
+        event_id: Some(log[1].event_id.clone()),
+    });
     let test = asked(AskedContent::Test);
     let deliveries = vec![again.clone(), test.clone()];
     bench.ask(HookRequests { deliveries, ..HookRequests::new(hook.hook_id) }).await;
@@ -588,6 +602,7 @@ async fn a_hook_that_was_in_another_stream_begins_with_the_one_that_is_there() {
         tries: 0,
         next_try_at_ms: 0,
         code: None,
+        is_expedited: false,
     };
     let progress = HookProgress {
         lanes: vec![lane(40), schemas::hook::HookLane { media_id: Some(medium), ..lane(90) }],
