@@ -14,6 +14,7 @@ pub mod dead_letters;
 pub mod events;
 pub mod gates;
 pub mod hooks;
+pub mod index_client;
 pub mod jobs;
 pub mod library;
 pub mod media;

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use super::{AppState, media, openapi};
+use super::{AppState, index_client::query_index, openapi};
 use auth::Principal;
 use web::{
     error::Problem,
@@ -171,7 +171,7 @@ pub(crate) async fn require_job_room(
 
 async fn count_open_jobs(bus: &Bus, owner: &str) -> Result<u64, Problem> {
     let question = JobCountsQuery { owner: Some(owner.to_owned()), min_revision: None };
-    Ok(media::query_index::<_, JobCounts>(bus, index_query::JOB_COUNTS, &question).await?.active)
+    Ok(query_index::<_, JobCounts>(bus, index_query::JOB_COUNTS, &question).await?.active)
 }
 
 /// `used` is what counts today, before and with what is asked for.

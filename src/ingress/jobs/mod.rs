@@ -30,7 +30,7 @@ use schemas::{
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{AppState, cache, media, openapi};
+use super::{AppState, cache, index_client, media, openapi};
 use auth::Principal;
 use web::{
     cursor::CursorSealer,
@@ -189,7 +189,7 @@ async fn list_jobs(
         limit: media::parse_page_limit(wanted.limit)?,
         min_revision: wanted.min_revision,
     };
-    let page: JobIndexPage = media::query_index(&app.bus, index_query::JOBS, &question).await?;
+    let page: JobIndexPage = index_client::query_index(&app.bus, index_query::JOBS, &question).await?;
     let next_cursor = page.next.map(|position| cursors.seal(&position));
     Ok(ListPage { items: page.items, next_cursor, revision: page.revision }
         .into_list_response(&address, &uri))
@@ -232,7 +232,7 @@ async fn count_jobs(
     QueryParameters(wanted): QueryParameters<JobCountParameters>,
 ) -> Result<Json<JobCounts>, Problem> {
     let question = JobCountsQuery { owner: who.list_owner_filter(), min_revision: wanted.min_revision };
-    Ok(Json(media::query_index(&app.bus, index_query::JOB_COUNTS, &question).await?))
+    Ok(Json(index_client::query_index(&app.bus, index_query::JOB_COUNTS, &question).await?))
 }
 
 pub(super) fn no_such_job() -> Problem {

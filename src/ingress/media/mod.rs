@@ -1,6 +1,6 @@
 //! Media as documents: one by id from KV, so that one's own writes are always seen; lists from the index.
 //!
-//! Limits: a page has at most [`index_query::ITEMS_MAX`] items; the index has [`INDEX_WAIT`] to answer.
+//! Limits: a page has at most [`index_query::ITEMS_MAX`] items; the index has [`INDEX_WAIT`](crate::index_client::INDEX_WAIT) to answer.
 
 mod change;
 mod details;
@@ -9,11 +9,9 @@ mod remove;
 mod restore;
 mod search;
 
-use std::time::Duration;
-
 use axum::{
     extract::{OriginalUri, Path, State},
-    http::{HeaderMap, StatusCode},
+    http::HeaderMap,
     response::Response,
 };
 use nats::Bus;
@@ -23,19 +21,18 @@ use schemas::{
     access::ApiKeyScope,
     document::{self, DownloadPolicy, SegmentEncryption},
     ids::{JobId, MediaId, UploadId},
-    index_query::{self, IndexReply, MediaIndexItem, MediaIndexPage, MediaIndexQuery},
+    index_query::{self, MediaIndexItem, MediaIndexPage, MediaIndexQuery},
     media::{self, EncodedRendition, EncodedSubtitles, MediaSummary, MediaWarning, TechnicalMetadata},
     media_details::MediaLink,
-    subjects,
     value::{EmailAddress, TransactionHash},
 };
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::{AppState, cache, openapi, own_writes::is_index_behind};
+use super::{AppState, cache, index_client::query_index, openapi, own_writes::is_index_behind};
 use auth::Principal;
 use web::{
-    cursor::{self, CursorSealer},
+    cursor::CursorSealer,
     error::Problem,
     json_document,
     limit::RateLimitGroup,
@@ -45,9 +42,6 @@ use web::{
     public_address::PublicAddress,
     query::QueryParameters,
 };
-
-/// How long the index may take; it waits a short while itself for the revision that a question names.
-pub const INDEX_WAIT: Duration = Duration::from_secs(5);
 
 /// The routes.
 pub fn router() -> OperationRouter<AppState> {
@@ -167,32 +161,6 @@ pub(super) fn parse_page_limit(wanted: Option<u32>) -> Result<u32, Problem> {
         Some(limit) => Err(Problem::new(ProblemCode::QueryMalformed)
             .with_detail(format!("limit={limit} is not between 1 and {}", index_query::ITEMS_MAX))),
     }
-}
-
-/// Asks the index for a page.
-pub(super) async fn query_index<Q: Serialize, P: DeserializeOwned>(
-    bus: &Bus,
-    verb: &str,
-    question: &Q,
-) -> Result<P, Problem> {
-    match bus.request::<Q, IndexReply<P>>(subjects::index_request_subject(verb), question, INDEX_WAIT).await?
-    {
-        IndexReply::Page(page) => Ok(page),
-        IndexReply::Refused { code, detail } => Err(index_problem(&code, detail)),
-    }
-}
-
-fn index_problem(code: &str, detail: String) -> Problem {
-    let kind = match code {
-        // It was sealed by us, and yet the index can't use it: it is of another time.
-        index_query::CURSOR_MALFORMED => return cursor::cursor_malformed(),
-        index_query::QUESTION_MALFORMED => ProblemCode::QueryMalformed,
-        index_query::REVISION_UNKNOWN => ProblemCode::RevisionUnknown,
-        index_query::INDEX_BEHIND => ProblemCode::IndexBehind,
-        _ => ProblemCode::IndexUnavailable,
-    };
-    let problem = Problem::new(kind).with_detail(detail);
-    if kind.status() == StatusCode::SERVICE_UNAVAILABLE { problem.with_retry_after_s(1) } else { problem }
 }
 
 /// What is known of one medium, from its owner's document and from the stages.

@@ -23,7 +23,8 @@ use schemas::{
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{INDEX_WAIT, details::find_language, index_problem, parse_page_limit};
+use super::{details::find_language, parse_page_limit};
+use crate::index_client::{INDEX_WAIT, index_problem};
 use crate::{AppState, openapi, own_writes::is_index_behind};
 use auth::Principal;
 use web::{

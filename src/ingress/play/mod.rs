@@ -24,12 +24,7 @@ use axum::{
     response::Response,
 };
 use schemars::JsonSchema;
-use schemas::{
-    gate::GateReasonCode,
-    ids::{MediaId, PlaybackId},
-    keys,
-    media::MediaEncode,
-};
+use schemas::{gate::GateReasonCode, ids::MediaId, keys, media::MediaEncode};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -178,7 +173,6 @@ async fn read_playback_path(
 
 /// What a path token opens.
 struct OpenedSession {
-    playback_id: PlaybackId,
     media_id: MediaId,
     medium: Arc<playable_media::PlayableMedium>,
 }
@@ -192,7 +186,7 @@ async fn open_token(app: &AppState, token: &str, id: &str) -> Result<OpenedSessi
     let medium = app.known.load_medium(&app.bus, media_id, encode).await?;
     // Another encode does not go with what its player has: it needs a session of its own.
     let gone = || encode.map_or_else(no_such_resource, |_| playback_refused(GateReasonCode::SessionUnknown));
-    Ok(OpenedSession { playback_id, media_id, medium: medium.ok_or_else(gone)? })
+    Ok(OpenedSession { media_id, medium: medium.ok_or_else(gone)? })
 }
 
 fn session_problem(denied: PlaybackDenied) -> Problem {

@@ -223,7 +223,7 @@ impl ScheduleRunner {
         (run, attempt_before): (ScheduledRun, u32),
     ) -> Result<RunOutcome, NextEncodeError> {
         if let JobRequest::Transcode(wanted) = job {
-            return self.begin_encode(owner, wanted, (run, attempt_before)).await;
+            return Box::pin(self.begin_encode(owner, wanted, (run, attempt_before))).await;
         }
         let Some(request) = TaskRequest::of(job) else {
             return Ok(refuse(ProblemCode::JobKindUnknown, "this version knows no jobs of that kind"));

@@ -13,7 +13,7 @@ use schemas::{
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::{AppState, media, openapi, play::poster};
+use crate::{AppState, index_client, media, openapi, play::poster};
 use web::{
     cursor::CursorSealer,
     error::Problem,
@@ -105,7 +105,7 @@ pub(super) async fn list_public_media(
     if !app.config.sharing.public_library {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
-    let asked = media::query_index(&app.bus, index_query::PUBLIC_MEDIA, &question).await;
+    let asked = index_client::query_index(&app.bus, index_query::PUBLIC_MEDIA, &question).await;
     let page: MediaIndexPage = asked.map_err(|problem: Problem| {
         // An index of an older version does not know the question.
         let is_unknown = problem.code() == ProblemCode::QueryMalformed.code();

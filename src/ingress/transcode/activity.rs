@@ -13,7 +13,7 @@ use schemas::{
 use serde::Serialize;
 use serde_json::json;
 
-use crate::{AppState, jobs, media, workers};
+use crate::{AppState, index_client, jobs, workers};
 use auth::Principal;
 use web::{
     error::Problem,
@@ -105,7 +105,8 @@ pub(super) async fn read_transcode_metrics(
         owner: who.list_owner_filter(),
         ended_from_ms: now_ms.saturating_sub(WINDOW_MS),
     };
-    let activity = media::query_index::<_, EncodeActivity>(&app.bus, index_query::ENCODE_ACTIVITY, &question);
+    let activity =
+        index_client::query_index::<_, EncodeActivity>(&app.bus, index_query::ENCODE_ACTIVITY, &question);
     let (queue, workers, activity) = tokio::join!(
         jobs::ask_queue(&app, JobQueue::Transcode, jobs::ANSWER_MAX),
         workers::read_queue_workers(&app.bus, JobQueue::Transcode),
