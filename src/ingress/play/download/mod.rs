@@ -186,6 +186,7 @@ fn plan_problem(error: PlanError) -> Problem {
             let detail = format!("it has more than {samples_max} pictures and frames of sound");
             Problem::new(ProblemCode::DownloadTooLarge).with_detail(detail)
         }
+        PlanError::Slow => Problem::busy("the store was too slow for all that a file is made of"),
         PlanError::Busy => Problem::busy("other downloads are being prepared"),
         error @ PlanError::Malformed { .. } => Problem::internal(&error),
     }

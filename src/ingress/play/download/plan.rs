@@ -1,7 +1,8 @@
 //! How a file is put together: its head, and which bytes of which segments follow it. Made from the beginning of each segment, and kept
 //! in memory while it is asked for.
 //!
-//! Limits: [`READS_MAX`] segments are read at once for each file that is made, [`HEAD_BYTES`] of each; [`BUILD_WAIT`] for a turn.
+//! Limits: [`READS_MAX`] segments are read at once for each file that is made, [`HEAD_BYTES`] of each; [`BUILD_WAIT`] for a turn, and
+//! [`BUILD_TIME_MAX`] for reading. What would be too large is known after [`PROBED_SEGMENTS`] of a track.
 
 use std::{ops::Range, sync::Arc, time::Duration};
 
@@ -23,6 +24,10 @@ const HEAD_BYTES: u64 = 16 * 1024;
 const HEAD_BYTES_MAX: u64 = 8 << 20;
 /// Longest wait for a turn.
 const BUILD_WAIT: Duration = Duration::from_secs(20);
+/// Longest time that all segments of a file are read for.
+const BUILD_TIME_MAX: Duration = Duration::from_secs(120);
+/// Segments after which it is estimated how many samples all of them have.
+const PROBED_SEGMENTS: usize = 8;
 /// Bytes of a piece as it is kept.
 const PIECE_BYTES: usize = 21;
 
@@ -46,6 +51,9 @@ pub(super) enum PlanError {
     /// No turn came in time.
     #[error("too many files are being put together")]
     Busy,
+    /// Its segments could not be read in time.
+    #[error("its segments could not be read in {} s", BUILD_TIME_MAX.as_secs())]
+    Slow,
     /// The store failed, or lacks an object.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -91,11 +99,27 @@ impl DownloadPlans {
             return Ok(plan);
         }
         // Each takes memory and reads of the store: as many at once as there are turns.
-        let turn = tokio::time::timeout(BUILD_WAIT, self.builds.acquire()).await;
-        let _turn = turn.ok().and_then(Result::ok).ok_or(PlanError::Busy)?;
+        let turn = tokio::time::timeout(BUILD_WAIT, Arc::clone(&self.builds).acquire_owned()).await;
+        let turn = turn.ok().and_then(Result::ok).ok_or(PlanError::Busy)?;
         if let Some(plan) = known() {
             return Ok(plan);
         }
+        let reading = tokio::time::timeout(BUILD_TIME_MAX, self.read_tracks(app, prefix, choice)).await;
+        let tracks = reading.map_err(|_| PlanError::Slow)??;
+        // Millions of samples: too long for a thread that serves others. It keeps its turn, also where nobody waits for it any more.
+        let making = move || (ProgressiveMp4::new(&tracks), turn);
+        let (made, _turn) = tokio::task::spawn_blocking(making).await.map_err(|_| PlanError::Busy)?;
+        let plan = DownloadPlan::from_file(made);
+        self.plans.put(name, plan.to_bytes());
+        Ok(plan)
+    }
+
+    async fn read_tracks(
+        &self,
+        app: &AppState,
+        prefix: &str,
+        choice: &DownloadChoice,
+    ) -> Result<Vec<ProgressiveTrack>, PlanError> {
         let mut tracks = Vec::new();
         let mut samples = 0;
         for track in &choice.tracks {
@@ -107,11 +131,7 @@ impl DownloadPlans {
             samples += made.sample_count();
             tracks.push(made);
         }
-        // Millions of samples: too long for a thread that serves others.
-        let made = tokio::task::spawn_blocking(move || ProgressiveMp4::new(&tracks)).await;
-        let plan = made.map(DownloadPlan::from_file).map_err(|_| PlanError::Busy)?;
-        self.plans.put(name, plan.to_bytes());
-        Ok(plan)
+        Ok(tracks)
     }
 }
 
@@ -132,9 +152,15 @@ async fn read_track(
             async move { store.get_range(&key, 0..HEAD_BYTES).await.map(|head| (key, head)) }
         })
         .buffered(READS_MAX);
+    let segment_count = usize::try_from(track.segment_count).unwrap_or(usize::MAX);
+    let mut read_count = 0;
     while let Some((key, head)) = heads.try_next().await? {
         push_segment(store, &mut made, key, head).await?;
-        if made.sample_count() > samples_max {
+        read_count += 1;
+        // Segments are of about one length: thousands need not be read to know.
+        let is_certain = read_count == PROBED_SEGMENTS
+            && made.sample_count() / PROBED_SEGMENTS * segment_count > samples_max + samples_max / 4;
+        if made.sample_count() > samples_max || is_certain {
             return Err(PlanError::TooLarge { samples_max });
         }
     }
