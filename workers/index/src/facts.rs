@@ -59,12 +59,16 @@ pub(crate) struct AssetFacts {
     pub(crate) detail: Option<String>,
     pub(crate) created_at_ms: u64,
     pub(crate) changed_at_ms: u64,
+    /// True for a tombstone: the medium is removed.
+    #[serde(default)]
+    pub(crate) is_removed: bool,
 }
 
 impl AssetFacts {
     pub(crate) fn new(revision: u64, record: MediaRecord) -> Self {
         Self {
             revision,
+            is_removed: record.removed_at_ms.is_some(),
             owner: record.owner,
             status: record.status,
             summary: record.summary,
@@ -103,7 +107,8 @@ impl MediaFacts {
     /// Its owner and when it was created, by the document where there is one; `None` without either.
     pub(crate) fn origin(&self) -> Option<(&str, u64)> {
         let document = self.document.as_ref().map(|document| (&*document.owner, document.created_at_ms));
-        document.or_else(|| self.asset.as_ref().map(|asset| (&*asset.owner, asset.created_at_ms)))
+        let asset = self.asset.as_ref().filter(|asset| !asset.is_removed);
+        document.or_else(|| asset.map(|asset| (&*asset.owner, asset.created_at_ms)))
     }
 
     /// Where it stands.

@@ -211,7 +211,8 @@ pub(crate) fn decode_change(
         }
         IndexBucket::Assets => IndexChange::Asset(
             key.parse().map_err(malformed)?,
-            decode_record::<media::MediaRecord>(key, value)?.map(Box::new),
+            // Also of a removed medium: what can be restored is listed as it stood.
+            decode_with_tombstone::<media::MediaRecord>(key, value)?.map(Box::new),
         ),
         IndexBucket::Jobs => match key.split_once('.') {
             None => {
@@ -233,9 +234,11 @@ pub(crate) fn decode_change(
 }
 
 fn decode_record<R: KvRecord>(key: &str, value: Option<&[u8]>) -> Result<Option<R>, nats::BusError> {
-    let record =
-        value.map(|value| nats::decode_record::<R>(key, value).map(|(_, record)| record)).transpose()?;
-    Ok(record.filter(|record| !record.is_removed()))
+    Ok(decode_with_tombstone::<R>(key, value)?.filter(|record| !record.is_removed()))
+}
+
+fn decode_with_tombstone<R: KvRecord>(key: &str, value: Option<&[u8]>) -> Result<Option<R>, nats::BusError> {
+    value.map(|value| nats::decode_record::<R>(key, value).map(|(_, record)| record)).transpose()
 }
 
 /// The document, also of a removed medium that can be restored: its owner lists those.
@@ -243,6 +246,6 @@ fn decode_document(
     key: &str,
     value: Option<&[u8]>,
 ) -> Result<Option<document::MediaDocumentRecord>, nats::BusError> {
-    let record = value.map(|value| nats::decode_record(key, value).map(|(_, record)| record)).transpose()?;
-    Ok(record.filter(|record: &document::MediaDocumentRecord| !record.is_removed() || record.is_restorable))
+    let record = decode_with_tombstone::<document::MediaDocumentRecord>(key, value)?;
+    Ok(record.filter(|record| !record.is_removed() || record.is_restorable))
 }

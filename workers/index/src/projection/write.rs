@@ -176,7 +176,12 @@ impl IndexTransaction<'_> {
         let removed_at_ms = document.as_ref().and_then(|document| document.removed_at_ms);
         let Some((owner, created_at_ms)) = document
             .map(|document| (document.owner, document.created_at_ms))
-            .or_else(|| asset.map(|asset| (asset.owner, asset.created_at_ms)))
+            // What is left of one that is removed for good is in no list.
+            .or_else(|| {
+                asset
+                    .filter(|asset| asset.removed_at_ms.is_none())
+                    .map(|asset| (asset.owner, asset.created_at_ms))
+            })
         else {
             return Ok(Vec::new());
         };

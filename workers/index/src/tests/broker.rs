@@ -32,7 +32,7 @@ impl Running {
     pub(super) async fn start(broker: &TestBroker, folder: &Path) -> Self {
         let stop = CancellationToken::new();
         let config =
-            IndexConfig { folder: folder.to_owned(), revision_wait_ms_max: 300, ..IndexConfig::default() };
+            IndexConfig { folder: folder.to_owned(), revision_wait_ms_max: 3_000, ..IndexConfig::default() };
         let task = tokio::spawn(crate::run(broker.bus(Role::Index).await, config, stop.clone()));
         Self { stop, task }
     }

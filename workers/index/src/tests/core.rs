@@ -492,9 +492,14 @@ fn a_tombstone_is_a_deletion() {
             &key,
             Some(&value(nats::encode_message("test", &asset).unwrap())),
         );
-        let shown = removed_at_ms.is_none().then(|| Box::new(asset.clone()));
-        assert_eq!(found.unwrap(), IndexChange::Asset(media_id(1), shown));
+        // That of the stages stays with a document that can be restored, and is in no list without one.
+        assert_eq!(found.unwrap(), IndexChange::Asset(media_id(1), Some(Box::new(asset.clone()))));
     }
+    let (_folder, projection) = fresh();
+    let change = IndexChange::Asset(media_id(1), Some(Box::new(asset)));
+    projection.apply_entries(IndexBucket::Assets, &[IndexEntry { sequence: 1, change }]).unwrap();
+    assert_eq!(projection.list_media(&all(), BYTES_MAX).unwrap().items, []);
+    assert_eq!(projection.media_item(media_id(1)).unwrap(), None);
 }
 
 #[test]
@@ -545,12 +550,22 @@ fn what_can_be_restored_is_listed_apart_by_when_it_was_removed() {
         let page = projection.list_media(&question, BYTES_MAX).unwrap();
         page.items.iter().map(|item| (item.media_id, item.removed_at_ms)).collect::<Vec<_>>()
     };
+    set_asset(&projection, 50, 2, MediaStatus::Ready);
+    let mut left = asset(2, "ann", MediaStatus::Ready);
+    left.removed_at_ms = Some(9_000);
+    let change = IndexChange::Asset(media_id(2), Some(Box::new(left)));
+    projection.apply_entries(IndexBucket::Assets, &[IndexEntry { sequence: 51, change }]).unwrap();
     let there = list(false, Some("ann"));
     remove(2, 9_000);
     remove(1, 9_500);
     let removed = [(media_id(1), Some(9_500)), (media_id(2), Some(9_000))];
     assert_eq!(list(true, Some("ann")), removed);
     assert_eq!(list(true, None), removed);
+    assert_eq!(
+        projection.media_item(media_id(2)).unwrap().unwrap().status,
+        MediaStatus::Ready,
+        "as it stood"
+    );
     assert_eq!(list(true, Some("bob")), []);
     assert_eq!(list(false, None), there[..2], "removed ones are in no other list");
     // What was restored is where it was; what was removed for good is nowhere.
