@@ -58,7 +58,7 @@ pub struct MediaIndexQuery {
     /// Only media that stand there.
     #[serde(default)]
     pub status: Option<media::MediaStatus>,
-    /// Media that were removed and can be restored, wherever they stood; the one removed last comes first.
+    /// Media that were removed and can be restored; the one removed last comes first.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub removed: bool,
     /// Where the page before ended: its `next`.

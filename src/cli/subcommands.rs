@@ -16,7 +16,7 @@ pub enum MediaCommand {
   streamgate media ls --removed             those that `streamgate media restore` brings back")]
     Ls {
         /// Removed media that can be restored, those removed last first
-        #[arg(long, conflicts_with = "status")]
+        #[arg(long)]
         removed: bool,
         /// Which page.
         #[command(flatten)]

@@ -86,7 +86,7 @@ impl openapi::OperationGroup for MediaApiDoc {
 struct MediaListQuery {
     /// Only media that stand there.
     status: Option<media::MediaStatus>,
-    /// Media that were removed and can be restored, those removed last first; not together with `status`.
+    /// Media that were removed and can be restored, those removed last first.
     #[serde(default)]
     removed: bool,
     /// `next_cursor` of the page before, with the same filters.
@@ -128,10 +128,6 @@ async fn list_media(
     QueryParameters(wanted): QueryParameters<MediaListQuery>,
 ) -> Result<Response, Problem> {
     let owner = who.list_owner_filter();
-    if wanted.removed && wanted.status.is_some() {
-        return Err(Problem::new(ProblemCode::QueryMalformed)
-            .with_detail("`removed` lists media wherever they stood; leave `status` out"));
-    }
     let cursors =
         CursorSealer::new(&app.signing_key, index_query::MEDIA, &(&owner, wanted.status, wanted.removed))?;
     let mut question = MediaIndexQuery {

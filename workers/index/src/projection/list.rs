@@ -7,6 +7,7 @@ use schemas::{
         MediaIndexPage, MediaIndexQuery, PublicMediaIndexQuery,
     },
     job,
+    media::MediaStatus,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -32,13 +33,13 @@ impl IndexProjection {
         question: &MediaIndexQuery,
         bytes_max: usize,
     ) -> Result<MediaIndexPage, IndexError> {
-        let owner = question.owner.as_deref();
-        let name = if question.removed {
-            order::removed_media_list_id(owner)
-        } else {
-            order::media_list_id(owner, question.status)
-        };
-        self.read_media_page(&name, (question.cursor.as_deref(), question.limit), bytes_max)
+        let (owner, status) = (question.owner.as_deref(), question.status);
+        let page = (question.cursor.as_deref(), question.limit);
+        if !question.removed {
+            return self.read_media_page(&order::media_list_id(owner, status), page, bytes_max, None);
+        }
+        // They have one list, wherever they stood.
+        self.read_media_page(&order::removed_media_list_id(owner), page, bytes_max, status)
     }
 
     /// A page of media that everybody may watch and that play, newest first; it ends early when its items have more than
@@ -52,7 +53,7 @@ impl IndexProjection {
         bytes_max: usize,
     ) -> Result<MediaIndexPage, IndexError> {
         let name = order::public_media_list_id();
-        self.read_media_page(&name, (question.cursor.as_deref(), question.limit), bytes_max)
+        self.read_media_page(&name, (question.cursor.as_deref(), question.limit), bytes_max, None)
     }
 
     fn read_media_page(
@@ -60,10 +61,12 @@ impl IndexProjection {
         name: &ListId,
         (cursor, limit): (Option<&str>, u32),
         bytes_max: usize,
+        only: Option<MediaStatus>,
     ) -> Result<MediaIndexPage, IndexError> {
         let revision = self.read_cursor(IndexBucket::Media)?;
         let (items, next) = self.read_page(name, cursor, limit, bytes_max, |position| {
-            self.media_item(MediaId::from_bytes(position.id()))
+            let item = self.media_item(MediaId::from_bytes(position.id()))?;
+            Ok(item.filter(|item| only.is_none_or(|status| item.status == status)))
         })?;
         Ok(MediaIndexPage { items, next, revision })
     }

@@ -567,6 +567,9 @@ fn what_can_be_restored_is_listed_apart_by_when_it_was_removed() {
         "as it stood"
     );
     assert_eq!(list(true, Some("bob")), []);
+    let question = MediaIndexQuery { removed: true, status: Some(MediaStatus::Ready), limit: 1, ..all() };
+    let ready = projection.list_media(&question, BYTES_MAX).unwrap();
+    assert_eq!(ready.items.iter().map(|item| item.media_id).collect::<Vec<_>>(), [media_id(2)]);
     assert_eq!(list(false, None), there[..2], "removed ones are in no other list");
     // What was restored is where it was; what was removed for good is nowhere.
     set_gate(&projection, 1, None);
