@@ -225,9 +225,11 @@ async fn find_cancelled_encode(
             let is_removals = job.code.as_deref() == Some(MEDIA_REMOVED);
             is_removals.then(|| (newest, settings_of_job(&job)))
         }
+        // It was not planned yet. Of any other the record went with its age: it ended long ago.
+        None if record.status == MediaStatus::Stored => {
+            Some((newest, upload.map(|upload| upload.settings.clone()).unwrap_or_default()))
+        }
         // It goes on, or came to its own end.
-        Some(_) => None,
-        // It was not planned yet.
-        None => Some((newest, upload.map(|upload| upload.settings.clone()).unwrap_or_default())),
+        _ => None,
     })
 }
