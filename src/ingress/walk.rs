@@ -619,7 +619,7 @@ impl Story {
         let hook_id: HookId = made["hook"]["hook_id"].as_str().unwrap().parse().unwrap();
         let path = format!("/v1/hooks/{hook_id}");
         let place = "patch /v1/hooks/{hook_id}";
-        self.does(place, &path, &json, "{\"types\":[\"media.ready\"]}", 200).await;
+        self.does(place, &path, &json, "{\"types\":[\"media.changed\"]}", 200).await;
         for (action, body, status) in [
             ("pause", "", 200),
             ("resume", "", 200),
@@ -630,9 +630,16 @@ impl Story {
             let place = format!("post /v1/hooks/{{hook_id}}/{action}");
             self.does(&place, &format!("{path}/{action}"), &json, body, status).await;
         }
+        // An event that the hook sends: what the medium of the story was.
+        let changes = vec![subjects::event_filter::<schemas::document::MediaChanged>()];
+        let changes = reader::ReaderConfig::new(subjects::EVENTS, changes, ReaderStart::All);
+        let changed = self.admin.open_reader(changes).await.unwrap().next().await.unwrap();
+        let text = |name: &str| changed.headers.get_last(name).unwrap().to_string();
         let delivery = schemas::hook_delivery::HookDelivery {
             hook_id,
-            sequence: Some(self.last_sequence),
+            sequence: Some(changed.sequence),
+            event_id: text(schemas::headers::ID),
+            media_id: Some(text(schemas::headers::MEDIA_ID).parse().unwrap()),
             ..schemas::examples::hook_delivery()
         };
         log_delivery(&self.site.broker.bus(Role::Keeper).await, &delivery).await;
