@@ -183,7 +183,7 @@ async fn an_owner_uploads_publishes_watches_and_deletes_on_the_page_alone() {
             page.click("#removed summary").await;
             is_accessible(page, "removed").await;
             page.click("[aria-label='Restore clip.mp4']").await;
-            page.until(&format!("{}.dataset.access === 'everybody'", row("clip.mp4"))).await;
+            page.until(&format!("{}?.dataset.access === 'everybody'", row("clip.mp4"))).await;
             page.until("!document.getElementById('removed')").await;
             assert!(plays_for_a_visitor(&watch_url).await, "it is there again");
             page.click("[aria-label='Delete clip.mp4']").await;
