@@ -5,7 +5,7 @@ use std::process::Command;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::harness::{Cluster, Options, sample};
+use crate::harness::{Cluster, Options, WAIT_MAX, poll, sample};
 
 const QUOTAS: &str = "
 [ingress.quotas.each]
@@ -56,6 +56,8 @@ async fn an_owner_with_as_many_open_jobs_as_it_may_have_begins_no_other() {
     let mut cluster = Cluster::start_with(Options::default(), quotas).await;
     let media_id = cluster.upload(sample(2, "320x180", "25"), "clip.mp4").await;
     cluster.media_event("media.ready", &media_id).await;
+    // The medium is ready a moment before its job has ended.
+    wait_for_active(&cluster, 0).await;
     // Nobody works on tasks, so the first one stays.
     cluster.kill("tasks");
     let verify = json!({ "job": { "kind": "verify", "media_id": media_id } });
@@ -65,11 +67,7 @@ async fn an_owner_with_as_many_open_jobs_as_it_may_have_begins_no_other() {
         assert_eq!(begun.status(), StatusCode::ACCEPTED, "{}", begun.text().await.unwrap());
         begun.json().await.unwrap()
     };
-    let counted = crate::harness::poll(crate::harness::WAIT_MAX, async || {
-        let counts = cluster.get("/v1/jobs/counts").await;
-        (counts["active"] == 1).then_some(())
-    });
-    assert!(counted.await.is_some());
+    wait_for_active(&cluster, 1).await;
     let transcode = json!({ "job": { "kind": "transcode", "media_id": media_id } });
     let refused = ask(&transcode).await;
     assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
@@ -84,8 +82,14 @@ async fn an_owner_with_as_many_open_jobs_as_it_may_have_begins_no_other() {
     // With its end another one may begin.
     let cancel = format!("/v1/jobs/{}/cancel", first["job_id"].as_str().unwrap());
     assert_eq!(cluster.request(Method::POST, &cancel).send().await.unwrap().status(), StatusCode::OK);
-    let begun = crate::harness::poll(crate::harness::WAIT_MAX, async || {
-        (ask(&transcode).await.status() == StatusCode::ACCEPTED).then_some(())
-    });
+    let begun =
+        poll(WAIT_MAX, async || (ask(&transcode).await.status() == StatusCode::ACCEPTED).then_some(()));
     assert!(begun.await.is_some());
+}
+
+/// Waits until the index counts so many jobs that have not ended.
+async fn wait_for_active(cluster: &Cluster, count: u64) {
+    let counted =
+        poll(WAIT_MAX, async || (cluster.get("/v1/jobs/counts").await["active"] == count).then_some(()));
+    assert!(counted.await.is_some(), "{count} jobs have not ended");
 }
