@@ -631,13 +631,13 @@ impl Story {
             self.does(&place, &format!("{path}/{action}"), &json, body, status).await;
         }
         // An event that the hook sends: what the medium of the story was.
-        let changes = vec![subjects::event_filter::<schemas::document::MediaChanged>()];
-        let changes = reader::ReaderConfig::new(subjects::EVENTS, changes, ReaderStart::All);
-        let changed = self.admin.open_reader(changes).await.unwrap().next().await.unwrap();
-        let text = |name: &str| changed.headers.get_last(name).unwrap().to_string();
+        let filters = vec![subjects::event_filter::<schemas::document::MediaChanged>()];
+        let settings = reader::ReaderConfig::new(subjects::EVENTS, filters, ReaderStart::All);
+        let event = self.admin.open_reader(settings).await.unwrap().next().await.unwrap();
+        let text = |name: &str| event.headers.get_last(name).unwrap().to_string();
         let delivery = schemas::hook_delivery::HookDelivery {
             hook_id,
-            sequence: Some(changed.sequence),
+            sequence: Some(event.sequence),
             event_id: text(schemas::headers::ID),
             media_id: Some(text(schemas::headers::MEDIA_ID).parse().unwrap()),
             ..schemas::examples::hook_delivery()
