@@ -19,7 +19,7 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::Body as _;
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned};
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -207,6 +207,17 @@ fn json_pointer(path: &serde_path_to_error::Path) -> String {
         Segment::Unknown => "/?".to_owned(),
     });
     steps.collect()
+}
+
+/// For a member that may be absent, with a default: what stands there is a value of its type. So `null` is refused where the type has
+/// none, and differs from an absent member where it does.
+///
+/// # Errors
+/// When what stands there is none.
+pub fn deserialize_present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
 }
 
 #[cfg(test)]

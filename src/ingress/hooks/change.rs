@@ -12,7 +12,7 @@ use schemas::{
     hook_event::{HookChanged, HookRemoved},
     ids::{JobId, MediaId},
 };
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use serde_json::json;
 
 use super::{
@@ -21,7 +21,11 @@ use super::{
 };
 use crate::AppState;
 use auth::Principal;
-use web::{body::JsonBody, error::Problem, operation::Operation};
+use web::{
+    body::{JsonBody, deserialize_present},
+    error::Problem,
+    operation::Operation,
+};
 
 /// What to change in a hook; what is absent stays.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
@@ -49,13 +53,6 @@ pub(super) struct HookChangeRequest {
     job_id: Option<Option<JobId>>,
     /// True for the events of all owners, and those about the installation: for admins.
     all_owners: Option<bool>,
-}
-
-/// What stands there, also null.
-fn deserialize_present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<T>, D::Error> {
-    T::deserialize(deserializer).map(Some)
 }
 
 impl HookChangeRequest {

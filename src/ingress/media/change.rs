@@ -32,7 +32,8 @@ use crate::{
 };
 use auth::Principal;
 use web::{
-    body, conditional,
+    body::{self, deserialize_present},
+    conditional,
     error::Problem,
     limit::RateLimitGroup,
     operation::{Operation, OperationAccess},
@@ -201,13 +202,6 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for FieldUpdate<T> {
     }
 }
 
-/// A value that may be absent, but not `null`: a medium always has one.
-fn deserialize_present<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(
-    from: D,
-) -> Result<Option<T>, D::Error> {
-    T::deserialize(from).map(Some)
-}
-
 pub(super) static CHANGE_MEDIA: Operation = Operation::change(
     Method::PATCH,
     "/v1/media/{media_id}",
@@ -275,9 +269,7 @@ pub(crate) async fn load_owned(
     who: &Principal,
 ) -> Result<MediumRecords, Problem> {
     let medium = MediumRecords::load_for(bus, media_id, who).await?;
-    if !who.may_change(medium.owner()) {
-        return Err(Problem::new(ProblemCode::NotOwner));
-    }
+    medium.require_changeable(who)?;
     Ok(medium)
 }
 

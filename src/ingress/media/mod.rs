@@ -205,6 +205,17 @@ impl MediumRecords {
         Ok(Self { document, asset })
     }
 
+    /// Whether `who` may change the medium; 404 where it may not see it.
+    fn require_changeable(&self, who: &Principal) -> Result<(), Problem> {
+        if !who.may_see(self.owner()) {
+            return Err(no_such_medium());
+        }
+        if !who.may_change(self.owner()) {
+            return Err(Problem::new(ProblemCode::NotOwner));
+        }
+        Ok(())
+    }
+
     /// The document, if the medium is removed.
     fn removed_document(&self) -> Option<&document::MediaDocumentRecord> {
         self.document.as_ref().map(|held| &held.record).filter(|document| document.is_removed())

@@ -89,13 +89,11 @@ pub(super) async fn restore_media(
 
 async fn restore(app: &AppState, media_id: MediaId, who: &Principal) -> Result<(), Problem> {
     let bus = &app.bus;
-    let mut held = match MediumRecords::load_with_removed(bus, media_id).await? {
-        medium if !who.may_see(medium.owner()) => return Err(no_such_medium()),
-        medium if !who.may_change(medium.owner()) => return Err(Problem::new(ProblemCode::NotOwner)),
-        MediumRecords { document: Some(held), .. } if held.record.is_removed() => held,
-        // It is there.
-        _ => return Ok(()),
-    };
+    let medium = MediumRecords::load_with_removed(bus, media_id).await?;
+    medium.require_changeable(who)?;
+    let removed = medium.document.filter(|held| held.record.is_removed());
+    // Without one it is there.
+    let Some(mut held) = removed else { return Ok(()) };
     let Some(restored) = held.record.to_restored(nats::now_ms()) else { return Err(no_such_medium()) };
     let upload = load_upload(bus, &held.record).await?;
     let encode = restore_asset(bus, &held.record, upload.as_ref()).await?;
@@ -127,12 +125,7 @@ pub(super) async fn load_removed(
     headers: &HeaderMap,
 ) -> Result<VersionedRecord<MediaDocumentRecord>, Problem> {
     let medium = MediumRecords::load_with_removed(bus, media_id).await?;
-    if !who.may_see(medium.owner()) {
-        return Err(no_such_medium());
-    }
-    if !who.may_change(medium.owner()) {
-        return Err(Problem::new(ProblemCode::NotOwner));
-    }
+    medium.require_changeable(who)?;
     conditional::check_if_match(headers, Some(medium.render_document(media_id)?.tag()))?;
     medium.document.filter(|held| held.record.is_restorable).ok_or_else(no_such_medium)
 }
@@ -144,7 +137,7 @@ async fn load_upload(bus: &Bus, document: &MediaDocumentRecord) -> Result<Option
 }
 
 /// Lets the stages know of the medium again. Answers the number of an encode that was cancelled with the removal, and how it was asked
-/// for: it is to go on.
+/// for: it is to be made anew.
 ///
 /// # Errors
 /// `media_incomplete` when its bytes never came.
