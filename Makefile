@@ -36,7 +36,8 @@ test: ## Run all tests; ARGS='-E test(name)' chooses some
 	@.ci/setup test
 	@cargo build --workspace --locked
 	@if .ci/doc-examples; then cargo test --doc --workspace --locked; fi
-	@cargo nextest run --workspace --locked $(ARGS)
+# Many wait for a broker or a time of the product: one more at once than there are processors keeps these busy.
+	@NEXTEST_TEST_THREADS=$${NEXTEST_TEST_THREADS:-$$(($$(nproc) + 1))} cargo nextest run --workspace --locked $(ARGS)
 
 # The tests that take a number of rounds or units from the environment, at length; `make test` runs each with the smallest number.
 soak: ## Run the fault tests at length: SOAK_ROUNDS (9) times seven kills, SOAK_JOBS (100000) ended jobs, SOAK_FREEZES_S (20,60) of a broker, SOAK_OUTAGE_S (20) of a store

@@ -137,15 +137,21 @@ async fn set_encryption(cluster: &Cluster, media_id: &str, encryption: &str) {
 async fn every_player_shows_every_frame_and_tone_in_its_place() {
     let film = film(SECONDS, "192x108");
     let mut cluster = Cluster::start(Options::default()).await;
-    let media_id = cluster.upload(film.clone(), "film.mp4").await;
-    assert_eq!(cluster.end_of(&media_id).await.kind, "job.succeeded");
-    let site = serve_site("players", film).await;
-    for &browser in Browser::installed() {
-        // A site's visitor has clicked; here nobody does.
-        browser
-            .run(true, async |page| play_with_every_player(browser, page, &cluster, &site, &media_id).await)
-            .await;
+    let mut media = Vec::new();
+    for encryption in ["none", "aes_128"] {
+        let media_id = cluster.upload(film.clone(), "film.mp4").await;
+        assert_eq!(cluster.end_of(&media_id).await.kind, "job.succeeded");
+        set_encryption(&cluster, &media_id, encryption).await;
+        media.push((encryption, media_id));
     }
+    let site = serve_site("players", film).await;
+    // They play in real time, so at the same time.
+    let browsers = Browser::installed().iter().map(|&browser| {
+        let (cluster, site, media) = (&cluster, &site, &media);
+        // A site's visitor has clicked; here nobody does.
+        browser.run(true, async move |page| play_with_every_player(browser, page, cluster, site, media).await)
+    });
+    futures::future::join_all(browsers).await;
 }
 
 /// Each player against the same film as MP4 in the same browser.
@@ -154,15 +160,16 @@ async fn play_with_every_player(
     page: &Page,
     cluster: &Cluster,
     site: &str,
-    media_id: &str,
+    media: &[(&str, String)],
 ) {
     let plain = play(page, site, "mp4", &format!("{site}/film.mp4")).await;
     plain.check_frames(browser, SECONDS, "MP4");
     let plain_delay = plain.tone_delay("MP4");
     let hls = [("hls.js", "hls_url"), ("shaka", "hls_url"), ("video.js", "hls_url")];
     let dash = [("shaka", "dash_url"), ("dash.js", "dash_url")];
-    for (encryption, players) in [("none", [hls.as_slice(), &dash].concat()), ("aes_128", hls.to_vec())] {
-        set_encryption(cluster, media_id, encryption).await;
+    for ((encryption, media_id), players) in
+        media.iter().zip([[hls.as_slice(), &dash].concat(), hls.to_vec()])
+    {
         for (player, address) in players {
             let session = playback(cluster, media_id).await;
             let url = format!("{}{}", cluster.url, session[address].as_str().unwrap());
