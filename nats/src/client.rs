@@ -5,7 +5,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -74,7 +74,12 @@ struct BusConnection {
     health: ProcessHealth,
     /// A sequence that EVENTS is known to have reached; 0 before that is known.
     events_sequence: AtomicU64,
+    /// Is given the bucket and the key of each write of this connection.
+    write_observer: OnceLock<WriteObserver>,
 }
+
+/// Is given the bucket and the key of a value that was written, or may have been.
+type WriteObserver = Box<dyn Fn(&str, &str) + Send + Sync>;
 
 impl std::fmt::Debug for Bus {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -172,6 +177,7 @@ impl Bus {
             timeout,
             health: config.health.clone(),
             events_sequence: AtomicU64::new(0),
+            write_observer: OnceLock::new(),
         };
         Ok(Self { link: Arc::new(link) })
     }
@@ -253,6 +259,21 @@ impl Bus {
     /// A sequence that EVENTS is known to have reached; 0 before that is known.
     pub(crate) fn events_sequence(&self) -> u64 {
         self.link.events_sequence.load(Ordering::Relaxed)
+    }
+
+    /// Has `observer` called with the bucket and the key of each value that this connection writes, before its writer goes on: what is
+    /// kept in memory of that value is of before. Also where the broker did not confirm the write. Only the first observer is taken.
+    pub fn observe_writes(&self, observer: impl Fn(&str, &str) + Send + Sync + 'static) {
+        if self.link.write_observer.set(Box::new(observer)).is_err() {
+            tracing::error!("writes are observed already");
+        }
+    }
+
+    /// A value was written, or may have been.
+    pub(crate) fn note_write(&self, bucket: &str, key: &str) {
+        if let Some(observer) = self.link.write_observer.get() {
+            observer(bucket, key);
+        }
     }
 
     /// Whose rights this connection has.

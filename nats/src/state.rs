@@ -252,9 +252,10 @@ impl Bus {
             // The broker refuses a time to live below one second.
             .ttl(mark_ttl.max(Duration::from_secs(1)))
             .expected_stream(subjects::kv_stream_name(bucket));
-        self.publish_message(&subjects::kv_stream_name(bucket), &subjects::kv_subject(bucket, key), message)
-            .await
-            .map(drop)
+        let subject = subjects::kv_subject(bucket, key);
+        let purged = self.publish_message(&subjects::kv_stream_name(bucket), &subject, message).await;
+        self.note_write(bucket, key);
+        purged.map(drop)
     }
 
     /// Reads the newest value of a key from the leader; `None` when there never was one.
@@ -364,7 +365,9 @@ impl Bus {
             .payload(payload.clone())
             .expected_last_subject_sequence(revision)
             .expected_stream(subjects::kv_stream_name(bucket));
-        match self.publish_with_retry(&subjects::kv_stream_name(bucket), &subject, &message).await? {
+        let written = self.publish_with_retry(&subjects::kv_stream_name(bucket), &subject, &message).await;
+        self.note_write(bucket, key);
+        match written? {
             (PublishReply::Stored(revision), _) => Ok(revision),
             (PublishReply::Duplicate | PublishReply::Moved, attempt) => {
                 self.confirm_own_write(bucket, key, &payload, attempt).await

@@ -10,6 +10,7 @@ pub mod audit;
 pub mod cache;
 pub mod cached;
 pub mod capacity;
+mod coherent_memory;
 pub mod dead_letters;
 pub mod events;
 pub mod gates;
@@ -183,6 +184,8 @@ pub struct AppServices {
     pub refusals: denied_events::DeniedEvents,
     /// Documents kept in memory.
     pub documents: Arc<cache::ResponseCache>,
+    /// Documents of media among them, for as long as nothing can have changed.
+    pub known_documents: Arc<media::KnownDocuments>,
     /// Who changed something a moment ago.
     pub(crate) own_writes: own_writes::OwnWrites,
     /// Entries of the cache API.
@@ -214,6 +217,9 @@ impl AppState {
         let frame_sources = config.sharing.frame_sources()?;
         let limits = limit::RateLimiter::new(config.limit.clone());
         let documents = Arc::new(cache::ResponseCache::new(config.documents)?);
+        let known_documents = Arc::new(media::KnownDocuments::new(Arc::clone(&documents)));
+        let written = Arc::clone(&known_documents);
+        bus.observe_writes(move |bucket, key| written.note_write(bucket, key));
         let signing_key = auth::load_signing_key(&bus, "playback").await?.into();
         let auth = auth.with_default_domains(config.public_url.as_deref(), config.listen);
         let auth = auth.with_offered_chains(&grants.gate_evaluator().chains().chain_ids());
@@ -258,6 +264,7 @@ impl AppState {
             repeated,
             refusals: denied_events::DeniedEvents::default(),
             documents,
+            known_documents,
             capacity,
             frame_sources,
             origins,
@@ -336,6 +343,7 @@ impl AppServices {
             tasks.keep_running("followers", ending, || hub.run(stop())),
             tasks.keep_running("sign-in", ending, || self.sign_in.run(stop())),
             tasks.keep_running("grants", ending, || self.grants.run(stop())),
+            tasks.keep_running("documents", ending, || self.known_documents.run(&self.bus, stop())),
             tasks.keep_running("known", ending, || self.known.run(&self.bus, stop())),
             tasks.keep_running("cache", ending, || self.cached.run(
                 &self.bus,

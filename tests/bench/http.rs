@@ -303,6 +303,54 @@ pub(crate) async fn limited_get() -> Row {
     }
 }
 
+/// Microseconds of a processor that a document costs the server, without what the client and the broker spend: 20,000 a second and core.
+pub(crate) async fn document_cost() -> Row {
+    const REQUESTS: u32 = 20_000;
+    let mut site = Site::start().await;
+    let router = ingress::router(site.app.clone());
+    let address = site.serve(router).await;
+    let head = format!(
+        "GET /v1/media/{} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {}\r\n\r\n",
+        site.media_id, site.key
+    );
+    let cost_us = tokio::task::spawn_blocking(move || {
+        let mut client = Client::new(address);
+        // As it is once somebody has asked for a while: from then on memory may answer.
+        let warm = Instant::now();
+        while warm.elapsed() < Duration::from_secs(3) {
+            client.ask(&head);
+        }
+        let (all, own) = (busy_us("/proc/self/task"), busy_us("/proc/thread-self"));
+        (0..REQUESTS).for_each(|_| drop(client.ask(&head)));
+        let spent = (busy_us("/proc/self/task") - all) - (busy_us("/proc/thread-self") - own);
+        spent / f64::from(REQUESTS)
+    })
+    .await
+    .unwrap();
+    Row {
+        name: "a document, time of a processor",
+        ours: cost_us,
+        baseline: 0.0,
+        unit: "us",
+        against: "none",
+        aim: Aim::Most(50.0),
+    }
+}
+
+/// Microseconds that a thread was on a processor, or all threads of a folder of them together (proc_pid_schedstat(5): the first number,
+/// in nanoseconds).
+fn busy_us(path: &str) -> f64 {
+    let of_one = |folder: &std::path::Path| {
+        let text = std::fs::read_to_string(folder.join("schedstat")).unwrap_or_default();
+        text.split(' ').next().and_then(|number| number.parse::<f64>().ok()).unwrap_or(0.0)
+    };
+    if path.ends_with("thread-self") {
+        return of_one(std::path::Path::new(path)) / 1e3;
+    }
+    let threads = std::fs::read_dir(path).unwrap();
+    threads.map(|thread| of_one(&thread.unwrap().path())).sum::<f64>() / 1e3
+}
+
 /// The document of a finished job from memory, against the first time it is asked for.
 pub(crate) async fn cached_job() -> Row {
     let mut site = Site::start().await;

@@ -126,6 +126,7 @@ async fn main() {
     }
     if is_wanted("get") {
         println!("{}", http::limited_get().await.line());
+        println!("{}", http::document_cost().await.line());
     }
     if is_wanted("cache") {
         println!("{}", http::cached_playlist().await.line());

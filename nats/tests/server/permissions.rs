@@ -91,6 +91,8 @@ const CASES: &[Case] = &[
             "$JS.API.STREAM.MSG.GET.KV_store",
             "$KV.limits.O",
             "$KV.cache.entry.O.K",
+            "$JS.API.CONSUMER.CREATE.KV_media",
+            "$JS.API.CONSUMER.MSG.NEXT.KV_assets.Abc123",
             "$JS.API.CONSUMER.CREATE.KV_cache",
             "$JS.API.CONSUMER.MSG.NEXT.KV_cache.Abc123",
             "evt.cache.cleared.R",

@@ -14,7 +14,8 @@ use schemas::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{CachedEntries, memory::COHERENT_MAX};
+use super::CachedEntries;
+use crate::coherent_memory::COHERENT_MAX;
 
 /// How often a tick is written.
 const TICK_PERIOD: Duration = Duration::from_secs(1);

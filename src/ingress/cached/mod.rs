@@ -1,6 +1,6 @@
 //! The cache API: values that a principal keeps for a while under keys of its own, the same on every replica.
 //!
-//! They are in the bucket `cache`, each with its end. In front of it each replica keeps what was read (see `src/ingress/cached/memory.rs`): a change of
+//! They are in the bucket `cache`, each with its end. In front of it each replica keeps what was read (see `src/ingress/coherent_memory.rs`): a change of
 //! another replica is received within 100 ms as a rule, and two seconds after the begin of the last tick that came back every read asks
 //! the leader.
 //! One's own change is seen at once on the replica that made it. A key of the bucket is a digest of principal and key.

@@ -1,10 +1,13 @@
-//! Media as documents: one by id from KV, so that one's own writes are always seen; lists from the index.
+//! Media as documents: one by id from KV, or from memory while nothing can have changed, so that one's own writes are always seen; lists
+//! from the index.
 //!
 //! Limits: a page has at most [`index_query::ITEMS_MAX`] items; the index has [`INDEX_WAIT`](crate::index_client::INDEX_WAIT) to answer.
 
 mod change;
 mod details;
+mod known_documents;
 pub(crate) use change::load_owned;
+pub use known_documents::KnownDocuments;
 mod remove;
 mod restore;
 mod search;
@@ -29,7 +32,7 @@ use schemas::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::{AppState, cache, index_client::query_index, openapi, own_writes::is_index_behind};
+use super::{AppState, index_client::query_index, openapi, own_writes::is_index_behind};
 use auth::Principal;
 use web::{
     cursor::CursorSealer,
@@ -272,12 +275,6 @@ impl MediumRecords {
         self.document.as_ref().map(|held| held.record.downloads).unwrap_or_default()
     }
 
-    /// Of both records; 0 for one that is not there.
-    fn revisions(&self) -> [u64; 2] {
-        let document = self.document.as_ref().map_or(0, nats::VersionedRecord::revision);
-        [document, self.asset.as_ref().map_or(0, nats::VersionedRecord::revision)]
-    }
-
     fn render_document(&self, media_id: MediaId) -> Result<json_document::JsonDocument, Problem> {
         let document = self.document.as_ref().map(|held| &held.record);
         let details = document.map(|d| &d.details);
@@ -454,22 +451,24 @@ async fn read_media(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let media_id = parse_media_id(&id)?;
-    let medium = MediumRecords::load_for(&app.bus, media_id, &who).await?;
-    Ok(render_cached(&app, media_id, &medium)?.to_response(&headers))
+    let document = match app.known_documents.get(media_id) {
+        Some(known) if !who.may_see(known.owner()) => return Err(no_such_medium()),
+        Some(known) => known.document(),
+        None => load_document(&app, media_id, &who).await?,
+    };
+    Ok(document.to_response(&headers))
 }
 
-/// The document of a medium, from memory where it was made of the same records.
-fn render_cached(
+/// The document of a medium by its records, which is kept in memory.
+async fn load_document(
     app: &AppState,
     media_id: MediaId,
-    medium: &MediumRecords,
+    who: &Principal,
 ) -> Result<json_document::JsonDocument, Problem> {
-    let name = cache::versioned_key(&media_id.to_string(), &medium.revisions());
-    if let Some(body) = app.documents.get(&name) {
-        return Ok(json_document::JsonDocument::from_json(body));
-    }
+    let generation = app.known_documents.generation(media_id);
+    let medium = MediumRecords::load_for(&app.bus, media_id, who).await?;
     let document = medium.render_document(media_id)?;
-    app.documents.put(name, document.body().clone());
+    app.known_documents.keep(media_id, generation, medium.owner(), &document);
     Ok(document)
 }
 
@@ -480,11 +479,10 @@ pub(crate) async fn warm_document(
     media_id: MediaId,
 ) -> Result<bool, Problem> {
     let absent = [ProblemCode::NotFound.code(), ProblemCode::MediaRemoved.code()];
-    let medium = match MediumRecords::load_for(&app.bus, media_id, who).await {
-        Err(problem) if absent.contains(&problem.code()) => return Ok(false),
-        loaded => loaded?,
-    };
-    render_cached(app, media_id, &medium).map(|_| true)
+    match load_document(app, media_id, who).await {
+        Err(problem) if absent.contains(&problem.code()) => Ok(false),
+        loaded => loaded.map(|_| true),
+    }
 }
 
 #[cfg(test)]
