@@ -76,6 +76,9 @@ pub struct MediaDocumentRecord {
     /// Who may play it; the owner alone when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gate: Option<MediaGate>,
+    /// True for one that everybody may play who knows its address: no list of public media shows it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_unlisted: bool,
     /// How its segments are served; as they are stored when absent.
     #[serde(default, skip_serializing_if = "SegmentEncryption::is_none")]
     pub encryption: SegmentEncryption,
@@ -97,7 +100,52 @@ pub struct MediaDocumentRecord {
     pub is_restorable: bool,
 }
 
+/// Who may play a medium, and whether it is shown to strangers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(rename = "Visibility", inline)]
+pub enum MediaVisibility {
+    /// Everybody plays it, and it stands in lists for visitors.
+    Public,
+    /// Everybody plays it who knows its address.
+    Unlisted,
+    /// Those whom a rule of its owner lets.
+    Gated,
+    /// Its owner alone.
+    Private,
+}
+
+impl MediaVisibility {
+    /// Every one.
+    pub const ALL: [Self; 4] = [Self::Public, Self::Unlisted, Self::Gated, Self::Private];
+
+    /// Its name in JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Public => "public",
+            Self::Unlisted => "unlisted",
+            Self::Gated => "gated",
+            Self::Private => "private",
+        }
+    }
+}
+
 impl MediaDocumentRecord {
+    /// Who may play the medium, by its gate.
+    pub fn visibility(&self) -> MediaVisibility {
+        match self.gate.as_ref().and_then(|gate| gate.rule.as_ref()) {
+            Some(GateRule::Public {}) if self.is_unlisted => MediaVisibility::Unlisted,
+            Some(GateRule::Public {}) => MediaVisibility::Public,
+            Some(_) => MediaVisibility::Gated,
+            None => MediaVisibility::Private,
+        }
+    }
+
+    /// True when the medium stands in lists for visitors.
+    pub fn is_listed(&self) -> bool {
+        self.is_public() && !self.is_unlisted
+    }
+
     /// True when everybody may play the medium, and it may be shown to strangers: its rule is `public`, and nothing else.
     pub fn is_public(&self) -> bool {
         let rule = self.gate.as_ref().and_then(|gate| gate.rule.as_ref());
@@ -115,6 +163,7 @@ impl MediaDocumentRecord {
             details: MediaDetails::default(),
             mint_tx: None,
             gate: None,
+            is_unlisted: false,
             encryption: SegmentEncryption::None,
             downloads: DownloadPolicy::None,
             created_at_ms,

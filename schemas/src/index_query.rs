@@ -1,6 +1,6 @@
 //! Questions to the index and its answers, over core request/reply: subject `ask.index.<verb>`, MessagePack both ways.
 //!
-//! Limits: a question has at most [`QUESTION_BYTES_MAX`] bytes, a page at most [`ITEMS_MAX`] items.
+//! Limits: a question has at most [`QUESTION_BYTES_MAX`] bytes, a page at most [`ITEMS_MAX`] items; one names at most [`IDS_MAX`] media.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -48,6 +48,9 @@ pub const REVISION_UNKNOWN: &str = "revision_unknown";
 /// Code of a refusal: the index has not seen that revision yet.
 pub const INDEX_BEHIND: &str = "index_behind";
 
+/// Most media that one question names.
+pub const IDS_MAX: usize = 100;
+
 /// Which media to list; newest first.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "ListMedia")]
@@ -61,6 +64,10 @@ pub struct MediaIndexQuery {
     /// Media that were removed and can be restored; the one removed last comes first.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub removed: bool,
+    /// Only these media, at most [`IDS_MAX`]; empty for all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = IDS_MAX))]
+    pub ids: Vec<MediaId>,
     /// Where the page before ended: its `next`.
     #[serde(default)]
     pub cursor: Option<String>,

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{document::MediaDocumentRecord, index_query::MediaIndexItem, media::MediaStatus};
+use crate::{document::MediaVisibility, index_query::MediaIndexItem, media::MediaStatus};
 
 /// Verb: search media.
 pub const SEARCH_MEDIA: &str = "search_media";
@@ -35,43 +35,6 @@ pub const FACET_VALUES_MAX: usize = 50;
 
 /// Longest text of a highlight in characters.
 pub const HIGHLIGHT_CHARS_MAX: usize = 200;
-
-/// Who may play a medium, as search tells media apart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-#[schemars(rename = "Visibility", inline)]
-pub enum MediaVisibility {
-    /// Everybody.
-    Public,
-    /// Those whom a rule of its owner lets.
-    Gated,
-    /// Its owner alone.
-    Private,
-}
-
-impl MediaVisibility {
-    /// Every one.
-    pub const ALL: [Self; 3] = [Self::Public, Self::Gated, Self::Private];
-
-    /// Who may play the medium of this document.
-    pub fn of_document(document: &MediaDocumentRecord) -> Self {
-        let has_rule = document.gate.as_ref().is_some_and(|gate| gate.rule.is_some());
-        match (document.is_public(), has_rule) {
-            (true, _) => Self::Public,
-            (false, true) => Self::Gated,
-            (false, false) => Self::Private,
-        }
-    }
-
-    /// Its name in JSON.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Public => "public",
-            Self::Gated => "gated",
-            Self::Private => "private",
-        }
-    }
-}
 
 /// In which order hits are given.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]

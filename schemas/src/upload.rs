@@ -150,6 +150,9 @@ pub struct UploadRecord {
     /// True when everybody may play the medium from its first moment on.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_public: bool,
+    /// True where lists for visitors leave it out all the same.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_unlisted: bool,
     /// The transaction that minted the token of the medium.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mint_tx: Option<TransactionHash>,
@@ -202,6 +205,7 @@ impl UploadRecord {
             title: None,
             description: None,
             is_public: false,
+            is_unlisted: false,
             mint_tx: None,
             settings: EncodeSettings::default(),
             digest: None,

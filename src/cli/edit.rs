@@ -35,6 +35,9 @@ fn describe_change(args: &EditArgs) -> anyhow::Result<Map<String, Value>> {
     if let Some(title) = &args.title {
         change.insert("title".into(), json!(title));
     }
+    if let Some(visibility) = &args.visibility {
+        change.insert("visibility".into(), json!(visibility));
+    }
     if let Some(downloads) = &args.downloads {
         change.insert("downloads".into(), json!(downloads));
     }

@@ -180,6 +180,9 @@ pub struct EditArgs {
     /// The transaction that minted its token
     #[arg(long, value_name = "HASH")]
     pub mint_tx: Option<String>,
+    /// Who plays it, in the place of a rule that says otherwise: you alone, everybody, or everybody who knows its address
+    #[arg(long, value_name = "WHO", value_parser = ["private", "public", "unlisted"])]
+    pub visibility: Option<String>,
     /// Who may download it: you alone, or all who may play it
     #[arg(long, value_name = "WHO", value_parser = ["none", "viewers"])]
     pub downloads: Option<String>,

@@ -271,12 +271,19 @@ async fn lists_are_paged_and_wrong_questions_are_explained() {
     }
     all.reverse();
     assert_eq!(found, all, "newest first, each once");
+    let elsewhere = "00000000000000000000000000";
+    let some = cluster.get(&format!("/v1/media?ids={},{elsewhere},{}&status=rejected", all[3], all[1])).await;
+    let some: Vec<_> =
+        some["items"].as_array().unwrap().iter().map(|item| item["media_id"].clone()).collect();
+    assert_eq!(some, [all[1].clone(), all[3].clone()], "those that there are, newest first");
     let page = cluster.get("/v1/media?status=rejected&limit=2").await;
     a_cursor_is_good_in_its_own_list_only(&cluster, page["next_cursor"].as_str().unwrap()).await;
     for (path, status, code) in [
         ("/v1/media?limit=0", StatusCode::BAD_REQUEST, "query_malformed"),
         ("/v1/media?limit=201", StatusCode::BAD_REQUEST, "query_malformed"),
         ("/v1/media?status=good", StatusCode::BAD_REQUEST, "query_malformed"),
+        ("/v1/media?ids=", StatusCode::BAD_REQUEST, "query_malformed"),
+        ("/v1/media?ids=abc", StatusCode::BAD_REQUEST, "query_malformed"),
         ("/v1/media?colour=red", StatusCode::BAD_REQUEST, "query_malformed"),
         ("/v1/media?cursor=abc", StatusCode::BAD_REQUEST, "cursor_malformed"),
         ("/v1/media?cursor=%00%ff", StatusCode::BAD_REQUEST, "cursor_malformed"),

@@ -6,11 +6,13 @@ use axum::{
     http::Method,
     response::Response,
 };
+use gate::rule::compile_rule;
 use nats::{Bus, Outbox};
 use schemars::JsonSchema;
 use schemas::{
     access::ApiKeyScope,
-    document::{self, DownloadPolicy, SegmentEncryption},
+    document::{self, DownloadPolicy, MediaVisibility, SegmentEncryption},
+    gate::GateRule,
     ids::MediaId,
     media_details::{self, MediaDetails},
     value::{EmailAddress, TransactionHash},
@@ -24,7 +26,7 @@ use super::{
     parse_media_id,
 };
 use crate::{
-    AppState,
+    AppState, gates,
     play::encryption,
     uploads::metadata::{
         DESCRIPTION_LENGTH_MAX, TITLE_LENGTH_MAX, TITLE_PATTERN, clean_description, clean_title,
@@ -89,6 +91,11 @@ pub(super) struct MediaChangeRequest {
     #[serde(default)]
     #[schemars(with = "Option<TransactionHash>")]
     mint_tx: FieldUpdate<TransactionHash>,
+    /// Who plays it: everybody (`public`, or `unlisted`: no list for visitors shows it), or its owner alone (`private`); each of these takes
+    /// the place of a rule. `gated` keeps the rule that there is: `PUT /v1/media/{media_id}/gate` sets one. Needs the scope `gate`.
+    #[serde(default, deserialize_with = "deserialize_present")]
+    #[schemars(with = "MediaVisibility")]
+    visibility: Option<MediaVisibility>,
     /// How segments are served: as they are stored, or for HLS with AES-128 (and without MPEG-DASH).
     #[serde(default, deserialize_with = "deserialize_present")]
     #[schemars(with = "SegmentEncryption")]
@@ -190,6 +197,7 @@ fn changed_fields(
         ("contact_email", said.contact_email != says.contact_email),
         ("attributes", said.attributes != says.attributes),
         ("mint_tx", before.mint_tx != after.mint_tx),
+        ("visibility", before.visibility() != after.visibility()),
         ("encryption", before.encryption != after.encryption),
         ("downloads", before.downloads != after.downloads),
     ];
@@ -207,10 +215,10 @@ pub(super) static CHANGE_MEDIA: Operation = Operation::change(
     "/v1/media/{media_id}",
     OperationAccess::Principal(ApiKeyScope::Metadata),
     Some(RateLimitGroup::Metadata),
-    &["media.changed"],
+    &["media.changed", "gate.changed"],
 );
 
-/// Change what is said about one medium: title, description, tags, language, links, contact, attributes, token, how it is served, and who may download it
+/// Change what is said about one medium: title, description, tags, language, links, contact, attributes, token, who plays it, how it is served, and who may download it
 #[utoipa::path(
     patch,
     path = CHANGE_MEDIA.path,
@@ -237,7 +245,8 @@ pub(super) async fn change_media(
         attempt += 1;
         let held = medium.to_document(media_id, nats::now_ms());
         let next = wanted.apply_to(&held.record)?;
-        match commit_change(&app.bus, &mut medium, held, next, &who).await {
+        let (next, outbox) = apply_visibility(next, wanted.visibility, &who)?;
+        match commit_change(&app.bus, &mut medium, held, (next, outbox), &who).await {
             Ok(()) => {
                 app.known.forget(media_id);
                 // What the change answers is what it made, whatever the client had before.
@@ -248,6 +257,38 @@ pub(super) async fn change_media(
             Err(error) => return Err(error.into()),
         }
     }
+}
+
+/// The document with the gate that a visibility stands for, and the event of its change.
+///
+/// # Errors
+/// 403 without the right to change gates; 422 for `gated` where there is no rule.
+fn apply_visibility(
+    document: document::MediaDocumentRecord,
+    wanted: Option<MediaVisibility>,
+    who: &Principal,
+) -> Result<(document::MediaDocumentRecord, Outbox), Problem> {
+    let Some(wanted) = wanted.filter(|wanted| *wanted != document.visibility()) else {
+        return Ok((document, Outbox::new()));
+    };
+    if who.scopes.as_ref().is_some_and(|scopes| !scopes.contains(&ApiKeyScope::Gate)) {
+        return Err(
+            Problem::new(ProblemCode::ScopeMissing).with_detail("`visibility` needs the scope `gate`")
+        );
+    }
+    let rule = match wanted {
+        MediaVisibility::Public | MediaVisibility::Unlisted => {
+            Some(compile_rule(&GateRule::Public {}).map_err(|error| Problem::internal(&error))?)
+        }
+        MediaVisibility::Private => None,
+        MediaVisibility::Gated => {
+            let detail = "there is no rule yet: PUT /v1/media/{media_id}/gate sets one";
+            return Err(Problem::new(ProblemCode::RuleInvalid).with_pointer("/visibility", detail));
+        }
+    };
+    let document =
+        document::MediaDocumentRecord { is_unlisted: wanted == MediaVisibility::Unlisted, ..document };
+    Ok(gates::next_document(&document, rule.as_ref(), &who.owner).unwrap_or((document, Outbox::new())))
 }
 
 /// The medium, if `who` may change it and has seen what is there.
@@ -288,7 +329,7 @@ async fn commit_change(
     bus: &Bus,
     medium: &mut MediumRecords,
     mut held: nats::VersionedRecord<document::MediaDocumentRecord>,
-    next: document::MediaDocumentRecord,
+    (next, outbox): (document::MediaDocumentRecord, Outbox),
     who: &Principal,
 ) -> Result<(), nats::BusError> {
     let fields = changed_fields(&held.record, &next);
@@ -301,7 +342,7 @@ async fn commit_change(
     }
     held.record = document::MediaDocumentRecord { changed_at_ms: nats::now_ms(), ..next };
     let changed = document::MediaChanged::new(&held.record, &who.owner, &fields);
-    bus.commit_record(&mut held, Outbox::new().with_event(&changed)).await?;
+    bus.commit_record(&mut held, outbox.with_event(&changed)).await?;
     medium.document = Some(held);
     Ok(())
 }

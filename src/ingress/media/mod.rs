@@ -12,6 +12,8 @@ mod remove;
 mod restore;
 mod search;
 
+use std::collections::BTreeSet;
+
 use axum::{
     extract::{OriginalUri, Path, State},
     http::HeaderMap,
@@ -22,14 +24,14 @@ use schemars::JsonSchema;
 use schemas::{
     KvRecord as _,
     access::ApiKeyScope,
-    document::{self, DownloadPolicy, SegmentEncryption},
+    document::{self, DownloadPolicy, MediaVisibility, SegmentEncryption},
     ids::{JobId, MediaId, UploadId},
     index_query::{self, MediaIndexItem, MediaIndexPage, MediaIndexQuery},
     media::{self, EncodedRendition, EncodedSubtitles, MediaSummary, MediaWarning, TechnicalMetadata},
     media_details::MediaLink,
     value::{EmailAddress, TransactionHash},
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use serde_json::{Map, Value, json};
 
 use super::{AppState, index_client::query_index, openapi, own_writes::is_index_behind};
@@ -92,6 +94,10 @@ struct MediaListQuery {
     /// Media that were removed and can be restored, those removed last first.
     #[serde(default)]
     removed: bool,
+    /// Only these media: at most 100 ids, with commas between them. Those that there are not, or that are not yours, are left out.
+    #[serde(default, deserialize_with = "deserialize_ids")]
+    #[schemars(with = "Option<String>", regex(pattern = MEDIA_IDS))]
+    ids: Option<BTreeSet<MediaId>>,
     /// `next_cursor` of the page before, with the same filters.
     cursor: Option<String>,
     /// Most items; 50 unless said otherwise.
@@ -102,6 +108,17 @@ struct MediaListQuery {
 }
 
 openapi::query_parameters!(MediaListQuery);
+
+/// How a list of ids is written, each as [`schemas::ids::PATTERN`] says.
+const MEDIA_IDS: &str = "^[0-9a-v]{25}[048cgkos](,[0-9a-v]{25}[048cgkos]){0,99}$";
+
+fn deserialize_ids<'de, D: Deserializer<'de>>(text: D) -> Result<Option<BTreeSet<MediaId>>, D::Error> {
+    let text = String::deserialize(text)?;
+    if text.split(',').count() > index_query::IDS_MAX {
+        return Err(D::Error::custom(format!("more than {} ids", index_query::IDS_MAX)));
+    }
+    text.split(',').map(|id| id.parse().map_err(D::Error::custom)).collect::<Result<_, _>>().map(Some)
+}
 
 static LIST_MEDIA: Operation = Operation::read(
     "/v1/media",
@@ -131,12 +148,16 @@ async fn list_media(
     QueryParameters(wanted): QueryParameters<MediaListQuery>,
 ) -> Result<Response, Problem> {
     let owner = who.list_owner_filter();
-    let cursors =
-        CursorSealer::new(&app.signing_key, index_query::MEDIA, &(&owner, wanted.status, wanted.removed))?;
+    let cursors = CursorSealer::new(
+        &app.signing_key,
+        index_query::MEDIA,
+        &(&owner, wanted.status, wanted.removed, &wanted.ids),
+    )?;
     let mut question = MediaIndexQuery {
         owner,
         status: wanted.status,
         removed: wanted.removed,
+        ids: wanted.ids.into_iter().flatten().collect(),
         cursor: wanted.cursor.map(|cursor| cursors.open(&cursor)).transpose()?,
         limit: parse_page_limit(wanted.limit)?,
         min_revision: app.own_writes.find_revision(&app.bus, &who.owner, wanted.min_revision).await,
@@ -293,6 +314,7 @@ impl MediumRecords {
             contact_email: details.and_then(|said| said.contact_email.as_ref()),
             attributes: details.map(|said| &said.attributes).filter(|attributes| !attributes.is_empty()),
             mint_tx: document.and_then(|d| d.mint_tx),
+            visibility: document.map_or(MediaVisibility::Private, document::MediaDocumentRecord::visibility),
             encryption: self.encryption(),
             downloads: self.downloads(),
             status: self.status(),
@@ -323,7 +345,7 @@ impl MediumRecords {
 /// One medium as its owner sees it.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "MediaDocument", example = json!({
-    "media_id": "06db00820dt0303jc5mn0r355k", "owner": "admin", "title": "A day at the sea", "mint_tx": null, "encryption": "none", "downloads": "none", "status": "stored",
+    "media_id": "06db00820dt0303jc5mn0r355k", "owner": "admin", "title": "A day at the sea", "mint_tx": null, "visibility": "private", "encryption": "none", "downloads": "none", "status": "stored",
     "code": null, "detail": null, "source": { "size_bytes": 1_048_576, "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08" },
     "technical": null, "summary": null, "encode": null, "created_at_ms": 1_763_900_814_467_u64, "changed_at_ms": 1_763_900_814_467_u64,
 }))]
@@ -357,6 +379,8 @@ struct MediaDocument<'a> {
     attributes: Option<&'a Map<String, Value>>,
     /// The transaction that minted its token, if somebody named one.
     mint_tx: Option<TransactionHash>,
+    /// Who may play it; by which rule is said by its gate.
+    visibility: MediaVisibility,
     /// How its segments are served.
     encryption: SegmentEncryption,
     /// Who may have it as a file.

@@ -11,12 +11,12 @@ use nats::Bus;
 use schemars::JsonSchema;
 use schemas::{
     access::ApiKeyScope,
+    document::MediaVisibility,
     index_query::{self, IndexReply, MediaIndexItem},
     media::MediaStatus,
     search_query::{
         self, FILTER_CHARS_MAX, MediaSearchFacet, MediaSearchFilters, MediaSearchHit, MediaSearchPage,
-        MediaSearchQuery, MediaSearchSort, MediaVisibility, SearchFacets, SearchHighlight, SearchRevisions,
-        TEXT_CHARS_MAX,
+        MediaSearchQuery, MediaSearchSort, SearchFacets, SearchHighlight, SearchRevisions, TEXT_CHARS_MAX,
     },
     subjects,
 };

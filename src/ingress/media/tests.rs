@@ -80,6 +80,58 @@ async fn the_transaction_that_minted_the_token_is_set_shown_and_cleared() {
 }
 
 #[tokio::test]
+async fn who_plays_a_medium_is_said_with_all_else_that_is_said_of_it() {
+    let owner = Owner::new().await;
+    let pairs = metadata(&[("filename", "sea.mp4"), ("visibility", "unlisted")]);
+    let medium = owner.upload(&pairs).await;
+    assert_eq!(owner.document(&medium).await["visibility"], "unlisted");
+    let gate = format!("{medium}/gate");
+    let rule = async || {
+        serde_json::from_str::<Value>(&owner.ask("GET", &gate, "", "").await.body).unwrap()["rule"].take()
+    };
+    assert_eq!(rule().await, json!({ "kind": "public" }));
+
+    let admin = owner.site.broker.bus(Role::Admin).await;
+    let mut events = admin.subscribe_core("evt.*.changed.*".into()).await.unwrap();
+    for (visibility, kinds) in [
+        // Its rule is the same, and no playback ends.
+        ("public", &["media"][..]),
+        ("unlisted", &["media"]),
+        ("private", &["gate", "media"]),
+        ("private", &[]),
+        ("public", &["gate", "media"]),
+    ] {
+        let (status, document) =
+            owner.patch(&medium, &json!({ "visibility": visibility, "title": "sea" })).await;
+        assert_eq!((status, &document["visibility"]), (200, &json!(visibility)), "{document}");
+        assert_eq!(owner.document(&medium).await, document);
+        let expected = if visibility == "private" { Value::Null } else { json!({ "kind": "public" }) };
+        assert_eq!(rule().await, expected, "{visibility}");
+        for kind in kinds {
+            let message = futures::StreamExt::next(&mut events).await.unwrap();
+            assert!(
+                message.subject.starts_with(&format!("evt.{kind}.changed.")),
+                "{visibility}: {}",
+                message.subject
+            );
+        }
+    }
+    let (status, problem) = owner.patch(&medium, &json!({ "visibility": "gated" })).await;
+    assert_eq!((status, &problem["code"]), (422, &json!("rule_invalid")), "{problem}");
+    assert_eq!(problem["errors"][0]["pointer"], "/visibility");
+
+    let json = "Content-Type: application/json\r\n";
+    let made = owner.ask("POST", "/v1/auth/keys", json, "{\"scopes\":[\"metadata\"]}").await;
+    let made: Value = serde_json::from_str(&made.body).unwrap();
+    let limited = made["key"].as_str().unwrap();
+    let headers =
+        format!("Authorization: Bearer {limited}\r\nContent-Type: application/json\r\nIf-Match: *\r\n");
+    let refused = owner.site.ask("PATCH", &medium, &headers, "{\"visibility\":\"private\"}").await;
+    assert_eq!(refused.status, 403, "{refused:?}");
+    assert_eq!(owner.document(&medium).await["visibility"], "public");
+}
+
+#[tokio::test]
 async fn a_wrong_transaction_is_pointed_at_and_changes_nothing() {
     let owner = Owner::new().await;
     let medium = owner.upload("").await;

@@ -208,7 +208,7 @@ fn what_is_described_is_described_once_and_whole() {
         }
     }
     for (pointer, names) in [
-        ("/paths/~1v1~1media/get", &["cursor", "limit", "min_revision", "removed", "status"][..]),
+        ("/paths/~1v1~1media/get", &["cursor", "ids", "limit", "min_revision", "removed", "status"][..]),
         ("/paths/~1v1~1jobs/get", &["cursor", "limit", "media_id", "min_revision", "status"]),
         (
             "/paths/~1v1~1audit/get",

@@ -210,7 +210,8 @@ async fn assign_and_join(
 }
 
 fn created_response(address: &PublicAddress, ledger: &FencedUploadRecord) -> Result<Response, UploadRefusal> {
-    let document = MediaCreatedDocument { media_id: ledger.media_id(), upload_id: ledger.upload_id() };
+    let document =
+        MediaCreatedDocument { media_id: ledger.media_id(), upload_id: ledger.upload_id(), upload_url: None };
     let mut response = (StatusCode::CREATED, Json(document)).into_response();
     let answered = response.headers_mut();
     answered.insert(header::LOCATION, response::upload_location(address, ledger.upload_id())?);

@@ -1,4 +1,4 @@
-//! `POST /v1/media` with JSON: a medium whose bytes are fetched from an address, by a job.
+//! `POST /v1/media` with JSON: a medium whose bytes are fetched from an address, by a job, or sent to an upload that is opened for them.
 //!
 //! The address is read and, where it is written out, checked here; a name is looked up when the job asks it. It may hold a secret: it
 //! stands in the record of the job until that has ended, and in nothing else.
@@ -31,26 +31,32 @@ use super::{
     metadata::{self, UploadMetadata},
     protocol,
     refusal::UploadRefusal,
-    response,
+    response::{self, MediaCreatedDocument},
 };
 use crate::jobs::fetch::{begin_fetch_job, fetch_job_id};
 use auth::Principal;
 use web::{
-    body::JsonBody, error::Problem, idempotency::IdempotencyClaim, problem_code::ProblemCode,
+    body::{JsonBody, deserialize_present},
+    error::Problem,
+    idempotency::IdempotencyClaim,
+    problem_code::ProblemCode,
     public_address::PublicAddress,
 };
 
-/// A medium that is to be fetched.
+/// A medium whose bytes are fetched or come later.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[schemars(rename = "MediaFetchRequest", example = json!({
+#[schemars(rename = "MediaRequest", example = json!({
     "source_url": "https://films.example/sea.mp4?signature=1f3a", "title": "A day at the sea", "visibility": "public",
 }))]
-pub(super) struct MediaFetchRequest {
+pub(super) struct MediaRequest {
     /// Where its bytes are: `http` or `https`, without user and password, at a public address. Its query may hold a secret: it is shown
-    /// to nobody, and forgotten with the end of the job.
-    #[schemars(length(min = 1, max = outbound::URL_BYTES_MAX))]
-    source_url: String,
+    /// to nobody, and forgotten with the end of the job. Absent for an entry whose bytes are sent to the `upload_url` of the answer.
+    #[serde(default, deserialize_with = "deserialize_present")]
+    #[schemars(with = "String", length(min = 1, max = outbound::URL_BYTES_MAX))]
+    source_url: Option<String>,
+    /// How many bytes will be sent, if that is known; not said together with `source_url`.
+    size_bytes: Option<u64>,
     /// Name of the file; the last part of the address when absent.
     #[schemars(length(max = 1_000))]
     filename: Option<String>,
@@ -61,7 +67,7 @@ pub(super) struct MediaFetchRequest {
     #[schemars(length(max = metadata::DESCRIPTION_LENGTH_MAX))]
     description: Option<String>,
     /// Who plays it; its owner alone when absent.
-    visibility: Option<MediaVisibility>,
+    visibility: Option<NewMediumVisibility>,
     /// Name of a profile, from `GET /v1/profiles`; the one by which uploads are encoded when absent.
     #[schemars(length(max = 64))]
     profile: Option<String>,
@@ -74,9 +80,11 @@ pub(super) struct MediaFetchRequest {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[schemars(inline)]
-enum MediaVisibility {
-    /// Everybody.
+enum NewMediumVisibility {
+    /// Everybody plays it, and it stands in lists for visitors.
     Public,
+    /// Everybody plays it who knows its address.
+    Unlisted,
     /// Its owner alone.
     Private,
 }
@@ -96,8 +104,8 @@ pub(super) struct MediaFetchDocument {
     upload_id: UploadId,
 }
 
-/// Opens the upload and begins the job.
-pub(super) async fn begin_fetch(
+/// Opens the upload, and begins the job where the bytes are fetched.
+pub(super) async fn create_by_request(
     shared: &Arc<UploadContext>,
     who: Principal,
     address: PublicAddress,
@@ -112,9 +120,12 @@ pub(super) async fn begin_fetch(
             protocol::parse_upload_metadata(&parts.headers, shared.config.metadata_bytes_max)?;
             protocol::parse_body_digests(&parts.headers)?;
             let claim = parts.extensions.get::<IdempotencyClaim>().copied();
-            let wanted = JsonBody::<MediaFetchRequest>::from_request(Request::from_parts(parts, body), &());
-            let JsonBody(wanted) = wanted.await.map_err(other)?;
-            let document = begin_checked(&shared, &who, wanted, claim).await?;
+            let wanted = JsonBody::<MediaRequest>::from_request(Request::from_parts(parts, body), &());
+            let JsonBody(mut wanted) = wanted.await.map_err(other)?;
+            let Some(source_url) = wanted.source_url.take() else {
+                return open_entry(&shared, &who, &address, wanted, claim).await;
+            };
+            let document = begin_checked(&shared, &who, &source_url, wanted, claim).await?;
             answer(&address, document)
         }
     };
@@ -134,18 +145,59 @@ fn answer(address: &PublicAddress, document: MediaFetchDocument) -> Result<Respo
     Ok(response)
 }
 
+/// Opens an upload for bytes that come later.
+async fn open_entry(
+    shared: &Arc<UploadContext>,
+    who: &Principal,
+    address: &PublicAddress,
+    wanted: MediaRequest,
+    claim: Option<IdempotencyClaim>,
+) -> Result<Response, UploadRefusal> {
+    if wanted.size_bytes.is_some_and(|size_bytes| size_bytes > shared.config.size_bytes_max) {
+        return Err(UploadRefusal::TooLarge);
+    }
+    let earlier = match &claim {
+        Some(claim) => lifecycle::find_earlier_upload(shared, who, claim).await?,
+        None => None,
+    };
+    let ledger = match earlier {
+        Some(ledger) => ledger,
+        None => {
+            let mut record = lifecycle::new_record(shared, who, wanted.size_bytes);
+            if let Some(claim) = claim {
+                record.upload_id = UploadId::from_bytes(claim.derive_id(0));
+            }
+            describe(shared, who, None, wanted, &mut record)?;
+            lifecycle::begin_upload(shared, record).await?
+        }
+    };
+    let (media_id, upload_id) = (ledger.media_id(), ledger.upload_id());
+    let location = address.location(&format!("/v1/media/{media_id}")).map_err(other)?;
+    let upload_url = Some(format!("{}/v1/uploads/{upload_id}", address.absolute_prefix()));
+    let document = MediaCreatedDocument { media_id, upload_id, upload_url };
+    let mut response = (StatusCode::CREATED, Json(document)).into_response();
+    response.headers_mut().insert(header::LOCATION, location);
+    response.headers_mut().insert(fields::MEDIA_ID, response::media_id_header(media_id)?);
+    Ok(response)
+}
+
 async fn begin_checked(
     shared: &Arc<UploadContext>,
     who: &Principal,
-    wanted: MediaFetchRequest,
+    source_url: &str,
+    wanted: MediaRequest,
     claim: Option<IdempotencyClaim>,
 ) -> Result<MediaFetchDocument, UploadRefusal> {
+    if wanted.size_bytes.is_some() {
+        let problem = Problem::new(ProblemCode::RequestInvalid);
+        return Err(other(problem.with_pointer("/size_bytes", "the source says how many bytes there are")));
+    }
     let networks = Networks::new(shared.config.fetch_networks.clone());
-    let url = OutboundUrl::parse(&wanted.source_url, &networks).map_err(|error| {
+    let url = OutboundUrl::parse(source_url, &networks).map_err(|error| {
         other(Problem::new(ProblemCode::SourceRefused).with_pointer("/source_url", error.to_string()))
     })?;
     let mut record = lifecycle::new_record(shared, who, None);
-    describe(shared, who, &url, wanted, &mut record)?;
+    describe(shared, who, Some(&url), wanted, &mut record)?;
     if let Some(claim) = claim {
         record.upload_id = UploadId::from_bytes(claim.derive_id(0));
         if let Some(earlier) = find_earlier(shared, who, record.upload_id).await? {
@@ -189,13 +241,17 @@ async fn find_earlier(
 fn describe(
     shared: &UploadContext,
     who: &Principal,
-    url: &OutboundUrl,
-    wanted: MediaFetchRequest,
+    url: Option<&OutboundUrl>,
+    wanted: MediaRequest,
     record: &mut UploadRecord,
 ) -> Result<(), UploadRefusal> {
     let mut metadata = UploadMetadata {
-        filename: wanted.filename.or_else(|| url.file_name()).as_deref().and_then(metadata::clean_filename),
-        is_public: wanted.visibility == Some(MediaVisibility::Public),
+        filename: wanted.filename.or_else(|| url?.file_name()).as_deref().and_then(metadata::clean_filename),
+        is_public: matches!(
+            wanted.visibility,
+            Some(NewMediumVisibility::Public | NewMediumVisibility::Unlisted)
+        ),
+        is_unlisted: wanted.visibility == Some(NewMediumVisibility::Unlisted),
         ..UploadMetadata::default()
     };
     for (name, value) in [("title", &wanted.title), ("description", &wanted.description)] {

@@ -60,6 +60,7 @@ fn new_document(upload: &UploadRecord) -> MediaDocumentRecord {
         title: upload.title.clone().or_else(|| upload.filename.clone()).unwrap_or_default(),
         description: upload.description.clone(),
         mint_tx: upload.mint_tx,
+        is_unlisted: upload.is_unlisted,
         changed_at_ms: now_ms(),
         ..MediaDocumentRecord::new(upload.media_id, upload.owner.clone(), upload.created_at_ms)
     }

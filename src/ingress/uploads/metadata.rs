@@ -43,6 +43,8 @@ pub(super) struct UploadMetadata {
     pub(super) description: Option<String>,
     /// True when everybody may play it.
     pub(super) is_public: bool,
+    /// True when lists for visitors leave it out all the same.
+    pub(super) is_unlisted: bool,
     /// How its first encode is to be made.
     pub(super) settings: EncodeSettings,
 }
@@ -65,9 +67,9 @@ impl UploadMetadata {
                 self.description = (!text.is_empty()).then_some(text);
             }
             "visibility" => match value {
-                "public" => self.is_public = true,
-                "private" => self.is_public = false,
-                _ => return Err("has a visibility that is neither public nor private"),
+                "public" | "unlisted" => (self.is_public, self.is_unlisted) = (true, value == "unlisted"),
+                "private" => (self.is_public, self.is_unlisted) = (false, false),
+                _ => return Err("has a visibility that is none of public, unlisted and private"),
             },
             "profile" if !value.is_empty() => self.settings.profile = Some(value.to_owned()),
             "priority" if !value.is_empty() => {
@@ -109,6 +111,7 @@ impl UploadMetadata {
         record.title = self.title;
         record.description = self.description;
         record.is_public = self.is_public;
+        record.is_unlisted = self.is_unlisted;
         record.settings = self.settings;
         Ok(())
     }

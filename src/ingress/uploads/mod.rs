@@ -164,7 +164,7 @@ impl openapi::OperationGroup for UploadsApiDoc {
     fn add_schemas(schemas: &mut openapi::SchemaCollector) {
         schemas.add_response::<status::UploadDocument>();
         schemas.add_response::<response::MediaCreatedDocument>();
-        schemas.add_request::<fetch_request::MediaFetchRequest>();
+        schemas.add_request::<fetch_request::MediaRequest>();
         schemas.add_response::<fetch_request::MediaFetchDocument>();
         schemas.add_request::<form::UploadForm>();
         schemas.add_request::<form::UploadTokenRequest>();

@@ -18,8 +18,11 @@ use super::refusal::UploadRefusal;
 pub(super) struct MediaCreatedDocument {
     /// The medium.
     pub(super) media_id: MediaId,
-    /// The upload that brought it.
+    /// The upload that brought it, or is to bring it.
     pub(super) upload_id: UploadId,
+    /// Where its bytes are to be sent: the address of a tus upload. Absent where the request was one of uploading.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) upload_url: Option<String>,
 }
 
 pub(super) fn outcome_response(outcome: Result<Response, UploadRefusal>) -> Response {

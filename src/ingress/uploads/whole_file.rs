@@ -67,6 +67,9 @@ pub(super) static CREATE_MEDIA: Operation = Operation::change(
 /// Resumable Uploads for HTTP, as at `/v1/uploads`, whose address `Location` is. A form with one file (`curl -F file=@clip.mp4`) is taken
 /// as well; `title`, `description` and `visibility` stand before the file.
 ///
+/// JSON without an address opens an entry whose bytes come later: the answer has the address of its upload (`upload_url`), to which any
+/// tus client sends them. An entry whose bytes do not come in time goes as an upload does that nobody finishes.
+///
 /// JSON with the address of a file begins a job of the kind `fetch`, which brings it: over HTTP or HTTPS, from public hosts alone, with
 /// redirects. A source that is cut is asked for the rest, if it says by a strong `ETag` or `Last-Modified` that it is still the same one.
 /// The job fails with `fetch_refused` where the source refuses, `fetch_source_changed` where it changed on the way, and others that begin
@@ -82,10 +85,10 @@ pub(super) static CREATE_MEDIA: Operation = Operation::change(
     ),
     request_body(description = "The file", content(
         (Vec<u8> = "application/octet-stream"), (Vec<u8> = "video/mp4"), (Vec<u8> = "video/*"), (Vec<u8> = "audio/*"),
-        (Vec<u8> = "image/*"), (ref("#/components/schemas/MediaFetchRequest") = "application/json"),
+        (Vec<u8> = "image/*"), (ref("#/components/schemas/MediaRequest") = "application/json"),
     )),
     responses(
-        (status = 201, description = "It is stored and will be verified", body = ref("#/components/schemas/MediaCreated"),
+        (status = 201, description = "It is stored and will be verified, or there is an entry for it", body = ref("#/components/schemas/MediaCreated"),
          headers(("Location"), ("Streamgate-Media-Id"), ("Idempotency-Replayed"))),
         (status = 202, description = "It is being fetched", body = ref("#/components/schemas/MediaFetchStarted"),
          headers(("Location"), ("Streamgate-Media-Id"), ("Idempotency-Replayed"))),
@@ -106,7 +109,7 @@ pub(super) async fn create_media(
     body: Body,
 ) -> Response {
     if web::body::is_json(&parts.headers) {
-        return fetch_request::begin_fetch(&state.shared, who, address, parts, body).await;
+        return fetch_request::create_by_request(&state.shared, who, address, parts, body).await;
     }
     if problem_page::is_form(&parts.headers) {
         let sender = form::FormSender::Principal(who);
@@ -261,7 +264,8 @@ pub(super) fn created_response(
     media_id: MediaId,
 ) -> Result<Response, UploadRefusal> {
     let mut response =
-        (StatusCode::CREATED, Json(MediaCreatedDocument { media_id, upload_id })).into_response();
+        (StatusCode::CREATED, Json(MediaCreatedDocument { media_id, upload_id, upload_url: None }))
+            .into_response();
     let location = format!("{}/v1/media/{media_id}", address.prefix());
     response
         .headers_mut()

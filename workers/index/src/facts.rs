@@ -1,11 +1,10 @@
 //! What lists and search show of a medium, of document and asset: the one rule by which they are joined.
 
 use schemas::{
-    document::MediaDocumentRecord,
+    document::{MediaDocumentRecord, MediaVisibility},
     ids::MediaId,
     index_query::MediaIndexItem,
     media::{MediaRecord, MediaStatus, MediaSummary},
-    search_query::MediaVisibility,
 };
 use serde::{Deserialize, Serialize};
 
@@ -32,7 +31,7 @@ impl DocumentFacts {
     pub(crate) fn new(revision: u64, record: MediaDocumentRecord) -> Self {
         Self {
             revision,
-            visibility: MediaVisibility::of_document(&record),
+            visibility: record.visibility(),
             owner: record.owner,
             title: record.title,
             description: record.description,

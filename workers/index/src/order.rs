@@ -21,7 +21,7 @@ const POSITION_BYTES: usize = 24;
 pub(crate) type ListId = [u8; NAME_BYTES];
 
 /// Where an item stands in every list it is in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct ListPosition([u8; POSITION_BYTES]);
 
 impl ListPosition {

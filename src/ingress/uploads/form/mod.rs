@@ -58,9 +58,9 @@ pub(super) struct UploadForm {
     #[serde(default)]
     #[schemars(with = "String", length(max = metadata::DESCRIPTION_LENGTH_MAX))]
     description: Option<String>,
-    /// Who plays it: everybody, or its owner alone.
+    /// Who plays it: everybody, also without lists of visitors that show it, or its owner alone.
     #[serde(default)]
-    #[schemars(with = "String", extend("enum" = ["private", "public"]))]
+    #[schemars(with = "String", extend("enum" = ["private", "public", "unlisted"]))]
     visibility: Option<String>,
     /// By which profile it is encoded, from `GET /v1/profiles`.
     #[serde(default)]
@@ -95,7 +95,7 @@ pub(super) static SEND_FORM: Operation = Operation::change(
 /// Bring in a file by the form of a page
 ///
 /// A form of any site, whose field `upload_token` holds the right. It stands before the file, as do `title`, `description`,
-/// `visibility` (`public`, or `private` as without it), `profile` and `priority` of its encode; fields of other names are not looked at. A request that ends early leaves nothing. The
+/// `visibility` (`public`, `unlisted`, or `private` as without it), `profile` and `priority` of its encode; fields of other names are not looked at. A request that ends early leaves nothing. The
 /// token is used up when the file begins to be stored: what is refused before that may be sent again.
 #[utoipa::path(
     post,

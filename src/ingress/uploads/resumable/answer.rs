@@ -122,7 +122,8 @@ pub(super) fn created_response(
     version: Option<InteropVersion>,
     record: &UploadRecord,
 ) -> Result<Response, UploadRefusal> {
-    let document = MediaCreatedDocument { media_id: record.media_id, upload_id: record.upload_id };
+    let document =
+        MediaCreatedDocument { media_id: record.media_id, upload_id: record.upload_id, upload_url: None };
     let mut response = (StatusCode::CREATED, Json(document)).into_response();
     insert_progress(response.headers_mut(), shared, version, record);
     response.headers_mut().insert(fields::MEDIA_ID, response::media_id_header(record.media_id)?);

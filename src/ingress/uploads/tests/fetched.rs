@@ -4,7 +4,7 @@ use std::io;
 
 use axum::body::Bytes;
 use futures::{StreamExt as _, stream::BoxStream};
-use schemas::{ids::JobId, job::JobRecord};
+use schemas::{document, ids::JobId, job::JobRecord};
 use serde_json::{Value, json};
 
 use super::*;
@@ -180,6 +180,47 @@ async fn what_ends_leaves_nothing_behind() {
 }
 
 #[tokio::test]
+async fn an_entry_is_there_before_its_bytes_and_takes_them_from_any_tus_client() {
+    let mut site = Site::local().await;
+    let replica = site.replica(UploadConfig::default()).await;
+    let address = format!("{}/v1/media", replica.url);
+    let too_large = site.client.post(&address).json(&json!({ "size_bytes": u64::MAX })).send().await.unwrap();
+    assert_eq!(too_large.status(), 413);
+    for size_bytes in [Some(5), None] {
+        let body = json!({ "title": "By the sea", "visibility": "unlisted", "size_bytes": size_bytes });
+        let made = site.client.post(&address).json(&body).send().await.unwrap();
+        assert_eq!(made.status(), 201, "{body}");
+        let media_id = text(made.headers(), "streamgate-media-id");
+        assert!(text(made.headers(), "location").ends_with(&format!("/v1/media/{media_id}")));
+        let made: Value = made.json().await.unwrap();
+        let held = site.admin.load_record::<document::MediaDocumentRecord>(&media_id).await.unwrap().unwrap();
+        assert_eq!(
+            (held.record.title.as_str(), held.record.visibility().as_str()),
+            ("By the sea", "unlisted")
+        );
+
+        let upload_url = made["upload_url"].as_str().unwrap();
+        let mut sending =
+            site.client.patch(upload_url).header("tus-resumable", "1.0.0").header("upload-offset", "0");
+        if size_bytes.is_none() {
+            sending = sending.header("upload-length", "5");
+        }
+        let sent = sending
+            .header("content-type", "application/offset+octet-stream")
+            .body("hello")
+            .send()
+            .await
+            .unwrap();
+        assert_eq!((sent.status().as_u16(), text(sent.headers(), "upload-offset").as_str()), (204, "5"));
+        let upload_id = made["upload_id"].as_str().unwrap();
+        let upload =
+            site.admin.load_record::<schemas::upload::UploadRecord>(upload_id).await.unwrap().unwrap();
+        assert_eq!(upload.record.status, UploadStatus::Received);
+        assert_eq!(upload.record.media_id.to_string(), media_id);
+    }
+}
+
+#[tokio::test]
 async fn what_can_t_be_fetched_is_refused_at_its_place() {
     let mut site = Site::local().await;
     let replica = site.replica(UploadConfig::default()).await;
@@ -195,7 +236,14 @@ async fn what_can_t_be_fetched_is_refused_at_its_place() {
             "/visibility",
         ),
         (json!({ "source_url": "https://films.example/", "profile": "none" }), "profile_unknown", "/profile"),
+        (
+            json!({ "source_url": "https://films.example/", "size_bytes": 7 }),
+            "request_invalid",
+            "/size_bytes",
+        ),
         (json!({ "url": "https://films.example/" }), "json_invalid", "/url"),
+        (json!({ "source_url": null }), "json_invalid", "/source_url"),
+        (json!({ "title": " " }), "request_invalid", "/title"),
     ] {
         let answer = site.client.post(format!("{}/v1/media", replica.url)).json(&body).send().await.unwrap();
         let problem: Value = answer.json().await.unwrap();

@@ -1078,7 +1078,7 @@ async fn a_whole_file_is_refused_whole() {
     let digest = "sha-256=:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=:";
     for (request, status, wanted) in [
         (post("application/x-ndjson", "{}"), 415, "media_type"),
-        (post("application/json", "{}"), 400, "json_invalid"),
+        (post("application/json", "[]"), 400, "json_invalid"),
         (post("text/plain", "x"), 415, "media_type"),
         (post("video/mp4", "x").header("content-digest", digest), 400, "digest_mismatch"),
         (post("video/mp4", "x").header("repr-digest", digest), 400, "digest_mismatch"),

@@ -1,10 +1,12 @@
 //! Reading: a list is one range of the order tree, joined with its rows.
 
+use std::collections::BTreeSet;
+
 use schemas::{
     ids::{JobId, MediaId},
     index_query::{
-        ITEMS_MAX, JobCounts, JobCountsQuery, JobIndexItem, JobIndexPage, JobIndexQuery, MediaIndexItem,
-        MediaIndexPage, MediaIndexQuery, PublicMediaIndexQuery,
+        IDS_MAX, ITEMS_MAX, JobCounts, JobCountsQuery, JobIndexItem, JobIndexPage, JobIndexQuery,
+        MediaIndexItem, MediaIndexPage, MediaIndexQuery, PublicMediaIndexQuery,
     },
     job,
     media::MediaStatus,
@@ -35,11 +37,53 @@ impl IndexProjection {
     ) -> Result<MediaIndexPage, IndexError> {
         let (owner, status) = (question.owner.as_deref(), question.status);
         let page = (question.cursor.as_deref(), question.limit);
-        if !question.removed {
-            return self.read_media_page(&order::media_list_id(owner, status), page, bytes_max, None);
+        // Removed ones have one list, wherever they stood.
+        let (name, only) = if question.removed {
+            (order::removed_media_list_id(owner), status)
+        } else {
+            (order::media_list_id(owner, status), None)
+        };
+        if question.ids.is_empty() {
+            return self.read_media_page(&name, page, bytes_max, only);
         }
-        // They have one list, wherever they stood.
-        self.read_media_page(&order::removed_media_list_id(owner), page, bytes_max, status)
+        let revision = self.read_cursor(IndexBucket::Media)?;
+        let positions = self.find_positions(&name, question)?;
+        let (items, next) =
+            read_items(positions.into_iter().map(Ok), question.limit, bytes_max, |position| {
+                self.listed_medium(position, only)
+            })?;
+        Ok(MediaIndexPage { items, next, revision })
+    }
+
+    /// Where the media that a question names stand in a list, newest first, from its cursor on.
+    fn find_positions(
+        &self,
+        name: &ListId,
+        question: &MediaIndexQuery,
+    ) -> Result<Vec<ListPosition>, IndexError> {
+        let before = question.cursor.as_deref().map(ListPosition::from_cursor).transpose()?;
+        let mut positions = BTreeSet::new();
+        for media_id in question.ids.iter().take(IDS_MAX) {
+            let Some(item) = self.media_item(*media_id)? else { continue };
+            let listed_at_ms = if question.removed { item.removed_at_ms } else { Some(item.created_at_ms) };
+            let position = order::media_position(listed_at_ms.unwrap_or_default(), media_id);
+            if before.is_none_or(|before| position < before)
+                && self.order.contains_key(order::order_key(name, &position))?
+            {
+                positions.insert(position);
+            }
+        }
+        Ok(positions.into_iter().rev().collect())
+    }
+
+    /// The medium at a position, if it stands where it is asked for.
+    fn listed_medium(
+        &self,
+        position: &ListPosition,
+        only: Option<MediaStatus>,
+    ) -> Result<Option<MediaIndexItem>, IndexError> {
+        let item = self.media_item(MediaId::from_bytes(position.id()))?;
+        Ok(item.filter(|item| only.is_none_or(|status| item.status == status)))
     }
 
     /// A page of media that everybody may watch and that play, newest first; it ends early when its items have more than
@@ -64,10 +108,8 @@ impl IndexProjection {
         only: Option<MediaStatus>,
     ) -> Result<MediaIndexPage, IndexError> {
         let revision = self.read_cursor(IndexBucket::Media)?;
-        let (items, next) = self.read_page(name, cursor, limit, bytes_max, |position| {
-            let item = self.media_item(MediaId::from_bytes(position.id()))?;
-            Ok(item.filter(|item| only.is_none_or(|status| item.status == status)))
-        })?;
+        let (items, next) =
+            self.read_page(name, cursor, limit, bytes_max, |position| self.listed_medium(position, only))?;
         Ok(MediaIndexPage { items, next, revision })
     }
 
@@ -118,7 +160,6 @@ impl IndexProjection {
         bytes_max: usize,
         item: impl Fn(&ListPosition) -> Result<Option<T>, IndexError>,
     ) -> Result<(Vec<T>, Option<String>), IndexError> {
-        let limit = usize::try_from(limit.clamp(1, ITEMS_MAX)).unwrap_or(1);
         let lowest = name.to_vec();
         let range = match cursor {
             Some(cursor) => {
@@ -127,24 +168,12 @@ impl IndexProjection {
             }
             None => self.order.scan_prefix(name),
         };
-        let mut items = Vec::new();
-        let mut size_bytes = 0;
-        let mut last = None;
-        for row in range.rev() {
+        let positions = range.rev().map(|row| {
             let (key, _) = row?;
-            let position = ListPosition::from_order_key(&key)
-                .ok_or_else(|| IndexError::Damaged { what: "a key of the order tree".into() })?;
-            if items.len() == limit || size_bytes > bytes_max {
-                return Ok((items, last.map(ListPosition::to_cursor)));
-            }
-            if let Some(item) = item(&position)? {
-                size_bytes += rmp_serde::to_vec_named(&item).map_or(0, |bytes| bytes.len());
-                items.push(item);
-            }
-            // Also of a row that shows nothing: the next page must not begin before it again.
-            last = Some(position);
-        }
-        Ok((items, None))
+            ListPosition::from_order_key(&key)
+                .ok_or_else(|| IndexError::Damaged { what: "a key of the order tree".into() })
+        });
+        read_items(positions, limit, bytes_max, item)
     }
 
     /// One medium as lists show it, joined of document and asset; `None` when there is neither.
@@ -204,6 +233,32 @@ impl IndexProjection {
             revision,
         }))
     }
+}
+
+/// The items at positions, until there are `limit` or they have more than `bytes_max`, and where the next page begins.
+fn read_items<T: Serialize>(
+    positions: impl Iterator<Item = Result<ListPosition, IndexError>>,
+    limit: u32,
+    bytes_max: usize,
+    item: impl Fn(&ListPosition) -> Result<Option<T>, IndexError>,
+) -> Result<(Vec<T>, Option<String>), IndexError> {
+    let limit = usize::try_from(limit.clamp(1, ITEMS_MAX)).unwrap_or(1);
+    let mut items = Vec::new();
+    let mut size_bytes = 0;
+    let mut last = None;
+    for position in positions {
+        let position = position?;
+        if items.len() == limit || size_bytes > bytes_max {
+            return Ok((items, last.map(ListPosition::to_cursor)));
+        }
+        if let Some(item) = item(&position)? {
+            size_bytes += rmp_serde::to_vec_named(&item).map_or(0, |bytes| bytes.len());
+            items.push(item);
+        }
+        // Also of a row that shows nothing: the next page must not begin before it again.
+        last = Some(position);
+    }
+    Ok((items, None))
 }
 
 pub(super) fn read_row<R: DeserializeOwned>(

@@ -172,7 +172,7 @@ impl IndexTransaction<'_> {
             .map(|(_, record)| record);
         let asset = get_row::<media::MediaRecord>(self.assets, id.as_bytes())?.map(|(_, record)| record);
         let status = asset.as_ref().map_or(media::MediaStatus::Uploading, |asset| asset.status);
-        let is_public = document.as_ref().is_some_and(document::MediaDocumentRecord::is_public);
+        let is_public = document.as_ref().is_some_and(document::MediaDocumentRecord::is_listed);
         let removed_at_ms = document.as_ref().and_then(|document| document.removed_at_ms);
         let Some((owner, created_at_ms)) = document
             .map(|document| (document.owner, document.created_at_ms))

@@ -172,6 +172,35 @@ fn pages_go_newest_first_and_meet_without_gap_or_repeat() {
 }
 
 #[test]
+fn named_media_are_listed_as_the_list_has_them() {
+    let (_folder, projection) = fresh();
+    documents(&projection, 1, 4, "ann");
+    documents(&projection, 5, 6, "ben");
+    let removed =
+        MediaDocumentRecord { removed_at_ms: Some(9_000), is_restorable: true, ..document(4, "ann", 1_004) };
+    let change = IndexChange::Document(media_id(4), Some(Box::new(removed)));
+    projection.apply_entries(IndexBucket::Media, &[IndexEntry { sequence: 50, change }]).unwrap();
+    // Twice the same, one of somebody else, one that is removed, one that there is not.
+    let ids: Vec<_> = [1, 3, 3, 2, 5, 4, 99].map(media_id).into();
+    let mut question =
+        MediaIndexQuery { owner: Some("ann".into()), ids, limit: 2, ..MediaIndexQuery::default() };
+    let first = projection.list_media(&question, BYTES_MAX).unwrap();
+    assert_eq!(titles(&first), ["clip 3", "clip 2"]);
+    let second = MediaIndexQuery { cursor: first.next, ..question.clone() };
+    let second = projection.list_media(&second, BYTES_MAX).unwrap();
+    assert_eq!((titles(&second), second.next.as_deref()), (vec!["clip 1"], None));
+    let everybodys = MediaIndexQuery { owner: None, limit: 200, ..question.clone() };
+    assert_eq!(
+        titles(&projection.list_media(&everybodys, BYTES_MAX).unwrap()),
+        ["clip 5", "clip 3", "clip 2", "clip 1"]
+    );
+    question.removed = true;
+    assert_eq!(titles(&projection.list_media(&question, BYTES_MAX).unwrap()), ["clip 4"]);
+    let ready = MediaIndexQuery { removed: false, status: Some(MediaStatus::Ready), ..question };
+    assert_eq!(titles(&projection.list_media(&ready, BYTES_MAX).unwrap()), [""; 0]);
+}
+
+#[test]
 fn a_page_that_ends_exactly_at_the_end_has_no_next() {
     let (_folder, projection) = fresh();
     documents(&projection, 1, 3, "ann");
@@ -534,6 +563,14 @@ fn strangers_are_listed_what_is_public_and_plays() {
     set_gate(&projection, 2, gate(None));
     set_gate(&projection, 1, None);
     assert_eq!(listed(), ["clip 3"]);
+    let unlisted = MediaDocumentRecord {
+        gate: gate(Some(GateRule::Public {})),
+        is_unlisted: true,
+        ..document(3, "ann", 1_003)
+    };
+    let change = IndexChange::Document(media_id(3), Some(Box::new(unlisted)));
+    projection.apply_entries(IndexBucket::Media, &[IndexEntry { sequence: 101, change }]).unwrap();
+    assert_eq!(listed(), Vec::<String>::new());
 }
 
 #[test]

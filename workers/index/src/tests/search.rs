@@ -4,13 +4,12 @@ use std::path::Path;
 
 use proptest::prelude::*;
 use schemas::{
-    document::MediaDocumentRecord,
+    document::{MediaDocumentRecord, MediaVisibility},
     gate::{GateRule, MediaGate},
     media::{MediaRecord, MediaStatus},
     media_details::MediaDetails,
     search_query::{
         FacetCount, MediaSearchFacet, MediaSearchFilters, MediaSearchPage, MediaSearchQuery, MediaSearchSort,
-        MediaVisibility,
     },
 };
 use tempfile::TempDir;
