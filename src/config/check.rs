@@ -6,6 +6,7 @@
 
 use evm::ChainCounters;
 use reqwest::Url;
+use schemas::job::JobKind;
 
 use super::{Settings, SettingsError, credentials::hide_credentials, file, units::SettingUnit};
 
@@ -21,12 +22,23 @@ pub(super) fn check_settings(settings: &Settings) -> Result<(), SettingsError> {
     check_addresses(settings)?;
     check_transcode(settings)?;
     check_times(settings)?;
+    check_kinds(settings)?;
     settings.open_chains(ChainCounters::default())?;
     if let Err(invalid) = web::request_policy::CorsPolicy::new(&settings.ingress.manners) {
         return Err(SettingsError::invalid("ingress.manners.origins", invalid.to_string()));
     }
     settings.grants.check().map_err(|(key, reason)| SettingsError::invalid(key, reason))?;
     settings.auth.check().map_err(|(key, reason)| SettingsError::invalid(key, reason))
+}
+
+/// Kinds of jobs that are named.
+fn check_kinds(settings: &Settings) -> Result<(), SettingsError> {
+    let unknown = settings.keeper.dispatch.kind_priorities.keys().find(|name| JobKind::parse(name).is_none());
+    unknown.map_or(Ok(()), |name| {
+        let known: Vec<&str> = JobKind::ALL.iter().map(|kind| kind.name()).collect();
+        let reason = format!("is no kind of jobs; there are {}", known.join(", "));
+        Err(SettingsError::invalid(&format!("keeper.dispatch.kind_priorities.{name}"), reason))
+    })
 }
 
 /// Addresses of what is connected to, and the one that people use.

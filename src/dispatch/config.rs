@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
+use schemas::subjects::JobPriority;
 use serde::{Deserialize, Serialize};
 
 /// Settings of the dispatcher.
@@ -16,6 +17,10 @@ pub struct DispatchConfig {
     pub owner_parts_max: Option<u32>,
     /// The same for single owners, by account.
     pub owner_parts_max_of: BTreeMap<String, u32>,
+    /// Priorities of owners, by account: what jobs of an owner have that say nothing of it, or p1.
+    pub owner_priorities: BTreeMap<String, JobPriority>,
+    /// The same for kinds of jobs, such as `verify`, of owners that are not named.
+    pub kind_priorities: BTreeMap<String, JobPriority>,
     /// How long a job of priority p2 waits before it counts as one of p1, in milliseconds.
     pub ageing_ms: u64,
 }
@@ -26,6 +31,8 @@ impl Default for DispatchConfig {
             owner_weights: BTreeMap::new(),
             owner_parts_max: None,
             owner_parts_max_of: BTreeMap::new(),
+            owner_priorities: BTreeMap::new(),
+            kind_priorities: BTreeMap::new(),
             ageing_ms: 15 * 60_000,
         }
     }
@@ -35,6 +42,15 @@ impl DispatchConfig {
     /// Most parts of this owner at once; `None` without a limit.
     pub(crate) fn parts_max_of(&self, owner: &str) -> Option<u32> {
         self.owner_parts_max_of.get(owner).copied().or(self.owner_parts_max)
+    }
+
+    /// The priority by which the parts of a job go into the queue: its own, or the one that is set for its owner or kind.
+    pub(crate) fn priority_of(&self, owner: &str, kind: &str, said: JobPriority) -> JobPriority {
+        if said != JobPriority::default() {
+            return said;
+        }
+        let set = self.owner_priorities.get(owner).or_else(|| self.kind_priorities.get(kind));
+        set.copied().unwrap_or(said)
     }
 
     /// True when some owner has a limit.

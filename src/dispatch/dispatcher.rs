@@ -283,7 +283,8 @@ impl Dispatcher {
             let mut state = self.state.lock();
             // It may have ended since it was read.
             if state.queue.contains(job_id) {
-                state.open_job(job_id, OpenJob::new(&job));
+                let priority = state.priority_of(&job.owner, &job.kind, job.priority);
+                state.open_job(job_id, OpenJob::new(&job, priority));
             }
         }
         let mut state = self.state.lock();

@@ -53,13 +53,13 @@ pub(crate) struct OpenJob {
 }
 
 impl OpenJob {
-    /// What is left of `job`: all but what the job before it made.
-    pub(crate) fn new(record: &JobRecord) -> Self {
+    /// What is left of a job: all but what the job before it made.
+    pub(crate) fn new(record: &JobRecord, priority: JobPriority) -> Self {
         let made: BTreeSet<&String> = record.made.iter().collect();
         let pending = record.parts.iter().filter(|part| !made.contains(part));
         Self {
             kind: record.kind.clone(),
-            priority: record.priority,
+            priority,
             pending: pending
                 .map(|name| PendingPart { name: name.clone(), cost: plan::part_cost(&record.plan, name) })
                 .collect(),

@@ -5,7 +5,9 @@ use std::{
     time::Duration,
 };
 
-use schemas::{dispatch_query::DispatchPosition, ids::JobId, job::JobRecord, pause::QueuePauses};
+use schemas::{
+    dispatch_query::DispatchPosition, ids::JobId, job::JobRecord, pause::QueuePauses, subjects::JobPriority,
+};
 use tokio::time::Instant;
 
 use crate::{
@@ -77,6 +79,11 @@ impl DispatchState {
         self.queue.next_of(|owner| !self.is_at_limit(owner, parts.get(owner).copied().unwrap_or_default()))
     }
 
+    /// The priority by which a job's parts go into the queue.
+    pub(crate) fn priority_of(&self, owner: &str, kind: &str, said: JobPriority) -> JobPriority {
+        self.config.priority_of(owner, kind, said)
+    }
+
     /// Moves jobs of the last priority that have waited for long to the one before.
     pub(crate) fn promote_aged(&mut self, now_ms: u64) {
         self.queue.promote_aged(now_ms, self.config.ageing_ms);
@@ -129,6 +136,8 @@ impl DispatchState {
 
     /// A job as its record says: it waits, unless parts of it were let in already.
     pub(crate) fn let_wait(&mut self, job: &WaitingJob) -> bool {
+        let priority = self.priority_of(&job.owner, job.kind.name(), job.priority);
+        let job = &WaitingJob { priority, ..job.clone() };
         let open = self.open.get_mut(&job.job_id);
         let is_new = open.is_none();
         let has_pending = open.is_some_and(|open| {

@@ -515,6 +515,45 @@ async fn an_owner_at_its_limit_waits_and_leaves_its_turns_to_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_owner_has_the_priority_that_is_set_for_it_where_its_jobs_say_nothing() {
+    let mut site = Site::start().await;
+    site.gate.send_replace(false);
+    let config = DispatchConfig {
+        owner_priorities: BTreeMap::from([
+            ("olga".to_owned(), JobPriority::P2),
+            ("otto".to_owned(), JobPriority::P0),
+        ]),
+        kind_priorities: BTreeMap::from([("transcode".to_owned(), JobPriority::P2)]),
+        ..DispatchConfig::default()
+    };
+    let first = site.dispatcher_with(config.clone()).await;
+    let said = [
+        (1, "olga", JobPriority::P1, "p2"),
+        (2, "olga", JobPriority::P0, "p0"),
+        (3, "otto", JobPriority::P1, "p0"),
+        (4, "otto", JobPriority::P2, "p2"),
+        (5, "oscar", JobPriority::P1, "p2"),
+    ];
+    let has_place = async |site: &Site, number: u32, priority: &str| {
+        let id = format!(".{priority}.{}.", job_id(number));
+        site.queued().await.iter().any(|subject| subject.contains(&id))
+    };
+    for (number, owner, priority, _) in said {
+        store(&site.admin, record(number, owner, priority, 1)).await;
+    }
+    for _ in 0..2 {
+        for (number, owner, _, wanted) in said {
+            site.wait(owner, async || has_place(&site, number, wanted).await).await;
+        }
+        assert_eq!(site.queued().await.len(), 5, "each once");
+        // One that comes new finds them where they are.
+        first.abort();
+        _ = site.dispatcher_with(config.clone()).await;
+        site.wait("an answer", async || site.position(job_id(5)).await.is_ok()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_kind_is_paused_for_everybody_until_it_is_resumed() {
     let mut site = Site::start().await;
     pause_queue(&site.admin, |pauses| _ = pauses.kinds.insert("transcode".into(), paused_by_admin())).await;

@@ -165,6 +165,8 @@ pub(crate) async fn fail_medium(
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use futures::StreamExt;
     use nats::{ReaderStart, Role, VersionedRecord, reader, testing::TestBroker};
     use schemas::{
@@ -177,7 +179,7 @@ mod tests {
     use super::*;
 
     /// Which of them comes first differs, and so does what it meets halfway.
-    const RACES: u8 = 250;
+    const RACES: u16 = 1_000;
 
     async fn put<R: schemas::KvRecord>(bus: &Bus, record: R) {
         bus.commit_record(&mut VersionedRecord::new(record), Outbox::new()).await.unwrap();
@@ -199,7 +201,7 @@ mod tests {
     }
 
     /// Lets an end that takes six requests get as far as `requests` of its own.
-    async fn wait_requests(bus: &Bus, job: &JobRecord, requests: u8) {
+    async fn wait_requests(bus: &Bus, job: &JobRecord, requests: u16) {
         for _ in 0..requests {
             bus.load_record::<JobRecord>(&job.job_id.to_string()).await.unwrap();
         }
@@ -219,8 +221,10 @@ mod tests {
     async fn of_a_cancel_and_an_end_that_meet_one_wins_whole() {
         let broker = TestBroker::start().await;
         let (worker, person) = (broker.bus(Role::Transcode).await, broker.bus(Role::Admin).await);
-        let race = async |number: u8| {
-            let (job_id, media_id) = (JobId::from_bytes([number; 16]), MediaId::from_bytes([number; 16]));
+        let race = async |number: u16| {
+            let mut id = [7; 16];
+            id[..2].copy_from_slice(&number.to_be_bytes());
+            let (job_id, media_id) = (JobId::from_bytes(id), MediaId::from_bytes(id));
             let job = JobRecord { job_id, media_id, ..schemas::examples::job_record() };
             let medium = MediaRecord::new(media_id, "olga".into(), MediaStatus::Stored, 1);
             put(&worker, medium).await;
@@ -247,7 +251,7 @@ mod tests {
             assert_eq!(is_ready, job.status == JobStatus::Succeeded, "{job:?} {medium:?}");
             (number, job_id, job.status)
         };
-        let ended: Vec<(u8, JobId, JobStatus)> =
+        let ended: Vec<(u16, JobId, JobStatus)> =
             futures::stream::iter(1..=RACES).map(race).buffer_unordered(8).collect().await;
         let filter = vec![subjects::entity_event_filter("job")];
         let config = reader::ReaderConfig::new(subjects::EVENTS, filter, ReaderStart::Sequence(1));
@@ -259,12 +263,12 @@ mod tests {
         }
         let is_found = |wanted| ended.iter().any(|(number, _, status)| number % 2 == 0 && *status == wanted);
         assert!(is_found(JobStatus::Succeeded) && is_found(JobStatus::Failed), "neither always comes first");
+        let mut verbs_by_job = BTreeMap::<_, Vec<_>>::new();
+        for (id, verb) in published {
+            verbs_by_job.entry(id).or_default().push(verb);
+        }
         for (_, job_id, status) in ended {
-            let verbs: Vec<&str> = published
-                .iter()
-                .filter(|(id, _)| *id == job_id.to_string())
-                .map(|(_, verb)| verb.as_str())
-                .collect();
+            let verbs = verbs_by_job.remove(&job_id.to_string()).unwrap_or_default();
             let wanted = match status {
                 JobStatus::Succeeded => "succeeded",
                 JobStatus::Failed => "failed",
