@@ -527,6 +527,9 @@ async fn an_owner_has_the_priority_that_is_set_for_it_where_its_jobs_say_nothing
         ..DispatchConfig::default()
     };
     let first = site.dispatcher_with(config.clone()).await;
+    let worker =
+        schemas::worker::WorkerRecord { slots: 4, state: WorkerState::Running, ..examples::worker_record() };
+    site.admin.put_live_record(&worker, Duration::from_secs(120)).await.unwrap();
     let said = [
         (1, "olga", JobPriority::P1, "p2"),
         (2, "olga", JobPriority::P0, "p0"),
