@@ -47,6 +47,8 @@ roles! {
     Monitor "monitor"
     /// The singletons.
     Keeper "keeper"
+    /// Programs of the operator that follow what happens; in an account of its own.
+    Reader "reader"
     /// Operations: topology, dead letters.
     Admin "admin"
 }

@@ -142,16 +142,14 @@ impl BrokerDataDir {
             let path = self.file_path(name).display().to_string();
             format!("\"{}\"", path.replace('\\', "\\\\").replace('"', "\\\""))
         };
-        let users: Vec<String> = keys
-            .0
-            .iter()
-            .map(|(role, _, public)| {
-                format!(
-                    "    {{ nkey: {public}, permissions: $PERMISSIONS_{} }}\n",
-                    role.name().to_ascii_uppercase()
-                )
-            })
-            .collect();
+        let users = |is_reader: bool| {
+            let of_account = keys.0.iter().filter(|(role, ..)| (*role == Role::Reader) == is_reader);
+            let lines = of_account.map(|(role, _, public)| {
+                let variable = role.name().to_ascii_uppercase();
+                format!("    {{ nkey: {public}, permissions: $PERMISSIONS_{variable} }}\n")
+            });
+            lines.collect::<String>()
+        };
         // `sync_interval: always`: by default a confirmed message is on disk within two minutes only, and a power
         // cut loses it.
         format!(
@@ -173,11 +171,15 @@ impl BrokerDataDir {
              \x20 sync_interval: always\n\
              }}\n\
              {PERMISSIONS}\n\
-             accounts {{\n  MEDIA {{\n   jetstream: enabled\n   users: [\n{users}   ]\n  }}\n}}\n",
+             accounts {{\n\
+             \x20 MEDIA {{\n   jetstream: enabled\n   exports: $MEDIA_EXPORTS\n   imports: $MEDIA_IMPORTS\n   users: [\n{users}   ]\n  }}\n\
+             \x20 READERS {{\n   jetstream: enabled\n   limits: $READERS_LIMITS\n   exports: $READERS_EXPORTS\n   imports: $READERS_IMPORTS\n\
+             \x20  users: [\n{readers}   ]\n  }}\n}}\n",
             ports = quoted("ports"),
             log = quoted("nats-server.log"),
             store = quoted("store"),
-            users = users.concat(),
+            users = users(false),
+            readers = users(true),
             file_bytes = config.file_store_bytes_max,
             memory_bytes = config.memory_store_bytes_max,
         )
