@@ -26,6 +26,14 @@ macro_rules! roles {
                     $(Self::$role => concat!("_INBOX_", $name),)*
                 }
             }
+
+            /// Prefix of the subjects by which this role asks JetStream.
+            pub const fn api_prefix(self) -> &'static str {
+                match self {
+                    Self::Reader => "reader.API",
+                    _ => "$JS.API",
+                }
+            }
         }
     };
 }

@@ -1,4 +1,4 @@
-//! Mirrors in the account READERS: what programs of the operator read, apart from the streams that everything here stands on.
+//! Mirrors in the account MIRRORS: what programs of the operator read, apart from the streams that everything here stands on.
 //!
 //! A mirror is a copy that the server fills by itself, with the sequences of its stream. It is never what has to be kept: one that can't
 //! be brought to the file in place, or is ahead of its stream because that was made anew, is removed and made again.
@@ -17,13 +17,14 @@ use serde::Deserialize;
 use super::{
     DifferenceClass, TopologyDifference, TopologySettings,
     compare::asset_name,
-    file::{ByteSize, DesiredStream, DurationSetting},
+    file::DesiredStream,
+    quantity::{ByteSize, DurationSetting},
 };
 use crate::BusError;
 
-/// Where the account MEDIA reaches the JetStream API of READERS: see `permissions.conf`.
-const READERS_API: &str = "readers.API";
-/// Where READERS reaches the API of MEDIA.
+/// Where the account MEDIA reaches the JetStream API of MIRRORS, for streams alone: see `permissions.conf`.
+const MIRRORS_API: &str = "mirrors.API";
+/// Where MIRRORS reaches the API of MEDIA.
 const MEDIA_API: &str = "media.API";
 /// Where messages of a mirrored stream are sent to.
 const DELIVERY_PREFIX: &str = "mirrored";
@@ -80,19 +81,19 @@ impl MirrorSpec {
 /// The API of the account in which a stream is, for somebody of MEDIA.
 pub(super) fn account_context(context: &jetstream::Context, want: &DesiredStream) -> jetstream::Context {
     if want.is_mirror() {
-        jetstream::with_prefix(context.client().clone(), READERS_API)
+        jetstream::with_prefix(context.client().clone(), MIRRORS_API)
     } else {
         context.clone()
     }
 }
 
-/// What an unanswered question to the API of READERS means; others are outages.
+/// What an unanswered question to the API of MIRRORS means; others are outages.
 pub(super) fn explain_request_error(
     want: &DesiredStream,
     error: jetstream::context::RequestError,
 ) -> BusError {
     if want.is_mirror() && error.kind() == RequestErrorKind::NoResponders {
-        let reason = "the broker has no account READERS for programs that follow events: its configuration is older than this \
+        let reason = "the broker has no account MIRRORS for programs that follow events: its configuration is older than this \
                       program. Take nats/node.conf and nats/permissions.conf of this version, run `streamgate nats keys`, and \
                       restart its servers one after the other";
         return BusError::Topology { reason: reason.to_owned() };

@@ -10,6 +10,7 @@ mod file;
 mod load;
 mod memory;
 mod mirrors;
+mod quantity;
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 

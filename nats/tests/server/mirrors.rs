@@ -43,7 +43,7 @@ async fn ask(bus: &Bus, subject: &str, body: String) -> Value {
 }
 
 async fn create(bus: &Bus, stream: &str, more: Value) -> Value {
-    ask(bus, &format!("$JS.API.CONSUMER.CREATE.{stream}"), consumer_request(stream, more)).await
+    ask(bus, &format!("reader.API.CONSUMER.CREATE.{stream}"), consumer_request(stream, more)).await
 }
 
 /// All that is ours: the last sequence and the consumers of every stream, and every durable as it is.
@@ -86,6 +86,8 @@ async fn nothing_that_a_reader_asks_changes_what_is_ours() {
     publish(&admin, "evt.media.stored.M").await;
     let made = create(&reader, "EVENTS", json!({})).await;
     let name = made["name"].as_str().unwrap_or_else(|| panic!("{made}")).to_owned();
+    let made = create(&reader, "EVENTS", json!({ "deliver_policy": "new" })).await;
+    let empty = made["name"].as_str().unwrap().to_owned();
     let before = what_is_ours(&admin).await;
     // Durables: neither made, nor changed by a request that names one.
     for more in [json!({ "durable_name": "mine" }), json!({ "durable_name": "index", "name": "index" })] {
@@ -106,7 +108,12 @@ async fn nothing_that_a_reader_asks_changes_what_is_ours() {
         "media.API.CONSUMER.CREATE.EVENTS",
         "media.API.CONSUMER.CREATE.EVENTS.index",
         "media.API.CONSUMER.CREATE.EVENTS.index.evt.nothing.>",
-        "readers.API.STREAM.DELETE.EVENTS",
+        "mirrors.API.STREAM.DELETE.EVENTS",
+        "$JS.API.STREAM.DELETE.EVENTS",
+        "$JS.API.CONSUMER.DELETE.EVENTS.index",
+        "$JS.API.STREAM.PURGE.PROGRESS",
+        "reader.API.STREAM.DELETE.EVENTS",
+        "reader.API.CONSUMER.CREATE.EVENTS",
         "mirrored.EVENTS.x",
         "$JS.FC.EVENTS.x",
     ];
@@ -114,18 +121,38 @@ async fn nothing_that_a_reader_asks_changes_what_is_ours() {
     admin.context().query_account().await.unwrap();
     for reply in elsewhere {
         for (subject, body) in [
-            ("$JS.API.CONSUMER.CREATE.EVENTS".to_owned(), request.clone()),
-            ("$JS.API.STREAM.INFO.EVENTS".to_owned(), String::new()),
-            (format!("$JS.API.CONSUMER.MSG.NEXT.EVENTS.{name}"), "10".to_owned()),
+            ("reader.API.CONSUMER.CREATE.EVENTS".to_owned(), request.clone()),
+            ("reader.API.STREAM.INFO.EVENTS".to_owned(), String::new()),
+            (format!("reader.API.CONSUMER.MSG.NEXT.EVENTS.{name}"), "10".to_owned()),
+            // What finds nothing is answered with an empty message, which is a request where one may delete.
+            (
+                format!("reader.API.CONSUMER.MSG.NEXT.EVENTS.{empty}"),
+                json!({ "batch": 1, "no_wait": true }).to_string(),
+            ),
         ] {
             reader.client().publish_with_reply(subject, reply, body.into()).await.unwrap();
         }
-        let push = json!({ "deliver_subject": reply, "inactive_threshold": 1_000_000_000_u64 });
-        create(&reader, "EVENTS", push).await;
+        for more in [
+            json!({ "headers_only": true }),
+            json!({ "idle_heartbeat": 100_000_000_u64, "deliver_policy": "new" }),
+        ] {
+            let mut push = json!({ "deliver_subject": reply, "inactive_threshold": 1_000_000_000_u64 });
+            push.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            create(&reader, "EVENTS", push).await;
+        }
     }
-    // The server takes the commands of a connection in order.
-    reader.context().query_account().await.unwrap();
+    // The server takes the commands of a connection in order; heartbeats come a few times.
+    ask(&reader, "reader.API.STREAM.INFO.EVENTS", String::new()).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!(what_is_ours(&admin).await, before);
+    // Nor is a mirror, or what another program made there, gone.
+    for (subject, what) in [
+        ("reader.API.STREAM.INFO.EVENTS".to_owned(), "the mirror"),
+        (format!("reader.API.CONSUMER.INFO.EVENTS.{name}"), "a consumer"),
+    ] {
+        let info = ask(&reader, &subject, String::new()).await;
+        assert!(info["error"].is_null(), "{what} is gone: {info}");
+    }
     let stray = tokio::time::timeout(Duration::from_millis(1), futures::StreamExt::next(&mut strays)).await;
     assert!(stray.is_err(), "{stray:?}");
     let index =

@@ -472,17 +472,16 @@ const CASES: &[Case] = &[
     Case {
         role: Role::Reader,
         may: &[
-            "$JS.API.INFO",
-            "$JS.API.STREAM.INFO.EVENTS",
-            "$JS.API.CONSUMER.CREATE.EVENTS",
-            "$JS.API.CONSUMER.MSG.NEXT.EVENTS.Abc123",
-            "$JS.API.CONSUMER.INFO.EVENTS.Abc123",
-            "$JS.API.CONSUMER.CREATE.AUDIT",
-            "$JS.API.CONSUMER.MSG.NEXT.AUDIT.Abc123",
-            "$JS.API.CONSUMER.CREATE.VIEWS",
-            "$JS.API.CONSUMER.MSG.NEXT.VIEWS.Abc123",
-            "$JS.API.CONSUMER.CREATE.PROGRESS",
-            "$JS.API.CONSUMER.MSG.NEXT.PROGRESS.Abc123",
+            "reader.API.STREAM.INFO.EVENTS",
+            "reader.API.CONSUMER.CREATE.EVENTS",
+            "reader.API.CONSUMER.MSG.NEXT.EVENTS.Abc123",
+            "reader.API.CONSUMER.INFO.EVENTS.Abc123",
+            "reader.API.CONSUMER.CREATE.AUDIT",
+            "reader.API.CONSUMER.MSG.NEXT.AUDIT.Abc123",
+            "reader.API.CONSUMER.CREATE.VIEWS",
+            "reader.API.CONSUMER.MSG.NEXT.VIEWS.Abc123",
+            "reader.API.CONSUMER.CREATE.PROGRESS",
+            "reader.API.CONSUMER.MSG.NEXT.PROGRESS.Abc123",
         ],
         may_not: &[
             "evt.media.stored.M",
@@ -498,6 +497,16 @@ const CASES: &[Case] = &[
             "$KV.workers.reader.X",
             "$KV.media.M",
             "$KV.secrets.playback",
+            "$JS.API.INFO",
+            "$JS.API.STREAM.INFO.EVENTS",
+            "$JS.API.CONSUMER.CREATE.EVENTS",
+            "reader.API.STREAM.DELETE.EVENTS",
+            "reader.API.CONSUMER.CREATE.EVENTS.mine.evt.>",
+            "reader.API.CONSUMER.CREATE.EVENTS.mine",
+            "reader.API.CONSUMER.CREATE.KV_media",
+            "reader.API.CONSUMER.DURABLE.CREATE.EVENTS.mine",
+            "reader.API.CONSUMER.DELETE.EVENTS.Abc123",
+            "reader.API.CONSUMER.LIST.EVENTS",
             "$JS.API.STREAM.LIST",
             "$JS.API.STREAM.NAMES",
             "$JS.API.STREAM.INFO.KV_media",
@@ -515,7 +524,7 @@ const CASES: &[Case] = &[
             "$JS.ACK._.hash.EVENTS.index.1.1.1.1.0",
             "$JS.FC.EVENTS.x",
             "media.API.CONSUMER.CREATE.EVENTS",
-            "readers.API.STREAM.INFO.EVENTS",
+            "mirrors.API.STREAM.INFO.EVENTS",
             "mirrored.EVENTS.x",
             "_INBOX_ingress.x",
             "_INBOX_reader.x",
@@ -691,8 +700,10 @@ async fn a_reader_reads_in_order_but_makes_no_durable() {
             "config": {"durable_name": "mine", "ack_policy": "explicit", "deliver_policy": "all", "replay_policy": "instant"},
             "action": ""
         });
-        let answer =
-            bus.client().request("$JS.API.CONSUMER.CREATE.EVENTS", request.to_string().into()).await.unwrap();
+        let answer = bus
+            .client()
+            .request(format!("{}.CONSUMER.CREATE.EVENTS", role.api_prefix()), request.to_string().into());
+        let answer = answer.await.unwrap();
         let answer: serde_json::Value = serde_json::from_slice(&answer.payload).unwrap();
         assert_eq!(answer["error"]["code"], 400, "{}: {answer}", role.name());
     }
