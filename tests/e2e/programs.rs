@@ -101,13 +101,15 @@ fn kinds(lines: &[String]) -> Vec<(u64, String)> {
     words.collect()
 }
 
-/// A certificate for 127.0.0.1 by an authority of its own: settings of a listener on a free port, and its address.
+/// A certificate for this machine by an authority of its own: settings of a listener on a free port, and its address.
 fn listener_settings(folder: &Path) -> (String, String) {
     let mut authority = CertificateParams::default();
     authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate().unwrap()).unwrap();
     let key = KeyPair::generate().unwrap();
-    let certificate = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+    // nats.js compares the name of a host alone, and takes an IP address for `localhost`.
+    let names = vec!["127.0.0.1".to_owned(), "localhost".to_owned()];
+    let certificate = CertificateParams::new(names).unwrap();
     let certificate = certificate.signed_by(&key, &authority).unwrap();
     for (name, text) in [
         ("certificate.pem", certificate.pem()),
