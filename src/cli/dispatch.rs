@@ -8,8 +8,9 @@ use clap::CommandFactory;
 use super::{
     AuditCommand, Cli, CliCommand, CommandOutcome, DeadCommand, EXIT_CONFIG, EXIT_FAILURE, GlobalArgs,
     NatsCommand, OwnerCommand, ServerArgs, StoreCommand, audit_log, broker, cache, client::ApiClient,
-    dead_letters, demo, doctor, environment, failure, hooks, link, list, output, owner, published_schemas,
-    queue, schedules, serve, settings, store, topology, transcode, upload, usage, watch, workers,
+    credentials, dead_letters, demo, doctor, environment, failure, hooks, link, list, output, owner,
+    published_schemas, queue, schedules, serve, settings, store, topology, transcode, upload, usage, watch,
+    workers,
 };
 use crate::{
     config::{self, describe},
@@ -173,8 +174,17 @@ async fn execute_nats(global: &GlobalArgs, command: NatsCommand) -> anyhow::Resu
             topology::apply_and_print(&bus, &settings, global.json).await?;
             Ok(CommandOutcome::Well)
         }
-        NatsCommand::Keys { folder } => {
-            nats::keys::create_keys(&folder).with_context(|| {
+        NatsCommand::Credentials { role, renew, server } => {
+            let config = settings::load_settings(global, &server)?;
+            credentials::print_credentials(&config, role.bus_role(), renew, global.json)?;
+            Ok(CommandOutcome::Well)
+        }
+        NatsCommand::Keys { folder, renew } => {
+            let written = match renew {
+                Some(role) => nats::keys::renew_key(&folder, role.bus_role()),
+                None => nats::keys::create_keys(&folder),
+            };
+            written.with_context(|| {
                 format!("the keys can't be written into {}; name a folder that can", folder.display())
             })?;
             output::print_message(format!("The keys are in {}", folder.display()));

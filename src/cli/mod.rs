@@ -8,6 +8,7 @@ pub mod audit_log;
 pub mod broker;
 pub mod cache;
 pub mod client;
+pub mod credentials;
 pub mod dead_letters;
 pub mod demo;
 mod dispatch;

@@ -599,7 +599,44 @@ variables that nats/server.conf and nats/node.conf name."
     Keys {
         /// Folder for the files
         folder: PathBuf,
+        /// Give the role another key, so that the old one is let in no more once the servers were started again
+        #[arg(long, value_name = "ROLE")]
+        renew: Option<CredentialRole>,
     },
+    /// Print what a program needs to follow events on the broker, as variables of a shell
+    #[command(after_help = "Examples:
+  streamgate nats credentials reader > reader.env
+  streamgate nats credentials reader --renew
+
+The seed is a secret: who has it sees what happens to the media of all owners. With --renew the `up` of the data folder takes another
+one at once, and connections that were made with the old one end. On a broker of your own that is `streamgate nats keys FOLDER --renew
+reader`. The page /docs/programs of the server says how programs use it.")]
+    Credentials {
+        /// For which role
+        role: CredentialRole,
+        /// Make another seed in place of the one there is
+        #[arg(long)]
+        renew: bool,
+        /// The broker.
+        #[command(flatten)]
+        server: ServerArgs,
+    },
+}
+
+/// A role that programs of others may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum CredentialRole {
+    /// Follows events, the audit log, views and progress of all owners
+    Reader,
+}
+
+impl CredentialRole {
+    /// The role on the broker.
+    pub const fn bus_role(self) -> nats::Role {
+        match self {
+            Self::Reader => nats::Role::Reader,
+        }
+    }
 }
 
 /// What to do with what belongs to somebody.

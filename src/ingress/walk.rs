@@ -27,7 +27,8 @@ use auth::{link::create_sign_in_link, testing::TestWallet};
 use web::operation::{Operation, OperationAccess};
 
 /// Files of pages, none of the API.
-const FILES: [&str; 3] = ["/docs/docs.css", "/library/assets/{file}", "/watch/assets/{file}"];
+const FILES: [&str; 4] =
+    ["/docs/docs.css", "/docs/programs", "/library/assets/{file}", "/watch/assets/{file}"];
 /// Sources whose routes are those of another listener, or of all operations.
 const ELSEWHERE: [&str; 2] = ["src/telemetry.rs", "src/web/operation.rs"];
 /// What may be sent without a credential, though its method changes things.
@@ -145,6 +146,7 @@ DELETE /v1/uploads/{upload_id} Principal(Upload) Upload
 GET / Open Api
 GET /docs Open Api
 GET /docs/docs.css Open Api
+GET /docs/programs Open Api
 GET /embed/{media_id} Open Api
 GET /library/assets/{file} Open Api
 GET /livez Open none

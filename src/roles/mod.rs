@@ -90,7 +90,7 @@ impl RoleSeeds {
         Ok(Self(seeds))
     }
 
-    fn seed_of(&self, role: Role) -> Option<String> {
+    pub(crate) fn seed_of(&self, role: Role) -> Option<String> {
         self.0.get(role.name()).cloned()
     }
 }

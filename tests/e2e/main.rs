@@ -40,6 +40,7 @@ mod parts;
 mod piped_uploads;
 mod players;
 mod posters;
+mod programs;
 mod proxied;
 mod quotas;
 mod redrive;

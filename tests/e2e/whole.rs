@@ -27,11 +27,13 @@ pub(crate) struct Up {
 impl Up {
     /// Starts it with `folder` as its working folder; its data lies in `data` there.
     pub(crate) fn start(folder: &Path) -> Self {
-        std::fs::write(
-            folder.join("streamgate.toml"),
-            "[transcode]\nprofile = \"tiny\"\nclaim_fresh = \"4s\"\nrenew_interval = \"500ms\"\n",
-        )
-        .unwrap();
+        Self::start_with(folder, "")
+    }
+
+    /// The same with more settings.
+    pub(crate) fn start_with(folder: &Path, more: &str) -> Self {
+        let settings = "[transcode]\nprofile = \"tiny\"\nclaim_fresh = \"4s\"\nrenew_interval = \"500ms\"\n";
+        std::fs::write(folder.join("streamgate.toml"), format!("{settings}{more}")).unwrap();
         let log = std::fs::OpenOptions::new().create(true).append(true).open(folder.join("log")).unwrap();
         // Under the most careless mask there is.
         let script = "umask 000; exec \"$0\" up --json --listen 127.0.0.1:0 --config streamgate.toml";

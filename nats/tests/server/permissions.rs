@@ -471,6 +471,78 @@ const CASES: &[Case] = &[
         may_receive: &["_INBOX_keeper.>", "ctl.dispatch.*", "ask.dispatch.*"],
         may_not_receive: &[">", "evt.>", "ctl.>", "ask.index.>", "$KV.>", "_INBOX_ingress.>"],
     },
+    Case {
+        role: Role::Reader,
+        may: &[
+            "reader.API.STREAM.INFO.EVENTS",
+            "reader.API.CONSUMER.CREATE.EVENTS",
+            "reader.API.CONSUMER.MSG.NEXT.EVENTS.Abc123",
+            "reader.API.CONSUMER.INFO.EVENTS.Abc123",
+            "reader.API.CONSUMER.CREATE.AUDIT",
+            "reader.API.CONSUMER.MSG.NEXT.AUDIT.Abc123",
+            "reader.API.CONSUMER.CREATE.VIEWS",
+            "reader.API.CONSUMER.MSG.NEXT.VIEWS.Abc123",
+            "reader.API.CONSUMER.CREATE.PROGRESS",
+            "reader.API.CONSUMER.MSG.NEXT.PROGRESS.Abc123",
+        ],
+        may_not: &[
+            "evt.media.stored.M",
+            "evt.admin.key_created.R",
+            "audit.media.stored",
+            "view.3.opened.M",
+            "progress.J.v0",
+            "job.transcode.p0.J.v0",
+            "ctl.job.J",
+            "ask.index.list",
+            "dead.upload.EVENTS-1",
+            "log.reader",
+            "$KV.workers.reader.X",
+            "$KV.media.M",
+            "$KV.secrets.playback",
+            "$JS.API.INFO",
+            "$JS.API.STREAM.INFO.EVENTS",
+            "$JS.API.CONSUMER.CREATE.EVENTS",
+            "reader.API.STREAM.DELETE.EVENTS",
+            "reader.API.CONSUMER.CREATE.EVENTS.mine.evt.>",
+            "reader.API.CONSUMER.CREATE.EVENTS.mine",
+            "reader.API.CONSUMER.CREATE.KV_media",
+            "reader.API.CONSUMER.DURABLE.CREATE.EVENTS.mine",
+            "reader.API.CONSUMER.DELETE.EVENTS.Abc123",
+            "reader.API.CONSUMER.LIST.EVENTS",
+            "$JS.API.STREAM.LIST",
+            "$JS.API.STREAM.NAMES",
+            "$JS.API.STREAM.INFO.KV_media",
+            "$JS.API.STREAM.MSG.GET.EVENTS",
+            "$JS.API.STREAM.MSG.GET.KV_media",
+            "$JS.API.DIRECT.GET.EVENTS",
+            "$JS.API.CONSUMER.LIST.EVENTS",
+            "$JS.API.CONSUMER.NAMES.EVENTS",
+            "$JS.API.CONSUMER.CREATE.EVENTS.mine.evt.>",
+            "$JS.API.CONSUMER.CREATE.KV_media",
+            "$JS.API.CONSUMER.DELETE.EVENTS.Abc123",
+            "$JS.API.CONSUMER.MSG.NEXT.JOBS.transcode-p0",
+            "$JS.API.CONSUMER.UNPIN.EVENTS.Abc123",
+            "$JS.ACK.EVENTS.index.1.1.1.1.0",
+            "$JS.ACK._.hash.EVENTS.index.1.1.1.1.0",
+            "$JS.FC.EVENTS.x",
+            "media.API.CONSUMER.CREATE.EVENTS",
+            "mirrors.API.STREAM.INFO.EVENTS",
+            "mirrored.EVENTS.x",
+            "_INBOX_ingress.x",
+            "_INBOX_reader.x",
+        ],
+        may_receive: &["_INBOX_reader.>"],
+        may_not_receive: &[
+            ">",
+            "evt.>",
+            "$KV.>",
+            "mirrored.>",
+            "_INBOX.>",
+            "_INBOX_ingress.>",
+            "$JS.EVENT.>",
+            "$SYS.>",
+        ],
+    },
 ];
 
 /// A connection that collects what the server refuses, in order.
@@ -613,7 +685,7 @@ async fn a_reader_reads_in_order_but_makes_no_durable() {
     for n in 1..=3 {
         publish(&keeper, &format!("evt.media.stored.M{n}")).await;
     }
-    for role in [Role::Ingress, Role::Audit, Role::Monitor] {
+    for role in [Role::Ingress, Role::Audit, Role::Monitor, Role::Reader] {
         let bus = broker.bus(role).await;
         let config = reader::ReaderConfig::new("EVENTS", vec!["evt.>".into()], ReaderStart::All);
         let mut events = bus.open_reader(config).await.unwrap();
@@ -630,8 +702,10 @@ async fn a_reader_reads_in_order_but_makes_no_durable() {
             "config": {"durable_name": "mine", "ack_policy": "explicit", "deliver_policy": "all", "replay_policy": "instant"},
             "action": ""
         });
-        let answer =
-            bus.client().request("$JS.API.CONSUMER.CREATE.EVENTS", request.to_string().into()).await.unwrap();
+        let answer = bus
+            .client()
+            .request(format!("{}.CONSUMER.CREATE.EVENTS", role.api_prefix()), request.to_string().into());
+        let answer = answer.await.unwrap();
         let answer: serde_json::Value = serde_json::from_slice(&answer.payload).unwrap();
         assert_eq!(answer["error"]["code"], 400, "{}: {answer}", role.name());
     }
