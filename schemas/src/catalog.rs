@@ -238,6 +238,8 @@ pub fn other_entries() -> Vec<CatalogEntry> {
         reply_entry::<index_query::IndexReply<index_query::EncodeActivity>>(index_query::ENCODE_ACTIVITY),
         request_entry::<index_query::JobCountsQuery>(index_query::JOB_COUNTS),
         reply_entry::<index_query::IndexReply<index_query::JobCounts>>(index_query::JOB_COUNTS),
+        request_entry::<index_query::HistoryIndexQuery>(index_query::HISTORY),
+        reply_entry::<index_query::IndexReply<index_query::HistoryIndexPage>>(index_query::HISTORY),
         request_entry::<index_query::PublicMediaIndexQuery>(index_query::PUBLIC_MEDIA),
         reply_entry::<index_query::IndexReply<index_query::MediaIndexPage>>(index_query::PUBLIC_MEDIA),
         request_entry::<search_query::MediaSearchQuery>(search_query::SEARCH_MEDIA),

@@ -50,6 +50,7 @@ mod settings;
 mod sharing;
 mod site;
 mod soak;
+mod subscriptions;
 mod subtitles;
 mod thumbnails;
 mod transcode;
