@@ -288,7 +288,7 @@ impl SocketClient {
     }
 }
 
-/// The next message of a client that was not heard of before, within its time.
+/// The next message of a client that has not subscribed yet, within its time.
 async fn receive_request(socket: &mut WebSocket) -> Result<SocketRequest, SocketEnd> {
     let receiving = async {
         loop {

@@ -8,7 +8,7 @@ use sled::{
     transaction::{ConflictableTransactionError, TransactionError},
 };
 
-use crate::IndexError;
+use crate::{IndexError, projection::wait_for_release};
 
 /// Version of the layout of keys; another one on disk means building anew.
 const VERSION: u64 = 1;
@@ -68,8 +68,9 @@ impl HistoryStore {
     /// Opens it for the stream that was made then, as Unix time in milliseconds, or begins it anew. Blocks.
     ///
     /// # Errors
-    /// [`IndexError::Database`] or [`IndexError::Folder`] when the disk fails.
+    /// [`IndexError::Locked`] when another process has it; [`IndexError::Database`] or [`IndexError::Folder`] when the disk fails.
     pub fn open(folder: &Path, cache_bytes_max: u64, created_at_ms: u64) -> Result<Self, IndexError> {
+        wait_for_release(folder)?;
         // A damaged file makes sled panic in places; that is an open error like any other.
         let opened = std::panic::catch_unwind(|| Self::open_trees(folder, cache_bytes_max));
         let store = match opened {
