@@ -103,7 +103,8 @@ pub(crate) async fn many_followers() -> Vec<Row> {
     let events = usize::try_from(size("BENCH_FOLLOWED", 1_000)).unwrap();
     let server = Server::start(SETTINGS);
     let client = reqwest::Client::new();
-    let ask = |method, path: &str| client.request(method, format!("{}{path}", server.url)).bearer_auth(&server.key);
+    let ask =
+        |method, path: &str| client.request(method, format!("{}{path}", server.url)).bearer_auth(&server.key);
     let opened = ask(Method::POST, "/v1/uploads").header("tus-resumable", "1.0.0").header("upload-length", 5);
     let opened = opened.send().await.unwrap();
     let media_id = opened.headers()["streamgate-media-id"].to_str().unwrap().to_owned();
@@ -147,13 +148,22 @@ pub(crate) async fn many_followers() -> Vec<Row> {
     let (cpu_s, wall_s) = (cpu_seconds(server.pid()) - cpu_before, begun.elapsed().as_secs_f64());
     let done_kb = resident_kb(server.pid());
     let complete = counts.by_count[events - 1].load(Ordering::Relaxed);
-    eprintln!("{complete} of {followers} got all {events} events in order, {} did not, in {wall_s:.1} s", counts.wrong.load(Ordering::Relaxed));
+    eprintln!(
+        "{complete} of {followers} got all {events} events in order, {} did not, in {wall_s:.1} s",
+        counts.wrong.load(Ordering::Relaxed)
+    );
     let each = |kb: f64| (kb - before_kb) / (followers - opened_before) as f64;
-    let row = |name, ours, unit, aim| Row { name, ours, baseline: 1.0, unit, against: "none", aim: Aim::Most(aim) };
+    let row =
+        |name, ours, unit, aim| Row { name, ours, baseline: 1.0, unit, against: "none", aim: Aim::Most(aim) };
     vec![
         row("memory of a follower that waits", each(idle_kb), "KiB", 20.0),
         row("the same after 1,000 events", each(done_kb), "KiB", 20.0),
         row("followers without all events", (followers - complete) as f64, "", 0.0),
-        row("CPU of the server for 1,000 events to each of 1,000 followers", cpu_s * 1e6 / (followers * events) as f64, "s", 10.0),
+        row(
+            "CPU of the server for 1,000 events to each of 1,000 followers",
+            cpu_s * 1e6 / (followers * events) as f64,
+            "s",
+            10.0,
+        ),
     ]
 }
