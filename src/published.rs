@@ -508,10 +508,14 @@ fn message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
 /// Of a question to the index, or its answer.
 fn index_message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
     match name {
-        "ask.encode_activity" | "ask.job_counts" | "ask.media" | "ask.public_media" | "ask.search_media" => {
-            Some((vec!["ingress"], vec!["index"]))
-        }
+        "ask.encode_activity"
+        | "ask.history"
+        | "ask.job_counts"
+        | "ask.media"
+        | "ask.public_media"
+        | "ask.search_media" => Some((vec!["ingress"], vec!["index"])),
         "ask.encode_activity.answer"
+        | "ask.history.answer"
         | "ask.job_counts.answer"
         | "ask.media.answer"
         | "ask.public_media.answer"

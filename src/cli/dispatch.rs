@@ -6,11 +6,11 @@ use anyhow::Context;
 use clap::CommandFactory;
 
 use super::{
-    AuditCommand, Cli, CliCommand, CommandOutcome, DeadCommand, EXIT_CONFIG, EXIT_FAILURE, GlobalArgs,
-    NatsCommand, OwnerCommand, ServerArgs, StoreCommand, audit_log, broker, cache, client::ApiClient,
-    credentials, dead_letters, demo, doctor, environment, failure, hooks, link, list, output, owner,
-    published_schemas, queue, schedules, serve, settings, store, topology, transcode, upload, usage, watch,
-    workers,
+    AuditCommand, Cli, CliCommand, CommandOutcome, DeadCommand, EXIT_CONFIG, EXIT_FAILURE, EventsCommand,
+    GlobalArgs, NatsCommand, OwnerCommand, ServerArgs, StoreCommand, audit_log, broker, cache,
+    client::ApiClient, credentials, dead_letters, demo, doctor, environment, events_tail, failure, hooks,
+    link, list, output, owner, published_schemas, queue, schedules, serve, settings, store, topology,
+    transcode, upload, usage, watch, workers,
 };
 use crate::{
     config::{self, describe},
@@ -84,6 +84,7 @@ async fn execute_command(global: &GlobalArgs, command: CliCommand) -> anyhow::Re
         }
         CliCommand::Upload(args) => return upload::run_upload(args, as_json).await,
         CliCommand::Watch(args) => return watch::run_watch(args, as_json).await,
+        CliCommand::Events(EventsCommand::Tail(args)) => events_tail::tail_events(args, as_json).await?,
         CliCommand::Link(client) => link::print_sign_in_link(&ApiClient::new(&client)?, as_json).await?,
         CliCommand::Media(command) => return list::run_media(command, as_json).await,
         CliCommand::Jobs(command) => return list::run_jobs(command, as_json).await,

@@ -33,6 +33,16 @@ pub enum MediaCommand {
 
 A person sees the words that were found in bold; `--json` has where they are.")]
     Search(MediaSearchArgs),
+    /// Print all that happened to a medium, from its creation on
+    #[command(after_help = "Example:
+  streamgate media history 068p... --json      NDJSON; also of a removed one, for as long as its events are kept")]
+    History {
+        /// Its id
+        media_id: String,
+        /// The server.
+        #[command(flatten)]
+        client: ClientArgs,
+    },
     /// Show one medium
     Show {
         /// Its id
@@ -331,6 +341,14 @@ pub enum JobsCommand {
 The newest 1000 that go on; a medium that is still being received or verified has no job yet. `streamgate jobs why` says why one does
 not run, `streamgate watch` has each event.")]
     Watch(JobsWatchArgs),
+    /// Print all that happened to a job, from its creation on
+    History {
+        /// Its id
+        job_id: String,
+        /// The server.
+        #[command(flatten)]
+        client: ClientArgs,
+    },
     /// Show one job and its parts
     Show {
         /// Its id

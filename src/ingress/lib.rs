@@ -11,6 +11,7 @@ pub mod cache;
 pub mod cached;
 pub mod capacity;
 mod coherent_memory;
+mod credential_watch;
 pub mod dead_letters;
 pub mod events;
 pub mod gates;
@@ -72,6 +73,8 @@ pub struct IngressConfig {
     pub grace_ms: u64,
     /// Uploads.
     pub uploads: uploads::UploadConfig,
+    /// Followers of events.
+    pub events: events::EventConfig,
     /// Playback.
     pub playback: play::PlaybackConfig,
     /// Whom to believe about addresses.
@@ -108,6 +111,7 @@ impl Default for IngressConfig {
             body: body::BodyLimits::default(),
             grace_ms: 8_000,
             uploads: uploads::UploadConfig::default(),
+            events: events::EventConfig::default(),
             playback: play::PlaybackConfig::default(),
             client: client::ClientAddressConfig::default(),
             limit: limit::RateLimitConfig::default(),
@@ -142,8 +146,16 @@ impl Deref for AppState {
     }
 }
 
-/// How often the credential of an answer without an end is looked at.
-const LOOK_PAUSE: Duration = Duration::from_secs(10);
+/// Why an answer without an end has to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ResponseEnd {
+    /// The ingress stops.
+    Stopping,
+    /// The credential of the caller is good no more.
+    CredentialInvalid,
+    /// It has lasted as long as it may.
+    Longest,
+}
 
 /// What is behind every [`AppState`].
 #[derive(Debug)]
@@ -160,6 +172,8 @@ pub struct AppServices {
     pub uploads: uploads::UploadState,
     /// Who follows events.
     pub followers: events::EventFollowerPool,
+    /// Credentials of answers without an end.
+    pub(crate) credentials: credential_watch::CredentialWatches,
     /// Final playlists and init segments.
     pub streams: Arc<cache::ResponseCache>,
     /// Files that are put together as they are downloaded.
@@ -242,7 +256,8 @@ impl AppState {
         );
         capacity.poll_limits().await;
         let repeated = idempotency::IdempotencyService::new(bus.clone(), config.idempotency);
-        let followers = events::EventFollowerPool::new(events::EventHub::open(bus.clone()).await?);
+        let followers =
+            events::EventFollowerPool::new(events::EventHub::open(bus.clone()).await?, &config.events);
         let streams = Arc::new(cache::ResponseCache::new(config.playback.cache)?);
         let downloads = play::DownloadPlans::new(&config.playback)?;
         let known = Arc::new(play::PlayableMediaCache::new(&config.playback));
@@ -258,6 +273,7 @@ impl AppState {
             sign_in,
             grants,
             followers,
+            credentials: credential_watch::CredentialWatches::default(),
             streams,
             downloads,
             limits,
@@ -312,14 +328,14 @@ impl AppServices {
         &self,
         who: &auth::Principal,
         longest: Duration,
-    ) -> BoxFuture<'static, ()> {
+    ) -> BoxFuture<'static, ResponseEnd> {
         let stopping = self.stopping.clone();
-        let over = self.sign_in.clone().wait_until_invalid(who.clone(), LOOK_PAUSE);
+        let credential = self.credentials.watch(&self.sign_in, who, || self.followers.hub().sign_in_ends());
         Box::pin(async move {
             tokio::select! {
-                () = stopping.cancelled() => {}
-                () = over => {}
-                () = tokio::time::sleep(longest) => {}
+                () = stopping.cancelled() => ResponseEnd::Stopping,
+                () = credential.wait_until_invalid() => ResponseEnd::CredentialInvalid,
+                () = tokio::time::sleep(longest) => ResponseEnd::Longest,
             }
         })
     }

@@ -163,6 +163,7 @@ GET /v1/cache/stats Principal(Cache) Cache
 GET /v1/dead-letters Principal(Worker) Worker
 GET /v1/dead-letters/{sequence} Principal(Worker) Worker
 GET /v1/events Principal(Events) Api
+GET /v1/events/ws Optional(Events) Api
 GET /v1/hooks Principal(Events) Api
 GET /v1/hooks/{hook_id} Principal(Events) Api
 GET /v1/hooks/{hook_id}/deliveries Principal(Events) Api
@@ -170,12 +171,14 @@ GET /v1/jobs Principal(Worker) Worker
 GET /v1/jobs/counts Principal(Worker) Worker
 GET /v1/jobs/pauses Principal(Worker) Worker
 GET /v1/jobs/{job_id} Principal(Worker) Worker
+GET /v1/jobs/{job_id}/history Principal(Events) Api
 GET /v1/jobs/{job_id}/why Principal(Worker) Worker
 GET /v1/library Open Metadata
 GET /v1/media Principal(Metadata) Metadata
 GET /v1/media/search Principal(Metadata) Metadata
 GET /v1/media/{media_id} Principal(Metadata) Metadata
 GET /v1/media/{media_id}/gate Principal(Gate) Metadata
+GET /v1/media/{media_id}/history Principal(Events) Api
 GET /v1/media/{media_id}/poster Optional(Metadata) Streaming
 GET /v1/media/{media_id}/thumbnail Optional(Metadata) Streaming
 GET /v1/oembed Open Streaming

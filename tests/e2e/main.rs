@@ -51,6 +51,7 @@ mod settings;
 mod sharing;
 mod site;
 mod soak;
+mod subscriptions;
 mod subtitles;
 mod thumbnails;
 mod transcode;

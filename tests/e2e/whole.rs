@@ -81,7 +81,7 @@ impl Up {
 
     /// Reads the medium's events until one is called `wanted`.
     pub(crate) async fn until(&self, media_id: &str, wanted: &str) {
-        let mut events = self.get(&format!("/v1/events?media={media_id}")).send().await.unwrap();
+        let mut events = self.get(&format!("/v1/events?media={media_id}&since=0-0")).send().await.unwrap();
         let reading = async {
             let mut text = String::new();
             while !text.contains(&format!("event: {wanted}\n")) {

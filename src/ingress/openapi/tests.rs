@@ -214,7 +214,7 @@ fn what_is_described_is_described_once_and_whole() {
             "/paths/~1v1~1audit/get",
             &["filter", "follow", "from", "limit", "media_id", "owner", "since", "to", "until"],
         ),
-        ("/paths/~1v1~1events/get", &["job", "media", "since", "Last-Event-ID"]),
+        ("/paths/~1v1~1events/get", &["job", "media", "owner", "prefix", "since", "type", "Last-Event-ID"]),
         ("/paths/~1v1~1auth~1keys/get", &["owner"]),
     ] {
         let parameters = document.pointer(pointer).unwrap()["parameters"].as_array().unwrap();

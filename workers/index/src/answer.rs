@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     IndexConfig, IndexError, QUEUE_GROUP,
     follow::IndexProgress,
+    history::{HistoryAccess, HistoryResponder},
     projection::{IndexBucket, IndexProjection},
     reply::{QueryRefusal, decode_query, send_reply, wait_for_revision},
     search::{SearchAccess, SearchResponder},
@@ -30,7 +31,7 @@ struct QueryResponder {
     seen: watch::Receiver<IndexProgress>,
 }
 
-/// Waits until the projection has caught up, then answers questions until `shutdown`. Searches are counted by themselves, and whatever
+/// Waits until the projection has caught up, then answers questions until `shutdown`. Searches and histories are counted by themselves, and whatever
 /// goes wrong with one ends nothing.
 ///
 /// # Errors
@@ -40,7 +41,7 @@ pub(crate) async fn run_responder(
     bus: Bus,
     config: IndexConfig,
     (projection, mut seen): (Arc<IndexProjection>, watch::Receiver<IndexProgress>),
-    search: watch::Receiver<Option<SearchAccess>>,
+    (search, history): (watch::Receiver<Option<SearchAccess>>, watch::Receiver<Option<HistoryAccess>>),
     shutdown: CancellationToken,
 ) -> Result<(), IndexError> {
     tokio::select! {
@@ -53,8 +54,10 @@ pub(crate) async fn run_responder(
         bus.client().queue_subscribe(filter, group).await.map_err(nats::BusError::unavailable)?;
     let in_flight_max = config.questions_in_flight_max.max(1);
     let searcher = Arc::new(SearchResponder::new(bus.clone(), &config, search));
+    let historian = HistoryResponder::new(bus.clone(), &config, history);
     let desk = Arc::new(QueryResponder { bus, projection, config, seen });
     let search_subject = subjects::index_request_subject(search_query::SEARCH_MEDIA);
+    let history_subject = subjects::index_request_subject(index_query::HISTORY);
     let mut answering: JoinSet<Result<(), IndexError>> = JoinSet::new();
     let mut searching: JoinSet<()> = JoinSet::new();
     loop {
@@ -65,19 +68,23 @@ pub(crate) async fn run_responder(
             }
             Some(ended) = searching.join_next() => {
                 if let Err(error) = ended {
-                    tracing::error!(%error, "answering a search panicked");
+                    tracing::error!(%error, "answering a search or a history panicked");
                 }
             }
             question = questions.next() => {
                 let Some(question) = question else { break };
                 let Some(reply) = question.reply.clone() else { continue };
                 let is_search = question.subject.as_str() == search_subject;
-                let in_flight = if is_search { searching.len() } else { answering.len() };
+                let is_history = question.subject.as_str() == history_subject;
+                let in_flight = if is_search || is_history { searching.len() } else { answering.len() };
                 if in_flight >= in_flight_max {
                     send_reply(&desk.bus, reply, &QueryRefusal::busy().into_page::<()>()).await;
                 } else if is_search {
                     let searcher = Arc::clone(&searcher);
                     searching.spawn(async move { searcher.answer_search(&question.payload, reply).await });
+                } else if is_history {
+                    let historian = historian.clone();
+                    searching.spawn(async move { historian.answer_history(&question.payload, reply).await });
                 } else {
                     answering.spawn(Arc::clone(&desk).handle_query(question, reply));
                 }
