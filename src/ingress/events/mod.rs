@@ -21,6 +21,7 @@ use axum::{
     response::Response,
 };
 use futures::StreamExt;
+use nats::metrics::table::EVENT_FOLLOWERS;
 use schemars::JsonSchema;
 use schemas::{
     access::ApiKeyScope,
@@ -174,6 +175,7 @@ async fn follow_events(
     )
     .await?;
     let first = futures::stream::once(async { Ok(format!("retry: {RETRY_MS}\n\n").into()) });
+    let place = (place, EVENT_FOLLOWERS.hold(()));
     let frames = futures::stream::try_unfold((follower, place), |(mut follower, place)| async move {
         let frame = follower.next_frame().await?;
         Ok::<_, nats::BusError>(frame.map(|frame| (frame, (follower, place))))

@@ -6,6 +6,10 @@ use axum::{
     http::Method,
     response::Response,
 };
+use nats::metrics::{
+    labels::MetadataWrite,
+    table::{METADATA_CONFLICTS, METADATA_WRITES},
+};
 use nats::{Bus, Outbox};
 use schemars::JsonSchema;
 use schemas::{
@@ -239,6 +243,7 @@ pub(super) async fn change_media(
         let next = wanted.apply_to(&held.record)?;
         match commit_change(&app.bus, &mut medium, held, next, &who).await {
             Ok(()) => {
+                METADATA_WRITES.increment(MetadataWrite::Change);
                 app.known.forget(media_id);
                 // What the change answers is what it made, whatever the client had before.
                 return Ok(medium.render_document(media_id)?.to_response(&HeaderMap::new()));
@@ -258,8 +263,11 @@ pub(super) async fn load_changeable(
     headers: &HeaderMap,
 ) -> Result<MediumRecords, Problem> {
     let medium = load_owned(bus, media_id, who).await?;
-    conditional::check_if_match(headers, Some(medium.render_document(media_id)?.tag()))?;
-    Ok(medium)
+    let seen = conditional::check_if_match(headers, Some(medium.render_document(media_id)?.tag()));
+    if seen.as_ref().is_err_and(|problem| problem.code() == ProblemCode::PreconditionFailed.code()) {
+        METADATA_CONFLICTS.increment(());
+    }
+    seen.map(|()| medium)
 }
 
 /// The medium, if `who` may change it.

@@ -15,6 +15,7 @@ use axum::{
     response::Response,
 };
 use nats::Bus;
+use nats::metrics::{labels::MetadataRead, table::METADATA_READS};
 use schemars::JsonSchema;
 use schemas::{
     KvRecord as _,
@@ -127,6 +128,7 @@ async fn list_media(
     OriginalUri(uri): OriginalUri,
     QueryParameters(wanted): QueryParameters<MediaListQuery>,
 ) -> Result<Response, Problem> {
+    METADATA_READS.increment(MetadataRead::List);
     let owner = who.list_owner_filter();
     let cursors =
         CursorSealer::new(&app.signing_key, index_query::MEDIA, &(&owner, wanted.status, wanted.removed))?;
@@ -453,6 +455,7 @@ async fn read_media(
     who: Principal,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
+    METADATA_READS.increment(MetadataRead::Document);
     let media_id = parse_media_id(&id)?;
     let medium = MediumRecords::load_for(&app.bus, media_id, &who).await?;
     Ok(render_cached(&app, media_id, &medium)?.to_response(&headers))
