@@ -248,9 +248,12 @@ impl MetricDeclaration {
         self
     }
 
-    /// Its unit, which is the end of its name: seconds or bytes.
+    /// The unit that its description has, which is the end of its name: seconds or bytes. That of a histogram has none: there are parsers
+    /// of OpenMetrics that refuse it.
     pub fn unit(&self) -> Option<&'static Unit> {
-        if self.name.ends_with("_seconds") {
+        if matches!(self.kind, MetricKind::Histogram) {
+            None
+        } else if self.name.ends_with("_seconds") {
             Some(&SECONDS)
         } else if self.name.ends_with("_bytes") {
             Some(&BYTES)
@@ -261,17 +264,16 @@ impl MetricDeclaration {
 
     /// Its unit for people, `-` where it is a number of things.
     pub fn unit_name(&self) -> &'static str {
-        match self.unit() {
-            Some(Unit::Seconds) => "seconds",
-            Some(Unit::Bytes) => "bytes",
+        match self.name.rsplit_once('_') {
+            Some((_, unit @ ("seconds" | "bytes"))) => unit,
             _ => "-",
         }
     }
 
     /// Its name without the unit, which the encoder adds.
     pub(crate) fn stem(&self) -> &'static str {
-        let without = |end: &str| self.name.strip_suffix(end);
-        without("_seconds").or_else(|| without("_bytes")).unwrap_or(self.name)
+        let end = self.unit().map_or("", |unit| unit.as_str());
+        self.name.strip_suffix(end).map_or(self.name, |stem| stem.strip_suffix('_').unwrap_or(stem))
     }
 
     /// The name of its series, where it is no histogram.

@@ -49,6 +49,7 @@ pub(super) async fn report_metrics(site: &Runtime, role: Role, bus: &Bus) {
     let subject = subjects::stat_subject(role.name(), site.metrics.instance());
     let mut ticks = tokio::time::interval(Duration::from_secs(subjects::REPORT_PERIOD_S));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut was_too_large = false;
     loop {
         tokio::select! {
             () = site.shutdown.cancelled() => return,
@@ -57,7 +58,9 @@ pub(super) async fn report_metrics(site: &Runtime, role: Role, bus: &Bus) {
         let document = site.metrics.render_text();
         let size_bytes = document.len();
         REPORTS.increment(if size_bytes > subjects::REPORT_BYTES_MAX {
-            tracing::warn!(size_bytes, "the metrics are too many to be reported to the monitor");
+            if !std::mem::replace(&mut was_too_large, true) {
+                tracing::warn!(size_bytes, "the metrics are too many to be reported to the monitor");
+            }
             PublishOutcome::TooLarge
         } else {
             match bus.publish_core(subject.clone(), document.into_bytes()).await {

@@ -15,7 +15,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::{
-    chain::{self, Anvil, Wallet},
+    chain::{self, Anvil, CHAIN_ID, Wallet},
     gate::Site,
     harness::WAIT_MAX,
 };
@@ -161,7 +161,11 @@ async fn sign_in_and_out(site: &Site, wallet: &Wallet) {
     assert_eq!(refused.0, StatusCode::UNAUTHORIZED);
 
     let asked = site.cluster.http.post(format!("{}/v1/auth/challenge", site.cluster.url));
-    let given = asked.json(&json!({ "address": wallet.address.to_string() })).send().await.unwrap();
+    let given = asked
+        .json(&json!({ "address": wallet.address.to_string(), "chain_id": CHAIN_ID }))
+        .send()
+        .await
+        .unwrap();
     let cookie = given.headers()["set-cookie"].to_str().unwrap().split(';').next().unwrap().to_owned();
     let challenge: Value = given.json().await.unwrap();
     let message = challenge["message"].as_str().unwrap();
@@ -177,6 +181,8 @@ async fn play_gated(site: &Site, holder: &Wallet) {
     let other = Wallet::new(83).token(&site.cluster).await;
     site.mint(holder).await;
     site.set_gate(site.nft_rule()).await;
+    let (medium, viewers) = (format!("/v1/media/{}", site.media_id), json!({ "downloads": "viewers" }));
+    assert!(site.ask(Method::PATCH, &medium, Some(&site.cluster.key), Some(viewers)).await.0.is_success());
     let session = site.open(&token).await;
     site.play(&session).await;
     assert_eq!(site.playback(Some(&other)).await.0, StatusCode::FORBIDDEN);
@@ -201,7 +207,7 @@ async fn ask_around(site: &Site) {
         let answer = request.body(body.unwrap_or_default()).send().await.unwrap();
         assert!(answer.status().is_success(), "{}", answer.text().await.unwrap());
     }
-    let job = json!({ "kind": "verify", "media_id": site.media_id });
+    let job = json!({ "job": { "kind": "verify", "media_id": site.media_id } });
     let mut made = Vec::new();
     for _ in 0..2 {
         let request = site.cluster.request(Method::POST, "/v1/jobs").header("idempotency-key", "\"once\"");
@@ -229,7 +235,9 @@ async fn scrape(site: &Site, admin: &str, accept: &str) -> String {
 
 /// Runs promtool, which `.ci/setup test` brings, over a text.
 fn check_with_promtool(args: &[&str], text: &str) {
-    let mut child = Command::new("promtool")
+    let own = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/bin/promtool");
+    let program = if own.exists() { own } else { "promtool".into() };
+    let mut child = Command::new(program)
         .args(args)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -163,10 +163,7 @@ impl ReportState {
 
 fn describe_family(declared: &MetricDeclaration) -> String {
     let MetricDeclaration { name, help, kind, .. } = declared;
-    let unit = match declared.unit_name() {
-        "-" => String::new(),
-        unit => format!("# UNIT {name} {unit}\n"),
-    };
+    let unit = declared.unit().map_or_else(String::new, |unit| format!("# UNIT {name} {}\n", unit.as_str()));
     format!("# HELP {name} {help}.\n# TYPE {name} {}\n{unit}", kind.name())
 }
 
@@ -240,7 +237,7 @@ mod tests {
             # TYPE streamgate_task_restarts counter\n\
             streamgate_task_restarts_total{instance=\"00000000000000aa\",role=\"index\",task=\"a\\\"b\"} 3\n";
         assert!(merged.starts_with(wanted), "{merged}");
-        assert!(merged.contains("# UNIT streamgate_upload_append_seconds seconds\n"), "{merged}");
+        assert!(merged.contains("# TYPE streamgate_upload_append_seconds histogram\n"), "{merged}");
         assert!(!merged.contains("new_thing"), "another version may have it: {merged}");
         assert_eq!((merged.matches("# EOF").count(), merged.ends_with("# EOF\n")), (1, true));
         assert_eq!(reports.count_by_role(), BTreeMap::from([("index", 1)]));
