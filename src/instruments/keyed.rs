@@ -5,7 +5,7 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    sync::atomic::{AtomicUsize, Ordering},
 };
 
 use parking_lot::Mutex;
@@ -38,7 +38,6 @@ impl KeyedCell for Histogram {}
 pub struct KeyedFamily<M> {
     declaration: MetricDeclaration,
     series: Mutex<BTreeMap<Vec<String>, M>>,
-    is_shown: AtomicBool,
 }
 
 impl<M> fmt::Debug for KeyedFamily<M> {
@@ -55,7 +54,7 @@ impl<M: KeyedCell> KeyedFamily<M> {
         labels: &'static [LabelDeclaration],
     ) -> Self {
         let declaration = MetricDeclaration::new(M::KIND, about, name, help).with_labels(labels);
-        Self { declaration, series: Mutex::new(BTreeMap::new()), is_shown: AtomicBool::new(false) }
+        Self { declaration, series: Mutex::new(BTreeMap::new()) }
     }
 
     /// The same with bounds.
@@ -114,7 +113,8 @@ impl<M: KeyedCell> DeclaredMetric for KeyedFamily<M> {
         // Copied, so that nobody who counts waits for the writing.
         let series: Vec<_> =
             self.series.lock().iter().map(|(key, cell)| (key.clone(), cell.clone())).collect();
-        if series.is_empty() && !self.is_shown.load(Ordering::Relaxed) {
+        // A description without series is no family to some parsers.
+        if series.is_empty() {
             return Ok(());
         }
         let mut family = crate::encode::encode_descriptor(encoder, &self.declaration)?;
@@ -129,9 +129,7 @@ impl<M: KeyedCell> DeclaredMetric for KeyedFamily<M> {
         Ok(())
     }
 
-    fn show(&self) {
-        self.is_shown.store(true, Ordering::Relaxed);
-    }
+    fn show(&self) {}
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 //! unit last, counters with `_total` behind, which the encoder adds.
 //!
 //! Instruments are statics: a process has one of each, whichever roles it runs. A family is shown once it has counted, or once a role
-//! of its handler has said that it runs here ([`show_handlers`]), from then on with all its values at 0.
+//! of its handler has said that it runs here ([`show_handlers`]), from then on with all its values at 0, where they are known.
 //!
 //! Limits: [`FAMILY_SERIES_MAX`] series a family and [`KEYED_SERIES_MAX`] of all families with values that are found while running;
 //! what is beyond is counted in one series with `overflow="true"`. No label is an id, an address, a path or a text of a client.

@@ -13,9 +13,9 @@ pub fn to_prometheus_text(document: &str) -> String {
         {
             let end = if kind == "counter" { "_total" } else { "" };
             if let Some((_, help)) = help.take().filter(|(described, _)| *described == name) {
-                text.push_str(&format!("# HELP {name}{end} {help}\n"));
+                text.extend(["# HELP ", name, end, " ", help, "\n"]);
             }
-            text.push_str(&format!("# TYPE {name}{end} {kind}\n"));
+            text.extend(["# TYPE ", name, end, " ", kind, "\n"]);
         } else if !line.starts_with('#') {
             // An exemplar stands behind the value; this format has none.
             text.push_str(line.split_once(" # ").map_or(line, |(sample, _)| sample));
