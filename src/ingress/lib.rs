@@ -413,6 +413,11 @@ fn work_router() -> OperationRouter<AppState> {
         .merge(quotas::router())
 }
 
+fn client_identification(config: &IngressConfig) -> Arc<client::ClientIdentification> {
+    let (config, public_url) = (config.client.clone(), config.public_url.clone());
+    Arc::new(client::ClientIdentification { config, public_url })
+}
+
 /// The public router with more open routes.
 fn router_with_routes(app: AppState, more: OperationRouter<AppState>) -> Router {
     let config = &app.config;
@@ -475,13 +480,7 @@ fn router_with_routes(app: AppState, more: OperationRouter<AppState>) -> Router 
                 .layer(CatchPanicLayer::custom(request::panic_response))
                 .layer(middleware::from_fn(request::ensure_problem_body))
                 .layer(middleware::from_fn_with_state(manners, request_policy::limit_request_head))
-                .layer(middleware::from_fn_with_state(
-                    Arc::new(client::ClientIdentification {
-                        config: config.client.clone(),
-                        public_url: config.public_url.clone(),
-                    }),
-                    client::identify_client,
-                ))
+                .layer(middleware::from_fn_with_state(client_identification(config), client::identify_client))
                 .layer(middleware::from_fn(problem_page::show_problem_page))
                 .layer(middleware::from_fn_with_state(Arc::new(config.body), body::attach_limits))
                 .layer(limit::limit_by_client(app.limits.clone(), move |token| {

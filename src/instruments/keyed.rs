@@ -99,8 +99,8 @@ impl KeyedFamily<Gauge> {
 }
 
 fn cut(value: &str) -> &str {
-    let ends = (0..=VALUE_LENGTH_MAX.min(value.len())).rev();
-    let end = ends.into_iter().find(|end| value.is_char_boundary(*end)).unwrap_or(0);
+    let mut ends = (0..=VALUE_LENGTH_MAX.min(value.len())).rev();
+    let end = ends.find(|end| value.is_char_boundary(*end)).unwrap_or(0);
     value.get(..end).unwrap_or_default()
 }
 

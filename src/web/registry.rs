@@ -77,8 +77,8 @@ impl MetricsRegistry {
             Some(merge) => merge(document),
             None => document,
         };
-        let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
-        let is_open = accepted.into_iter().any(|types| types.contains("application/openmetrics-text"));
+        let mut accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+        let is_open = accepted.any(|types| types.contains("application/openmetrics-text"));
         let (kind, document) = if is_open {
             (METRICS_TYPE, document)
         } else {
