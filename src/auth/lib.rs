@@ -48,6 +48,7 @@ use axum::{
 };
 use futures::StreamExt;
 use nats::Bus;
+use nats::metrics::{labels::CredentialOutcome, table::CREDENTIALS};
 use schemas::{
     access::{ApiKey, ApiKeyScope, PrincipalRole},
     gate::PlaybackCredential,
@@ -369,7 +370,13 @@ pub async fn enforce_access(
     if is_anonymous {
         return next.run(request).await;
     }
-    let principal = match authenticate_request(&sign_in, request.headers(), request.extensions()).await {
+    let found = authenticate_request(&sign_in, request.headers(), request.extensions()).await;
+    CREDENTIALS.increment(match &found {
+        Ok(_) => CredentialOutcome::Accepted,
+        Err(problem) if problem.status().is_client_error() => CredentialOutcome::Unknown,
+        Err(_) => CredentialOutcome::Unavailable,
+    });
+    let principal = match found {
         Ok(principal) => principal,
         Err(problem) => return problem.into_response(),
     };

@@ -106,6 +106,9 @@ async fn execute_command(global: &GlobalArgs, command: CliCommand) -> anyhow::Re
         }
         CliCommand::Owner(command) => Box::pin(execute_owner(global, command)).await?,
         CliCommand::Schemas(command) => return published_schemas::run_schemas(command, as_json),
+        CliCommand::Config(args) if args.metrics => {
+            output::print_line(nats::metrics::render_markdown().trim_end())?;
+        }
         CliCommand::Config(args) if args.markdown => {
             output::print_line(describe::render_markdown().trim_end())?;
         }

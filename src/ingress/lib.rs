@@ -40,7 +40,10 @@ use std::{net::SocketAddr, ops::Deref, sync::Arc, time::Duration};
 
 use axum::{Router, http::HeaderValue, middleware};
 use futures::future::BoxFuture;
-use nats::Bus;
+use nats::{
+    Bus,
+    metrics::{MetricHandler, show_handlers},
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use store::Store;
@@ -55,9 +58,23 @@ use gate::{
     grant::{PlaybackGrants, token::PlaybackToken},
 };
 use web::{
-    body, client, denied_events, filter, idempotency, limit, operation::OperationRouter, problem_page, query,
-    registry, request, request_policy,
+    body, client, denied_events, filter, idempotency, limit,
+    operation::OperationRouter,
+    problem_page, query, registry, request,
+    request_metrics::{self, RequestMetrics},
+    request_policy,
 };
+
+/// Whose metrics a replica shows from its start.
+const HANDLERS: [MetricHandler; 7] = [
+    MetricHandler::Gateway,
+    MetricHandler::Api,
+    MetricHandler::Upload,
+    MetricHandler::Streaming,
+    MetricHandler::Metadata,
+    MetricHandler::Cache,
+    MetricHandler::Auth,
+];
 
 /// Settings of the ingress.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -315,6 +332,7 @@ impl AppServices {
 
     /// Has its limits and caches counted among the metrics of the process.
     fn register_metrics(&self) {
+        show_handlers(&HANDLERS);
         let (limits, grants, capacity) = (self.limits.clone(), self.grants.clone(), self.capacity.clone());
         self.metrics.register(limits);
         self.metrics.register(grants);
@@ -386,7 +404,7 @@ impl AppServices {
 
 /// The public router.
 ///
-/// Layers from the outside in: the operation, safe headers, foreign origins, the request's id, panics, the head, the client's address, limits of
+/// Layers from the outside in: the operation, what is counted of it, safe headers, foreign origins, the request's id, panics, the head, the client's address, limits of
 /// bodies, the client's rate; then, for what needs a right, authentication, the principal's rate, parameters that nothing takes,
 /// room for what is new, repeated requests.
 pub fn router(app: AppState) -> Router {
@@ -417,6 +435,11 @@ fn work_router() -> OperationRouter<AppState> {
         .merge(dead_letters::router())
         .merge(cached::router())
         .merge(quotas::router())
+}
+
+fn client_identification(config: &IngressConfig) -> Arc<client::ClientIdentification> {
+    let (config, public_url) = (config.client.clone(), config.public_url.clone());
+    Arc::new(client::ClientIdentification { config, public_url })
 }
 
 /// The public router with more open routes.
@@ -464,8 +487,9 @@ fn router_with_routes(app: AppState, more: OperationRouter<AppState>) -> Router 
     let forms = uploads::form_router()
         .route_layer(query::refuse_unknown_parameters(taken))
         .route_layer(filter::filter_requests_with(app.capacity.clone()));
-    let (router, operations) =
-        guarded.merge(forms).merge(admitted).merge(open).merge(signing_in).into_parts();
+    let all = guarded.merge(forms).merge(admitted).merge(open).merge(signing_in);
+    let counted = RequestMetrics::new(all.operations());
+    let (router, operations) = all.into_parts();
     router
         .fallback(request::no_such_path)
         .method_not_allowed_fallback(request::no_such_method)
@@ -473,19 +497,14 @@ fn router_with_routes(app: AppState, more: OperationRouter<AppState>) -> Router 
         .layer(
             ServiceBuilder::new()
                 .layer(operations.match_layer())
+                .layer(middleware::from_fn_with_state(counted, request_metrics::count_request))
                 .layer(middleware::from_fn(request_policy::add_safe_headers))
                 .layer(middleware::from_fn_with_state(app.origins.clone(), request_policy::apply_cors))
                 .layer(middleware::from_fn_with_state(app.refusals.clone(), request::assign_request_id))
                 .layer(CatchPanicLayer::custom(request::panic_response))
                 .layer(middleware::from_fn(request::ensure_problem_body))
                 .layer(middleware::from_fn_with_state(manners, request_policy::limit_request_head))
-                .layer(middleware::from_fn_with_state(
-                    Arc::new(client::ClientIdentification {
-                        config: config.client.clone(),
-                        public_url: config.public_url.clone(),
-                    }),
-                    client::identify_client,
-                ))
+                .layer(middleware::from_fn_with_state(client_identification(config), client::identify_client))
                 .layer(middleware::from_fn(problem_page::show_problem_page))
                 .layer(middleware::from_fn_with_state(Arc::new(config.body), body::attach_limits))
                 .layer(limit::limit_by_client(app.limits.clone(), move |token| {

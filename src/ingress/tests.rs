@@ -692,7 +692,11 @@ async fn metrics_are_for_operators_and_a_document_is_made_once() {
     assert!(changed.status == 200 && changed.body.contains("\"ready\""), "{changed:?}");
     assert_eq!(site.ask("GET", &path, &mine, "").await.body, changed.body);
 
-    let metrics = site.ask("GET", "/metrics", &mine, "").await;
+    let plain = site.ask("GET", "/metrics", &mine, "").await;
+    assert_eq!(plain.header("content-type"), Some(web::registry::METRICS_TEXT_TYPE));
+    assert!(plain.body.contains("\n# TYPE streamgate_cache_requests_total counter\n"), "{}", plain.body);
+    let open = format!("{mine}Accept: application/openmetrics-text; version=1.0.0\r\n");
+    let metrics = site.ask("GET", "/metrics", &open, "").await;
     assert_eq!(metrics.status, 200, "{metrics:?}");
     assert_eq!(metrics.header("content-type"), Some(web::registry::METRICS_TYPE));
     assert!(metrics.body.contains("\nstreamgate_gate_refusals_untold_total 0\n"), "{}", metrics.body);

@@ -36,6 +36,7 @@ mod jobs;
 mod library;
 mod links;
 mod messages;
+mod metrics;
 mod parts;
 mod piped_uploads;
 mod players;

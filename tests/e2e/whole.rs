@@ -169,7 +169,8 @@ async fn metrics_keep_their_names_types_and_labels() {
     let wanted = include_str!("fixtures/metrics.txt");
     let deadline = Instant::now() + WAIT_MAX;
     loop {
-        let text = up.get("/metrics").send().await.unwrap().text().await.unwrap();
+        let asked = up.get("/metrics").header("accept", "application/openmetrics-text; version=1.0.0");
+        let text = asked.send().await.unwrap().text().await.unwrap();
         let found = metric_families(&text).into_iter().map(|(name, (kind, labels))| {
             let labels = labels.into_iter().collect::<Vec<_>>().join(",");
             format!("{name} {kind} {}\n", if labels.is_empty() { "-" } else { &labels })

@@ -5,6 +5,7 @@ use std::{
     sync::Arc,
 };
 
+use nats::metrics::{GaugeHold, table::EVENT_FOLLOWERS};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -27,6 +28,7 @@ pub(super) struct FollowerPlace {
     owner: String,
     counts: Arc<Mutex<HashMap<String, usize>>>,
     _permit: OwnedSemaphorePermit,
+    _counted: GaugeHold,
 }
 
 impl FollowerPlaces {
@@ -49,7 +51,12 @@ impl FollowerPlaces {
         };
         *counts.entry(owner.to_owned()).or_default() += 1;
         drop(counts);
-        Ok(FollowerPlace { owner: owner.to_owned(), counts: Arc::clone(&self.counts), _permit: permit })
+        Ok(FollowerPlace {
+            owner: owner.to_owned(),
+            counts: Arc::clone(&self.counts),
+            _permit: permit,
+            _counted: EVENT_FOLLOWERS.hold(()),
+        })
     }
 }
 

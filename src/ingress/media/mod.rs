@@ -21,6 +21,7 @@ use axum::{
 };
 use bytes::Bytes;
 use nats::Bus;
+use nats::metrics::{labels::MetadataRead, table::METADATA_READS};
 use schemars::JsonSchema;
 use schemas::{
     KvRecord as _,
@@ -148,6 +149,7 @@ async fn list_media(
     OriginalUri(uri): OriginalUri,
     QueryParameters(wanted): QueryParameters<MediaListQuery>,
 ) -> Result<Response, Problem> {
+    METADATA_READS.increment(MetadataRead::List);
     let owner = who.list_owner_filter();
     let cursors = CursorSealer::new(
         &app.signing_key,
@@ -475,6 +477,7 @@ async fn read_media(
     who: Principal,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
+    METADATA_READS.increment(MetadataRead::Document);
     let media_id = parse_media_id(&id)?;
     let document = match app.known_documents.get(media_id) {
         Some(known) if !who.may_see(known.owner()) => return Err(no_such_medium()),

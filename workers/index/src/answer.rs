@@ -1,9 +1,18 @@
 //! Answering questions: decode, wait for the revision, read the projection, reply.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures::StreamExt;
-use nats::Bus;
+use nats::{
+    Bus,
+    metrics::{
+        labels::IndexQuestion,
+        table::{INDEX_QUESTION_SECONDS, INDEX_QUESTIONS},
+    },
+};
 use schemas::{
     index_query::{
         self, EncodeActivityQuery, IndexReply, JobCountsQuery, JobIndexQuery, MediaIndexQuery,
@@ -81,12 +90,15 @@ pub(crate) async fn run_responder(
                     send_reply(&desk.bus, reply, &QueryRefusal::busy().into_page::<()>()).await;
                 } else if is_search {
                     let searcher = Arc::clone(&searcher);
-                    searching.spawn(async move { searcher.answer_search(&question.payload, reply).await });
+                    let answering = async move { searcher.answer_search(&question.payload, reply).await };
+                    searching.spawn(observe_question(IndexQuestion::Search, answering));
                 } else if is_history {
                     let historian = historian.clone();
-                    searching.spawn(async move { historian.answer_history(&question.payload, reply).await });
+                    let answering = async move { historian.answer_history(&question.payload, reply).await };
+                    searching.spawn(observe_question(IndexQuestion::History, answering));
                 } else {
-                    answering.spawn(Arc::clone(&desk).handle_query(question, reply));
+                    let kind = question_kind(question.subject.as_str());
+                    answering.spawn(observe_question(kind, Arc::clone(&desk).handle_query(question, reply)));
                 }
             }
         }
@@ -94,6 +106,26 @@ pub(crate) async fn run_responder(
     answering.shutdown().await;
     searching.shutdown().await;
     Ok(())
+}
+
+/// Counts a question, and the time until it is answered.
+async fn observe_question<T>(kind: IndexQuestion, answering: impl Future<Output = T>) -> T {
+    let began = Instant::now();
+    INDEX_QUESTIONS.increment(kind);
+    let answered = answering.await;
+    INDEX_QUESTION_SECONDS.observe_since(kind, began);
+    answered
+}
+
+fn question_kind(subject: &str) -> IndexQuestion {
+    match subject.strip_prefix(&subjects::index_request_subject("")).unwrap_or_default() {
+        index_query::MEDIA => IndexQuestion::Media,
+        index_query::PUBLIC_MEDIA => IndexQuestion::PublicMedia,
+        index_query::JOBS => IndexQuestion::Jobs,
+        index_query::JOB_COUNTS => IndexQuestion::JobCounts,
+        index_query::ENCODE_ACTIVITY => IndexQuestion::EncodeActivity,
+        _ => IndexQuestion::Other,
+    }
 }
 
 impl QueryResponder {
