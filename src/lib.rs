@@ -10,6 +10,7 @@
 //!
 //! - [`ingress`]: HTTP, over [`web`], [`auth`] and [`gate`]. [`keeper`]: singletons under a lease.
 //! - [`roles`]: starts roles and stops them all when one ends. [`up`]: every role in one process, with its own broker.
+//! - [`broker_listener`]: where programs on other machines reach the broker of `up`.
 //! - [`data_folder`]: whether this machine's data can be kept. [`explained`]: errors that say what to do.
 //! - [`stores`]: which object store belongs to this installation.
 //! - [`readiness`]: whether this process can do its work.
@@ -18,6 +19,8 @@
 //! Invariants, by what is absent: no stage is imported by another; nothing but [`nats`] writes state; no path, subject or
 //! metric label is made of a client's text.
 
+pub mod broker_listener;
+mod bus_description;
 pub mod cli;
 pub mod config;
 pub mod data_folder;

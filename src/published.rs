@@ -15,6 +15,8 @@ use schemas::{
 };
 use serde_json::{Map, Value, json};
 
+use crate::bus_description;
+
 /// Largest published file in bytes.
 pub const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// The description of the HTTP API.
@@ -276,8 +278,11 @@ fn build_asyncapi(entries: &[CatalogEntry], examples: &BTreeMap<String, Value>) 
     for entry in entries {
         channels.insert(entry.name.clone(), build_channel(entry));
         messages.insert(entry.name.clone(), build_message(entry, examples.get(&entry.name)));
-        let (senders, receivers) =
+        let (senders, mut receivers) =
             message_roles(&entry.name).with_context(|| format!("`roles_of` does not list {}", entry.name))?;
+        if bus_description::is_mirrored(&entry.stream) {
+            receivers.push(nats::Role::Reader.name());
+        }
         for (action, roles) in [("send", senders), ("receive", receivers)] {
             for role in roles {
                 operations
@@ -291,13 +296,19 @@ fn build_asyncapi(entries: &[CatalogEntry], examples: &BTreeMap<String, Value>) 
             "title": "StreamGate",
             "version": "1.0.0",
             "description": "Every message on the bus. Subjects are addresses; a channel's x-jetstream names the stream that keeps \
-                            it. Operations are named <role>.<action>.<message>.",
+                            it. Operations are named <role>.<action>.<message>. Programs of the operator have the role reader: \
+                            what they keep to stands at the server.",
             "license": { "name": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0" },
         },
         "defaultContentType": schemas::CONTENT_TYPE,
+        "servers": bus_description::build_servers(),
         "channels": channels,
         "operations": operations,
-        "components": { "messages": messages, "messageTraits": { "event": build_event_trait() } },
+        "components": {
+            "messages": messages,
+            "messageTraits": { "event": build_event_trait() },
+            "securitySchemes": bus_description::build_security_schemes(),
+        },
     }))
 }
 
@@ -359,7 +370,7 @@ fn build_message(entry: &CatalogEntry, example: Option<&Value>) -> Value {
         },
     });
     if let Some(members) = message.as_object_mut() {
-        if entry.stream == schemas::subjects::EVENTS {
+        if [schemas::subjects::EVENTS, schemas::subjects::VIEWS].contains(&entry.stream.as_str()) {
             members.insert(
                 "traits".into(),
                 json!([{ "$ref": json_pointer(&["components", "messageTraits", "event"]) }]),
@@ -497,10 +508,14 @@ fn message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
 /// Of a question to the index, or its answer.
 fn index_message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
     match name {
-        "ask.encode_activity" | "ask.job_counts" | "ask.media" | "ask.public_media" | "ask.search_media" => {
-            Some((vec!["ingress"], vec!["index"]))
-        }
+        "ask.encode_activity"
+        | "ask.history"
+        | "ask.job_counts"
+        | "ask.media"
+        | "ask.public_media"
+        | "ask.search_media" => Some((vec!["ingress"], vec!["index"])),
         "ask.encode_activity.answer"
+        | "ask.history.answer"
         | "ask.job_counts.answer"
         | "ask.media.answer"
         | "ask.public_media.answer"

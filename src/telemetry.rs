@@ -5,23 +5,26 @@
 
 use std::{fmt, io::IsTerminal, net::SocketAddr, time::Duration};
 
-use anyhow::Context;
-use axum::{Router, extract::State, http::header, response::IntoResponse, routing::get};
+use anyhow::Context as _;
+use axum::{Router, extract::State, http::HeaderMap, response::Response, routing::get};
 use nats::{
     ProcessHealth,
-    metrics::{Collector, DescriptorEncoder, Unit, encode_gauge},
+    metrics::{
+        Collector, DescriptorEncoder, encode_gauge,
+        labels::LogLevel,
+        table::{CLOCK_OFFSET_SECONDS, LOG_RECORDS},
+    },
 };
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{
+    EnvFilter, Layer,
+    layer::{Context, SubscriberExt},
+    util::SubscriberInitExt,
+};
 
 use crate::explained::explain_listen_error;
-use web::{
-    error::Problem,
-    readiness,
-    registry::{METRICS_TYPE, MetricsRegistry},
-    serve,
-};
+use web::{error::Problem, readiness, registry::MetricsRegistry, serve};
 
 /// Form of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -43,7 +46,7 @@ pub const FILTER: &str = "info,async_nats=warn";
 pub fn init_logging(format: LogFormat, filter: &str) -> anyhow::Result<()> {
     let filter =
         EnvFilter::try_new(filter).with_context(|| format!("the log filter {filter:?} is malformed; write a level, or directives such as `info,transcode=debug`"))?;
-    let registry = tracing_subscriber::registry().with(filter);
+    let registry = tracing_subscriber::registry().with(filter).with(LogCounter);
     match format {
         LogFormat::Text => registry
             .with(
@@ -60,19 +63,28 @@ pub fn init_logging(format: LogFormat, filter: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Counts the records that the filter lets pass.
+struct LogCounter;
+
+impl<S: tracing::Subscriber> Layer<S> for LogCounter {
+    fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
+        let level = match *event.metadata().level() {
+            tracing::Level::ERROR => LogLevel::Error,
+            tracing::Level::WARN => LogLevel::Warn,
+            tracing::Level::INFO => LogLevel::Info,
+            _ => return,
+        };
+        LOG_RECORDS.increment(level);
+    }
+}
+
 /// How far the clock of this host is from the broker's, as a metric.
 #[derive(Debug)]
 pub struct ClockMetrics;
 
 impl Collector for ClockMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        encode_gauge(
-            &mut encoder,
-            "streamgate_clock_offset",
-            "This host's clock minus the broker's; 0 before it was measured.",
-            Some(&Unit::Seconds),
-            offset_seconds(nats::clock_offset_ms()),
-        )
+        encode_gauge(&mut encoder, &CLOCK_OFFSET_SECONDS, offset_seconds(nats::clock_offset_ms()))
     }
 }
 
@@ -117,8 +129,8 @@ async fn read_readiness(State(admin): State<AdminState>) -> Result<&'static str,
     Ok("ready\n")
 }
 
-async fn read_metrics(State(admin): State<AdminState>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, METRICS_TYPE)], admin.metrics.render_text())
+async fn read_metrics(State(admin): State<AdminState>, headers: HeaderMap) -> Response {
+    admin.metrics.respond(&headers)
 }
 
 #[cfg(test)]

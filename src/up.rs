@@ -24,7 +24,8 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::Settings,
+    broker_listener::BrokerListener,
+    config::{Settings, credentials::reachable_url},
     data_folder::{BROKER_FOLDER, prepare_data_folder},
     explained::ExplainedError,
     roles::{self, ProcessRole, RoleSeeds, Runtime, StartedRoles},
@@ -61,6 +62,7 @@ pub async fn run_all_roles(
     let data_dir = config.data_dir();
     prepare_data_folder(&data_dir)?;
     let health = ProcessHealth::new();
+    let listener = BrokerListener::open(&config.broker.listener).await?;
     let broker = if config.broker.urls.is_empty() {
         let folder = data_dir.join(BROKER_FOLDER);
         config.ingress.capacity.broker_folder = Some(folder.clone());
@@ -110,12 +112,26 @@ pub async fn run_all_roles(
         }
         anyhow::Ok(())
     };
-    let result = tokio::try_join!(running, reporting).map(|((), ())| ());
+    let serving = serve_programs(listener, broker.as_ref(), shutdown.clone());
+    let result = tokio::try_join!(running, reporting, serving).map(|((), (), ())| ());
     if let Some(broker) = broker {
         // After all roles: their last acks and leases still need it.
         broker.stop().await;
     }
     result
+}
+
+/// Lets programs on other machines reach the broker until `shutdown`.
+async fn serve_programs(
+    listener: Option<BrokerListener>,
+    broker: Option<&server::EmbeddedBroker>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    if let (Some(listener), Some(broker)) = (listener, broker) {
+        tracing::info!(address = %listener.local_addr()?, "programs reach the broker");
+        listener.run(broker.url().trim_start_matches("nats://").to_owned(), shutdown).await;
+    }
+    Ok(())
 }
 
 /// What to do about an embedded broker that does not start.
@@ -209,11 +225,6 @@ impl LinkPrinter {
     }
 }
 
-/// An address that can be opened: a server that listens on all of them is reached by loopback.
-pub fn reachable_url(url: &str) -> String {
-    url.replacen("://0.0.0.0:", "://127.0.0.1:", 1).replacen("://[::]:", "://[::1]:", 1)
-}
-
 /// Writes a key to a file that only this user reads.
 fn write_key(file: &Path, key: &str) -> std::io::Result<()> {
     let mut out =
@@ -249,20 +260,4 @@ async fn send_ready(
         tracing::debug!("nobody waits for the start any more");
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_address_can_be_opened() {
-        for (url, wanted) in [
-            ("http://0.0.0.0:80", "http://127.0.0.1:80"),
-            ("http://[::]:80", "http://[::1]:80"),
-            ("http://127.0.0.1:1", "http://127.0.0.1:1"),
-        ] {
-            assert_eq!(reachable_url(url), wanted);
-        }
-    }
 }

@@ -164,6 +164,7 @@ impl Bus {
         let connected = tokio::time::timeout(timeout, connection.wait_for(|c| c.epoch > 0)).await;
         connected.map_err(BusError::unavailable)?.map_err(BusError::unavailable)?;
         let context = jetstream::context::ContextBuilder::new()
+            .api_prefix(config.role.api_prefix())
             .timeout(timeout)
             .ack_timeout(timeout)
             .build(client.clone());

@@ -39,6 +39,7 @@ use crate::{
     Bus, BusError, backoff,
     backoff::backoff_delay,
     clock,
+    metrics::table::{DEAD_LETTERS, STAGE_BUSY, STAGE_MESSAGES, STAGE_SECONDS, STAGE_WAIT_SECONDS},
     stage::{MessageDelivery, PipelineStage, StageFault, StageMessage, StageOutcome},
 };
 
@@ -286,6 +287,33 @@ async fn shortest_ack_wait(bus: &Bus, queue: &StageQueue) -> Result<Duration, Bu
     Ok(shortest)
 }
 
+/// Counts a message that a stage has handled, and how long it waited before its first delivery.
+fn count_handling(
+    stage: &str,
+    delivery: &MessageDelivery,
+    started: Instant,
+    result: &Result<StageOutcome, StageFault>,
+) {
+    let outcome = match result {
+        Ok(StageOutcome::Done) => "done",
+        Ok(StageOutcome::Later { .. }) => "later",
+        Ok(StageOutcome::Lost) => "lost",
+        Err(fault) => match fault.class {
+            FailureClass::Outage => "outage",
+            FailureClass::Fault => "fault",
+            FailureClass::Reject => "reject",
+        },
+    };
+    STAGE_MESSAGES.increment(&[stage, outcome]);
+    let took = started.elapsed();
+    STAGE_SECONDS.series(&[stage]).observe(took.as_secs_f64());
+    if delivery.delivered <= 1 {
+        let now_ms = clock::estimated_broker_now_ms();
+        let waited = Duration::from_millis(now_ms.saturating_sub(delivery.stored_at_ms)).saturating_sub(took);
+        STAGE_WAIT_SECONDS.series(&[stage]).observe(waited.as_secs_f64());
+    }
+}
+
 /// What a handler that panicked says about its message.
 fn handler_panic_fault() -> StageFault {
     StageFault::new(FailureClass::Fault, "handler_panicked", "the handler panicked; the log has where")
@@ -400,9 +428,11 @@ impl<S: PipelineStage> ConsumeLoop<S> {
 
     async fn process_message(&self, raw: jetstream::Message) {
         let Some(delivery) = self.parse_delivery(&raw) else { return };
+        let _busy = STAGE_BUSY.hold(&[S::NAME]);
         let message = match S::Message::decode(&delivery, &raw.payload) {
             Ok(message) => message,
             Err(error) => {
+                STAGE_MESSAGES.increment(&[S::NAME, "undecodable"]);
                 return self.send_to_dead_letters(&raw, None, &delivery, StageFault::from(error)).await;
             }
         };
@@ -426,6 +456,7 @@ impl<S: PipelineStage> ConsumeLoop<S> {
                 }
             }
         };
+        count_handling(S::NAME, &delivery, started, &result);
         let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         match result {
             Ok(StageOutcome::Done) => self.acknowledge_message(&raw, &delivery, duration_ms).await,
@@ -638,7 +669,10 @@ impl<S: PipelineStage> ConsumeLoop<S> {
             }
             self.confirm_ack(raw, &format!("+TERM {}", fault.code)).await.map_err(StageFault::from)
         };
-        let Err(other) = buried.await else { return self.clear_failures(delivery) };
+        let Err(other) = buried.await else {
+            DEAD_LETTERS.increment(&[S::NAME]);
+            return self.clear_failures(delivery);
+        };
         let times = self.count_failure(delivery, |tries| &mut tries.outages);
         tracing::error!(
             fault = other.describe(),

@@ -18,7 +18,11 @@ use parking_lot::Mutex;
 use crate::{
     ReaderStatus, Role,
     metrics::{
-        Collector, DescriptorEncoder, Unit, encode_counter, encode_counters, encode_gauge, encode_gauges,
+        Collector, DescriptorEncoder, encode_counter, encode_counters, encode_gauge, encode_gauges,
+        table::{
+            BROKER_WRITE_AGE_SECONDS, BROKER_WRITE_BROKEN, BROKER_WRITE_ERRORS, READY,
+            STREAM_UNCONFIRMED_SECONDS, TASK_RESTARTS,
+        },
     },
 };
 
@@ -247,49 +251,27 @@ impl Collector for ProcessHealth {
         let encoder = &mut encoder;
         let is_ready = i64::from(self.problems().is_empty());
         let known = self.known.lock();
-        encode_gauge(
-            encoder,
-            "streamgate_ready",
-            "1 while this process can do its work, else 0.",
-            None,
-            is_ready,
-        )?;
+        encode_gauge(encoder, &READY, is_ready)?;
         encode_counters(
             encoder,
-            "streamgate_task_restarts",
-            "Background tasks that ended and were started again.",
+            &TASK_RESTARTS,
             known.tasks.iter().map(|((role, task), state)| {
                 ([("role", role.to_string()), ("task", (*task).to_string())], state.restarts)
             }),
         )?;
         encode_gauges(
             encoder,
-            "streamgate_broker_write_age",
-            "Time since the broker confirmed a write of the role.",
-            Some(&Unit::Seconds),
+            &BROKER_WRITE_AGE_SECONDS,
             known.links.iter().map(|(role, link)| ([("role", role.to_string())], age_s(link.confirmed))),
         )?;
         let failing = known.streams.iter().filter(|(_, failing)| failing.last.elapsed() < FAILURE_AGE_MAX);
         encode_gauges(
             encoder,
-            "streamgate_stream_unconfirmed",
-            "Time for which writes to the stream have not been confirmed.",
-            Some(&Unit::Seconds),
+            &STREAM_UNCONFIRMED_SECONDS,
             failing.map(|(stream, failing)| ([("stream", stream.clone())], age_s(failing.since))),
         )?;
-        encode_gauge(
-            encoder,
-            "streamgate_broker_write_broken",
-            "1 while the broker says that it can't write a stream any more.",
-            None,
-            i64::from(known.write_error.is_some()),
-        )?;
-        encode_counter(
-            encoder,
-            "streamgate_broker_write_errors",
-            "Times the broker began to say so.",
-            known.write_errors,
-        )
+        encode_gauge(encoder, &BROKER_WRITE_BROKEN, i64::from(known.write_error.is_some()))?;
+        encode_counter(encoder, &BROKER_WRITE_ERRORS, known.write_errors)
     }
 }
 

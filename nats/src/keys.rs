@@ -29,13 +29,25 @@ pub const VARIABLES: &str = "nats.env";
 /// # Errors
 /// When a file can't be read or written, or holds no seed.
 pub fn create_keys(folder: &Path) -> io::Result<()> {
+    write_keys(folder, None)
+}
+
+/// As [`create_keys`], and gives `renewed` another key in place of the one it has. Servers take it when they are started again.
+///
+/// # Errors
+/// As [`create_keys`].
+pub fn renew_key(folder: &Path, renewed: Role) -> io::Result<()> {
+    write_keys(folder, Some(renewed))
+}
+
+fn write_keys(folder: &Path, renewed: Option<Role>) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o755).create(folder)?;
     let known = read_if_exists(&folder.join(SEEDS))?;
     let mut seeds = String::new();
     let mut variables = String::from("# Made by `streamgate nats keys`.\n");
     for role in Role::ALL {
         let stored = known.lines().find_map(|line| line.strip_prefix(role.name())?.strip_prefix(' '));
-        let (seed, public) = load_or_create_pair(stored)?;
+        let (seed, public) = load_or_create_pair(stored.filter(|_| renewed != Some(role)))?;
         // Writing to a String can't fail.
         writeln!(seeds, "{} {seed}", role.name()).ok();
         writeln!(variables, "NKEY_{}={public}", role.name().to_ascii_uppercase()).ok();
@@ -97,7 +109,15 @@ mod tests {
             assert_eq!(mode & 0o777, 0o600, "{name}");
         }
         create_keys(&folder).unwrap();
-        assert_eq!((text(SEEDS), text(VARIABLES)), (seeds.clone(), variables));
+        assert_eq!((text(SEEDS), text(VARIABLES)), (seeds.clone(), variables.clone()));
+        renew_key(&folder, Role::Reader).unwrap();
+        let kept = |text: &str| {
+            let others = text.lines().filter(|line| !line.to_ascii_lowercase().contains("reader"));
+            others.map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!((kept(&text(SEEDS)), kept(&text(VARIABLES))), (kept(&seeds), kept(&variables)));
+        assert!(text(SEEDS) != seeds && text(VARIABLES) != variables, "the reader's is another");
+        let seeds = text(SEEDS);
         let (first, others) = seeds.split_once('\n').unwrap();
         fs::write(folder.join(SEEDS), others).unwrap();
         create_keys(&folder).unwrap();

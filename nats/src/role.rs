@@ -26,6 +26,14 @@ macro_rules! roles {
                     $(Self::$role => concat!("_INBOX_", $name),)*
                 }
             }
+
+            /// Prefix of the subjects by which this role asks JetStream.
+            pub const fn api_prefix(self) -> &'static str {
+                match self {
+                    Self::Reader => "reader.API",
+                    _ => "$JS.API",
+                }
+            }
         }
     };
 }
@@ -47,6 +55,8 @@ roles! {
     Monitor "monitor"
     /// The singletons.
     Keeper "keeper"
+    /// Programs of the operator that follow what happens; in an account of its own.
+    Reader "reader"
     /// Operations: topology, dead letters.
     Admin "admin"
 }

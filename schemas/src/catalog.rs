@@ -236,6 +236,8 @@ pub fn other_entries() -> Vec<CatalogEntry> {
         reply_entry::<index_query::IndexReply<index_query::MediaIndexPage>>(index_query::MEDIA),
         request_entry::<index_query::EncodeActivityQuery>(index_query::ENCODE_ACTIVITY),
         reply_entry::<index_query::IndexReply<index_query::EncodeActivity>>(index_query::ENCODE_ACTIVITY),
+        request_entry::<index_query::HistoryIndexQuery>(index_query::HISTORY),
+        reply_entry::<index_query::IndexReply<index_query::HistoryIndexPage>>(index_query::HISTORY),
         request_entry::<index_query::JobCountsQuery>(index_query::JOB_COUNTS),
         reply_entry::<index_query::IndexReply<index_query::JobCounts>>(index_query::JOB_COUNTS),
         request_entry::<index_query::PublicMediaIndexQuery>(index_query::PUBLIC_MEDIA),

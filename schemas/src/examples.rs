@@ -1416,6 +1416,25 @@ fn visit_activity(visitor: &mut impl ExampleVisitor) {
     };
     let activity = index_query::EncodeActivity { profiles: vec![activity], is_cut: false, revision: 5_120 };
     visitor.visit("ask.encode_activity.answer", index_query::IndexReply::Page(activity));
+    visit_history(visitor);
+}
+
+fn visit_history(visitor: &mut impl ExampleVisitor) {
+    let asked = index_query::HistoryIndexQuery {
+        media_id: Some(MEDIA),
+        job_id: None,
+        behind_sequence: 17,
+        limit: 50,
+        wait_for_sequence: 5_120,
+    };
+    visitor.visit("ask.history", asked);
+    let page = index_query::HistoryIndexPage {
+        created_at_ms: MADE_AT_MS,
+        sequences: vec![18, 40, 41],
+        has_more: false,
+        seen_sequence: 5_120,
+    };
+    visitor.visit("ask.history.answer", index_query::IndexReply::Page(page));
 }
 
 fn visit_others(visitor: &mut impl ExampleVisitor) {

@@ -33,6 +33,9 @@ pub const JOB_COUNTS: &str = "job_counts";
 /// Verb: say what was encoded lately, by profile.
 pub const ENCODE_ACTIVITY: &str = "encode_activity";
 
+/// Verb: list the events of one thing.
+pub const HISTORY: &str = "history";
+
 /// Most ended jobs that an [`EncodeActivity`] is made of.
 pub const ACTIVITY_JOBS_MAX: usize = 10_000;
 
@@ -313,4 +316,37 @@ pub enum IndexReply<P> {
         /// The same for people.
         detail: String,
     },
+}
+/// The events about a medium or a job, oldest first; answered with a [`HistoryIndexPage`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "ListHistory")]
+pub struct HistoryIndexQuery {
+    /// The medium.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub media_id: Option<MediaId>,
+    /// The job, where no medium is named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job_id: Option<JobId>,
+    /// Sequence in EVENTS behind which to begin; 0 for the first.
+    #[serde(default)]
+    pub behind_sequence: u64,
+    /// Most sequences, from 1 to [`ITEMS_MAX`]; larger values are cut.
+    pub limit: u32,
+    /// Sequence in EVENTS that the index waits for a short while; it answers with what it has after that.
+    #[serde(default)]
+    pub wait_for_sequence: u64,
+}
+
+/// Where the events of one thing lie in EVENTS.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "HistorySequences")]
+pub struct HistoryIndexPage {
+    /// When EVENTS was made, as Unix time in milliseconds: sequences of another stream mean nothing.
+    pub created_at_ms: u64,
+    /// Sequences in order.
+    pub sequences: Vec<u64>,
+    /// True when there are more.
+    pub has_more: bool,
+    /// Sequence up to which the index knows EVENTS.
+    pub seen_sequence: u64,
 }

@@ -95,6 +95,25 @@ pub fn progress_subject(job_id: JobId, part: &str) -> String {
     format!("progress.{job_id}.{part}")
 }
 
+/// How often a process reports its metrics, in seconds.
+pub const REPORT_PERIOD_S: u64 = 10;
+/// Largest report in bytes, below the broker's `max_payload` of 1 MiB: a replica that has answered each operation in two classes of
+/// status has some 700 kB.
+pub const REPORT_BYTES_MAX: usize = 960 * 1024;
+
+/// Subject of the metrics of one process, under the role that it runs first. `instance` has 16 hexadecimal digits.
+pub fn stat_subject(role: &str, instance: &str) -> String {
+    format!("stat.{role}.{instance}")
+}
+
+/// The role and the instance of a subject of [`stat_subject`].
+pub fn parse_stat_subject(subject: &str) -> Option<(&str, &str)> {
+    let (role, instance) = subject.strip_prefix("stat.")?.split_once('.')?;
+    let is_instance =
+        instance.len() == 16 && instance.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    is_instance.then_some((role, instance))
+}
+
 /// Filter for the progress of every part.
 pub const PROGRESS_ALL: &str = "progress.>";
 
@@ -288,6 +307,8 @@ pub enum MessageClass {
     HookLog,
     /// A log line.
     Log,
+    /// The metrics of a process.
+    Stat,
     /// An acknowledgement.
     Ack,
     /// A request to the JetStream API.
@@ -302,7 +323,7 @@ pub enum MessageClass {
 
 impl MessageClass {
     /// Every class.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Event,
         Self::Task,
         Self::Record,
@@ -314,6 +335,7 @@ impl MessageClass {
         Self::Ask,
         Self::HookLog,
         Self::Log,
+        Self::Stat,
         Self::Ack,
         Self::Api,
         Self::Advisory,
@@ -335,6 +357,7 @@ impl MessageClass {
             Self::Ask => "ask",
             Self::HookLog => "hook_log",
             Self::Log => "log",
+            Self::Stat => "stat",
             Self::Ack => "ack",
             Self::Api => "api",
             Self::Advisory => "advisory",
@@ -357,6 +380,7 @@ impl MessageClass {
             Some(("ask", _)) => Self::Ask,
             Some(("hooklog", _)) => Self::HookLog,
             Some(("log", _)) => Self::Log,
+            Some(("stat", _)) => Self::Stat,
             Some(("$JS", rest)) if rest.starts_with("ACK.") => Self::Ack,
             Some(("$JS", rest)) if rest.starts_with("API.") => Self::Api,
             Some(("$JS", rest)) if rest.starts_with("EVENT.ADVISORY.") => Self::Advisory,

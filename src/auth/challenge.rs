@@ -9,6 +9,7 @@
 //! and there are never more refusals on record than challenges.
 
 use alloy_primitives::hex;
+use nats::metrics::table::SIGN_IN_CHALLENGES;
 use nats::{Bus, Outbox, VersionedRecord};
 use schemas::{
     ids::{ChallengeId, RequestId},
@@ -86,6 +87,7 @@ pub async fn issue_challenge(
     };
     let mut held = VersionedRecord::new(challenge);
     bus.commit_record(&mut held, Outbox::new().with_event(&event)).await?;
+    SIGN_IN_CHALLENGES.increment(());
     Ok(ChallengeOutcome::Challenge(held.record))
 }
 

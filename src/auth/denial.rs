@@ -1,5 +1,6 @@
 //! Why a sign-in or a session is refused; each reason has a stable code.
 
+use nats::metrics::labels::SignInOutcome;
 use web::{error::Problem, problem_code::ProblemCode};
 
 /// A refusal by the rules, as opposed to something that does not work.
@@ -118,6 +119,17 @@ pub enum SignInError {
     /// There is no key to sign with.
     #[error("there is no signing key")]
     NoKey,
+}
+
+impl SignInError {
+    /// How an attempt that ended with `failure`, or without one, is counted.
+    pub(super) const fn outcome(failure: Option<&Self>) -> SignInOutcome {
+        match failure {
+            None => SignInOutcome::Granted,
+            Some(Self::Denied(_)) => SignInOutcome::Denied,
+            Some(_) => SignInOutcome::Unavailable,
+        }
+    }
 }
 
 impl From<SignInError> for Problem {

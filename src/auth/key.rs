@@ -50,10 +50,11 @@ pub(super) async fn find_key(bus: &Bus, text: &str) -> Result<Option<ApiKey>, na
     Ok((is_right && key.is_active(nats::now_ms())).then_some(key))
 }
 
-/// True while the key opens something.
-pub(super) async fn is_key_active(bus: &Bus, key_id: KeyId) -> Result<bool, nats::BusError> {
+/// Until when the key opens something, as Unix time in milliseconds; `None` when it opens nothing.
+pub(super) async fn find_key_end(bus: &Bus, key_id: KeyId) -> Result<Option<u64>, nats::BusError> {
     let held = bus.load_record::<ApiKey>(&key_id.to_string()).await?;
-    Ok(held.is_some_and(|held| held.record.is_active(nats::now_ms())))
+    let active = held.filter(|held| held.record.is_active(nats::now_ms()));
+    Ok(active.map(|held| held.record.expires_at_ms.unwrap_or(u64::MAX)))
 }
 
 pub(super) fn parse_key(text: &str) -> Option<(KeyId, &str)> {

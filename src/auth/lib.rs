@@ -48,13 +48,14 @@ use axum::{
 };
 use futures::StreamExt;
 use nats::Bus;
+use nats::metrics::{labels::CredentialOutcome, table::CREDENTIALS};
 use schemas::{
     access::{ApiKey, ApiKeyScope, PrincipalRole},
     gate::PlaybackCredential,
     ids::{KeyId, SessionId},
     subjects,
 };
-use tokio::time::Instant;
+use tokio::{sync::broadcast, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use web::{
@@ -79,6 +80,9 @@ use proof::ProofAge;
 
 /// Longest `Authorization` header in characters.
 pub const HEADER_LENGTH_MAX: usize = token::LENGTH_MAX + 16;
+
+/// How soon a credential that can't be looked at is looked at again.
+const AWAY_PAUSE: Duration = Duration::from_secs(1);
 
 /// Who is asking.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -276,28 +280,63 @@ impl SignInService {
         }
     }
 
-    /// Comes when what `who` showed is good no more, or nobody could say for [`PROOF_MS_MAX`] whether it is; looks every `pause`.
-    pub async fn wait_until_invalid(self, who: Principal, pause: Duration) {
+    /// Comes when what `who` showed is good no more, or nobody could say for [`PROOF_MS_MAX`] whether it is. Looks every `pause`, when
+    /// the credential comes to its end, and soon after `ends` named the owner.
+    pub async fn wait_until_invalid(
+        self,
+        who: Principal,
+        pause: Duration,
+        mut ends: broadcast::Receiver<Arc<str>>,
+    ) {
         let mut good_at = Instant::now();
+        let mut wait = Duration::ZERO;
         while good_at.elapsed() < Duration::from_millis(PROOF_MS_MAX) {
-            tokio::time::sleep(pause).await;
-            match self.is_still_valid(&who).await {
-                Ok(true) => good_at = Instant::now(),
-                Ok(false) => return,
-                Err(error) => tracing::debug!(%error, "a credential in use could not be looked at"),
+            let is_named = tokio::select! {
+                () = tokio::time::sleep(wait) => false,
+                () = wait_for_owner(&mut ends, &who.owner) => true,
+            };
+            match self.find_validity_end(&who).await {
+                Ok(Some(end_ms)) => {
+                    good_at = Instant::now();
+                    let left = Duration::from_millis(end_ms.saturating_sub(nats::now_ms()).max(1));
+                    // What was found of a session is believed for a moment: it is looked at again when that is over.
+                    let next =
+                        if is_named { Duration::from_millis(self.shared.config.recheck_ms) } else { pause };
+                    wait = next.min(left);
+                }
+                Ok(None) => return,
+                Err(error) => {
+                    wait = pause.min(AWAY_PAUSE);
+                    tracing::debug!(%error, "a credential in use could not be looked at");
+                }
             }
         }
     }
 
-    /// Whether the session is open and its account stands by it, or the key is good.
-    async fn is_still_valid(&self, who: &Principal) -> Result<bool, SignInError> {
+    /// Until when the session is open and its account stands by it, or the key is good, as Unix time in milliseconds; `None` when that
+    /// is over.
+    async fn find_validity_end(&self, who: &Principal) -> Result<Option<u64>, SignInError> {
         let shared = &self.shared;
-        let is_good = match (who.session_id, who.key_id) {
-            (Some(session_id), _) => shared.sessions.find_open(session_id).await?.is_some(),
-            (None, Some(key_id)) => key::is_key_active(&shared.bus, key_id).await?,
-            (None, None) => true,
+        let end_ms = match (who.session_id, who.key_id) {
+            (Some(session_id), _) => {
+                shared.sessions.find_open(session_id).await?.map(|open| open.expires_at_ms)
+            }
+            (None, Some(key_id)) => key::find_key_end(&shared.bus, key_id).await?,
+            (None, None) => Some(u64::MAX),
         };
-        Ok(is_good && self.is_proof_valid(who, ProofAge::Used).await?)
+        Ok(if self.is_proof_valid(who, ProofAge::Used).await? { end_ms } else { None })
+    }
+}
+
+/// Comes when `ends` named the owner, or had more to say than was kept.
+async fn wait_for_owner(ends: &mut broadcast::Receiver<Arc<str>>, owner: &str) {
+    loop {
+        match ends.recv().await {
+            Ok(named) if *named == *owner => return,
+            Ok(_) => {}
+            Err(broadcast::error::RecvError::Lagged(_)) => return,
+            Err(broadcast::error::RecvError::Closed) => std::future::pending::<()>().await,
+        }
     }
 }
 
@@ -331,7 +370,13 @@ pub async fn enforce_access(
     if is_anonymous {
         return next.run(request).await;
     }
-    let principal = match authenticate_request(&sign_in, request.headers(), request.extensions()).await {
+    let found = authenticate_request(&sign_in, request.headers(), request.extensions()).await;
+    CREDENTIALS.increment(match &found {
+        Ok(_) => CredentialOutcome::Accepted,
+        Err(problem) if problem.status().is_client_error() => CredentialOutcome::Unknown,
+        Err(_) => CredentialOutcome::Unavailable,
+    });
+    let principal = match found {
         Ok(principal) => principal,
         Err(problem) => return problem.into_response(),
     };
@@ -359,6 +404,30 @@ pub async fn authenticate_request(
     let who = found?.ok_or_else(Problem::unauthorized)?;
     // An account that is slow to answer keeps nobody else of its client waiting.
     if sign_in.is_proof_valid(&who, ProofAge::Used).await? { Ok(who) } else { Err(Problem::unauthorized()) }
+}
+
+/// Finds out whose credential came in a message of a connection, and whether it may use an operation with this access.
+///
+/// # Errors
+/// 401 for a credential that opens nothing, 403 for one that is limited to other operations, 503 when that can't be known.
+pub async fn authenticate_message(
+    sign_in: &SignInService,
+    credential: &str,
+    ticket: &RateLimitPermit,
+    (method, access): (&Method, OperationAccess),
+) -> Result<Principal, Problem> {
+    if credential.len() > HEADER_LENGTH_MAX {
+        return Err(Problem::unauthorized());
+    }
+    let turn = ticket.wait_for_lookup().await?;
+    let found = sign_in.look_up_credential(credential).await;
+    drop(turn);
+    let who = found?.ok_or_else(Problem::unauthorized)?;
+    if !sign_in.is_proof_valid(&who, ProofAge::Used).await? {
+        return Err(Problem::unauthorized());
+    }
+    access_check::check_access(&who, method, Some(access)).map_err(Problem::from)?;
+    Ok(who)
 }
 
 /// The credential of a request (RFC 6750, 2.1); the name of its scheme is written in any case (RFC 9110, 11.1).

@@ -1,6 +1,7 @@
 //! Signing in: a challenge is judged, used up, and a session opened; access tokens of sessions.
 
 use alloy_primitives::hex;
+use nats::metrics::table::{SIGN_IN_DENIALS, SIGN_INS};
 use nats::{Bus, VersionedRecord};
 use schemas::{access::PrincipalRole, ids::RequestId, session::SignInChallenge};
 
@@ -77,6 +78,20 @@ impl SignInService {
     /// # Errors
     /// [`SignInError::Denied`] says why nobody is signed in; the others, that it can't be known now.
     pub async fn open_session(
+        &self,
+        attempt: SignInAttempt<'_>,
+        held: &mut VersionedRecord<SignInChallenge>,
+        request_id: RequestId,
+    ) -> Result<(OpenSession, String), SignInError> {
+        let opened = self.judge_attempt(attempt, held, request_id).await;
+        SIGN_INS.increment(SignInError::outcome(opened.as_ref().err()));
+        if let Err(SignInError::Denied(denial)) = &opened {
+            SIGN_IN_DENIALS.increment(&[denial.code()]);
+        }
+        opened
+    }
+
+    async fn judge_attempt(
         &self,
         attempt: SignInAttempt<'_>,
         held: &mut VersionedRecord<SignInChallenge>,

@@ -20,6 +20,7 @@ use std::{
 
 use alloy_primitives::{B256, hex};
 use hmac::{Hmac, KeyInit, Mac};
+use nats::metrics::table::{REFRESH_REUSES, SESSION_REFRESHES, SESSIONS_ENDED};
 use nats::{Bus, Outbox, VersionedRecord};
 use quick_cache::sync::Cache;
 use schemas::{
@@ -163,6 +164,17 @@ impl SessionStore {
         client: IpAddr,
         request_id: RequestId,
     ) -> Result<(OpenSession, String), SignInError> {
+        let refreshed = self.take_refresh_token(text, client, request_id).await;
+        SESSION_REFRESHES.increment(SignInError::outcome(refreshed.as_ref().err()));
+        refreshed
+    }
+
+    async fn take_refresh_token(
+        &self,
+        text: &str,
+        client: IpAddr,
+        request_id: RequestId,
+    ) -> Result<(OpenSession, String), SignInError> {
         let token = self.parse_token(text).ok_or(SignInDenial::Session)?;
         let session_id = token.session_id;
         self.require_fresh_proof(&token, client).await?;
@@ -209,6 +221,7 @@ impl SessionStore {
         match (turn, held.and_then(|held| to_open_session(&held.record, nats::now_ms()))) {
             (RefreshDecision::Next | RefreshDecision::Again, Some(live)) => Ok((live, next)),
             (RefreshDecision::Reused, _) => {
+                REFRESH_REUSES.increment(());
                 self.evict_cached(session_id);
                 publish_session_end(&self.bus, session_id).await;
                 Err(SignInDenial::Reused.into())
@@ -441,6 +454,7 @@ async fn close_session(
     })
     .await?;
     publish_session_end(bus, session_id).await;
+    SESSIONS_ENDED.add((), u64::from(closed.is_some()));
     Ok(closed)
 }
 

@@ -97,6 +97,9 @@ pub struct ConfigArgs {
     /// Print what can be set, whatever is: the text of SETTINGS.md
     #[arg(long, hide = true)]
     pub markdown: bool,
+    /// Print what is counted: the text of METRICS.md
+    #[arg(long, hide = true, conflicts_with = "markdown")]
+    pub metrics: bool,
 }
 
 /// How a client reaches a server.

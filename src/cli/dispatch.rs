@@ -6,10 +6,11 @@ use anyhow::Context;
 use clap::CommandFactory;
 
 use super::{
-    AuditCommand, Cli, CliCommand, CommandOutcome, DeadCommand, EXIT_CONFIG, EXIT_FAILURE, GlobalArgs,
-    NatsCommand, OwnerCommand, ServerArgs, StoreCommand, audit_log, broker, cache, client::ApiClient,
-    dead_letters, demo, doctor, environment, failure, hooks, link, list, output, owner, published_schemas,
-    queue, schedules, serve, settings, store, topology, transcode, upload, usage, watch, workers,
+    AuditCommand, Cli, CliCommand, CommandOutcome, DeadCommand, EXIT_CONFIG, EXIT_FAILURE, EventsCommand,
+    GlobalArgs, NatsCommand, OwnerCommand, ServerArgs, StoreCommand, audit_log, broker, cache,
+    client::ApiClient, credentials, dead_letters, demo, doctor, environment, events_tail, failure, hooks,
+    link, list, output, owner, published_schemas, queue, schedules, serve, settings, store, topology,
+    transcode, upload, usage, watch, workers,
 };
 use crate::{
     config::{self, describe},
@@ -83,6 +84,7 @@ async fn execute_command(global: &GlobalArgs, command: CliCommand) -> anyhow::Re
         }
         CliCommand::Upload(args) => return upload::run_upload(args, as_json).await,
         CliCommand::Watch(args) => return watch::run_watch(args, as_json).await,
+        CliCommand::Events(EventsCommand::Tail(args)) => events_tail::tail_events(args, as_json).await?,
         CliCommand::Link(client) => link::print_sign_in_link(&ApiClient::new(&client)?, as_json).await?,
         CliCommand::Media(command) => return list::run_media(command, as_json).await,
         CliCommand::Jobs(command) => return list::run_jobs(command, as_json).await,
@@ -104,6 +106,9 @@ async fn execute_command(global: &GlobalArgs, command: CliCommand) -> anyhow::Re
         }
         CliCommand::Owner(command) => Box::pin(execute_owner(global, command)).await?,
         CliCommand::Schemas(command) => return published_schemas::run_schemas(command, as_json),
+        CliCommand::Config(args) if args.metrics => {
+            output::print_line(nats::metrics::render_markdown().trim_end())?;
+        }
         CliCommand::Config(args) if args.markdown => {
             output::print_line(describe::render_markdown().trim_end())?;
         }
@@ -173,8 +178,17 @@ async fn execute_nats(global: &GlobalArgs, command: NatsCommand) -> anyhow::Resu
             topology::apply_and_print(&bus, &settings, global.json).await?;
             Ok(CommandOutcome::Well)
         }
-        NatsCommand::Keys { folder } => {
-            nats::keys::create_keys(&folder).with_context(|| {
+        NatsCommand::Credentials { role, renew, server } => {
+            let config = settings::load_settings(global, &server)?;
+            credentials::print_credentials(&config, role.bus_role(), renew, global.json)?;
+            Ok(CommandOutcome::Well)
+        }
+        NatsCommand::Keys { folder, renew } => {
+            let written = match renew {
+                Some(role) => nats::keys::renew_key(&folder, role.bus_role()),
+                None => nats::keys::create_keys(&folder),
+            };
+            written.with_context(|| {
                 format!("the keys can't be written into {}; name a folder that can", folder.display())
             })?;
             output::print_message(format!("The keys are in {}", folder.display()));

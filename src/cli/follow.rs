@@ -38,8 +38,14 @@ pub struct FollowTarget {
     pub media: Option<String>,
     /// Only this job.
     pub job: Option<String>,
-    /// Only what came behind this event.
+    /// Only what came behind this event; without it all that happened to the medium or job, or what happens from now on.
     pub since: Option<String>,
+    /// Only events of these types, with commas between them.
+    pub types: Option<String>,
+    /// Only events whose types begin like this.
+    pub prefix: Option<String>,
+    /// True where also the events of a medium or job begin now.
+    pub is_from_now: bool,
 }
 
 /// Something that happened, or, without an id, how things stand.
@@ -173,16 +179,36 @@ impl SseFollower {
             let Some(event) = connection.parser.push_line(&line) else { continue };
             self.failures = 0;
             self.last_id = event.id.clone().or_else(|| self.last_id.take());
+            match event.name.as_str() {
+                // What the stream says of itself is no event.
+                "snapshot" => continue,
+                "resync" => {
+                    output::print_message(
+                        "streamgate: the server does not have all events any more; some are left out",
+                    );
+                    continue;
+                }
+                // It goes on behind the last one by a new connection.
+                "lagged" => return Ok(None),
+                _ => {}
+            }
             let data = serde_json::from_str(&event.data).unwrap_or_default();
             return Ok(Some(FollowedEvent { id: event.id, kind: event.name, data }));
         }
     }
 
     async fn connect(&self) -> Result<SseConnection, ClientError> {
-        let FollowTarget { media, job, since } = &self.wanted;
+        let FollowTarget { media, job, since, types, prefix, is_from_now } = &self.wanted;
+        let story = (!is_from_now && (media.is_some() || job.is_some())).then_some("0-0");
         // Once an event was seen its id is the place; `since` would repeat what came before.
-        let since = since.as_deref().filter(|_| self.last_id.is_none());
-        let query = [("media", media.as_deref()), ("job", job.as_deref()), ("since", since)];
+        let since = since.as_deref().or(story).filter(|_| self.last_id.is_none());
+        let query = [
+            ("media", media.as_deref()),
+            ("job", job.as_deref()),
+            ("since", since),
+            ("type", types.as_deref()),
+            ("prefix", prefix.as_deref()),
+        ];
         let mut request = self
             .client
             .build_request(Method::GET, self.client.build_url("v1/events", &query))
@@ -192,7 +218,7 @@ impl SseFollower {
         }
         let response = client::with_time_limit(self.client.send(request)).await?;
         let lines = BodyLines::new(response.bytes_stream());
-        let ends = self.wanted.media.is_some() || self.wanted.job.is_some();
+        let ends = !is_from_now && (media.is_some() || job.is_some());
         let quiet_at = ends.then(|| Instant::now() + Duration::from_secs(QUIET_SECONDS));
         Ok(SseConnection { lines, parser: SseParser::default(), quiet_at })
     }
@@ -247,7 +273,7 @@ mod tests {
         let of = |media: bool, job: bool| FollowTarget {
             media: media.then(|| "m".into()),
             job: job.then(|| "j".into()),
-            since: None,
+            ..FollowTarget::default()
         };
         for (kind, media, job, wanted) in [
             ("media.ready", true, false, Some(FollowOutcome::Well)),

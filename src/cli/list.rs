@@ -11,7 +11,8 @@ use super::{
     client::{ApiClient, ClientError},
     download,
     each::act_on_each,
-    edit, fetch, jobs_act, jobs_watch, output, publish, render, search, thumbnail, transcode, verify,
+    edit, fetch, history, jobs_act, jobs_watch, output, publish, render, search, thumbnail, transcode,
+    verify,
 };
 
 /// A way to show an item of a list: the heads of the columns, and what stands in them.
@@ -87,6 +88,9 @@ pub async fn run_media(command: MediaCommand, as_json: bool) -> anyhow::Result<C
             print_list(&ApiClient::new(&client)?, "v1/media", &only, &page, columns, as_json).await
         }
         MediaCommand::Search(args) => search::search_media(&args, as_json).await,
+        MediaCommand::History { media_id, client } => {
+            history::print_history(&ApiClient::new(&client)?, "media", &media_id, as_json).await
+        }
         MediaCommand::Show { media_id, client } => {
             print_document(&ApiClient::new(&client)?, &format!("v1/media/{media_id}"), as_json).await
         }
@@ -169,6 +173,9 @@ pub async fn run_jobs(command: JobsCommand, as_json: bool) -> anyhow::Result<Com
         JobsCommand::Ls { media, page, client } => {
             let only = [("media_id", media.as_deref())];
             print_list(&ApiClient::new(&client)?, "v1/jobs", &only, &page, &JOBS, as_json).await
+        }
+        JobsCommand::History { job_id, client } => {
+            history::print_history(&ApiClient::new(&client)?, "jobs", &job_id, as_json).await
         }
         JobsCommand::Show { job_id, client } => {
             print_document(&ApiClient::new(&client)?, &format!("v1/jobs/{job_id}"), as_json).await

@@ -8,6 +8,7 @@ pub mod audit_log;
 pub mod broker;
 pub mod cache;
 pub mod client;
+pub mod credentials;
 pub mod dead_letters;
 pub mod demo;
 mod dispatch;
@@ -17,9 +18,11 @@ mod each;
 mod edit;
 pub mod environment;
 pub mod event;
+mod events_tail;
 mod failure;
 mod fetch;
 pub mod follow;
+mod history;
 pub mod hooks;
 mod job_end;
 mod job_rows;
@@ -160,6 +163,9 @@ The end of a pipe is the end of its file: if what feeds it may fail, look at its
   streamgate watch --media 068p...            one medium, until its end
   streamgate watch --json --since 0-0         NDJSON, from the oldest event on")]
     Watch(WatchArgs),
+    /// What happens, as it happens
+    #[command(subcommand)]
+    Events(EventsCommand),
     /// Print a link that signs in to the library once, for another browser or device
     #[command(after_help = "Example:
   streamgate link                             good once, for ten minutes; the browser stays signed in for a day")]
@@ -292,6 +298,41 @@ pub struct UploadArgs {
     /// Begin anew even if an earlier upload of the file could go on
     #[arg(long)]
     pub restart: bool,
+    /// The server.
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+/// What to do with events.
+#[derive(Debug, clap::Subcommand)]
+pub enum EventsCommand {
+    /// Print events as they come, until Ctrl-C
+    #[command(after_help = "Examples:
+  streamgate events tail --prefix media.
+  streamgate events tail --type media.ready --type media.rejected
+  streamgate events tail --json --since 0-0    NDJSON, from the oldest event on; `id` is where to go on
+  streamgate events tail --media 068p...       from now on; `streamgate media history` has what was before")]
+    Tail(EventsTailArgs),
+}
+
+/// Flags of `events tail`.
+#[derive(Debug, clap::Args)]
+pub struct EventsTailArgs {
+    /// Only about this medium
+    #[arg(long, value_name = "MEDIA_ID")]
+    pub media: Option<String>,
+    /// Only about this job
+    #[arg(long, value_name = "JOB_ID")]
+    pub job: Option<String>,
+    /// Only of this type, such as media.ready; may be given several times
+    #[arg(long = "type", value_name = "TYPE")]
+    pub types: Vec<String>,
+    /// Only of types that begin like this, such as media.
+    #[arg(long, value_name = "BEGINNING")]
+    pub prefix: Option<String>,
+    /// Go on after this event id; 0-0 is the oldest event there is
+    #[arg(long, value_name = "EVENT_ID")]
+    pub since: Option<String>,
     /// The server.
     #[command(flatten)]
     pub client: ClientArgs,

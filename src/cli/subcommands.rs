@@ -33,6 +33,16 @@ pub enum MediaCommand {
 
 A person sees the words that were found in bold; `--json` has where they are.")]
     Search(MediaSearchArgs),
+    /// Print all that happened to a medium, from its creation on
+    #[command(after_help = "Example:
+  streamgate media history 068p... --json      NDJSON; also of a removed one, for as long as its events are kept")]
+    History {
+        /// Its id
+        media_id: String,
+        /// The server.
+        #[command(flatten)]
+        client: ClientArgs,
+    },
     /// Show one medium
     Show {
         /// Its id
@@ -331,6 +341,14 @@ pub enum JobsCommand {
 The newest 1000 that go on; a medium that is still being received or verified has no job yet. `streamgate jobs why` says why one does
 not run, `streamgate watch` has each event.")]
     Watch(JobsWatchArgs),
+    /// Print all that happened to a job, from its creation on
+    History {
+        /// Its id
+        job_id: String,
+        /// The server.
+        #[command(flatten)]
+        client: ClientArgs,
+    },
     /// Show one job and its parts
     Show {
         /// Its id
@@ -599,7 +617,44 @@ variables that nats/server.conf and nats/node.conf name."
     Keys {
         /// Folder for the files
         folder: PathBuf,
+        /// Give the role another key, so that the old one is let in no more once the servers were started again
+        #[arg(long, value_name = "ROLE")]
+        renew: Option<CredentialRole>,
     },
+    /// Print what a program needs to follow events on the broker, as variables of a shell
+    #[command(after_help = "Examples:
+  streamgate nats credentials reader > reader.env
+  streamgate nats credentials reader --renew
+
+The seed is a secret: who has it sees what happens to the media of all owners. With --renew the `up` of the data folder takes another
+one at once, and connections that were made with the old one end. On a broker of your own that is `streamgate nats keys FOLDER --renew
+reader`. The page /docs/programs of the server says how programs use it.")]
+    Credentials {
+        /// For which role
+        role: CredentialRole,
+        /// Make another seed in place of the one there is
+        #[arg(long)]
+        renew: bool,
+        /// The broker.
+        #[command(flatten)]
+        server: ServerArgs,
+    },
+}
+
+/// A role that programs of others may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum CredentialRole {
+    /// Follows events, the audit log, views and progress of all owners
+    Reader,
+}
+
+impl CredentialRole {
+    /// The role on the broker.
+    pub const fn bus_role(self) -> nats::Role {
+        match self {
+            Self::Reader => nats::Role::Reader,
+        }
+    }
 }
 
 /// What to do with what belongs to somebody.

@@ -15,7 +15,8 @@ use super::{
 /// # Errors
 /// When the server refuses or stays away.
 pub async fn run_watch(args: WatchArgs, as_json: bool) -> anyhow::Result<CommandOutcome> {
-    let wanted = FollowTarget { media: args.media, job: args.job, since: args.since };
+    let wanted =
+        FollowTarget { media: args.media, job: args.job, since: args.since, ..FollowTarget::default() };
     let with_media = wanted.media.is_none() && wanted.job.is_none();
     let mut follower = SseFollower::new(ApiClient::new(&args.client)?, wanted.clone());
     loop {

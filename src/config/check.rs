@@ -49,6 +49,9 @@ fn check_addresses(settings: &Settings) -> Result<(), SettingsError> {
             SettingsError::invalid(&format!("broker.urls[{position}]"), format!("{shown:?} {reason}"))
         })?;
     }
+    let listener = settings.broker.listener.check(settings.broker.urls.is_empty());
+    listener
+        .map_err(|(field, reason)| SettingsError::invalid(&format!("broker.listener.{field}"), reason))?;
     if let Some(store) = &settings.store {
         store.check().map_err(|(key, reason)| {
             let shown =

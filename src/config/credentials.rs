@@ -1,4 +1,4 @@
-//! Addresses as they may be shown to somebody else. Pure.
+//! Addresses as they may be shown to somebody else, or opened. Pure.
 
 /// Stands where a secret is.
 pub const HIDDEN: &str = "<hidden>";
@@ -11,6 +11,11 @@ pub fn hide_credentials(text: &str) -> String {
     let path = rest.strip_prefix(authority).unwrap_or_default();
     let separator = if scheme.is_empty() { "" } else { "://" };
     format!("{scheme}{separator}{HIDDEN}@{host}{path}")
+}
+
+/// An address that can be opened: a server that listens on all of them is reached by loopback.
+pub fn reachable_url(url: &str) -> String {
+    url.replacen("://0.0.0.0:", "://127.0.0.1:", 1).replacen("://[::]:", "://[::1]:", 1)
 }
 
 #[cfg(test)]
@@ -28,6 +33,17 @@ mod tests {
             ("", ""),
         ] {
             assert_eq!(hide_credentials(text), wanted);
+        }
+    }
+
+    #[test]
+    fn an_address_can_be_opened() {
+        for (url, wanted) in [
+            ("http://0.0.0.0:80", "http://127.0.0.1:80"),
+            ("http://[::]:80", "http://[::1]:80"),
+            ("http://127.0.0.1:1", "http://127.0.0.1:1"),
+        ] {
+            assert_eq!(reachable_url(url), wanted);
         }
     }
 }

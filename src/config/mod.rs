@@ -7,6 +7,7 @@ mod check;
 pub mod credentials;
 pub mod describe;
 mod file;
+mod listener;
 #[cfg(test)]
 mod range_tests;
 pub mod ranges;
@@ -25,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use gate::grant::{self, PlaybackGrants};
 
 use crate::{cli::ServerArgs, keeper};
+pub use listener::BrokerListenerConfig;
 pub use tree::LegacySetting;
 
 /// How to reach the broker.
@@ -38,6 +40,8 @@ pub struct BrokerSettings {
     /// Copies of every stream and bucket: 1 on one server, 3 or 5 on a cluster.
     #[schemars(extend("enum" = [1, 3, 5]))]
     pub replicas: Option<usize>,
+    /// Where programs of the operator reach the broker.
+    pub listener: BrokerListenerConfig,
 }
 
 /// What limits of streams and buckets are made for; those of the topology where nothing is said.

@@ -2,7 +2,13 @@
 
 use std::{fmt, sync::Arc};
 
-use nats::metrics::{Collector, DescriptorEncoder, encode_counters, encode_gauges};
+use nats::metrics::{
+    Collector, DescriptorEncoder, MetricDeclaration, encode_counters, encode_gauges,
+    table::{
+        DISPATCH_LEADING, DISPATCH_PARTS, DISPATCH_QUEUE_PARTS, DISPATCH_SLOTS, DISPATCH_WAITING_JOBS,
+        DISPATCH_WORKERS,
+    },
+};
 use parking_lot::Mutex;
 use schemas::job::JobQueue;
 
@@ -22,17 +28,15 @@ struct DispatchFigures {
     let_in: u64,
 }
 
-/// Name, help text and value of a gauge.
-type QueueGauge = (&'static str, &'static str, fn(DispatchFigures) -> i64);
+/// A gauge and its value.
+type QueueGauge = (&'static MetricDeclaration, fn(DispatchFigures) -> i64);
 
 const GAUGES: [QueueGauge; 5] = [
-    ("leading", "Whether this process lets parts into the queue: one keeper does.", |seen| {
-        i64::from(seen.is_leading)
-    }),
-    ("waiting_jobs", "Jobs that have parts to be let into the queue.", |seen| count(seen.jobs_waiting)),
-    ("queue_parts", "Parts that lie in the queue or are worked on.", |seen| count(seen.queue_parts)),
-    ("workers", "Workers that showed themselves lately.", |seen| i64::from(seen.workers)),
-    ("slots", "Parts that those workers run at once.", |seen| i64::from(seen.slots)),
+    (&DISPATCH_LEADING, |seen| i64::from(seen.is_leading)),
+    (&DISPATCH_WAITING_JOBS, |seen| count(seen.jobs_waiting)),
+    (&DISPATCH_QUEUE_PARTS, |seen| count(seen.queue_parts)),
+    (&DISPATCH_WORKERS, |seen| i64::from(seen.workers)),
+    (&DISPATCH_SLOTS, |seen| i64::from(seen.slots)),
 ];
 
 impl DispatchMetrics {
@@ -80,12 +84,12 @@ impl Collector for DispatchMetrics {
                 ([("queue", queue.name())], value(seen))
             })
         };
-        for (name, help, value) in GAUGES {
-            encode_gauges(encoder, &format!("streamgate_dispatch_{name}"), help, None, of_queue(value))?;
+        for (declared, value) in GAUGES {
+            encode_gauges(encoder, declared, of_queue(value))?;
         }
         let let_in = JobQueue::ALL.into_iter().zip(figures);
         let let_in = let_in.map(|(queue, figures)| ([("queue", queue.name())], figures.let_in));
-        encode_counters(encoder, "streamgate_dispatch_parts", "Parts that were let into the queue.", let_in)
+        encode_counters(encoder, &DISPATCH_PARTS, let_in)
     }
 }
 

@@ -8,7 +8,10 @@ use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 use alloy_primitives::keccak256;
 use nats::{
     Bus,
-    metrics::{Collector, DescriptorEncoder, encode_counters, encode_gauges},
+    metrics::{
+        Collector, DescriptorEncoder, encode_counters, encode_gauges,
+        table::{CHAIN_FAULTS, CHAIN_HEAD_LAG_BLOCKS, GATE_DECISIONS},
+    },
 };
 use parking_lot::Mutex;
 use schemas::{
@@ -97,14 +100,12 @@ impl Collector for ChainCounters {
         let inside = self.inside.lock();
         encode_counters(
             encoder,
-            "streamgate_gate_decisions",
-            "Decisions about viewers, by reason.",
+            &GATE_DECISIONS,
             inside.decisions.iter().map(|(code, count)| ([("code", reason_code_name(*code))], *count)),
         )?;
         encode_counters(
             encoder,
-            "streamgate_chain_faults",
-            "Answers of providers that did not count, by kind.",
+            &CHAIN_FAULTS,
             inside.faults.iter().map(|((chain_id, provider, kind), count)| {
                 let (chain_id, provider) = (chain_id.to_string(), provider.clone());
                 ([("chain_id", chain_id), ("provider", provider), ("kind", kind.to_string())], *count)
@@ -112,9 +113,7 @@ impl Collector for ChainCounters {
         )?;
         encode_gauges(
             encoder,
-            "streamgate_chain_head_lag_blocks",
-            "Blocks by which a provider was behind the newest that a quorum knew.",
-            None,
+            &CHAIN_HEAD_LAG_BLOCKS,
             inside.lags.iter().map(|((chain_id, provider), blocks)| {
                 let labels = [("chain_id", chain_id.to_string()), ("provider", provider.clone())];
                 (labels, *blocks)

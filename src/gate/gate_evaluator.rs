@@ -25,6 +25,7 @@ use super::{
     rule::CompiledRule,
 };
 use auth::account::WalletAccount;
+use nats::metrics::table::GATE_SECONDS;
 
 /// Decisions kept; when there are more, one that is used little is forgotten.
 pub const DECISIONS_MAX: usize = 10_000;
@@ -140,7 +141,13 @@ impl GateEvaluator {
         rule: &CompiledRule,
         wallet: Option<impl Into<WalletAccount> + Send>,
     ) -> GateDecision {
-        let wallet = wallet.map(Into::into);
+        let began = std::time::Instant::now();
+        let decision = self.find_decision(rule, wallet.map(Into::into)).await;
+        GATE_SECONDS.observe_since((), began);
+        decision
+    }
+
+    async fn find_decision(&self, rule: &CompiledRule, wallet: Option<WalletAccount>) -> GateDecision {
         let heads = self.read_heads(rule, wallet).await;
         let key: DecisionKey = (rule.digest.clone(), wallet, head_hashes(&heads));
         // By the hashes of the heads: with the next block nothing of before is answered any more.

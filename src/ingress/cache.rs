@@ -16,7 +16,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use nats::metrics::{Collector, DescriptorEncoder, Unit, encode_counters, encode_gauges};
+use nats::metrics::{
+    Collector, DescriptorEncoder, encode_counters, encode_gauges,
+    table::{CACHE_DEPARTURES, CACHE_ENTRIES, CACHE_REQUESTS, CACHE_SIZE_BYTES},
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -205,32 +208,16 @@ impl Collector for CacheMetrics {
             [("hit", stats.hits), ("miss", stats.misses)]
                 .map(|(outcome, count)| ([("cache", *name), ("outcome", outcome)], count))
         });
-        encode_counters(
-            &mut encoder,
-            "streamgate_cache_requests",
-            "Questions to a cache by whether it had the answer.",
-            requests,
-        )?;
+        encode_counters(&mut encoder, &CACHE_REQUESTS, requests)?;
         let departures = caches.iter().flat_map(|(name, stats)| {
             [("evicted", stats.evicted), ("expired", stats.expired)]
                 .map(|(reason, count)| ([("cache", *name), ("reason", reason)], count))
         });
-        encode_counters(
-            &mut encoder,
-            "streamgate_cache_departures",
-            "Answers that left a cache by themselves, by why.",
-            departures,
-        )?;
+        encode_counters(&mut encoder, &CACHE_DEPARTURES, departures)?;
         let sizes = caches.iter().map(|(name, stats)| ([("cache", *name)], stats.size_bytes));
-        encode_gauges(
-            &mut encoder,
-            "streamgate_cache_size",
-            "Bytes of the answers kept now.",
-            Some(&Unit::Bytes),
-            sizes,
-        )?;
+        encode_gauges(&mut encoder, &CACHE_SIZE_BYTES, sizes)?;
         let entries = caches.iter().map(|(name, stats)| ([("cache", *name)], stats.entries));
-        encode_gauges(&mut encoder, "streamgate_cache_entries", "Answers kept now.", None, entries)
+        encode_gauges(&mut encoder, &CACHE_ENTRIES, entries)
     }
 }
 
@@ -272,8 +259,15 @@ mod tests {
     fn neither_many_nor_large_entries_break_the_bounds() {
         let names: Vec<String> = (0..1_000).map(|i| i.to_string()).collect();
         let small: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "small")).collect();
-        let held = filled(&small).stats().entries;
+        let cache = Arc::new(filled(&small));
+        let held = cache.stats().entries;
         assert!((1..=100).contains(&held), "{held}");
+        let text = nats::metrics::render_collector(CacheMetrics::new(
+            ["a", "b", "c", "d"].map(|name| (name, Arc::clone(&cache))),
+        ));
+        let evicted =
+            text.split_once("streamgate_cache_departures_total{cache=\"a\",reason=\"evicted\"} ").unwrap().1;
+        assert!(!evicted.starts_with('0'), "{text}");
         let body = "x".repeat(10_000);
         let large: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), body.as_str())).collect();
         let held = filled(&large).stats().entries;

@@ -11,6 +11,7 @@ pub mod cache;
 pub mod cached;
 pub mod capacity;
 mod coherent_memory;
+mod credential_watch;
 pub mod dead_letters;
 pub mod events;
 pub mod gates;
@@ -39,7 +40,10 @@ use std::{net::SocketAddr, ops::Deref, sync::Arc, time::Duration};
 
 use axum::{Router, http::HeaderValue, middleware};
 use futures::future::BoxFuture;
-use nats::Bus;
+use nats::{
+    Bus,
+    metrics::{MetricHandler, show_handlers},
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use store::Store;
@@ -54,9 +58,23 @@ use gate::{
     grant::{PlaybackGrants, token::PlaybackToken},
 };
 use web::{
-    body, client, denied_events, filter, idempotency, limit, operation::OperationRouter, problem_page, query,
-    registry, request, request_policy,
+    body, client, denied_events, filter, idempotency, limit,
+    operation::OperationRouter,
+    problem_page, query, registry, request,
+    request_metrics::{self, RequestMetrics},
+    request_policy,
 };
+
+/// Whose metrics a replica shows from its start.
+const HANDLERS: [MetricHandler; 7] = [
+    MetricHandler::Gateway,
+    MetricHandler::Api,
+    MetricHandler::Upload,
+    MetricHandler::Streaming,
+    MetricHandler::Metadata,
+    MetricHandler::Cache,
+    MetricHandler::Auth,
+];
 
 /// Settings of the ingress.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -72,6 +90,8 @@ pub struct IngressConfig {
     pub grace_ms: u64,
     /// Uploads.
     pub uploads: uploads::UploadConfig,
+    /// Followers of events.
+    pub events: events::EventConfig,
     /// Playback.
     pub playback: play::PlaybackConfig,
     /// Whom to believe about addresses.
@@ -108,6 +128,7 @@ impl Default for IngressConfig {
             body: body::BodyLimits::default(),
             grace_ms: 8_000,
             uploads: uploads::UploadConfig::default(),
+            events: events::EventConfig::default(),
             playback: play::PlaybackConfig::default(),
             client: client::ClientAddressConfig::default(),
             limit: limit::RateLimitConfig::default(),
@@ -142,8 +163,16 @@ impl Deref for AppState {
     }
 }
 
-/// How often the credential of an answer without an end is looked at.
-const LOOK_PAUSE: Duration = Duration::from_secs(10);
+/// Why an answer without an end has to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ResponseEnd {
+    /// The ingress stops.
+    Stopping,
+    /// The credential of the caller is good no more.
+    CredentialInvalid,
+    /// It has lasted as long as it may.
+    Longest,
+}
 
 /// What is behind every [`AppState`].
 #[derive(Debug)]
@@ -160,6 +189,8 @@ pub struct AppServices {
     pub uploads: uploads::UploadState,
     /// Who follows events.
     pub followers: events::EventFollowerPool,
+    /// Credentials of answers without an end.
+    pub(crate) credentials: credential_watch::CredentialWatches,
     /// Final playlists and init segments.
     pub streams: Arc<cache::ResponseCache>,
     /// Files that are put together as they are downloaded.
@@ -242,7 +273,8 @@ impl AppState {
         );
         capacity.poll_limits().await;
         let repeated = idempotency::IdempotencyService::new(bus.clone(), config.idempotency);
-        let followers = events::EventFollowerPool::new(events::EventHub::open(bus.clone()).await?);
+        let followers =
+            events::EventFollowerPool::new(events::EventHub::open(bus.clone()).await?, &config.events);
         let streams = Arc::new(cache::ResponseCache::new(config.playback.cache)?);
         let downloads = play::DownloadPlans::new(&config.playback)?;
         let known = Arc::new(play::PlayableMediaCache::new(&config.playback));
@@ -258,6 +290,7 @@ impl AppState {
             sign_in,
             grants,
             followers,
+            credentials: credential_watch::CredentialWatches::default(),
             streams,
             downloads,
             limits,
@@ -299,6 +332,7 @@ impl AppServices {
 
     /// Has its limits and caches counted among the metrics of the process.
     fn register_metrics(&self) {
+        show_handlers(&HANDLERS);
         let (limits, grants, capacity) = (self.limits.clone(), self.grants.clone(), self.capacity.clone());
         self.metrics.register(limits);
         self.metrics.register(grants);
@@ -312,14 +346,14 @@ impl AppServices {
         &self,
         who: &auth::Principal,
         longest: Duration,
-    ) -> BoxFuture<'static, ()> {
+    ) -> BoxFuture<'static, ResponseEnd> {
         let stopping = self.stopping.clone();
-        let over = self.sign_in.clone().wait_until_invalid(who.clone(), LOOK_PAUSE);
+        let credential = self.credentials.watch(&self.sign_in, who, || self.followers.hub().sign_in_ends());
         Box::pin(async move {
             tokio::select! {
-                () = stopping.cancelled() => {}
-                () = over => {}
-                () = tokio::time::sleep(longest) => {}
+                () = stopping.cancelled() => ResponseEnd::Stopping,
+                () = credential.wait_until_invalid() => ResponseEnd::CredentialInvalid,
+                () = tokio::time::sleep(longest) => ResponseEnd::Longest,
             }
         })
     }
@@ -370,7 +404,7 @@ impl AppServices {
 
 /// The public router.
 ///
-/// Layers from the outside in: the operation, safe headers, foreign origins, the request's id, panics, the head, the client's address, limits of
+/// Layers from the outside in: the operation, what is counted of it, safe headers, foreign origins, the request's id, panics, the head, the client's address, limits of
 /// bodies, the client's rate; then, for what needs a right, authentication, the principal's rate, parameters that nothing takes,
 /// room for what is new, repeated requests.
 pub fn router(app: AppState) -> Router {
@@ -401,6 +435,11 @@ fn work_router() -> OperationRouter<AppState> {
         .merge(dead_letters::router())
         .merge(cached::router())
         .merge(quotas::router())
+}
+
+fn client_identification(config: &IngressConfig) -> Arc<client::ClientIdentification> {
+    let (config, public_url) = (config.client.clone(), config.public_url.clone());
+    Arc::new(client::ClientIdentification { config, public_url })
 }
 
 /// The public router with more open routes.
@@ -448,8 +487,9 @@ fn router_with_routes(app: AppState, more: OperationRouter<AppState>) -> Router 
     let forms = uploads::form_router()
         .route_layer(query::refuse_unknown_parameters(taken))
         .route_layer(filter::filter_requests_with(app.capacity.clone()));
-    let (router, operations) =
-        guarded.merge(forms).merge(admitted).merge(open).merge(signing_in).into_parts();
+    let all = guarded.merge(forms).merge(admitted).merge(open).merge(signing_in);
+    let counted = RequestMetrics::new(all.operations());
+    let (router, operations) = all.into_parts();
     router
         .fallback(request::no_such_path)
         .method_not_allowed_fallback(request::no_such_method)
@@ -457,19 +497,14 @@ fn router_with_routes(app: AppState, more: OperationRouter<AppState>) -> Router 
         .layer(
             ServiceBuilder::new()
                 .layer(operations.match_layer())
+                .layer(middleware::from_fn_with_state(counted, request_metrics::count_request))
                 .layer(middleware::from_fn(request_policy::add_safe_headers))
                 .layer(middleware::from_fn_with_state(app.origins.clone(), request_policy::apply_cors))
                 .layer(middleware::from_fn_with_state(app.refusals.clone(), request::assign_request_id))
                 .layer(CatchPanicLayer::custom(request::panic_response))
                 .layer(middleware::from_fn(request::ensure_problem_body))
                 .layer(middleware::from_fn_with_state(manners, request_policy::limit_request_head))
-                .layer(middleware::from_fn_with_state(
-                    Arc::new(client::ClientIdentification {
-                        config: config.client.clone(),
-                        public_url: config.public_url.clone(),
-                    }),
-                    client::identify_client,
-                ))
+                .layer(middleware::from_fn_with_state(client_identification(config), client::identify_client))
                 .layer(middleware::from_fn(problem_page::show_problem_page))
                 .layer(middleware::from_fn_with_state(Arc::new(config.body), body::attach_limits))
                 .layer(limit::limit_by_client(app.limits.clone(), move |token| {

@@ -1,15 +1,10 @@
 //! The metrics of this process, for operators; probes and scrapers of the same host have them on the admin address.
 
-use axum::{
-    extract::State,
-    http::header,
-    response::{IntoResponse, Response},
-};
+use axum::{extract::State, http::HeaderMap, response::Response};
 use schemas::access::ApiKeyScope;
 
 use super::{AppState, openapi};
 use auth::Principal;
-use web::registry;
 use web::{
     error::Problem,
     limit::RateLimitGroup,
@@ -43,18 +38,25 @@ static READ_METRICS: Operation = Operation::read(
 
 /// Read the metrics of this replica
 ///
-/// OpenMetrics text: limits and caches, and of `streamgate up` all that the monitor counts.
+/// What it counts, and of `streamgate up` all that the monitor knows: OpenMetrics to who names it in `Accept`, else the text format of
+/// Prometheus. `METRICS.md` lists all families.
 #[utoipa::path(
     get,
     path = READ_METRICS.path,
     tag = "api",
     operation_id = "read_metrics",
     responses(
-        (status = 200, description = "The metrics", content_type = "application/openmetrics-text", body = String),
+        (status = 200, description = "The metrics", content(
+            (String = "text/plain"), (String = "application/openmetrics-text"),
+        )),
         (status = 403, description = "For operators and admins only"),
     ),
 )]
-async fn read_metrics(State(app): State<AppState>, who: Principal) -> Result<Response, Problem> {
+async fn read_metrics(
+    State(app): State<AppState>,
+    who: Principal,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
     who.require_operator("the metrics are about everybody")?;
-    Ok(([(header::CONTENT_TYPE, registry::METRICS_TYPE)], app.metrics.render_text()).into_response())
+    Ok(app.metrics.respond(&headers))
 }

@@ -27,7 +27,8 @@ use auth::{link::create_sign_in_link, testing::TestWallet};
 use web::operation::{Operation, OperationAccess};
 
 /// Files of pages, none of the API.
-const FILES: [&str; 3] = ["/docs/docs.css", "/library/assets/{file}", "/watch/assets/{file}"];
+const FILES: [&str; 4] =
+    ["/docs/docs.css", "/docs/programs", "/library/assets/{file}", "/watch/assets/{file}"];
 /// Sources whose routes are those of another listener, or of all operations.
 const ELSEWHERE: [&str; 2] = ["src/telemetry.rs", "src/web/operation.rs"];
 /// What may be sent without a credential, though its method changes things.
@@ -145,6 +146,7 @@ DELETE /v1/uploads/{upload_id} Principal(Upload) Upload
 GET / Open Api
 GET /docs Open Api
 GET /docs/docs.css Open Api
+GET /docs/programs Open Api
 GET /embed/{media_id} Open Api
 GET /library/assets/{file} Open Api
 GET /livez Open none
@@ -161,6 +163,7 @@ GET /v1/cache/stats Principal(Cache) Cache
 GET /v1/dead-letters Principal(Worker) Worker
 GET /v1/dead-letters/{sequence} Principal(Worker) Worker
 GET /v1/events Principal(Events) Api
+GET /v1/events/ws Optional(Events) Api
 GET /v1/hooks Principal(Events) Api
 GET /v1/hooks/{hook_id} Principal(Events) Api
 GET /v1/hooks/{hook_id}/deliveries Principal(Events) Api
@@ -168,12 +171,14 @@ GET /v1/jobs Principal(Worker) Worker
 GET /v1/jobs/counts Principal(Worker) Worker
 GET /v1/jobs/pauses Principal(Worker) Worker
 GET /v1/jobs/{job_id} Principal(Worker) Worker
+GET /v1/jobs/{job_id}/history Principal(Events) Api
 GET /v1/jobs/{job_id}/why Principal(Worker) Worker
 GET /v1/library Open Metadata
 GET /v1/media Principal(Metadata) Metadata
 GET /v1/media/search Principal(Metadata) Metadata
 GET /v1/media/{media_id} Principal(Metadata) Metadata
 GET /v1/media/{media_id}/gate Principal(Gate) Metadata
+GET /v1/media/{media_id}/history Principal(Events) Api
 GET /v1/media/{media_id}/poster Optional(Metadata) Streaming
 GET /v1/media/{media_id}/thumbnail Optional(Metadata) Streaming
 GET /v1/oembed Open Streaming

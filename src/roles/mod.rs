@@ -9,6 +9,7 @@ pub mod connection;
 mod fetched_uploads;
 mod job_actor;
 mod pictures;
+mod report;
 
 use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
 
@@ -17,7 +18,7 @@ use clap::ValueEnum;
 use ingress::{
     IngressConfig, capacity::CapacityMonitor, jobs::act_on_job::JobActionContext, uploads::UploadState,
 };
-use nats::{Bus, ProcessHealth, Role, Supervisor};
+use nats::{Bus, ProcessHealth, Role, Supervisor, metrics::ProcessMetrics};
 use outbound::OutboundClient;
 use schemas::fault::{error_chain, io_advice};
 use store::Store;
@@ -90,7 +91,7 @@ impl RoleSeeds {
         Ok(Self(seeds))
     }
 
-    fn seed_of(&self, role: Role) -> Option<String> {
+    pub(crate) fn seed_of(&self, role: Role) -> Option<String> {
         self.0.get(role.name()).cloned()
     }
 }
@@ -242,6 +243,8 @@ pub async fn run_roles(
         None
     };
     start_process_tasks(&site, kinds, &mut tasks);
+    // One of them reports for the process: what is counted is counted for all.
+    let reporter = kinds.first().copied();
     let with_store = [
         ProcessRole::Ingress,
         ProcessRole::Upload,
@@ -253,12 +256,12 @@ pub async fn run_roles(
     let looks = kinds.iter().copied().find(|kind| with_store.contains(kind));
     for kind in kinds.iter().copied() {
         let site = site.clone();
-        let looks = looks == Some(kind);
+        let duties = ProcessDuties { looks: looks == Some(kind), reports: reporter == Some(kind) };
         let driver = driver.clone();
         let serves = kind == ProcessRole::Ingress || !kinds.contains(&ProcessRole::Ingress);
         let ready = if serves { ready.take() } else { None };
         tasks.spawn(async move {
-            let ended = Box::pin(run_role(&site, kind, driver, looks, ready)).await;
+            let ended = Box::pin(run_role(&site, kind, driver, duties, ready)).await;
             ended.with_context(|| format!("role {}", kind.bus_role().name()))
         });
     }
@@ -301,6 +304,8 @@ async fn wait_for_tasks(site: &Runtime, mut tasks: JoinSet<anyhow::Result<()>>) 
 
 /// What belongs to the process, not to one role: probes and metrics.
 fn start_process_tasks(site: &Runtime, kinds: &[ProcessRole], tasks: &mut JoinSet<anyhow::Result<()>>) {
+    report::show_role_metrics(kinds);
+    site.metrics.register(ProcessMetrics::new(env!("CARGO_PKG_VERSION")));
     site.metrics.register(site.health.clone());
     site.metrics.register(telemetry::ClockMetrics);
     if kinds.iter().any(|kind| matches!(kind, ProcessRole::Ingress | ProcessRole::Keeper)) {
@@ -316,12 +321,21 @@ fn start_process_tasks(site: &Runtime, kinds: &[ProcessRole], tasks: &mut JoinSe
     }
 }
 
-/// Runs one role: waits for the broker, then works until the shutdown; one that `looks` watches the store as well.
+/// What a role does for its whole process.
+#[derive(Debug, Clone, Copy)]
+struct ProcessDuties {
+    /// It watches the store.
+    looks: bool,
+    /// It reports the metrics.
+    reports: bool,
+}
+
+/// Runs one role: waits for the broker, then works until the shutdown, and does its `duties` beside that.
 async fn run_role(
     site: &Runtime,
     kind: ProcessRole,
     driver: Option<Arc<media::MediaDriver>>,
-    looks: bool,
+    duties: ProcessDuties,
     ready: Option<oneshot::Sender<StartedRoles>>,
 ) -> anyhow::Result<()> {
     let tasks = Supervisor::new(kind.bus_role(), site.health.clone(), site.shutdown.clone());
@@ -329,10 +343,7 @@ async fn run_role(
         tasks.start_with_retry("connection", classify_ending, || site.connect_as(kind.bus_role())).await?;
     let Some(bus) = connected else { return Ok(()) };
     let ready = announce_ready(kind, ready)?;
-    let counts = match kind {
-        ProcessRole::Monitor => site.metrics.change(monitor::MonitorMetrics::register),
-        _ => monitor::MonitorMetrics::register(&mut nats::metrics::Registry::default()),
-    };
+    let counts = report::register_monitor(site, kind);
     let work = async {
         if kind == ProcessRole::Ingress {
             return Box::pin(serve_ingress(site, &tasks, &bus, ready)).await;
@@ -344,15 +355,22 @@ async fn run_role(
         .keep_running("heartbeat", nats::BusError::task_ending, || bus.run_write_heartbeat(&site.shutdown));
     let heartbeat = async { Ok(heartbeat.await?) };
     let looking = tasks.keep_running("store", classify_ending, || async {
-        if looks {
+        if duties.looks {
             let store = site.open_store(&bus).await?;
             return readiness::watch_store(&store, &site.health, &site.shutdown).await;
         }
         site.shutdown.cancelled().await;
         Ok(())
     });
-    // One task of the runtime for all three: the first error drops the others.
-    tokio::try_join!(work, heartbeat, looking)?;
+    let reporting = tasks.keep_running("metrics", classify_ending, || async {
+        if duties.reports {
+            report::report_metrics(site, kind.bus_role(), &bus).await;
+        }
+        site.shutdown.cancelled().await;
+        Ok(())
+    });
+    // One task of the runtime for all four: the first error drops the others.
+    tokio::try_join!(work, heartbeat, looking, reporting)?;
     tracing::debug!(role = kind.bus_role().name(), "stopped");
     // A broker that is away must not keep a stop waiting.
     match tokio::time::timeout(CLOSING_MAX / 2, bus.close()).await {

@@ -28,5 +28,6 @@ pub mod readiness;
 pub mod registry;
 pub mod request;
 pub mod request_head;
+pub mod request_metrics;
 pub mod request_policy;
 pub mod serve;

@@ -282,6 +282,10 @@ kinds! {
         "Repeat: another replica, or this one in a moment, answers.";
     StoreFull 507 "store_full" "The store is full"
         "The operator has to make room; what was acknowledged is kept.";
+    SocketOriginRefused 403 "socket_origin_refused" "Pages of this site may not open a WebSocket here"
+        "The operator may let the site in by `ingress.manners.origins`; programs send no `Origin`.";
+    StreamsTooMany 429 "streams_too_many" "You follow events as often as you may at once"
+        "Close other streams, or follow more by one: without `media` and `job` it has everything that is yours.";
     TargetTooLong 414 "target_too_long" "Path and query are longer than their limit"
         "Send no more than `limit_bytes`.";
     Timeout 503 "timeout" "The answer took too long"
@@ -351,6 +355,8 @@ kinds! {
         "It is being stopped, or is of another version; `worker_state` says where it stands.";
     WorkerSilent 503 "worker_silent" "The worker does not answer"
         "Wait for `Retry-After` seconds and repeat; `GET /v1/workers` says whether it still shows itself.";
+    WebSocketRequired 426 "websocket_required" "This is a WebSocket"
+        "Open it with a client of RFC 6455 over HTTP/1.1, or follow `GET /v1/events`.";
     WalletNeeded 401 "wallet_needed" "Sign in with a wallet to play this"
         "Sign in by `/v1/auth/challenge` and `/v1/auth/login`.";
 }

@@ -2,16 +2,45 @@
 
 use std::sync::Arc;
 
-use nats::metrics::{Collector, Registry, render_registry};
+use axum::{
+    http::{HeaderMap, header},
+    response::{IntoResponse, Response},
+};
+use nats::metrics::{Collector, DeclaredFamilies, Registry, render_registry, to_prometheus_text};
 use parking_lot::RwLock;
 
 /// Media type of metrics (OpenMetrics 1.0.0).
 pub const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// Media type of metrics for readers that do not ask for OpenMetrics.
+pub const METRICS_TEXT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// What is done to the document of this process before it is answered.
+type DocumentChange = Arc<dyn Fn(String) -> String + Send + Sync>;
 
 /// The metrics of this process: what its roles count. Cheap to clone; all clones share them.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone)]
 pub struct MetricsRegistry {
     registry: Arc<RwLock<Registry>>,
+    merging: Arc<RwLock<Option<DocumentChange>>>,
+    instance: Arc<str>,
+}
+
+impl std::fmt::Debug for MetricsRegistry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MetricsRegistry").finish_non_exhaustive()
+    }
+}
+
+impl Default for MetricsRegistry {
+    fn default() -> Self {
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(DeclaredFamilies));
+        Self {
+            registry: Arc::new(RwLock::new(registry)),
+            merging: Arc::default(),
+            instance: new_instance().into(),
+        }
+    }
 }
 
 impl MetricsRegistry {
@@ -25,10 +54,43 @@ impl MetricsRegistry {
         add(&mut self.registry.write())
     }
 
-    /// All of them as OpenMetrics text.
+    /// Those of this process alone, as OpenMetrics text.
     pub fn render_text(&self) -> String {
         render_registry(&self.registry.read())
     }
+
+    /// A name of this process among all that report their metrics: 16 hexadecimal digits.
+    pub fn instance(&self) -> &str {
+        &self.instance
+    }
+
+    /// Has `merge` add to the document of this process what others reported.
+    pub fn merge_with(&self, merge: impl Fn(String) -> String + Send + Sync + 'static) {
+        *self.merging.write() = Some(Arc::new(merge));
+    }
+
+    /// All that this process shows: OpenMetrics to readers that name it in `Accept`, the text format 0.0.4 to others.
+    pub fn respond(&self, headers: &HeaderMap) -> Response {
+        let merging = self.merging.read().clone();
+        let document = self.render_text();
+        let document = match merging {
+            Some(merge) => merge(document),
+            None => document,
+        };
+        let mut accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+        let is_open = accepted.any(|types| types.contains("application/openmetrics-text"));
+        let (kind, document) = if is_open {
+            (METRICS_TYPE, document)
+        } else {
+            (METRICS_TEXT_TYPE, to_prometheus_text(&document))
+        };
+        ([(header::CONTENT_TYPE, kind)], document).into_response()
+    }
+}
+
+fn new_instance() -> String {
+    let random = nats::new_id_bytes();
+    data_encoding::HEXLOWER.encode(random.get(8..).unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -65,6 +65,8 @@ struct CorsLayers {
     listed: CorsLayer,
     /// Every origin, for what `/play/` serves: the token in the path is the right, and no cookie goes with it.
     play: CorsLayer,
+    /// The origins of the settings; `None` for every origin.
+    origins: Option<Arc<[HeaderValue]>>,
 }
 
 impl CorsPolicy {
@@ -86,9 +88,10 @@ impl CorsPolicy {
         // The right to play is in the path, so no credentials are needed and any site may embed a player.
         let play = base.clone().allow_origin(AllowOrigin::any());
         if any {
-            return Ok(Self(Arc::new(CorsLayers { listed: play.clone(), play })));
+            return Ok(Self(Arc::new(CorsLayers { listed: play.clone(), play, origins: None })));
         }
         let listed = config.origins.iter().map(|text| parse_origin(text)).collect::<Result<Arc<[_]>, _>>()?;
+        let origins = Some(Arc::clone(&listed));
         let (allowed, trusted) = (Arc::clone(&listed), listed);
         let credentials = config.credentials;
         let listed = base
@@ -96,7 +99,13 @@ impl CorsPolicy {
             .allow_credentials(AllowCredentials::predicate(move |origin, _| {
                 credentials && trusted.contains(origin)
             }));
-        Ok(Self(Arc::new(CorsLayers { listed, play })))
+        Ok(Self(Arc::new(CorsLayers { listed, play, origins })))
+    }
+
+    /// True when pages of `origin` may call this: the settings name it, or every origin. What browsers ask for a WebSocket no layer
+    /// refuses, since they open one to any site.
+    pub fn allows_origin(&self, origin: &HeaderValue) -> bool {
+        self.0.origins.as_ref().is_none_or(|origins| origins.contains(origin))
     }
 
     /// The layer for answers at this path.

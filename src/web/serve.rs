@@ -16,6 +16,10 @@ use hyper_util::{
     server::{conn::auto, graceful::GracefulShutdown},
     service::TowerToHyperService,
 };
+use nats::metrics::{
+    labels::ConnectionOutcome,
+    table::{CONNECTIONS, CONNECTIONS_OPEN},
+};
 use parking_lot::Mutex;
 use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -98,6 +102,7 @@ pub async fn serve_connections(
                 Ok(accepted) => accepted,
                 Err(error) => {
                     // Out of descriptors is the usual cause; a short wait lets connections end.
+                    CONNECTIONS.increment(ConnectionOutcome::Failed);
                     tracing::warn!(%error, "a connection could not be accepted");
                     tokio::time::sleep(Duration::from_millis(50)).await;
                     continue;
@@ -109,9 +114,12 @@ pub async fn serve_connections(
         };
         // An IPv4 peer of a dual-stack socket has a mapped address: it is one peer, however it comes.
         let Some(seat) = peers.try_acquire(peer.ip().to_canonical()) else {
+            CONNECTIONS.increment(ConnectionOutcome::Refused);
             tracing::debug!("an address has too many connections");
             continue;
         };
+        CONNECTIONS.increment(ConnectionOutcome::Accepted);
+        let hold = CONNECTIONS_OPEN.hold(());
         let mut router = router.clone();
         let (reached, interim) = (RouterReached::default(), Arc::<InterimQueue>::default());
         let (reaching, answering) = (Arc::clone(&reached), Arc::clone(&interim));
@@ -140,7 +148,7 @@ pub async fn serve_connections(
             if let Err(error) = watcher.watch(connection.into_owned()).await {
                 tracing::debug!(error, "a connection ended early");
             }
-            drop((slot, seat));
+            drop((slot, seat, hold));
         });
     }
     // Closed first: new clients are refused at once and go to another replica.

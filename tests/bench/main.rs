@@ -13,6 +13,7 @@
 
 mod bus;
 mod dispatch;
+mod followers;
 mod gate;
 mod http;
 mod ladder;
@@ -75,9 +76,9 @@ pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values[(values.len() - 1) / 2]
 }
 
-const USAGE: &str = "make bench [ARGS='ROW...']   rows: bus dispatch flood killed jobs signin token limiter get cache start upload tus slow search ladder title stay; without any, all.
+const USAGE: &str = "make bench [ARGS='ROW...']   rows: bus dispatch flood killed jobs signin token limiter get cache followers start upload tus slow search ladder title stay; without any, all.
 BENCH_TITLE_SECONDS (600), BENCH_UPLOAD_MIB (1024), BENCH_TUS_MIB (256), BENCH_SLOW (1000), BENCH_STAY (100000),
-BENCH_FLOOD (10000), BENCH_SEARCH (100000), BENCH_WAITING (100000) and BENCH_JOBS (1000000) make a run smaller.";
+BENCH_FLOOD (10000), BENCH_FOLLOWERS (10000), BENCH_FOLLOWED (1000), BENCH_SEARCH (100000), BENCH_WAITING (100000) and BENCH_JOBS (1000000) make a run smaller.";
 
 async fn measure_dispatcher(is_wanted: &impl Fn(&str) -> bool) {
     if is_wanted("dispatch") {
@@ -131,6 +132,11 @@ async fn main() {
     if is_wanted("cache") {
         println!("{}", http::cached_playlist().await.line());
         println!("{}", http::cached_job().await.line());
+    }
+    if is_wanted("followers") {
+        for row in followers::many_followers().await {
+            println!("{}", row.line());
+        }
     }
     if is_wanted("start") {
         println!("{}", server::cold_start().line());

@@ -77,6 +77,14 @@ pub(crate) fn resident_kb(pid: u32) -> f64 {
     status_field(pid, "VmRSS:")
 }
 
+/// Time that a process has used on all cores, in seconds.
+pub(crate) fn cpu_seconds(pid: u32) -> f64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    // Behind the name, which may have blanks: fields 14 and 15, in units of 10 ms.
+    let fields: Vec<&str> = text.rsplit(')').next().unwrap().split_whitespace().collect();
+    fields[11..13].iter().map(|ticks| ticks.parse::<f64>().unwrap()).sum::<f64>() / 100.0
+}
+
 /// The most memory that a process has had, in units of 1,024 bytes.
 pub(crate) fn peak_resident_kb(pid: u32) -> f64 {
     status_field(pid, "VmHWM:")

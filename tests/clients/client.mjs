@@ -45,8 +45,8 @@ async function upload() {
 
 async function wait(mediaId) {
   for (let resume = {}; ; await sleep(1000)) { // The server ends a stream after an hour.
-    // Without an id the stream begins with the medium's first event, with one behind that event.
-    const stream = await send('GET', `/v1/events?media=${mediaId}`, resume);
+    // It begins with the medium's first event, or behind the one that `resume` names.
+    const stream = await send('GET', `/v1/events?media=${mediaId}&since=0-0`, resume);
     let text = '';
     try {
       for await (const piece of stream.body.pipeThrough(new TextDecoderStream())) {

@@ -49,8 +49,8 @@ def events(stream):
 def wait(args, media_id):
     resume = {}
     while True:
-        # Without an id the stream begins with the medium's first event, with one behind that event.
-        stream = send(args, "GET", f"/v1/events?media={media_id}", resume)
+        # It begins with the medium's first event, or behind the one that `resume` names.
+        stream = send(args, "GET", f"/v1/events?media={media_id}&since=0-0", resume)
         try:
             for event in events(stream):
                 kind, data = event["event"], json.loads(event["data"])

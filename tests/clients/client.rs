@@ -68,7 +68,7 @@ async fn main() -> anyhow::Result<()> {
     let upload = ask(Method::POST, "/v1/media")?.header("content-type", "application/octet-stream");
     let made: Value = send(upload.header("content-length", length).body(file)).await?.json().await?;
     let media_id = made["media_id"].as_str().context("the answer names no medium")?;
-    let mut since = String::new(); // The server ends a stream after an hour, and a connection may break.
+    let mut since = "&since=0-0".to_owned(); // The server ends a stream after an hour, and a connection may break.
     while !follow(ask(Method::GET, &format!("/v1/events?media={media_id}{since}"))?, &mut since).await? {
         tokio::time::sleep(Duration::from_secs(1)).await;
     }

@@ -72,6 +72,26 @@ const IN_FILES: &[(&str, &[&str])] = &[
     ("[broker]\nurls = [\"\"]", &["broker.urls[0]", "\"\"", "nats://broker:4222"]),
     ("[broker]\nurls = [\"nats://\"]", &["broker.urls[0]", "nats://broker:4222"]),
     ("[broker]\nreplicas = 2", &["broker.replicas", "it is 2", "1, 3 or 5"]),
+    (
+        "[broker.listener]\nlisten = \"0.0.0.0:4222\"",
+        &["broker.listener.listen", "0.0.0.0:4222", "unencrypted", "certificate_file", "127.0.0.1"],
+    ),
+    (
+        "[broker.listener]\nlisten = \"[::]:4222\"\ncertificate_file = \"c.pem\"",
+        &["broker.listener.key_file", "private key"],
+    ),
+    (
+        "[broker]\nurls = [\"nats://b\"]\n[broker.listener]\nlisten = \"127.0.0.1:4222\"",
+        &["broker.listener.listen", "broker.urls"],
+    ),
+    (
+        "[broker.listener]\npublic_url = \"https://media.example.org\"",
+        &["broker.listener.public_url", "tls://broker:4222"],
+    ),
+    (
+        "[broker.listener]\nconnections_max = 1000",
+        &["broker.listener.connections_max", "it is 1000", "at most 512"],
+    ),
     ("[capacity]\nretention = \"0d\"", &["capacity.retention", "it is \"0s\"", "at least \"1d\""]),
     ("[capacity]\nretention = \"40000d\"", &["capacity.retention", "it is \"40000d\"", "at most \"36500d\""]),
     ("[capacity]\nuploads_per_day = 0", &["capacity.uploads_per_day", "it is 0", "at least 1"]),

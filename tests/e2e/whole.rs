@@ -27,11 +27,13 @@ pub(crate) struct Up {
 impl Up {
     /// Starts it with `folder` as its working folder; its data lies in `data` there.
     pub(crate) fn start(folder: &Path) -> Self {
-        std::fs::write(
-            folder.join("streamgate.toml"),
-            "[transcode]\nprofile = \"tiny\"\nclaim_fresh = \"4s\"\nrenew_interval = \"500ms\"\n",
-        )
-        .unwrap();
+        Self::start_with(folder, "")
+    }
+
+    /// The same with more settings.
+    pub(crate) fn start_with(folder: &Path, more: &str) -> Self {
+        let settings = "[transcode]\nprofile = \"tiny\"\nclaim_fresh = \"4s\"\nrenew_interval = \"500ms\"\n";
+        std::fs::write(folder.join("streamgate.toml"), format!("{settings}{more}")).unwrap();
         let log = std::fs::OpenOptions::new().create(true).append(true).open(folder.join("log")).unwrap();
         // Under the most careless mask there is.
         let script = "umask 000; exec \"$0\" up --json --listen 127.0.0.1:0 --config streamgate.toml";
@@ -79,7 +81,7 @@ impl Up {
 
     /// Reads the medium's events until one is called `wanted`.
     pub(crate) async fn until(&self, media_id: &str, wanted: &str) {
-        let mut events = self.get(&format!("/v1/events?media={media_id}")).send().await.unwrap();
+        let mut events = self.get(&format!("/v1/events?media={media_id}&since=0-0")).send().await.unwrap();
         let reading = async {
             let mut text = String::new();
             while !text.contains(&format!("event: {wanted}\n")) {
@@ -167,7 +169,8 @@ async fn metrics_keep_their_names_types_and_labels() {
     let wanted = include_str!("fixtures/metrics.txt");
     let deadline = Instant::now() + WAIT_MAX;
     loop {
-        let text = up.get("/metrics").send().await.unwrap().text().await.unwrap();
+        let asked = up.get("/metrics").header("accept", "application/openmetrics-text; version=1.0.0");
+        let text = asked.send().await.unwrap().text().await.unwrap();
         let found = metric_families(&text).into_iter().map(|(name, (kind, labels))| {
             let labels = labels.into_iter().collect::<Vec<_>>().join(",");
             format!("{name} {kind} {}\n", if labels.is_empty() { "-" } else { &labels })

@@ -62,7 +62,7 @@ impl EphemeralConsumer {
         Ok(Self {
             client,
             context: bus.context().clone(),
-            subject: format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"),
+            subject: format!("{}.CONSUMER.MSG.NEXT.{stream}.{consumer}", bus.role().api_prefix()),
             inbox,
             messages,
             heartbeat,

@@ -4,7 +4,6 @@ use std::{
     fs::{self, File},
     net::{Ipv4Addr, TcpListener},
     path::PathBuf,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -17,7 +16,7 @@ use tokio::{
 
 use super::{
     BrokerConfig, BrokerError,
-    folder::{self, BrokerDataDir, BrokerKeys, file_error},
+    folder::{self, BrokerDataDir, file_error},
     program,
 };
 
@@ -31,7 +30,6 @@ pub(super) struct BrokerLauncher {
     pub(super) config: BrokerConfig,
     binary: PathBuf,
     folder: BrokerDataDir,
-    keys: Arc<BrokerKeys>,
 }
 
 /// A server that takes connections.
@@ -46,13 +44,8 @@ pub(super) struct BrokerProcess {
 }
 
 impl BrokerLauncher {
-    pub(super) const fn new(
-        config: BrokerConfig,
-        binary: PathBuf,
-        folder: BrokerDataDir,
-        keys: Arc<BrokerKeys>,
-    ) -> Self {
-        Self { config, binary, folder, keys }
+    pub(super) const fn new(config: BrokerConfig, binary: PathBuf, folder: BrokerDataDir) -> Self {
+        Self { config, binary, folder }
     }
 
     /// Starts on the port of the last time when it is free, else on any.
@@ -71,13 +64,15 @@ impl BrokerLauncher {
 
     /// Starts on `port` (-1: any) and waits until connections are taken.
     pub(super) async fn start_on_port(&self, port: i32) -> Result<BrokerProcess, BrokerError> {
-        self.folder.write_config(&self.config, &self.keys, port)?;
+        // From the file: the key of a reader may have been renewed since the last start.
+        let keys = self.folder.load_or_create_keys()?;
+        self.folder.write_config(&self.config, &keys, port)?;
         self.clear_ports()?;
         let errors = self.folder.file_path("nats-server.err");
         let stderr = File::create(&errors).map_err(|source| file_error(&errors, source))?;
         let mut child = program::guarded_command(&self.binary)
             .arg("--config")
-            .arg(self.folder.file_path("nats-server.conf"))
+            .arg(self.folder.file_path(folder::CONFIG))
             // Nothing is ever written there: the open handle keeps the folder locked as long as the server lives.
             .stdout(self.folder.clone_lock()?)
             .stderr(stderr)

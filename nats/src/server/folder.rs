@@ -21,6 +21,8 @@ const OWNER_MAX: Duration = Duration::from_secs(2);
 pub(super) const PORT: &str = "port";
 /// File with the seeds of all roles, mode 0600.
 pub(super) const SEEDS: &str = "seeds";
+/// The server's configuration, written at every start.
+pub(super) const CONFIG: &str = "nats-server.conf";
 const POLL: Duration = Duration::from_millis(5);
 
 /// An open and locked data folder.
@@ -88,17 +90,7 @@ impl BrokerDataDir {
 
     /// Replaces a file as a whole.
     pub(super) fn replace_file(&self, name: &str, bytes: &[u8], mode: u32) -> Result<(), BrokerError> {
-        let (file, fresh) = (self.file_path(name), self.file_path(&format!("{name}.new")));
-        let written = || {
-            let mut out =
-                OpenOptions::new().create(true).write(true).truncate(true).mode(mode).open(&fresh)?;
-            out.write_all(bytes)?;
-            // Before the rename: after a power cut the new name may otherwise hold an empty file, and without seeds
-            // no role gets in.
-            out.sync_all()?;
-            fs::rename(&fresh, &file)
-        };
-        written().map_err(|source: io::Error| file_error(&file, source))
+        replace_file(&self.file_path(name), bytes, mode)
     }
 
     /// The users' keys: made at the first start, and for roles that are new.
@@ -134,7 +126,7 @@ impl BrokerDataDir {
         keys: &BrokerKeys,
         port: i32,
     ) -> Result<(), BrokerError> {
-        self.replace_file("nats-server.conf", self.render_config(config, keys, port).as_bytes(), 0o600)
+        self.replace_file(CONFIG, self.render_config(config, keys, port).as_bytes(), 0o600)
     }
 
     fn render_config(&self, config: &BrokerConfig, keys: &BrokerKeys, port: i32) -> String {
@@ -142,16 +134,14 @@ impl BrokerDataDir {
             let path = self.file_path(name).display().to_string();
             format!("\"{}\"", path.replace('\\', "\\\\").replace('"', "\\\""))
         };
-        let users: Vec<String> = keys
-            .0
-            .iter()
-            .map(|(role, _, public)| {
-                format!(
-                    "    {{ nkey: {public}, permissions: $PERMISSIONS_{} }}\n",
-                    role.name().to_ascii_uppercase()
-                )
-            })
-            .collect();
+        let users = |is_reader: bool| {
+            let of_account = keys.0.iter().filter(|(role, ..)| (*role == Role::Reader) == is_reader);
+            let lines = of_account.map(|(role, _, public)| {
+                let variable = role.name().to_ascii_uppercase();
+                format!("    {{ nkey: {public}, permissions: $PERMISSIONS_{variable} }}\n")
+            });
+            lines.collect::<String>()
+        };
         // `sync_interval: always`: by default a confirmed message is on disk within two minutes only, and a power
         // cut loses it.
         format!(
@@ -171,13 +161,18 @@ impl BrokerDataDir {
              \x20 max_file_store: {file_bytes}\n\
              \x20 max_memory_store: {memory_bytes}\n\
              \x20 sync_interval: always\n\
+             \x20 strict: true\n\
              }}\n\
              {PERMISSIONS}\n\
-             accounts {{\n  MEDIA {{\n   jetstream: enabled\n   users: [\n{users}   ]\n  }}\n}}\n",
+             accounts {{\n\
+             \x20 MEDIA {{\n   jetstream: enabled\n   exports: $MEDIA_EXPORTS\n   imports: $MEDIA_IMPORTS\n   users: [\n{users}   ]\n  }}\n\
+             \x20 MIRRORS {{\n   jetstream: enabled\n   exports: $MIRRORS_EXPORTS\n   imports: $MIRRORS_IMPORTS\n  }}\n\
+             \x20 READERS {{\n   limits: $READERS_LIMITS\n   imports: $READERS_IMPORTS\n   users: [\n{readers}   ]\n  }}\n}}\n",
             ports = quoted("ports"),
             log = quoted("nats-server.log"),
             store = quoted("store"),
-            users = users.concat(),
+            users = users(false),
+            readers = users(true),
             file_bytes = config.file_store_bytes_max,
             memory_bytes = config.memory_store_bytes_max,
         )
@@ -197,6 +192,21 @@ impl BrokerKeys {
     pub(super) fn seed(&self, role: Role) -> &str {
         self.0.iter().find(|(other, ..)| *other == role).map_or("", |(_, seed, _)| seed)
     }
+}
+
+/// Replaces a file as a whole.
+pub(super) fn replace_file(file: &Path, bytes: &[u8], mode: u32) -> Result<(), BrokerError> {
+    let mut fresh = file.as_os_str().to_owned();
+    fresh.push(".new");
+    let written = || {
+        let mut out = OpenOptions::new().create(true).write(true).truncate(true).mode(mode).open(&fresh)?;
+        out.write_all(bytes)?;
+        // Before the rename: after a power cut the new name may otherwise hold an empty file, and without seeds
+        // no role gets in.
+        out.sync_all()?;
+        fs::rename(&fresh, file)
+    };
+    written().map_err(|source: io::Error| file_error(file, source))
 }
 
 pub(super) fn file_error(path: &Path, source: io::Error) -> BrokerError {

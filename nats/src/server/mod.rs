@@ -14,12 +14,12 @@ mod binary;
 mod child;
 mod folder;
 pub mod program;
+mod renew;
 mod supervise;
 mod write_watchdog;
 
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
     time::Duration,
 };
 
@@ -30,6 +30,7 @@ use crate::{ProcessHealth, Role};
 
 pub use binary::parse_version as version;
 pub use binary::{NatsServerBinary, VERSION_MIN, find_nats_server};
+pub use renew::renew_key;
 pub use supervise::RESTART_DELAY_MAX;
 pub use write_watchdog::{RESTARTS_MAX, RESTARTS_WINDOW};
 
@@ -128,7 +129,7 @@ pub enum BrokerError {
 /// A running server; killed when dropped, ended in order by [`EmbeddedBroker::stop`].
 pub struct EmbeddedBroker {
     url: String,
-    keys: Arc<folder::BrokerKeys>,
+    keys: folder::BrokerKeys,
     state: watch::Receiver<supervise::BrokerState>,
     stop: CancellationToken,
     supervisor: Option<JoinHandle<()>>,
@@ -161,7 +162,7 @@ impl EmbeddedBroker {
     /// As [`EmbeddedBroker::start`].
     pub async fn start_with_health(config: BrokerConfig, health: ProcessHealth) -> Result<Self, BrokerError> {
         let folder = folder::BrokerDataDir::open(&config.data_dir).await?;
-        let keys = Arc::new(folder.load_or_create_keys()?);
+        let keys = folder.load_or_create_keys()?;
         let binary = binary::find_nats_server(config.binary.as_deref()).await?.path;
         let period = Duration::from_millis(config.watch_period_ms.max(1));
         let watch = write_watchdog::WriteWatchdog::new(
@@ -170,7 +171,7 @@ impl EmbeddedBroker {
             period,
             config.room_bytes_min,
         );
-        let launch = child::BrokerLauncher::new(config, binary, folder, Arc::clone(&keys));
+        let launch = child::BrokerLauncher::new(config, binary, folder);
         let running = launch.start_on_last_port().await?;
         let url = format!("nats://127.0.0.1:{}", running.port);
         let (sender, state) = watch::channel(supervise::BrokerState::from_process(&running, 1));

@@ -87,15 +87,14 @@ pub(super) fn missing_asset(asset: String) -> TopologyDifference {
 /// Compares what the file says of a stream; what it does not mention is the operator's own.
 pub(super) fn compare_streams(want: &stream::Config, have: &stream::Config) -> Vec<TopologyDifference> {
     use DifferenceClass::{Changeable, Irreversible};
-    let mut findings = DifferenceCollector { asset: format!("stream {}", want.name), found: Vec::new() };
+    let mut findings = DifferenceCollector { asset: asset_name(want), found: Vec::new() };
     let f = &mut findings;
     f.compare_subjects("subjects", &subject_set(&want.subjects), &subject_set(&have.subjects));
     f.compare_field("retention", &want.retention, &have.retention, Irreversible);
     f.compare_field("storage", &want.storage, &have.storage, Irreversible);
     f.compare_field("max_consumers", &want.max_consumers, &have.max_consumers, Irreversible);
-    f.compare_field("mirror", &None, &have.mirror.as_ref().map(|mirror| &mirror.name), Irreversible);
-    let asynchronous = have.persist_mode == Some(PersistenceMode::Async);
-    f.compare_field("asynchronous persistence", &false, &asynchronous, Irreversible);
+    f.compare_field("mirror", &mirrored_stream(want), &mirrored_stream(have), Irreversible);
+    f.compare_field("asynchronous persistence", &is_asynchronous(want), &is_asynchronous(have), Irreversible);
     f.compare_latch("sealed", false, have.sealed);
     f.compare_latch("deny_delete", want.deny_delete, have.deny_delete);
     f.compare_latch("deny_purge", want.deny_purge, have.deny_purge);
@@ -141,7 +140,24 @@ pub(super) fn compare_streams(want: &stream::Config, have: &stream::Config) -> V
     f.compare_field("no_ack", &want.no_ack, &have.no_ack, Changeable);
     f.compare_field("replicas", &want.num_replicas, &have.num_replicas, Changeable);
     f.compare_field("about", &want.description, &have.description, Changeable);
+    if want.consumer_limits.is_some() {
+        f.compare_field("consumer_limits", &want.consumer_limits, &have.consumer_limits, Changeable);
+    }
     findings.found
+}
+
+/// What people read of a stream: `stream EVENTS`, `mirror EVENTS`.
+pub(super) fn asset_name(config: &stream::Config) -> String {
+    format!("{} {}", if config.mirror.is_some() { "mirror" } else { "stream" }, config.name)
+}
+
+fn mirrored_stream(config: &stream::Config) -> Option<(&str, Option<&str>)> {
+    let mirror = config.mirror.as_ref()?;
+    Some((mirror.name.as_str(), mirror.external.as_ref().map(|external| external.api_prefix.as_str())))
+}
+
+fn is_asynchronous(config: &stream::Config) -> bool {
+    config.persist_mode == Some(PersistenceMode::Async)
 }
 
 /// How long a deletion marker stays; `None` for a stream without any.
@@ -166,7 +182,7 @@ pub(super) fn merge_stream_config(want: &stream::Config, have: stream::Config) -
         compression: have.compression,
         placement: have.placement,
         sources: have.sources,
-        consumer_limits: have.consumer_limits,
+        consumer_limits: want.consumer_limits.clone().or(have.consumer_limits),
         first_sequence: have.first_sequence,
         persist_mode: have.persist_mode,
         allow_batch_publish: have.allow_batch_publish,

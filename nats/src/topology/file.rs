@@ -9,7 +9,12 @@ use async_nats::jetstream::{
 use schemas::subjects;
 use serde::{Deserialize, Deserializer, de::Error as _};
 
-use super::{TopologySettings, load::StorageDemand};
+use super::{
+    TopologySettings,
+    load::StorageDemand,
+    mirrors::MirrorSpec,
+    quantity::{ByteSize, DurationSetting},
+};
 use crate::{BusError, Role};
 
 /// The window the server takes when none is given.
@@ -20,6 +25,7 @@ const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 #[serde(deny_unknown_fields)]
 pub(super) struct TopologyFile {
     stream: BTreeMap<String, StreamSpec>,
+    mirror: BTreeMap<String, MirrorSpec>,
     durable: BTreeMap<String, DurableSpec>,
     bucket: BTreeMap<String, BucketSpec>,
 }
@@ -113,8 +119,17 @@ pub(super) struct DesiredStream {
 }
 
 impl DesiredStream {
+    /// True for a copy in the account MIRRORS.
+    pub(super) fn is_mirror(&self) -> bool {
+        self.config.mirror.is_some()
+    }
+
     /// The same with room for what a stream holds already and a quarter more: no limit is set below what is stored.
     pub(super) fn with_room_for(mut self, info: &stream::Info) -> Self {
+        // What a copy drops is still in the stream.
+        if self.is_mirror() {
+            return self;
+        }
         let stored = i64::try_from(info.state.bytes).unwrap_or(i64::MAX);
         let needed = stored.saturating_add(stored / 4);
         if self.config.max_bytes < needed {
@@ -139,11 +154,16 @@ impl TopologyFile {
         toml::from_str(text).map_err(|error| BusError::Invalid { what: format!("topology file: {error}") })
     }
 
-    /// Streams and buckets.
+    /// Streams, mirrors of them, and buckets.
     pub(super) fn desired_streams(&self, settings: &TopologySettings) -> Vec<DesiredStream> {
         let streams = self.stream.iter().map(|(name, stream)| stream.desired_stream(name, settings));
         let buckets = self.bucket.iter().map(|(name, bucket)| bucket.desired_stream(name, settings));
-        streams.chain(buckets).collect()
+        // Behind the streams that they copy.
+        let mirrors = self.mirror.iter().filter_map(|(name, mirror)| {
+            let origin = self.stream.get(name)?.desired_stream(name, settings);
+            Some(mirror.desired_stream(&origin.config, settings))
+        });
+        streams.chain(mirrors).chain(buckets).collect()
     }
 
     pub(super) fn desired_durables(&self, settings: &TopologySettings) -> Vec<DesiredDurable> {
@@ -262,51 +282,6 @@ fn roles_from_names(who: &[RoleName]) -> Vec<Role> {
     who.iter().map(|who| who.0).collect()
 }
 
-/// A time such as `90d` or `10m`.
-#[derive(Debug, Clone, Copy, Default)]
-struct DurationSetting(Duration);
-
-impl<'de> Deserialize<'de> for DurationSetting {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        humantime::parse_duration(&text).map(Self).map_err(|e| D::Error::custom(format!("{text:?}: {e}")))
-    }
-}
-
-/// A size such as `64KiB` or `4GiB`, in bytes.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct ByteSize(i64);
-
-impl ByteSize {
-    /// The size, which is never below 0.
-    pub(super) fn as_u64(self) -> u64 {
-        self.0.unsigned_abs()
-    }
-}
-
-impl<'de> Deserialize<'de> for ByteSize {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        parse_bytes(&text)
-            .map(Self)
-            .ok_or_else(|| D::Error::custom(format!("{text:?} is no size in B, KiB, MiB or GiB")))
-    }
-}
-
-fn parse_bytes(text: &str) -> Option<i64> {
-    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-    let (number, unit) = text.split_at_checked(digits)?;
-    let shift = match unit.trim() {
-        "B" => 0,
-        "KiB" => 10,
-        "MiB" => 20,
-        "GiB" => 30,
-        _ => return None,
-    };
-    let bytes = number.parse::<i64>().ok()?.checked_mul(1 << shift)?;
-    (bytes > 0).then_some(bytes)
-}
-
 fn size_to_i32(bytes: i64) -> i32 {
     i32::try_from(bytes).unwrap_or(i32::MAX)
 }
@@ -315,18 +290,8 @@ fn size_to_i32(bytes: i64) -> i32 {
 mod tests {
     use std::{collections::BTreeMap, time::Duration};
 
-    use super::{TopologyFile, parse_bytes};
+    use super::TopologyFile;
     use crate::topology::{ExpectedLoad, FILE, TopologySettings};
-
-    #[test]
-    fn sizes_are_read() {
-        assert_eq!(parse_bytes("64KiB"), Some(65_536));
-        assert_eq!(parse_bytes("4GiB"), Some(4 << 30));
-        assert_eq!(parse_bytes("7 B"), Some(7));
-        for bad in ["", "KiB", "0MiB", "-1B", "4GB", "1.5MiB", "9999999999999999GiB", "99999999999GiB"] {
-            assert_eq!(parse_bytes(bad), None, "{bad}");
-        }
-    }
 
     #[test]
     fn unknown_words_are_refused() {
@@ -361,7 +326,7 @@ mod tests {
         let of = |load: Option<ExpectedLoad>| {
             let streams = topology.desired_streams(&TopologySettings { load, ..TopologySettings::default() });
             let config = |s: super::DesiredStream| (s.config.name, (s.config.max_bytes, s.config.max_age));
-            streams.into_iter().map(config).collect::<BTreeMap<_, _>>()
+            streams.into_iter().filter(|s| !s.is_mirror()).map(config).collect::<BTreeMap<_, _>>()
         };
         let (file, usual) = (of(None), of(Some(ExpectedLoad::default())));
         for (name, (bytes, age)) in &usual {
@@ -381,8 +346,9 @@ mod tests {
     }
 
     #[test]
-    fn durables_name_streams_of_the_file() {
+    fn durables_and_mirrors_name_streams_of_the_file() {
         let topology = TopologyFile::parse(FILE).unwrap();
+        assert!(topology.mirror.keys().all(|name| topology.stream.contains_key(name)));
         let streams = topology.desired_streams(&TopologySettings::default());
         for durable in topology.desired_durables(&TopologySettings::default()) {
             assert!(streams.iter().any(|s| s.config.name == durable.stream), "{}", durable.name);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, de::Error as _};
 
-use super::file::ByteSize;
+use super::quantity::ByteSize;
 
 /// The least a derived limit is, in bytes: a few thousand records, and room for the server's own.
 const LEAST_BYTES: u64 = 16 << 20;

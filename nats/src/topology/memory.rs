@@ -6,7 +6,10 @@ use async_nats::jetstream::{
 };
 use schemas::subjects;
 
-use super::{FILE, TopologySettings, file::TopologyFile, put_stream, request_info};
+use super::{
+    FILE, TopologySettings, compare::asset_name, file::TopologyFile, mirrors::account_context, put_stream,
+    request_info,
+};
 use crate::BusError;
 
 /// Makes the memory streams of the file anew that are gone, with as many copies as EVENTS has; answers their names. A file stream
@@ -21,11 +24,13 @@ pub async fn restore_memory_streams(context: &jetstream::Context) -> Result<Vec<
     let settings = TopologySettings { replicas: events.config.num_replicas, ..TopologySettings::default() };
     let mut restored = Vec::new();
     for want in TopologyFile::parse(FILE)?.desired_streams(&settings) {
-        if want.config.storage == StorageType::Memory
-            && fetch_stream_info(context, &want.config.name).await?.is_none()
-        {
-            put_stream(context, &want, None).await?;
-            restored.push(want.config.name);
+        if want.config.storage != StorageType::Memory {
+            continue;
+        }
+        let account = account_context(context, &want);
+        if fetch_stream_info(&account, &want.config.name).await?.is_none() {
+            put_stream(&account, &want, None).await?;
+            restored.push(asset_name(&want.config));
         }
     }
     Ok(restored)

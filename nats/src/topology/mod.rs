@@ -1,4 +1,4 @@
-//! Streams, durables and buckets: compared with `topology.toml`, brought to it, asked for at start.
+//! Streams, durables, buckets and mirrors: compared with `topology.toml`, brought to it, asked for at start.
 //!
 //! Only [`apply_topology`] creates or changes anything, with the admin role, except memory streams, which the keeper makes anew. A
 //! role calls [`verify_topology`] before it does anything else.
@@ -9,8 +9,10 @@ mod compare;
 mod file;
 mod load;
 mod memory;
+mod mirrors;
+mod quantity;
 
-use std::{fmt, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use async_nats::jetstream::{
     self, ErrorCode,
@@ -77,6 +79,7 @@ impl TopologySettings {
 /// [`BusError::Invalid`] when the file can't be read.
 pub fn reserved_bytes(settings: &TopologySettings) -> Result<u64, BusError> {
     let streams = TopologyFile::parse(FILE)?.desired_streams(settings);
+    // Mirrors, too: their account shares the server's files.
     let files = streams.iter().filter(|stream| stream.config.storage == stream::StorageType::File);
     Ok(files.map(|stream| stream.config.max_bytes.unsigned_abs()).fold(0, u64::saturating_add))
 }
@@ -149,7 +152,14 @@ pub async fn apply_topology(
         )
     })?;
     // The streams first: a durable needs its stream.
-    run_concurrently(survey.streams.iter(), |(want, have)| put_stream(context, want, have.as_ref())).await?;
+    run_concurrently(survey.streams.iter(), |stream| async move {
+        let context = mirrors::account_context(context, &stream.want);
+        if stream.is_remade {
+            remove_stream(&context, &stream.want).await?;
+        }
+        put_stream(&context, &stream.want, stream.have.as_ref().filter(|_| !stream.is_remade)).await
+    })
+    .await?;
     run_concurrently(survey.durables.iter(), |(want, have)| put_durable(context, want, have.as_ref()))
         .await?;
     Ok(survey.differences)
@@ -184,9 +194,49 @@ fn reject_differences(
 
 /// What the file wants beside what the server has.
 struct TopologySurvey {
-    streams: Vec<(DesiredStream, Option<stream::Config>)>,
+    streams: Vec<SurveyedStream>,
     durables: Vec<(DesiredDurable, Option<consumer::Config>)>,
     differences: Vec<TopologyDifference>,
+}
+
+/// A stream, bucket or mirror.
+struct SurveyedStream {
+    want: DesiredStream,
+    have: Option<stream::Config>,
+    last_sequence: u64,
+    /// True for a mirror that has to be removed and made again.
+    is_remade: bool,
+}
+
+impl SurveyedStream {
+    /// What differs; `stream_sequence` is the last of the stream that a mirror copies.
+    fn find_differences(&mut self, stream_sequence: u64) -> Vec<TopologyDifference> {
+        let want = &self.want.config;
+        let Some(have) = &self.have else { return vec![compare::missing_asset(compare::asset_name(want))] };
+        let mut found = compare::compare_streams(want, have);
+        if self.want.is_mirror() {
+            found.extend(mirrors::find_stale_mirror(want, self.last_sequence, stream_sequence));
+            for difference in &mut found {
+                self.is_remade |= difference.class == DifferenceClass::Irreversible;
+                difference.class = DifferenceClass::Changeable;
+            }
+        }
+        found
+    }
+}
+
+async fn survey_stream(
+    context: &jetstream::Context,
+    want: DesiredStream,
+) -> Result<SurveyedStream, BusError> {
+    let subject = format!("STREAM.INFO.{}", want.config.name);
+    let account = mirrors::account_context(context, &want);
+    let answer = account.request(subject.clone(), &serde_json::json!({})).await;
+    let answer = answer.map_err(|error| mirrors::explain_request_error(&want, error))?;
+    let info: Option<stream::Info> = unless_absent(&subject, answer, ErrorCode::STREAM_NOT_FOUND)?;
+    let last_sequence = info.as_ref().map_or(0, |info| info.state.last_sequence);
+    let want = info.as_ref().map_or(want.clone(), |info| want.with_room_for(info));
+    Ok(SurveyedStream { want, have: info.map(|info| info.config), last_sequence, is_remade: false })
 }
 
 async fn survey_topology(
@@ -199,17 +249,14 @@ async fn survey_topology(
     let streams = topology.desired_streams(settings).into_iter().filter(|stream| needed(&stream.needed_by));
     let durables =
         topology.desired_durables(settings).into_iter().filter(|durable| needed(&durable.needed_by));
-    let streams = run_concurrently(streams, |want| async move {
-        let subject = format!("STREAM.INFO.{}", want.config.name);
-        let info = request_info::<stream::Info>(context, subject, ErrorCode::STREAM_NOT_FOUND).await?;
-        let Some(info) = info else { return Ok((want, None)) };
-        Ok((want.with_room_for(&info), Some(info.config)))
-    })
-    .await?;
+    let (mirrors, streams): (Vec<_>, Vec<_>) = streams.partition(DesiredStream::is_mirror);
+    // Before their streams: one that is asked after its stream has more.
+    let mirrors = run_concurrently(mirrors.into_iter(), |want| survey_stream(context, want)).await?;
+    let mut streams = run_concurrently(streams.into_iter(), |want| survey_stream(context, want)).await?;
     let there =
-        |stream: &str| streams.iter().any(|(want, have)| want.config.name == stream && have.is_some());
+        |stream: &str| streams.iter().any(|other| other.want.config.name == stream && other.have.is_some());
     let durables = run_concurrently(durables, |want| async {
-        if !there(&want.stream) && streams.iter().any(|(other, _)| other.config.name == want.stream) {
+        if !there(&want.stream) && streams.iter().any(|other| other.want.config.name == want.stream) {
             return Ok((want, None));
         }
         let subject = format!("CONSUMER.INFO.{}.{}", want.stream, want.name);
@@ -218,11 +265,12 @@ async fn survey_topology(
     })
     .await?;
     let mut differences = Vec::new();
-    for (want, have) in &streams {
-        match have {
-            Some(have) => differences.extend(compare::compare_streams(&want.config, have)),
-            None => differences.push(compare::missing_asset(format!("stream {}", want.config.name))),
-        }
+    let sequences: BTreeMap<String, u64> =
+        streams.iter().map(|stream| (stream.want.config.name.clone(), stream.last_sequence)).collect();
+    streams.extend(mirrors);
+    for stream in &mut streams {
+        let last_sequence = sequences.get(&stream.want.config.name).copied().unwrap_or(0);
+        differences.extend(stream.find_differences(last_sequence));
     }
     for (want, have) in &durables {
         let asset = format!("durable {} of {}", want.name, want.stream);
@@ -253,11 +301,24 @@ async fn request_info<T: DeserializeOwned>(
 ) -> Result<Option<T>, BusError> {
     let answer =
         context.request(subject.clone(), &serde_json::json!({})).await.map_err(BusError::unavailable)?;
+    unless_absent(&subject, answer, absent)
+}
+
+fn unless_absent<T: DeserializeOwned>(
+    subject: &str,
+    answer: Response<T>,
+    absent: ErrorCode,
+) -> Result<Option<T>, BusError> {
     match answer {
         Response::Ok(info) => Ok(Some(info)),
         Response::Err { error } if error.error_code() == absent => Ok(None),
-        Response::Err { error } => Err(BusError::from_server_error(&subject, &error)),
+        Response::Err { error } => Err(BusError::from_server_error(subject, &error)),
     }
+}
+
+async fn remove_stream(context: &jetstream::Context, want: &DesiredStream) -> Result<(), BusError> {
+    let subject = format!("STREAM.DELETE.{}", want.config.name);
+    request_info::<serde_json::Value>(context, subject, ErrorCode::STREAM_NOT_FOUND).await.map(|_| ())
 }
 
 async fn put_stream(
@@ -265,7 +326,7 @@ async fn put_stream(
     want: &DesiredStream,
     have: Option<&stream::Config>,
 ) -> Result<(), BusError> {
-    let what = || format!("stream {}", want.config.name);
+    let what = || compare::asset_name(&want.config);
     match have {
         None => {
             let made = context.create_stream(&want.config).await;

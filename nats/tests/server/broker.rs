@@ -193,6 +193,32 @@ async fn only_keys_of_the_broker_get_in() {
 }
 
 #[tokio::test]
+async fn a_key_that_is_taken_back_lets_nobody_in_and_cuts_who_is() {
+    let broker = nats::testing::TestBroker::start().await;
+    let folder = broker.data_dir().join("nats");
+    let stolen = broker.config(Role::Reader);
+    let reader = nats::Bus::connect(&stolen).await.unwrap();
+    let ingress = broker.bus(Role::Ingress).await;
+    assert!(nats::server::renew_key(&folder, Role::Reader).unwrap(), "the server runs");
+    crate::until("the old key is refused", || async { nats::Bus::connect(&stolen).await.is_err() }).await;
+    let mut connection = reader.watch_connection();
+    tokio::time::timeout(crate::WAIT_MAX, connection.wait_for(|state| !state.up)).await.unwrap().unwrap();
+    let renewed = async || {
+        let (url, seeds) = nats::server::last_started_broker(&folder).unwrap();
+        let seeds = fs::read_to_string(seeds).unwrap();
+        assert_eq!(seeds.lines().count(), Role::ALL.len());
+        let seed = seeds.lines().find_map(|line| line.strip_prefix("reader ")).unwrap().to_owned();
+        nats::Bus::connect(&nats::BusConfig::new(vec![url], Role::Reader, Some(seed))).await
+    };
+    renewed().await.unwrap();
+    assert!(ingress.watch_connection().borrow().up, "nobody else is cut");
+    // A server that is started again has the new key, too.
+    broker.kill_and_wait().await;
+    renewed().await.unwrap();
+    assert!(nats::Bus::connect(&stolen).await.is_err());
+}
+
+#[tokio::test]
 async fn an_unusable_server_is_explained() {
     let folder = tempfile::tempdir().unwrap();
     let program = |name: &str, says: &str| {

@@ -1,7 +1,8 @@
 use async_nats::HeaderMap;
 use futures::StreamExt;
 use nats::{
-    Bus, PublishOutcome, Role,
+    Bus, BusConfig, PublishOutcome, ReaderStart, Role,
+    reader::ReaderConfig,
     testing::{SERVERS, TestCluster},
     topology::{self, TopologySettings},
 };
@@ -19,6 +20,16 @@ async fn three_servers_keep_everything_three_times() {
         topology::verify_topology(bus.context(), role)
             .await
             .unwrap_or_else(|error| panic!("{}: {error}", role.name()));
+    }
+    // A program reads what is stored, whichever server it is connected to.
+    bus.context().publish("evt.media.stored.P", "x".into()).await.unwrap().await.unwrap();
+    for url in cluster.config(Role::Reader).urls {
+        let config = BusConfig { urls: vec![url], ..cluster.config(Role::Reader) };
+        let reader = Bus::connect(&config).await.unwrap();
+        let events = ReaderConfig::new("EVENTS", vec!["evt.media.>".into()], ReaderStart::All);
+        let mut events = reader.open_reader(events).await.unwrap();
+        let entry = tokio::time::timeout(crate::WAIT_MAX, events.next()).await.unwrap().unwrap();
+        assert_eq!(entry.subject, "evt.media.stored.P");
     }
     // One server less: writes go on.
     cluster.kill_server(2);

@@ -4,6 +4,7 @@
 mod broker;
 mod cluster;
 mod full_disk;
+mod mirrors;
 mod permissions;
 mod reader;
 mod repair;

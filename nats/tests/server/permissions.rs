@@ -71,6 +71,7 @@ const CASES: &[Case] = &[
             "ask.dispatch.position",
             "ctl.dispatch.J",
             "log.ingress",
+            "stat.ingress.0123456789abcdef",
             "view.3.opened.M",
             "$JS.API.STREAM.INFO.VIEWS",
             "$KV.uploads.U",
@@ -128,6 +129,7 @@ const CASES: &[Case] = &[
             "dead.upload.EVENTS-1",
             "progress.J.v0",
             "log.keeper",
+            "stat.keeper.0123456789abcdef",
             "$JS.API.CONSUMER.CREATE.VIEWS",
             "$KV.leases.audit",
             "$JS.API.STREAM.MSG.GET.KV_leases",
@@ -162,6 +164,7 @@ const CASES: &[Case] = &[
             "evt.upload.received.U",
             "dead.upload.EVENTS-1",
             "log.upload",
+            "stat.upload.0123456789abcdef",
             "$KV.uploads.U",
             "$KV.assets.M",
             "$JS.API.STREAM.MSG.GET.KV_uploads",
@@ -209,6 +212,7 @@ const CASES: &[Case] = &[
             "dead.transcode.JOBS-1",
             "dead.transcode-plan.EVENTS-1",
             "log.transcode",
+            "stat.transcode.0123456789abcdef",
             "$KV.limits.usage.O.1",
             "$KV.jobs.J.v0",
             "$KV.assets.M",
@@ -269,6 +273,7 @@ const CASES: &[Case] = &[
             "progress.J.task",
             "dead.tasks.JOBS-1",
             "log.tasks",
+            "stat.tasks.0123456789abcdef",
             "$KV.jobs.J.task",
             "$JS.API.CONSUMER.MSG.NEXT.JOBS.tasks-p2",
             "$JS.ACK.JOBS.tasks-p2.1.1.1.1.0",
@@ -305,10 +310,13 @@ const CASES: &[Case] = &[
             "evt.media.stored.M",
             "dead.index.EVENTS-1",
             "log.index",
+            "stat.index.0123456789abcdef",
             "$KV.assets.M",
             "$JS.API.STREAM.MSG.GET.KV_media",
             "$JS.API.CONSUMER.MSG.NEXT.EVENTS.index",
             "$JS.ACK.EVENTS.index.1.1.1.1.0",
+            "$JS.API.CONSUMER.CREATE.EVENTS",
+            "$JS.API.CONSUMER.MSG.NEXT.EVENTS.Abc123",
             "$JS.API.CONSUMER.CREATE.KV_media",
             "$JS.API.CONSUMER.CREATE.KV_assets",
             "$JS.API.CONSUMER.CREATE.KV_jobs",
@@ -328,9 +336,9 @@ const CASES: &[Case] = &[
             "$KV.media.M",
             "$KV.jobs.J",
             "$JS.API.STREAM.MSG.GET.KV_apikeys",
-            "$JS.API.CONSUMER.CREATE.EVENTS",
             "$JS.API.CONSUMER.CREATE.KV_apikeys",
             "$JS.API.CONSUMER.MSG.NEXT.EVENTS.transcode-plan",
+            "$JS.API.CONSUMER.DELETE.EVENTS.index",
             "_INBOX_ingress.unasked",
         ],
         may_receive: &["_INBOX_index.>", "evt.media.*.*", "evt.job.*.*", "ask.index.>"],
@@ -342,6 +350,7 @@ const CASES: &[Case] = &[
             "$KV.workers.audit.X",
             "audit.media.stored",
             "log.audit",
+            "stat.audit.0123456789abcdef",
             "$KV.leases.audit",
             "$JS.API.STREAM.MSG.GET.AUDIT",
             "$JS.API.STREAM.MSG.GET.KV_leases",
@@ -373,6 +382,7 @@ const CASES: &[Case] = &[
             "evt.alert.fired.A",
             "evt.alert.resolved.A",
             "log.monitor",
+            "stat.monitor.0123456789abcdef",
             "$JS.API.STREAM.INFO.JOBS",
             "$JS.API.STREAM.LIST",
             "$JS.API.STREAM.NAMES",
@@ -419,6 +429,7 @@ const CASES: &[Case] = &[
             "ctl.upload.U",
             "dead.keeper.KV_jobs-1",
             "log.keeper",
+            "stat.keeper.0123456789abcdef",
             "view.3.opened.M",
             "$JS.API.CONSUMER.CREATE.VIEWS",
             "$JS.API.CONSUMER.MSG.NEXT.VIEWS.Abc123",
@@ -470,6 +481,78 @@ const CASES: &[Case] = &[
         ],
         may_receive: &["_INBOX_keeper.>", "ctl.dispatch.*", "ask.dispatch.*"],
         may_not_receive: &[">", "evt.>", "ctl.>", "ask.index.>", "$KV.>", "_INBOX_ingress.>"],
+    },
+    Case {
+        role: Role::Reader,
+        may: &[
+            "reader.API.STREAM.INFO.EVENTS",
+            "reader.API.CONSUMER.CREATE.EVENTS",
+            "reader.API.CONSUMER.MSG.NEXT.EVENTS.Abc123",
+            "reader.API.CONSUMER.INFO.EVENTS.Abc123",
+            "reader.API.CONSUMER.CREATE.AUDIT",
+            "reader.API.CONSUMER.MSG.NEXT.AUDIT.Abc123",
+            "reader.API.CONSUMER.CREATE.VIEWS",
+            "reader.API.CONSUMER.MSG.NEXT.VIEWS.Abc123",
+            "reader.API.CONSUMER.CREATE.PROGRESS",
+            "reader.API.CONSUMER.MSG.NEXT.PROGRESS.Abc123",
+        ],
+        may_not: &[
+            "evt.media.stored.M",
+            "evt.admin.key_created.R",
+            "audit.media.stored",
+            "view.3.opened.M",
+            "progress.J.v0",
+            "job.transcode.p0.J.v0",
+            "ctl.job.J",
+            "ask.index.list",
+            "dead.upload.EVENTS-1",
+            "log.reader",
+            "$KV.workers.reader.X",
+            "$KV.media.M",
+            "$KV.secrets.playback",
+            "$JS.API.INFO",
+            "$JS.API.STREAM.INFO.EVENTS",
+            "$JS.API.CONSUMER.CREATE.EVENTS",
+            "reader.API.STREAM.DELETE.EVENTS",
+            "reader.API.CONSUMER.CREATE.EVENTS.mine.evt.>",
+            "reader.API.CONSUMER.CREATE.EVENTS.mine",
+            "reader.API.CONSUMER.CREATE.KV_media",
+            "reader.API.CONSUMER.DURABLE.CREATE.EVENTS.mine",
+            "reader.API.CONSUMER.DELETE.EVENTS.Abc123",
+            "reader.API.CONSUMER.LIST.EVENTS",
+            "$JS.API.STREAM.LIST",
+            "$JS.API.STREAM.NAMES",
+            "$JS.API.STREAM.INFO.KV_media",
+            "$JS.API.STREAM.MSG.GET.EVENTS",
+            "$JS.API.STREAM.MSG.GET.KV_media",
+            "$JS.API.DIRECT.GET.EVENTS",
+            "$JS.API.CONSUMER.LIST.EVENTS",
+            "$JS.API.CONSUMER.NAMES.EVENTS",
+            "$JS.API.CONSUMER.CREATE.EVENTS.mine.evt.>",
+            "$JS.API.CONSUMER.CREATE.KV_media",
+            "$JS.API.CONSUMER.DELETE.EVENTS.Abc123",
+            "$JS.API.CONSUMER.MSG.NEXT.JOBS.transcode-p0",
+            "$JS.API.CONSUMER.UNPIN.EVENTS.Abc123",
+            "$JS.ACK.EVENTS.index.1.1.1.1.0",
+            "$JS.ACK._.hash.EVENTS.index.1.1.1.1.0",
+            "$JS.FC.EVENTS.x",
+            "media.API.CONSUMER.CREATE.EVENTS",
+            "mirrors.API.STREAM.INFO.EVENTS",
+            "mirrored.EVENTS.x",
+            "_INBOX_ingress.x",
+            "_INBOX_reader.x",
+        ],
+        may_receive: &["_INBOX_reader.>"],
+        may_not_receive: &[
+            ">",
+            "evt.>",
+            "$KV.>",
+            "mirrored.>",
+            "_INBOX.>",
+            "_INBOX_ingress.>",
+            "$JS.EVENT.>",
+            "$SYS.>",
+        ],
     },
 ];
 
@@ -613,7 +696,7 @@ async fn a_reader_reads_in_order_but_makes_no_durable() {
     for n in 1..=3 {
         publish(&keeper, &format!("evt.media.stored.M{n}")).await;
     }
-    for role in [Role::Ingress, Role::Audit, Role::Monitor] {
+    for role in [Role::Ingress, Role::Audit, Role::Monitor, Role::Reader] {
         let bus = broker.bus(role).await;
         let config = reader::ReaderConfig::new("EVENTS", vec!["evt.>".into()], ReaderStart::All);
         let mut events = bus.open_reader(config).await.unwrap();
@@ -630,8 +713,10 @@ async fn a_reader_reads_in_order_but_makes_no_durable() {
             "config": {"durable_name": "mine", "ack_policy": "explicit", "deliver_policy": "all", "replay_policy": "instant"},
             "action": ""
         });
-        let answer =
-            bus.client().request("$JS.API.CONSUMER.CREATE.EVENTS", request.to_string().into()).await.unwrap();
+        let answer = bus
+            .client()
+            .request(format!("{}.CONSUMER.CREATE.EVENTS", role.api_prefix()), request.to_string().into());
+        let answer = answer.await.unwrap();
         let answer: serde_json::Value = serde_json::from_slice(&answer.payload).unwrap();
         assert_eq!(answer["error"]["code"], 400, "{}: {answer}", role.name());
     }

@@ -19,7 +19,10 @@ use super::{
     CommandOutcome, DemoArgs, GlobalArgs, client::ApiClient, output, play::PlaybackUrls, serve,
     settings::load_settings,
 };
-use crate::{config::Settings, up};
+use crate::{
+    config::{Settings, credentials::reachable_url},
+    up,
+};
 use chain::DemoNode;
 
 /// Data of a demo that stays up.
@@ -142,7 +145,7 @@ async fn play_demo(ready: &up::ServerReady, node: Option<&DemoNode>) -> anyhow::
     let key = ready.api_key.clone().context(
         "the API key of this data folder is gone: remove the folder, or name another with --data-dir",
     )?;
-    let url = up::reachable_url(&ready.url);
+    let url = reachable_url(&ready.url);
     let owner = ApiClient::with_url(&url, Some(key), "the data folder".into())?;
     output::print_message(format!("StreamGate is up at {url}"));
     match node {

@@ -36,7 +36,7 @@ use alloy_primitives::keccak256;
 use evm::EvmClient;
 use nats::{
     Bus, Outbox, VersionedRecord,
-    metrics::{Collector, DescriptorEncoder, encode_counter},
+    metrics::{Collector, DescriptorEncoder, encode_counter, table::GATE_REFUSALS_UNREPORTED},
 };
 use schemas::{
     gate::{self, ChainBlock, GateGranted, GateReasonCode, GateRevoked, PlaybackSession},
@@ -149,12 +149,7 @@ struct PlaybackGrantState {
 
 impl Collector for PlaybackGrants {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        encode_counter(
-            &mut encoder,
-            "streamgate_gate_refusals_untold",
-            "Refusals of gates that no event reports, since there were too many.",
-            self.shared.denial_events.dropped_count(),
-        )
+        encode_counter(&mut encoder, &GATE_REFUSALS_UNREPORTED, self.shared.denial_events.dropped_count())
     }
 }
 

@@ -22,6 +22,10 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
+use nats::metrics::{
+    labels::CacheWrite,
+    table::{CACHE_REFUSALS, CACHE_WRITES},
+};
 use nats::{Bus, BusError, Outbox};
 use schemars::JsonSchema;
 use schemas::{
@@ -251,6 +255,7 @@ impl CachedEntries {
             writer_expires_at_ms: nats::now_ms().saturating_add(ttl_s.saturating_mul(1_000)),
         };
         let is_new = !self.replace(bus, &entry, may_replace).await?;
+        CACHE_WRITES.increment(CacheWrite::Put);
         Ok(PutOutcome { entry, is_new })
     }
 
@@ -275,7 +280,9 @@ impl CachedEntries {
             may_remove(found)?;
             found.map(drop).ok_or_else(|| Problem::new(ProblemCode::CacheMiss))
         });
-        removed.await.map(drop)
+        removed.await?;
+        CACHE_WRITES.increment(CacheWrite::Remove);
+        Ok(())
     }
 
     /// Puts an entry where nothing is, or what `may_replace`; true when there was one before.
@@ -308,6 +315,7 @@ impl CachedEntries {
             }
             NoRoom::All => format!("all together have at most {entries_max} entries and {bytes_max} bytes"),
         };
+        CACHE_REFUSALS.increment(());
         Problem::new(ProblemCode::CacheFull).with_detail(detail)
     }
 }

@@ -6,6 +6,7 @@ use axum::{
     http::{Method, StatusCode},
 };
 use nats::Outbox;
+use nats::metrics::{labels::CacheWrite, table::CACHE_WRITES};
 use schemars::JsonSchema;
 use schemas::{
     access::ApiKeyScope,
@@ -161,6 +162,7 @@ pub(super) async fn clear_cache(State(app): State<AppState>, who: Principal) -> 
     app.cached.memory.forget_all();
     let epoch = held?.map(|held| held.record.epoch).unwrap_or_default();
     app.bus.put_live_record(&CacheFlush { epoch }, FLUSH_KEPT).await?;
+    CACHE_WRITES.increment(CacheWrite::Clear);
     tracing::info!(by = who.owner, epoch, "the cache was cleared");
     Ok(StatusCode::NO_CONTENT)
 }

@@ -229,6 +229,7 @@ async fn an_owner_has_as_many_entries_as_one_may() {
     assert_eq!((client.put("a", "1").await, client.put("b", "2").await), (201, 201));
     until("both are counted", async || client.stats().await["own"]["entries"] == 2).await;
     assert_eq!(code(&client.ask("PUT", "/v1/cache/entries/c", "", "3").await), (507, "cache_full".into()));
+    assert_eq!(nats::metrics::table::CACHE_REFUSALS.count(()), 1);
     assert_eq!(client.put("a", "4").await, 200, "in the place of another one there is room");
     assert_eq!(client.ask("DELETE", "/v1/cache/entries/b", "", "").await.status, 204);
     until("there is room again", async || client.put("c", "5").await == 201).await;

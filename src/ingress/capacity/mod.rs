@@ -15,7 +15,10 @@ use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 use axum::extract::Request;
 use nats::{
     Bus,
-    metrics::{Collector, DescriptorEncoder, encode_gauges},
+    metrics::{
+        Collector, DescriptorEncoder, MetricDeclaration, encode_gauges,
+        table::{CAPACITY_FULL, CAPACITY_LIMIT_BYTES, CAPACITY_USED_BYTES},
+    },
 };
 use parking_lot::RwLock;
 use schemars::JsonSchema;
@@ -149,8 +152,8 @@ const fn percent_of(bytes: u64, percent: u64) -> u64 {
     (bytes / 100).saturating_mul(percent).saturating_add((bytes % 100) * percent / 100)
 }
 
-/// Name of a metric, its help, and its value.
-type CapacityMetricFamily = (&'static str, &'static str, fn(&CapacityLimit) -> u64);
+/// A metric and its value.
+type CapacityMetricFamily = (&'static MetricDeclaration, fn(&CapacityLimit) -> u64);
 
 /// What was found of all limits. Cheap to clone; all clones share it.
 #[derive(Debug, Clone)]
@@ -244,14 +247,13 @@ impl Collector for CapacityMonitor {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let limits = self.limits();
         let families: [CapacityMetricFamily; 3] = [
-            ("limit_bytes", "What a stream, bucket or disk may hold.", |limit| limit.limit_bytes),
-            ("used_bytes", "What it holds.", |limit| limit.used_bytes),
-            ("full", "1 when nothing new is taken for want of room.", |limit| limit.is_full().into()),
+            (&CAPACITY_LIMIT_BYTES, |limit| limit.limit_bytes),
+            (&CAPACITY_USED_BYTES, |limit| limit.used_bytes),
+            (&CAPACITY_FULL, |limit| limit.is_full().into()),
         ];
-        for (family, help, value) in families {
-            let name = format!("streamgate_capacity_{family}");
+        for (family, value) in families {
             let series = limits.iter().map(|limit| ([("limit", limit.name.as_str())], value(limit)));
-            encode_gauges(&mut encoder, &name, help, None, series)?;
+            encode_gauges(&mut encoder, family, series)?;
         }
         Ok(())
     }

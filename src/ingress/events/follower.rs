@@ -1,115 +1,61 @@
-//! One follower: the past from a reader of its own, then the present from the hub, without gap or repeat.
+//! One follower: how things stand or the past first, then the present from its queue, without gap or repeat.
+//!
+//! Limits: the past is read by at most [`super::CATCHING_UP_MAX`] followers at the same time.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
-use bytes::Bytes;
-use nats::{Bus, ReaderStart, StreamReader, reader};
-use packaging::plan;
-use schemas::{
-    document,
-    ids::{JobId, MediaId, UploadId},
-    job, media, subjects,
-};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
+use nats::{ReaderStart, StreamReader, reader, reader::StreamPosition};
+use schemas::subjects;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
-    KEEP_ALIVE, events_gone,
-    frame::{self, SseFrame},
-    hub::{EventHub, EventHubMessage},
+    KEEP_ALIVE,
+    filter::EventFilter,
+    frame::{self, EventFrame},
+    hub::{format_epoch, format_event_id},
+    routes::{FollowerQueue, QueueEnd},
+    snapshot::{self, ResyncReason},
 };
-use crate::{
-    jobs::{self, fetch::fetch_job_id},
-    media as documents,
-};
-use auth::Principal;
+use crate::AppState;
 use web::error::Problem;
-
-/// Encodes of one medium whose jobs belong to its story.
-const ENCODES_MAX: u32 = 64;
-
-/// What a follower asked for and may receive.
-#[derive(Debug, Clone)]
-pub(super) struct EventScope {
-    pub(super) who: Principal,
-    pub(super) media_id: Option<MediaId>,
-    pub(super) job_id: Option<JobId>,
-}
-
-impl EventScope {
-    fn covers(&self, item: &SseFrame) -> bool {
-        let is = |wanted: Option<String>, found: &Option<String>| wanted.is_none() || wanted == *found;
-        is(self.media_id.map(|id| id.to_string()), &item.media_id)
-            && is(self.job_id.map(|id| id.to_string()), &item.job_id)
-            // What has no owner is about the installation, not about anybody's media.
-            && self.who.may_see(item.owner.as_deref().unwrap_or_default())
-    }
-
-    /// Subjects of everything that happened to the medium or job; 404 when it is not the follower's to see.
-    async fn history_subjects(&self, bus: &Bus) -> Result<Vec<String>, Problem> {
-        let mut media_id = self.media_id;
-        let mut jobs = Vec::new();
-        if let Some(job_id) = self.job_id {
-            let held = bus
-                .load_record::<job::JobRecord>(&job_id.to_string())
-                .await?
-                .ok_or_else(jobs::no_such_job)?;
-            if !self.who.may_see(&held.record.owner) {
-                return Err(jobs::no_such_job());
-            }
-            media_id = media_id.or_else(|| held.record.media_id.if_any());
-            jobs.push(job_id);
-        }
-        let mut filters: Vec<String> = media_id.map(subjects::media_event_filter).into_iter().collect();
-        if let Some(media_id) = media_id
-            && self.job_id.is_none()
-        {
-            let (encode, upload_id, verification) = self.load_medium(bus, media_id).await?;
-            jobs.extend(verification);
-            // A job that is about to be planned has the next number.
-            jobs.extend(
-                (1..=(encode + 1).min(ENCODES_MAX)).map(|number| plan::derive_job_id(media_id, number)),
-            );
-            filters.push(subjects::gate_change_filter(media_id));
-            jobs.extend(upload_id.map(|upload_id| fetch_job_id(media_id, upload_id)));
-            filters.extend(upload_id.map(subjects::upload_event_filter));
-        }
-        filters.extend(jobs.into_iter().map(subjects::job_event_filter));
-        Ok(filters)
-    }
-
-    /// The number of the medium's encode, its upload, and the job that verified it last; 404 when there is no such medium, or it is not the follower's to see. A
-    /// removed one has a story, too.
-    async fn load_medium(
-        &self,
-        bus: &Bus,
-        media_id: MediaId,
-    ) -> Result<(u32, Option<UploadId>, Option<JobId>), Problem> {
-        let key = media_id.to_string();
-        let (document, asset) = tokio::try_join!(
-            bus.load_with_tombstone::<document::MediaDocumentRecord>(&key),
-            bus.load_with_tombstone::<media::MediaRecord>(&key)
-        )?;
-        let owner = document.as_ref().map(|held| &held.record.owner);
-        let owner = owner.or_else(|| asset.as_ref().map(|held| &held.record.owner));
-        if !owner.is_some_and(|owner| self.who.may_see(owner)) {
-            return Err(documents::no_such_medium());
-        }
-        let encode = asset.as_ref().and_then(|held| held.record.encode.as_ref());
-        let verification = asset.as_ref().and_then(|held| held.record.verification);
-        let number = encode.map_or(0, |encode| encode.number);
-        Ok((number, document.and_then(|held| held.record.upload_id), verification))
-    }
-}
 
 /// Where a follower begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum EventStreamStart {
-    /// With what happens from now on.
+pub(super) enum FollowStart {
+    /// With how things stand.
     Now,
-    /// With the first thing that happened to what it asked for.
-    Story,
-    /// Behind this sequence.
-    Behind(u64),
+    /// With the oldest event there is.
+    Oldest,
+    /// Behind this sequence of the stream with this epoch.
+    Behind(u64, u64),
+}
+
+/// What a follower is to be sent.
+#[derive(Debug)]
+pub(super) enum FollowerItem {
+    /// This.
+    Frame(Arc<EventFrame>),
+    /// Nothing happened for [`KEEP_ALIVE`].
+    Quiet,
+    /// Nothing more.
+    End,
+}
+
+/// Why a follower ends early.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum FollowError {
+    /// The bus failed.
+    #[error("events can't be read")]
+    Bus(#[from] nats::BusError),
+    /// How things stand can't be read, or is not the follower's to see any more.
+    #[error("how things stand can't be read: {0}")]
+    Snapshot(&'static str),
+}
+
+impl From<Problem> for FollowError {
+    fn from(problem: Problem) -> Self {
+        Self::Snapshot(problem.code())
+    }
 }
 
 /// The past, being read.
@@ -122,129 +68,199 @@ struct EventReplay {
 
 /// A follower.
 pub(super) struct EventFollower {
-    bus: Bus,
-    hub: EventHub,
-    catching_up: Arc<Semaphore>,
-    scope: EventScope,
-    present: broadcast::Receiver<EventHubMessage>,
-    past: Option<EventReplay>,
+    app: AppState,
+    filter: Arc<EventFilter>,
+    queue: FollowerQueue,
+    past: Option<Box<EventReplay>>,
+    /// What the stream says of itself, before anything else.
+    own: VecDeque<Arc<EventFrame>>,
+    created_at_ms: u64,
     /// Sequence up to which everything was looked at.
     seen: u64,
+    is_over: bool,
 }
 
 impl EventFollower {
+    /// Opens one: the present is subscribed to first, so that nothing falls between it and the past.
     pub(super) async fn open(
-        bus: &Bus,
-        hub: EventHub,
-        catching_up: Arc<Semaphore>,
-        scope: EventScope,
-        begin: EventStreamStart,
+        app: AppState,
+        filter: EventFilter,
+        start: FollowStart,
     ) -> Result<Self, Problem> {
-        // The present is subscribed to first, so that nothing falls between it and the past.
-        let present = hub.subscribe();
-        let position = hub.position();
-        let mut follower =
-            Self { bus: bus.clone(), hub, catching_up, scope, present, past: None, seen: position };
-        match begin {
-            EventStreamStart::Now => {}
-            EventStreamStart::Story => {
-                let filters = follower.scope.history_subjects(bus).await?;
-                follower.past = Some(follower.open_replay(filters, ReaderStart::All, position).await?);
+        let filter = Arc::new(filter);
+        let (queue, position) = subscribe(&app, &filter);
+        let mut follower = Self {
+            app,
+            filter,
+            queue,
+            past: None,
+            own: VecDeque::new(),
+            created_at_ms: position.created_at_ms,
+            seen: position.sequence,
+            is_over: false,
+        };
+        let bus = follower.app.bus.clone();
+        match start {
+            FollowStart::Now => follower.push_snapshot().await?,
+            FollowStart::Oldest => {
+                let subjects = if follower.filter.media_id.is_some() || follower.filter.job_id.is_some() {
+                    follower.filter.history_subjects(&bus).await?
+                } else {
+                    vec![subjects::EVENTS_ALL.to_owned()]
+                };
+                follower.begin_replay(subjects, ReaderStart::All, position.sequence).await?;
             }
-            EventStreamStart::Behind(sequence) => {
-                check_retained(bus, sequence).await?;
-                follower.catch_up(sequence.min(position)).await?;
+            FollowStart::Behind(epoch, sequence) => {
+                snapshot::require_visible(&follower.app, &follower.filter).await?;
+                match find_gap(&follower.app, position, epoch, sequence).await? {
+                    None => follower.catch_up(sequence).await?,
+                    Some(reason) => {
+                        follower.own.push_back(Arc::new(reason.frame(follower.cursor())));
+                        follower.push_snapshot().await?;
+                    }
+                }
             }
         }
         Ok(follower)
     }
 
-    /// Goes back to the stream itself, for everything behind `seen`.
+    /// The id behind which a follower goes on that has seen what this one has.
+    fn cursor(&self) -> String {
+        format_event_id(self.created_at_ms, self.seen)
+    }
+
+    async fn push_snapshot(&mut self) -> Result<(), Problem> {
+        let frame = snapshot::load_frame(&self.app, &self.filter, self.cursor()).await?;
+        self.own.push_back(Arc::new(frame));
+        Ok(())
+    }
+
+    /// Reads the stream itself, for everything behind `seen` that the queue does not have.
     async fn catch_up(&mut self, seen: u64) -> Result<(), nats::BusError> {
-        self.seen = seen;
-        let until = self.hub.position();
+        let until = self.seen;
+        self.seen = seen.min(until);
         if seen < until {
             let all = vec![subjects::EVENTS_ALL.to_owned()];
-            self.past = Some(self.open_replay(all, ReaderStart::Sequence(seen + 1), until).await?);
+            self.begin_replay(all, ReaderStart::Sequence(seen + 1), until).await?;
         }
         Ok(())
     }
 
-    fn open_replay(
-        &self,
+    async fn begin_replay(
+        &mut self,
         filters: Vec<String>,
         start: ReaderStart,
         until: u64,
-    ) -> impl Future<Output = Result<EventReplay, nats::BusError>> + Send + use<> {
-        let (bus, turns) = (self.bus.clone(), Arc::clone(&self.catching_up));
-        async move {
-            // After a restart all clients catch up at once: each replay is a consumer of the broker.
-            let turn = turns.acquire_owned().await.map_err(nats::BusError::unavailable)?;
-            let reader = bus.open_reader(reader::ReaderConfig::new(subjects::EVENTS, filters, start)).await?;
-            Ok(EventReplay { reader, until, _turn: turn })
-        }
+    ) -> Result<(), nats::BusError> {
+        // After a restart all clients catch up at once: each replay is a consumer of the broker.
+        let turn = Arc::clone(&self.app.followers.catching_up).acquire_owned().await;
+        let turn = turn.map_err(nats::BusError::unavailable)?;
+        let config = reader::ReaderConfig::new(subjects::EVENTS, filters, start);
+        let reader = self.app.bus.open_reader(config).await?;
+        self.past = Some(Box::new(EventReplay { reader, until, _turn: turn }));
+        Ok(())
     }
 
-    /// The next thing to send: an event, progress, or a comment that keeps the connection; `None` when the hub has ended.
-    pub(super) async fn next_frame(&mut self) -> Result<Option<Bytes>, nats::BusError> {
+    /// The next thing to send.
+    pub(super) async fn next_item(&mut self) -> Result<FollowerItem, FollowError> {
         loop {
-            if let Some(frame) = self.next_replayed_frame().await? {
-                return Ok(Some(frame));
+            if let Some(frame) = self.own.pop_front() {
+                return Ok(FollowerItem::Frame(frame));
             }
-            match tokio::time::timeout(KEEP_ALIVE, self.present.recv()).await {
-                Err(_) => return Ok(Some(Bytes::from_static(b": still here\n\n"))),
-                Ok(Ok(EventHubMessage::Event(item))) => {
-                    // The replay and the hub overlap on purpose: the sequence drops what came by both.
-                    let is_new = item.sequence > self.seen;
-                    self.seen = self.seen.max(item.sequence);
-                    if is_new && self.scope.covers(&item) {
-                        return Ok(Some(item.frame.clone()));
+            if self.is_over {
+                return Ok(FollowerItem::End);
+            }
+            // Boxed, like all that is rare: most followers wait for the present, and each of them holds this future.
+            if self.past.is_some()
+                && let Some(frame) = Box::pin(self.next_replayed()).await?
+            {
+                return Ok(FollowerItem::Frame(frame));
+            }
+            if self.past.is_some() {
+                continue;
+            }
+            match tokio::time::timeout(KEEP_ALIVE, self.queue.next()).await {
+                Err(_) => return Ok(FollowerItem::Quiet),
+                Ok(Ok(frame)) => {
+                    // The replay and the queue overlap where the replay was behind: the sequence drops what came by both.
+                    let is_new = frame.sequence == 0 || frame.sequence > self.seen;
+                    self.seen = self.seen.max(frame.sequence);
+                    if is_new && self.filter.covers(&frame) {
+                        return Ok(FollowerItem::Frame(frame));
                     }
                 }
-                Ok(Ok(EventHubMessage::Progress(item))) => {
-                    if self.scope.covers(&item) {
-                        return Ok(Some(item.frame.clone()));
-                    }
+                Ok(Err(QueueEnd::Lagged)) => {
+                    self.own.push_back(Arc::new(snapshot::lagged_frame(self.cursor())));
+                    self.is_over = true;
                 }
-                // A slow reader lost items of the hub; the stream still has them.
-                Ok(Err(broadcast::error::RecvError::Lagged(_))) => self.catch_up(self.seen).await?,
-                // The client comes back with an id of the life before, and gets the answer that it is gone.
-                Ok(Ok(EventHubMessage::Reset) | Err(broadcast::error::RecvError::Closed)) => return Ok(None),
+                Ok(Err(QueueEnd::Reset)) => Box::pin(self.begin_anew()).await?,
+                Ok(Err(QueueEnd::Closed)) => self.is_over = true,
             }
         }
     }
 
-    async fn next_replayed_frame(&mut self) -> Result<Option<Bytes>, nats::BusError> {
+    /// EVENTS was made anew: what was seen means nothing in it.
+    async fn begin_anew(&mut self) -> Result<(), FollowError> {
+        self.resubscribe();
+        self.own.push_back(Arc::new(ResyncReason::StreamReplaced.frame(self.cursor())));
+        self.push_snapshot().await?;
+        Ok(())
+    }
+
+    fn resubscribe(&mut self) {
+        let (queue, position) = subscribe(&self.app, &self.filter);
+        self.queue = queue;
+        (self.created_at_ms, self.seen) = (position.created_at_ms, position.sequence);
+    }
+
+    async fn next_replayed(&mut self) -> Result<Option<Arc<EventFrame>>, FollowError> {
+        let epoch = format_epoch(self.created_at_ms);
         while let Some(past) = &mut self.past {
-            // What is newer comes from the hub, too.
+            // What is newer comes from the queue, too.
             let entry = past.reader.next_pending().await?.filter(|entry| entry.sequence <= past.until);
             let Some(entry) = entry else {
                 self.seen = self.seen.max(past.until);
                 self.past = None;
                 break;
             };
-            let item = frame::render_event(&self.hub.epoch(), &entry);
-            if self.scope.covers(&item) {
-                return Ok(Some(item.frame));
+            let frame = frame::render_event(&epoch, &entry);
+            if self.filter.covers(&frame) {
+                self.seen = self.seen.max(frame.sequence);
+                return Ok(Some(Arc::new(frame)));
+            }
+        }
+        // More happened during the replay than the queue holds: that is no fault of the reader, and the stream has it.
+        if self.queue.has_lagged() {
+            let (seen, created_at_ms) = (self.seen, self.created_at_ms);
+            self.resubscribe();
+            if self.created_at_ms == created_at_ms {
+                self.catch_up(seen).await?;
             }
         }
         Ok(None)
     }
 }
 
-/// Refuses when events behind `sequence` were dropped by age: what follows would have a gap that nobody sees.
-async fn check_retained(bus: &Bus, sequence: u64) -> Result<(), Problem> {
-    if sequence == 0 {
-        return Ok(());
+fn subscribe(app: &AppState, filter: &EventFilter) -> (FollowerQueue, StreamPosition) {
+    app.followers.hub().subscribe(filter.route_key(), app.followers.queue_limits)
+}
+
+/// Why what is behind a place of EVENTS can't be given without a gap; `None` when it can.
+async fn find_gap(
+    app: &AppState,
+    position: StreamPosition,
+    epoch: u64,
+    sequence: u64,
+) -> Result<Option<ResyncReason>, Problem> {
+    if epoch != position.created_at_ms {
+        return Ok(Some(ResyncReason::StreamReplaced));
     }
-    let stream = bus.context().get_stream(subjects::EVENTS).await;
-    let stream = stream.map_err(|error| Problem::from(nats::BusError::unavailable(error)))?;
-    let state = &stream.cached_info().state;
-    if sequence > state.last_sequence {
-        return Err(events_gone("it is newer than the newest event"));
+    let extent = app.bus.stream_extent(subjects::EVENTS).await?;
+    if sequence > extent.end.sequence {
+        return Ok(Some(ResyncReason::Unknown));
     }
-    if sequence + 1 < state.first_sequence {
-        return Err(events_gone("older events are dropped by age"));
+    if sequence + 1 < extent.first_sequence {
+        return Ok(Some(ResyncReason::Dropped));
     }
-    Ok(())
+    Ok(None)
 }

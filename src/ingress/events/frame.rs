@@ -1,5 +1,9 @@
-//! Frames of server-sent events (HTML, section 9.2): what they look like is what the description publishes.
+//! What followers are sent, as server-sent events (HTML, section 9.2) and as messages of a WebSocket: what both look like is what the
+//! description publishes. Each is rendered once, whatever the number of followers.
 
+use std::sync::OnceLock;
+
+use axum::extract::ws::Utf8Bytes;
 use bytes::Bytes;
 use nats::reader;
 use schemars::JsonSchema;
@@ -12,16 +16,77 @@ use schemas::{
 use serde::Serialize;
 use serde_json::{Value, json};
 
+/// Kind of the frame with how things stand.
+pub(super) const SNAPSHOT: &str = "snapshot";
+/// Kind of the frame that says that there is a gap before it.
+pub(super) const RESYNC: &str = "resync";
+/// Kind of the last frame of a follower that was too slow.
+pub(super) const LAGGED: &str = "lagged";
+
 /// A frame for followers, with what decides who may receive it.
 #[derive(Debug)]
-pub(crate) struct SseFrame {
-    /// Its sequence in EVENTS; 0 for progress.
+pub(crate) struct EventFrame {
+    /// Its sequence in EVENTS; 0 for what is no event.
     pub(crate) sequence: u64,
+    /// Kind: `<entity>.<verb>`, or what the stream says of itself.
+    pub(crate) kind: String,
     pub(crate) owner: Option<String>,
-    pub(crate) media_id: Option<String>,
-    pub(crate) job_id: Option<String>,
-    /// As it goes over the wire.
-    pub(crate) frame: Bytes,
+    pub(crate) media_id: Option<MediaId>,
+    pub(crate) job_id: Option<JobId>,
+    /// As it goes over the wire as a server-sent event.
+    pub(crate) bytes: Bytes,
+    id: Option<String>,
+    data: String,
+    message: OnceLock<Utf8Bytes>,
+}
+
+impl EventFrame {
+    /// A frame with this id and JSON text, about nobody in particular.
+    pub(super) fn new(kind: &str, id: Option<String>, data: String) -> Self {
+        // JSON has no line break outside of its strings, and none unescaped within.
+        let mut text = String::with_capacity(data.len() + kind.len() + 64);
+        if let Some(id) = &id {
+            text.extend(["id: ", id, "\n"]);
+        }
+        text.extend(["event: ", kind, "\ndata: ", &data, "\n\n"]);
+        Self {
+            sequence: 0,
+            kind: kind.to_owned(),
+            owner: None,
+            media_id: None,
+            job_id: None,
+            bytes: text.into(),
+            id,
+            data,
+            message: OnceLock::new(),
+        }
+    }
+
+    /// As it goes over a WebSocket.
+    pub(super) fn message(&self) -> Utf8Bytes {
+        let render = || {
+            let id = self.id.as_ref().map_or(String::new(), |id| format!("\"id\":{},", json!(id)));
+            let (kind, data) = (json!(self.kind), &self.data);
+            format!("{{\"type\":\"event\",{id}\"event\":{kind},\"data\":{data}}}").into()
+        };
+        self.message.get_or_init(render).clone()
+    }
+
+    /// The same, about these.
+    pub(super) fn about(
+        mut self,
+        owner: Option<String>,
+        media_id: Option<MediaId>,
+        job_id: Option<JobId>,
+    ) -> Self {
+        (self.owner, self.media_id, self.job_id) = (owner, media_id, job_id);
+        self
+    }
+
+    /// Bytes that it holds at least.
+    pub(super) fn size_bytes(&self) -> usize {
+        self.bytes.len() + self.data.len()
+    }
 }
 
 /// One event of the stream, field by field.
@@ -31,11 +96,15 @@ pub(crate) struct SseFrame {
 pub(super) struct EventDocument {
     /// `<stream epoch>-<sequence>`; send it as `Last-Event-ID` to go on behind it. `job.progress` carries none: it is no history.
     id: Option<String>,
-    /// Kind: `<entity>.<verb>`.
+    /// Kind: `<entity>.<verb>`, or `snapshot`, `resync` or `lagged`, which the stream says of itself.
     event: String,
-    /// JSON: an `EventData`, or a `JobProgressData` where `event` is `job.progress`.
+    /// JSON: an `EventData`, or what has the name of `event`: `JobProgressData`, `SnapshotData`, `ResyncData` or `LaggedData`.
     #[schemars(extend("contentMediaType" = "application/json", "contentSchema" = json!({
-        "anyOf": [{ "$ref": "#/components/schemas/EventData" }, { "$ref": "#/components/schemas/JobProgressData" }],
+        "anyOf": [
+            { "$ref": "#/components/schemas/EventData" }, { "$ref": "#/components/schemas/JobProgressData" },
+            { "$ref": "#/components/schemas/SnapshotData" }, { "$ref": "#/components/schemas/ResyncData" },
+            { "$ref": "#/components/schemas/LaggedData" },
+        ],
     })))]
     data: String,
 }
@@ -86,7 +155,7 @@ pub(super) struct JobProgressData {
 }
 
 /// An event as everybody outside gets it.
-fn read_event(entry: &reader::StreamEntry) -> EventData {
+pub(super) fn read_event(entry: &reader::StreamEntry) -> EventData {
     let text = |name: &str| header_text(entry, name);
     let (entity, verb, _) =
         subjects::parse_event_subject(&entry.subject).unwrap_or(("unknown", "unknown", ""));
@@ -111,21 +180,18 @@ fn header_text(entry: &reader::StreamEntry, name: &str) -> Option<String> {
 }
 
 /// An event as followers get it.
-pub(super) fn render_event(epoch: &str, entry: &reader::StreamEntry) -> SseFrame {
+pub(super) fn render_event(epoch: &str, entry: &reader::StreamEntry) -> EventFrame {
     let data = read_event(entry);
-    let (media_id, job_id) = (data.media_id.clone(), data.job_id.clone());
-    let frame = format!("id: {epoch}-{}\n{}", entry.sequence, render_frame(&data.kind, &data));
-    SseFrame {
-        sequence: entry.sequence,
-        owner: header_text(entry, headers::OWNER),
-        media_id,
-        job_id,
-        frame: frame.into(),
-    }
+    let id = format!("{epoch}-{}", entry.sequence);
+    let media_id = data.media_id.as_deref().and_then(|text| text.parse().ok());
+    let job_id = data.job_id.as_deref().and_then(|text| text.parse().ok());
+    let frame = EventFrame::new(&data.kind, Some(id), json!(data).to_string());
+    let frame = frame.about(header_text(entry, headers::OWNER), media_id, job_id);
+    EventFrame { sequence: entry.sequence, ..frame }
 }
 
 /// Progress carries no id: a follower that comes back resumes at an event.
-pub(super) fn render_progress(progress: &JobPartProgress, done_ms: u64, total_ms: u64) -> SseFrame {
+pub(super) fn render_progress(progress: &JobPartProgress, done_ms: u64, total_ms: u64) -> EventFrame {
     let data = JobProgressData {
         job_id: progress.job_id,
         media_id: progress.media_id,
@@ -138,16 +204,6 @@ pub(super) fn render_progress(progress: &JobPartProgress, done_ms: u64, total_ms
         total_ms,
         percent: crate::jobs::whole_percent(done_ms, total_ms),
     };
-    SseFrame {
-        sequence: 0,
-        owner: Some(progress.owner.clone()),
-        media_id: Some(progress.media_id.to_string()),
-        job_id: Some(progress.job_id.to_string()),
-        frame: render_frame("job.progress", &data).into(),
-    }
-}
-
-/// JSON has no line break outside of its strings, and none unescaped within.
-fn render_frame(event: &str, data: &impl Serialize) -> String {
-    format!("event: {event}\ndata: {}\n\n", json!(data))
+    let frame = EventFrame::new("job.progress", None, json!(data).to_string());
+    frame.about(Some(progress.owner.clone()), Some(progress.media_id), Some(progress.job_id))
 }

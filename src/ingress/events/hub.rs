@@ -1,7 +1,6 @@
-//! One ordered reader per replica feeds all followers; each event is rendered once.
+//! One ordered reader per replica feeds all followers; each event is rendered once, and put into the queues that it belongs to.
 //!
-//! Limits: a follower that is [`BACKLOG_MAX`] items behind is notified of it and catches up from the stream itself; at most
-//! [`progress::JOBS_MAX`] running jobs are added up.
+//! Limits: those of queues ([`super::routes`]); at most [`progress::JOBS_MAX`] running jobs are added up.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -11,38 +10,45 @@ use nats::{
 };
 use parking_lot::Mutex;
 use schemas::{ids::JobId, job::JobPartProgress, subjects};
-use tokio::sync::{broadcast, watch};
+use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    frame::{self, SseFrame},
+    frame,
     progress::{self, ProgressTotals},
+    routes::{FollowerQueue, FollowerRoutes, QueueLimits, RouteKey},
 };
 
-/// Items kept for followers that are slower than the stream.
-pub const BACKLOG_MAX: usize = 1_024;
+/// Events by which a credential is good no more.
+const SIGN_IN_ENDS: [&str; 2] = ["auth.signed_out", "auth.key_revoked"];
+/// Such events that wait for who watches credentials; of more it is notified as one.
+const SIGN_IN_ENDS_MAX: usize = 64;
 
 /// How soon a stream that can't be asked for is asked for again.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// What followers receive.
-#[derive(Debug, Clone)]
-pub(crate) enum EventHubMessage {
-    /// An event of the stream.
-    Event(Arc<SseFrame>),
-    /// How far a job is.
-    Progress(Arc<SseFrame>),
-    /// EVENTS was made anew: followers have to begin anew, too.
-    Reset,
+/// Where the hub is, and who gets what comes next: both change together, so that a new queue has all that is behind the position.
+#[derive(Debug)]
+pub(super) struct HubState {
+    /// The newest event that was put into queues.
+    position: StreamPosition,
+    pub(super) routes: FollowerRoutes,
+}
+
+impl Default for HubState {
+    fn default() -> Self {
+        let position = StreamPosition { created_at_ms: 0, sequence: 0 };
+        Self { position, routes: FollowerRoutes::default() }
+    }
 }
 
 /// Feeds followers. Cheap to clone; one per replica.
 #[derive(Debug, Clone)]
 pub struct EventHub {
     bus: Bus,
-    sender: broadcast::Sender<EventHubMessage>,
-    /// The newest event that was sent to followers.
-    position: watch::Sender<StreamPosition>,
+    state: Arc<Mutex<HubState>>,
+    /// Owners of whose credentials one has ended.
+    sign_in_ends: broadcast::Sender<Arc<str>>,
     /// How far running jobs are, by what followers were sent.
     progress: Arc<Mutex<ProgressTotals>>,
 }
@@ -56,25 +62,33 @@ impl EventHub {
         let position = load_stream_end(&bus).await?;
         Ok(Self {
             bus,
-            sender: broadcast::Sender::new(BACKLOG_MAX),
-            position: watch::Sender::new(position),
+            state: Arc::new(Mutex::new(HubState { position, ..HubState::default() })),
+            sign_in_ends: broadcast::Sender::new(SIGN_IN_ENDS_MAX),
             progress: Arc::default(),
         })
     }
 
-    /// Names the stream's life: ids of another life mean nothing in this one.
-    pub(crate) fn epoch(&self) -> String {
-        format_epoch(self.position.borrow().created_at_ms)
+    /// The newest event that was put into queues.
+    pub(crate) fn position(&self) -> StreamPosition {
+        self.state.lock().position
     }
 
-    /// Everything from now on.
-    pub(crate) fn subscribe(&self) -> broadcast::Receiver<EventHubMessage> {
-        self.sender.subscribe()
+    /// Owners of whose credentials one has ended, from now on.
+    pub(crate) fn sign_in_ends(&self) -> broadcast::Receiver<Arc<str>> {
+        self.sign_in_ends.subscribe()
     }
 
-    /// Sequence of the newest event that was sent to followers.
-    pub(crate) fn position(&self) -> u64 {
-        self.position.borrow().sequence
+    /// A queue that gets everything behind the position that comes with it.
+    pub(super) fn subscribe(&self, key: RouteKey, limits: QueueLimits) -> (FollowerQueue, StreamPosition) {
+        let mut state = self.state.lock();
+        let queue = state.routes.open(key, limits, Arc::clone(&self.state));
+        (queue, state.position)
+    }
+
+    /// A queue that gets everything.
+    #[cfg(test)]
+    pub(crate) fn subscribe_to_all(&self) -> FollowerQueue {
+        self.subscribe(RouteKey::All, QueueLimits { items_max: 64, bytes_max: 1 << 20 }).0
     }
 
     /// Feeds followers until `shutdown`.
@@ -92,13 +106,13 @@ impl EventHub {
 
     async fn feed_events(&self) {
         loop {
-            let start = ReaderStart::Behind(*self.position.borrow());
+            let start = ReaderStart::Behind(self.position());
             let all = vec![subjects::EVENTS_ALL.to_owned()];
             let mut entries =
                 self.bus.follow_stream("events", reader::ReaderConfig::new(subjects::EVENTS, all, start));
             let error = loop {
                 match entries.next().await {
-                    Ok(entry) => self.broadcast_event(&entry),
+                    Ok(entry) => self.send_event(&entry),
                     Err(error) => break error,
                 }
             };
@@ -107,13 +121,19 @@ impl EventHub {
         }
     }
 
-    fn broadcast_event(&self, entry: &reader::StreamEntry) {
-        let item = Arc::new(frame::render_event(&self.epoch(), entry));
-        // The position moves first: a follower subscribes and then reads how far the past goes, so an event that it does not receive
-        // here is one that it reads there.
-        self.position.send_modify(|position| position.sequence = entry.sequence);
-        // Nobody follows at the moment: fine.
-        self.sender.send(EventHubMessage::Event(item)).ok();
+    fn send_event(&self, entry: &reader::StreamEntry) {
+        let epoch = format_epoch(self.position().created_at_ms);
+        let frame = Arc::new(frame::render_event(&epoch, entry));
+        let mut state = self.state.lock();
+        state.position.sequence = entry.sequence;
+        state.routes.send(&frame);
+        drop(state);
+        if SIGN_IN_ENDS.contains(&frame.kind.as_str())
+            && let Some(owner) = &frame.owner
+        {
+            // Nobody follows at the moment: fine.
+            self.sign_in_ends.send(owner.as_str().into()).ok();
+        }
     }
 
     /// Goes to the beginning of the stream that is there now: its events are all new to followers.
@@ -127,9 +147,9 @@ impl EventHub {
                 }
             }
         };
-        // Before the reset is sent: a client that comes back at once has to be compared with the new stream.
-        self.position.send_replace(StreamPosition { created_at_ms, sequence: 0 });
-        self.sender.send(EventHubMessage::Reset).ok();
+        let mut state = self.state.lock();
+        state.position = StreamPosition { created_at_ms, sequence: 0 };
+        state.routes.reset();
     }
 
     async fn feed_progress(&self) {
@@ -145,7 +165,7 @@ impl EventHub {
                 else {
                     continue;
                 };
-                self.broadcast_progress(&progress).await;
+                self.send_progress(&progress).await;
             }
             tracing::info!("the stream of progress was made anew");
         }
@@ -156,7 +176,7 @@ impl EventHub {
         self.progress.lock().find(job_id).map(|total| total.parts.clone()).unwrap_or_default()
     }
 
-    async fn broadcast_progress(&self, reported: &JobPartProgress) {
+    async fn send_progress(&self, reported: &JobPartProgress) {
         let is_known = self.progress.lock().find(reported.job_id).is_some();
         if !is_known {
             match progress::load_total(&self.bus, reported).await {
@@ -170,14 +190,14 @@ impl EventHub {
         }
         let sum = self.progress.lock().add_progress(reported);
         if let Some((done_ms, total_ms)) = sum {
-            let frame = frame::render_progress(reported, done_ms, total_ms);
-            self.sender.send(EventHubMessage::Progress(Arc::new(frame))).ok();
+            let frame = Arc::new(frame::render_progress(reported, done_ms, total_ms));
+            self.state.lock().routes.send(&frame);
         }
     }
 }
 
 /// How ids of events name the stream's life.
-pub(crate) fn format_epoch(created_at_ms: u64) -> String {
+pub(super) fn format_epoch(created_at_ms: u64) -> String {
     format!("{created_at_ms:x}")
 }
 

@@ -1,16 +1,26 @@
-//! `GET /v1/events`: what happens, live, as server-sent events.
+//! `GET /v1/events`: what happens, live, as server-sent events; `GET /v1/events/ws`: the same over a WebSocket ([`socket`]); and
+//! [`history`], page by page.
 //!
-//! With `media` or `job`, the story so far comes first; without either, it begins now. `Last-Event-ID` (or `since`) goes on
-//! exactly behind that event, on any replica; `0-0` is the oldest there is. A follower sees what it owns; operators and
+//! One protocol of cursors: the first frame is `snapshot`, how things stand and the id behind which events follow. `Last-Event-ID` (or
+//! `since`) goes on exactly behind that event instead, on any replica; `0-0` is the oldest there is, with `media` or `job` all that
+//! happened to it. Where that would leave a gap, `resync` says so, and a snapshot follows. A follower sees what it owns; operators and
 //! admins see everything.
 //!
-//! Limits: [`FOLLOWERS_MAX`] at once, [`FOLLOW_MAX`] each (a client comes back by itself), [`CATCHING_UP_MAX`] reading the
-//! past at the same time; a comment every [`KEEP_ALIVE`] keeps proxies from closing the connection.
+//! Limits: `ingress.events` has those of followers and of what waits for each; [`FOLLOW_MAX`] each (a client comes back by itself),
+//! [`CATCHING_UP_MAX`] reading the past at the same time; a comment every [`KEEP_ALIVE`] keeps proxies from closing the connection.
 
+mod config;
+mod filter;
 mod follower;
 mod frame;
+mod history;
 mod hub;
+mod places;
 mod progress;
+mod routes;
+mod snapshot;
+mod socket;
+mod story;
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,7 +30,8 @@ use axum::{
     http::{HeaderMap, HeaderName, HeaderValue, header},
     response::Response,
 };
-use futures::StreamExt;
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
 use schemars::JsonSchema;
 use schemas::{
     access::ApiKeyScope,
@@ -31,12 +42,16 @@ use tokio::sync::Semaphore;
 
 use super::{AppState, openapi};
 use auth::Principal;
-use follower::{EventFollower, EventScope, EventStreamStart};
+pub use config::EventConfig;
+use filter::{EventFilter, EventWishes};
+use follower::{EventFollower, FollowError, FollowStart, FollowerItem};
 pub use frame::render_event_json;
 use frame::{EventData, EventDocument, JobProgressData};
-pub use hub::{BACKLOG_MAX, EventHub};
-pub(crate) use hub::{format_epoch, format_event_id};
+pub use hub::EventHub;
+pub(crate) use hub::format_event_id;
+use places::{FollowerPlace, FollowerPlaces};
 pub use progress::JOBS_MAX;
+use routes::QueueLimits;
 use web::{
     error::Problem,
     limit::RateLimitGroup,
@@ -45,8 +60,6 @@ use web::{
     query::QueryParameters,
 };
 
-/// Followers at once on one replica.
-pub const FOLLOWERS_MAX: usize = 4_096;
 /// Longest connection; the client resumes on its own.
 pub const FOLLOW_MAX: Duration = Duration::from_secs(3_600);
 /// Followers that read the past at the same time; more wait for their turn.
@@ -62,21 +75,29 @@ pub(crate) const EVENT_ID: &str = "^[0-9a-f]{1,16}-[0-9]{1,19}$";
 
 static LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
-/// What followers share. Cheap to clone; one per replica.
-#[derive(Debug, Clone)]
+/// What followers share; one per replica.
+#[derive(Debug)]
 pub struct EventFollowerPool {
     hub: EventHub,
-    places: Arc<Semaphore>,
+    places: FollowerPlaces,
+    /// Places of sockets whose clients have not said who they are.
+    greeting: Arc<Semaphore>,
     catching_up: Arc<Semaphore>,
+    queue_limits: QueueLimits,
 }
 
 impl EventFollowerPool {
     /// Places around a hub.
-    pub fn new(hub: EventHub) -> Self {
+    pub fn new(hub: EventHub, config: &EventConfig) -> Self {
         Self {
             hub,
-            places: Arc::new(Semaphore::new(FOLLOWERS_MAX)),
+            places: FollowerPlaces::new(config.followers_max, config.followers_per_principal_max),
+            greeting: Arc::new(Semaphore::new(socket::GREETING_MAX)),
             catching_up: Arc::new(Semaphore::new(CATCHING_UP_MAX)),
+            queue_limits: QueueLimits {
+                items_max: config.queue_items_max,
+                bytes_max: config.queue_bytes_max,
+            },
         }
     }
 
@@ -88,12 +109,21 @@ impl EventFollowerPool {
 
 /// The routes.
 pub fn router() -> OperationRouter<AppState> {
-    OperationRouter::default().with(&FOLLOW_EVENTS, follow_events)
+    OperationRouter::default()
+        .with(&FOLLOW_EVENTS, follow_events)
+        .with(&socket::OPEN_EVENT_SOCKET, socket::open_event_socket)
+        .with(&history::READ_MEDIA_HISTORY, history::read_media_history)
+        .with(&history::READ_JOB_HISTORY, history::read_job_history)
 }
 
-/// Its description.
+/// Their descriptions.
 #[derive(utoipa::OpenApi)]
-#[openapi(paths(follow_events))]
+#[openapi(paths(
+    follow_events,
+    socket::open_event_socket,
+    history::read_media_history,
+    history::read_job_history
+))]
 pub(super) struct EventsApiDoc;
 
 impl openapi::OperationGroup for EventsApiDoc {
@@ -105,22 +135,35 @@ impl openapi::OperationGroup for EventsApiDoc {
         schemas.add_response::<EventDocument>();
         schemas.add_response::<EventData>();
         schemas.add_response::<JobProgressData>();
+        schemas.add_response::<snapshot::SnapshotData>();
+        schemas.add_response::<snapshot::ResyncData>();
+        schemas.add_response::<snapshot::LaggedData>();
+        schemas.add_response::<socket::EventMessage>();
+        schemas.add_request::<socket::SocketRequest>();
+        schemas.add_response::<history::HistoryPage>();
     }
 }
 
-/// Whose events.
+/// Whose events, and which.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "Wanted")]
 struct EventQuery {
-    /// Only events about this medium, its story so far first.
+    /// Only events about this medium.
     #[serde(default, deserialize_with = "web::query::deserialize_id")]
     #[schemars(schema_with = "openapi::id_schema")]
     media: Option<MediaId>,
-    /// Only events about this job, its story so far first.
+    /// Only events about this job.
     #[serde(default, deserialize_with = "web::query::deserialize_id")]
     #[schemars(schema_with = "openapi::id_schema")]
     job: Option<JobId>,
+    /// Only events of these types, such as `media.ready`; several with commas between them.
+    #[serde(rename = "type")]
+    types: Option<String>,
+    /// Only events whose types begin like this, such as `media.`.
+    prefix: Option<String>,
+    /// Only events about what this owner has; those of others are for operators.
+    owner: Option<String>,
     /// As `Last-Event-ID`, for clients that can send no header.
     #[schemars(regex(pattern = EVENT_ID))]
     since: Option<String>,
@@ -133,8 +176,11 @@ static FOLLOW_EVENTS: Operation =
 
 /// Follow events as they happen
 ///
-/// Server-sent events. A stream that breaks goes on behind `Last-Event-ID`, on any replica. A comment comes every 15 seconds; the
-/// connection ends after an hour at the latest, and the client comes back by itself.
+/// Server-sent events. The first one is `snapshot`: how the medium and the job that are asked for stand, and the id behind which events
+/// follow. A stream that breaks goes on behind `Last-Event-ID`, on any replica, without a snapshot; `0-0` begins with the oldest event
+/// there is, of `media` or `job` with its first. Where events behind the id are not there any more, `resync` says so, and a snapshot
+/// follows. A client that reads too slowly gets `lagged`, and comes back. A comment comes every 15 seconds; the connection ends after an
+/// hour at the latest, and within two seconds once the credential is good no more.
 #[utoipa::path(
     get,
     path = FOLLOW_EVENTS.path,
@@ -144,7 +190,6 @@ static FOLLOW_EVENTS: Operation =
     responses(
         (status = 200, description = "A stream of events", body = ref("#/components/schemas/Event"), content_type = "text/event-stream"),
         (status = 404, description = "There is no such medium or job, or it is not yours"),
-        (status = 410, description = "The events behind that id are not there any more: begin again with `0-0`, or without an id"),
     ),
 )]
 async fn follow_events(
@@ -153,30 +198,25 @@ async fn follow_events(
     headers: HeaderMap,
     QueryParameters(wanted): QueryParameters<EventQuery>,
 ) -> Result<Response, Problem> {
-    let followers = &app.followers;
-    let Ok(place) = Arc::clone(&followers.places).try_acquire_owned() else {
-        return Err(Problem::busy("too many followers at once"));
-    };
     let given = headers.get(&LAST_EVENT_ID).and_then(|value| value.to_str().ok()).map(str::to_owned);
-    let begin = match given.or(wanted.since) {
-        Some(id) => EventStreamStart::Behind(parse_event_id(&id, &followers.hub.epoch())?),
-        None if wanted.media.is_some() || wanted.job.is_some() => EventStreamStart::Story,
-        None => EventStreamStart::Now,
+    let start = parse_start(given.or(wanted.since).as_deref())?;
+    let wishes = EventWishes {
+        media_id: wanted.media,
+        job_id: wanted.job,
+        types: wanted.types.iter().flat_map(|types| types.split(',')).map(str::to_owned).collect(),
+        prefix: wanted.prefix,
+        owner: wanted.owner,
     };
+    let filter = EventFilter::new(who.clone(), wishes)?;
+    let place = app.followers.places.take(&who.owner)?;
     let end = app.response_end_signal(&who, FOLLOW_MAX);
-    let scope = EventScope { who, media_id: wanted.media, job_id: wanted.job };
-    let follower = EventFollower::open(
-        &app.bus,
-        followers.hub.clone(),
-        Arc::clone(&followers.catching_up),
-        scope,
-        begin,
-    )
-    .await?;
-    let first = futures::stream::once(async { Ok(format!("retry: {RETRY_MS}\n\n").into()) });
-    let frames = futures::stream::try_unfold((follower, place), |(mut follower, place)| async move {
-        let frame = follower.next_frame().await?;
-        Ok::<_, nats::BusError>(frame.map(|frame| (frame, (follower, place))))
+    let follower = EventFollower::open(app, filter, start).await?;
+    let first = futures::stream::once(std::future::ready(Ok(format!("retry: {RETRY_MS}\n\n").into())));
+    let frames = follow(follower, place).map(|item| {
+        item.map(|item| match item {
+            FollowerItem::Frame(frame) => frame.bytes.clone(),
+            FollowerItem::Quiet | FollowerItem::End => Bytes::from_static(b": still here\n\n"),
+        })
     });
     let mut response = Response::new(Body::from_stream(first.chain(frames).take_until(end)));
     let headers = response.headers_mut();
@@ -187,17 +227,50 @@ async fn follow_events(
     Ok(response)
 }
 
-/// The sequence that an event id names; an id of another life of the stream can't be resumed.
-pub(crate) fn parse_event_id(id: &str, epoch: &str) -> Result<u64, Problem> {
+/// What a follower is to be sent, until it ends. The stream may be polled and left at any time; nothing is lost.
+fn follow(
+    follower: EventFollower,
+    place: FollowerPlace,
+) -> impl Stream<Item = Result<FollowerItem, FollowError>> + Send {
+    // Boxed: it moves into each future of the stream and out again.
+    let state = Box::new((follower, place));
+    futures::stream::try_unfold(state, |mut state| async move {
+        match state.0.next_item().await? {
+            FollowerItem::End => Ok(None),
+            item => Ok(Some((item, state))),
+        }
+    })
+}
+
+/// Where a follower begins that names this id.
+fn parse_start(id: Option<&str>) -> Result<FollowStart, Problem> {
+    let Some(id) = id else { return Ok(FollowStart::Now) };
+    match split_event_id(id)? {
+        (0, 0) => Ok(FollowStart::Oldest),
+        (epoch, sequence) => Ok(FollowStart::Behind(epoch, sequence)),
+    }
+}
+
+/// Epoch and sequence of an id.
+fn split_event_id(id: &str) -> Result<(u64, u64), Problem> {
     let malformed = || {
         Problem::new(ProblemCode::EventIdMalformed)
             .with_detail("send an id as an event carried it, or 0-0 for everything that is kept")
     };
-    let (of, sequence) = id.rsplit_once('-').ok_or_else(malformed)?;
-    let sequence = sequence.parse().map_err(|_| malformed())?;
-    match (of, sequence) {
-        ("0", 0) => Ok(0),
-        _ if of == epoch => Ok(sequence),
+    let (epoch, sequence) = id.split_once('-').ok_or_else(malformed)?;
+    let is_hex = epoch.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
+    if !is_hex || !sequence.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(malformed());
+    }
+    let epoch = u64::from_str_radix(epoch, 16).map_err(|_| malformed())?;
+    Ok((epoch, sequence.parse().map_err(|_| malformed())?))
+}
+
+/// The sequence that an event id names in the stream that was made then; an id of another stream is gone.
+pub(crate) fn parse_event_id(id: &str, created_at_ms: u64) -> Result<u64, Problem> {
+    match split_event_id(id)? {
+        (0, 0) => Ok(0),
+        (epoch, sequence) if epoch == created_at_ms => Ok(sequence),
         _ => Err(events_gone("it is of another life of the event stream")),
     }
 }
@@ -222,10 +295,13 @@ mod tests {
             ("0-7", Err("events_gone")),
             ("7", Err("event_id_malformed")),
             ("1a2b-", Err("event_id_malformed")),
-            ("1a2b--7", Err("events_gone")),
+            ("1a2b--7", Err("event_id_malformed")),
+            ("1A2B-7", Err("event_id_malformed")),
+            ("1a2b-+7", Err("event_id_malformed")),
+            ("-7", Err("event_id_malformed")),
             ("", Err("event_id_malformed")),
         ] {
-            assert_eq!(parse_event_id(id, "1a2b").map_err(|problem| problem.code()), wanted, "{id:?}");
+            assert_eq!(parse_event_id(id, 0x1a2b).map_err(|problem| problem.code()), wanted, "{id:?}");
         }
     }
 }

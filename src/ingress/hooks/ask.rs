@@ -247,7 +247,7 @@ async fn find_position(app: &AppState, wanted: &ReplayRequest) -> Result<HookPos
     let oldest = extent.first_sequence.saturating_sub(1).min(extent.end.sequence);
     let sequence = match (&wanted.behind, wanted.since_ms) {
         (Some(id), None) => {
-            let sequence = events::parse_event_id(id, &events::format_epoch(created_at_ms))?;
+            let sequence = events::parse_event_id(id, created_at_ms)?;
             if sequence > extent.end.sequence {
                 return Err(events::events_gone("it is newer than the newest event"));
             }

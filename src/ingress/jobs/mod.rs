@@ -10,6 +10,7 @@ use axum::{
     http::HeaderMap,
     response::Response,
 };
+use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use nats::{Bus, VersionedRecord};
 use packaging::plan;
@@ -264,11 +265,24 @@ async fn read_job(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let job_id: JobId = id.parse().map_err(|_| no_such_job())?;
+    Ok(load_visible(&app, &who, job_id).await?.to_response(&headers))
+}
+
+async fn load_visible(
+    app: &AppState,
+    who: &Principal,
+    job_id: JobId,
+) -> Result<json_document::JsonDocument, Problem> {
     let held = app.bus.load_record::<job::JobRecord>(&job_id.to_string()).await?.ok_or_else(no_such_job)?;
     if !who.may_see(&held.record.owner) {
         return Err(no_such_job());
     }
-    Ok(load_job_document(&app, &held, &who).await?.to_response(&headers))
+    load_job_document(app, &held, who).await
+}
+
+/// The document of a job as JSON; 404 where `who` may not see it.
+pub(crate) async fn load_current(app: &AppState, who: &Principal, job_id: JobId) -> Result<Bytes, Problem> {
+    Ok(load_visible(app, who, job_id).await?.body().clone())
 }
 
 /// A job as people read it, with what its parts say.

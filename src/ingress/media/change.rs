@@ -7,6 +7,10 @@ use axum::{
     response::Response,
 };
 use gate::rule::compile_rule;
+use nats::metrics::{
+    labels::MetadataWrite,
+    table::{METADATA_CONFLICTS, METADATA_WRITES},
+};
 use nats::{Bus, Outbox};
 use schemars::JsonSchema;
 use schemas::{
@@ -248,6 +252,7 @@ pub(super) async fn change_media(
         let (next, outbox) = apply_visibility(next, wanted.visibility, &who)?;
         match commit_change(&app.bus, &mut medium, held, (next, outbox), &who).await {
             Ok(()) => {
+                METADATA_WRITES.increment(MetadataWrite::Change);
                 app.known.forget(media_id);
                 // What the change answers is what it made, whatever the client had before.
                 return Ok(medium.render_document(media_id)?.to_response(&HeaderMap::new()));
@@ -299,8 +304,11 @@ pub(super) async fn load_changeable(
     headers: &HeaderMap,
 ) -> Result<MediumRecords, Problem> {
     let medium = load_owned(bus, media_id, who).await?;
-    conditional::check_if_match(headers, Some(medium.render_document(media_id)?.tag()))?;
-    Ok(medium)
+    let seen = conditional::check_if_match(headers, Some(medium.render_document(media_id)?.tag()));
+    if seen.as_ref().is_err_and(|problem| problem.code() == ProblemCode::PreconditionFailed.code()) {
+        METADATA_CONFLICTS.increment(());
+    }
+    seen.map(|()| medium)
 }
 
 /// The medium, if `who` may change it.

@@ -19,7 +19,9 @@ use axum::{
     http::HeaderMap,
     response::Response,
 };
+use bytes::Bytes;
 use nats::Bus;
+use nats::metrics::{labels::MetadataRead, table::METADATA_READS};
 use schemars::JsonSchema;
 use schemas::{
     KvRecord as _,
@@ -147,6 +149,7 @@ async fn list_media(
     OriginalUri(uri): OriginalUri,
     QueryParameters(wanted): QueryParameters<MediaListQuery>,
 ) -> Result<Response, Problem> {
+    METADATA_READS.increment(MetadataRead::List);
     let owner = who.list_owner_filter();
     let cursors = CursorSealer::new(
         &app.signing_key,
@@ -474,6 +477,7 @@ async fn read_media(
     who: Principal,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
+    METADATA_READS.increment(MetadataRead::Document);
     let media_id = parse_media_id(&id)?;
     let document = match app.known_documents.get(media_id) {
         Some(known) if !who.may_see(known.owner()) => return Err(no_such_medium()),
@@ -494,6 +498,28 @@ async fn load_document(
     let document = medium.render_document(media_id)?;
     app.known_documents.keep(media_id, generation, medium.owner(), &document);
     Ok(document)
+}
+
+/// Who owns a medium, also a removed one; `None` where no record of it is left.
+pub(crate) async fn find_owner(app: &AppState, media_id: MediaId) -> Result<Option<String>, Problem> {
+    let key = media_id.to_string();
+    let (document, asset) = tokio::try_join!(
+        app.bus.load_with_tombstone::<document::MediaDocumentRecord>(&key),
+        app.bus.load_with_tombstone::<media::MediaRecord>(&key)
+    )?;
+    Ok(document.map(|held| held.record.owner).or_else(|| asset.map(|held| held.record.owner)))
+}
+
+/// The document of a medium as JSON; `None` while it is removed and can be restored; 404 where `who` may not see it.
+pub(crate) async fn load_current(
+    app: &AppState,
+    who: &Principal,
+    media_id: MediaId,
+) -> Result<Option<Bytes>, Problem> {
+    match MediumRecords::load_for(&app.bus, media_id, who).await {
+        Err(problem) if problem.code() == ProblemCode::MediaRemoved.code() => Ok(None),
+        loaded => Ok(Some(render_cached(app, media_id, &loaded?)?.body().clone())),
+    }
 }
 
 /// Makes the document of a medium before somebody asks for it; false when `who` may not see one.

@@ -7,6 +7,7 @@ use axum::{
     http::{HeaderMap, StatusCode},
 };
 use nats::Outbox;
+use nats::metrics::{labels::MetadataWrite, table::METADATA_WRITES};
 use schemars::JsonSchema;
 use schemas::{access::ApiKeyScope, document, ids::MediaId, media, upload::UploadRecord};
 use serde::Deserialize;
@@ -72,6 +73,7 @@ pub(super) async fn remove_media(
     let media_id = parse_media_id(&id)?;
     let is_final = wanted.permanent || app.config.restorable_ms == 0 || is_unfinished(&app, media_id).await?;
     let removed = write_tombstone(&app, media_id, (&who, &headers), is_final).await?;
+    METADATA_WRITES.increment(MetadataWrite::Remove);
     app.known.forget(media_id);
     if let Err(error) = removal::end_media_work(&app.bus, &removed).await {
         tracing::warn!(%error, media.id = %media_id, "work on a removed medium goes on until the keeper ends it");

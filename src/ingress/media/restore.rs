@@ -11,6 +11,7 @@ use axum::{
     http::{HeaderMap, Method},
     response::Response,
 };
+use nats::metrics::{labels::MetadataWrite, table::METADATA_WRITES};
 use nats::{Bus, Outbox, VersionedRecord};
 use packaging::plan;
 use schemas::{
@@ -82,6 +83,7 @@ pub(super) async fn restore_media(
             Ok(()) => break,
         }
     }
+    METADATA_WRITES.increment(MetadataWrite::Restore);
     app.known.forget(media_id);
     let medium = MediumRecords::load_for(&app.bus, media_id, &who).await?;
     Ok(medium.render_document(media_id)?.to_response(&HeaderMap::new()))

@@ -8,6 +8,7 @@ use axum::{
     response::Response,
 };
 use nats::Bus;
+use nats::metrics::{labels::MetadataRead, table::METADATA_READS};
 use schemars::JsonSchema;
 use schemas::{
     access::ApiKeyScope,
@@ -155,6 +156,7 @@ pub(super) async fn search_media(
     OriginalUri(uri): OriginalUri,
     QueryParameters(wanted): QueryParameters<MediaSearchParameters>,
 ) -> Result<Response, Problem> {
+    METADATA_READS.increment(MetadataRead::Search);
     let visible_owner = who.list_owner_filter();
     let filters = wanted.filters(&who)?;
     let facets = parse_facets(wanted.facets.as_deref(), &who)?;

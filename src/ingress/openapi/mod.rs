@@ -1,4 +1,5 @@
-//! The description of the HTTP API: OpenAPI 3.1 from the handlers, at `/openapi.json` for machines and at `/docs` for people.
+//! The description of the HTTP API: OpenAPI 3.1 from the handlers, at `/openapi.json` for machines and at `/docs` for people;
+//! `/docs/programs` is for programs that follow events on the broker itself.
 //!
 //! Operations stand beside their handlers: what is said to readers as an annotation (utoipa), what holds as an [`Operation`];
 //! bodies and queries are the types that handlers read and write, by their JSON Schemas (2020-12, which OpenAPI 3.1 is). What is
@@ -13,6 +14,7 @@ mod group;
 mod page;
 mod parameters;
 mod portable;
+mod programs;
 mod schema;
 
 use std::sync::LazyLock;
@@ -153,6 +155,7 @@ pub fn router<S: Clone + Send + Sync + 'static>() -> OperationRouter<S> {
         .with(&LOAD_DESCRIPTION, load_description)
         .with(&READ_DOCS, read_docs)
         .with(&READ_STYLESHEET, read_stylesheet)
+        .with(&READ_PROGRAMS, read_programs)
 }
 
 struct StaticResource {
@@ -201,6 +204,8 @@ static DOCUMENT: LazyLock<StaticResource> =
     LazyLock::new(|| StaticResource::new("application/json", build_document().to_string()));
 static PAGE: LazyLock<StaticResource> =
     LazyLock::new(|| StaticResource::new("text/html; charset=utf-8", page::render_page(&build_document())));
+static PROGRAMS: LazyLock<StaticResource> =
+    LazyLock::new(|| StaticResource::new("text/html; charset=utf-8", programs::render_programs_page()));
 static STYLE: LazyLock<StaticResource> =
     LazyLock::new(|| StaticResource::new("text/css; charset=utf-8", include_str!("docs.css").to_owned()));
 
@@ -247,6 +252,13 @@ static READ_STYLESHEET: Operation =
 
 async fn read_stylesheet(headers: HeaderMap) -> Response {
     STYLE.to_response(&headers)
+}
+
+static READ_PROGRAMS: Operation =
+    Operation::read("/docs/programs", OperationAccess::Open, Some(RateLimitGroup::Api)).with_any_query();
+
+async fn read_programs(headers: HeaderMap) -> Response {
+    PROGRAMS.to_response(&headers)
 }
 
 /// All operations, for tests that walk over them.

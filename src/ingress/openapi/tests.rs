@@ -214,7 +214,7 @@ fn what_is_described_is_described_once_and_whole() {
             "/paths/~1v1~1audit/get",
             &["filter", "follow", "from", "limit", "media_id", "owner", "since", "to", "until"],
         ),
-        ("/paths/~1v1~1events/get", &["job", "media", "since", "Last-Event-ID"]),
+        ("/paths/~1v1~1events/get", &["job", "media", "owner", "prefix", "since", "type", "Last-Event-ID"]),
         ("/paths/~1v1~1auth~1keys/get", &["owner"]),
     ] {
         let parameters = document.pointer(pointer).unwrap()["parameters"].as_array().unwrap();
@@ -286,6 +286,22 @@ async fn page_and_document_are_served_and_need_nothing_from_elsewhere() {
         let entry = html.get(at..).unwrap().split("</dd>").next().unwrap();
         assert!(entry.contains(code.title()) && !entry.contains("<small>"), "{entry}");
     }
+    let answer = get("/docs/programs", None).await;
+    assert_eq!(answer.headers()["content-security-policy"], policy);
+    let programs = axum::body::to_bytes(answer.into_body(), 1 << 20).await.unwrap();
+    let programs = std::str::from_utf8(&programs).unwrap();
+    for link in programs.split("href=\"").skip(1).map(|rest| rest.split('"').next().unwrap()) {
+        let (path, anchor) = link.split_once('#').unwrap_or((link, ""));
+        assert_eq!(get(path, None).await.status(), 200, "{link}");
+        assert!(anchor.is_empty() || html.contains(&format!("id=\"{anchor}\"")), "{link}");
+    }
+    assert!(
+        !programs.contains("{python}") && !programs.contains("{javascript}") && !programs.contains("{rust}")
+    );
+    assert!(
+        programs.contains("os.environ[&quot;READER_SEED&quot;]") && !programs.contains("<script"),
+        "{programs}"
+    );
     let answer = get("/openapi.json", None).await;
     assert_eq!(answer.headers()["content-type"], "application/json");
     let tag = answer.headers()["etag"].to_str().unwrap().to_owned();

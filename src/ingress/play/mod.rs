@@ -23,6 +23,10 @@ use axum::{
     http::HeaderMap,
     response::Response,
 };
+use nats::metrics::{
+    labels::{PlaybackFile, SegmentDelivery, SessionCheck},
+    table::{PLAYBACK_CHECKS, PLAYBACK_FILES, PLAYBACK_SEGMENTS},
+};
 use schemars::JsonSchema;
 use schemas::{gate::GateReasonCode, ids::MediaId, keys, media::MediaEncode};
 use serde::{Deserialize, Serialize};
@@ -182,7 +186,9 @@ async fn open_token(app: &AppState, token: &str, id: &str) -> Result<OpenedSessi
     let media_id = id.parse().map_err(|_| playback_refused(GateReasonCode::SessionUnknown))?;
     let PlaybackToken { playback_id, encode } = PlaybackToken::open(&app.signing_key, token)
         .ok_or_else(|| playback_refused(GateReasonCode::SessionUnknown))?;
-    app.grants.check_session(playback_id, media_id).await.map_err(session_problem)?;
+    let checked = app.grants.check_session(playback_id, media_id).await;
+    PLAYBACK_CHECKS.increment(if checked.is_ok() { SessionCheck::Allowed } else { SessionCheck::Refused });
+    checked.map_err(session_problem)?;
     let medium = app.known.load_medium(&app.bus, media_id, encode).await?;
     // Another encode does not go with what its player has: it needs a session of its own.
     let gone = || encode.map_or_else(no_such_resource, |_| playback_refused(GateReasonCode::SessionUnknown));
@@ -210,6 +216,7 @@ async fn serve_path(
     let OpenedSession { media_id, medium, .. } = open_token(app, token, id).await?;
     let wanted = PlaybackPath::parse(path).ok_or_else(no_such_resource)?;
     let encode = &medium.encode;
+    count_file(wanted, medium.encryption.is_none());
     if let (schemas::document::SegmentEncryption::Aes128, Some(way)) =
         (medium.encryption, encryption::EncryptedResource::from_path(wanted))
     {
@@ -230,6 +237,25 @@ async fn serve_path(
             Ok(playlist_response(headers, wanted, text))
         }
         _ => stored_response(app, headers, wanted, encode).await,
+    }
+}
+
+fn count_file(wanted: PlaybackPath<'_>, is_clear: bool) {
+    PLAYBACK_FILES.increment(match wanted {
+        PlaybackPath::Multivariant
+        | PlaybackPath::Manifest
+        | PlaybackPath::Playlist(_)
+        | PlaybackPath::IFrames(_) => PlaybackFile::Playlist,
+        PlaybackPath::Growing(_) => PlaybackFile::GrowingPlaylist,
+        PlaybackPath::Segment(..) => PlaybackFile::Segment,
+        _ => PlaybackFile::Other,
+    });
+    if matches!(wanted, PlaybackPath::Segment(..)) {
+        PLAYBACK_SEGMENTS.increment(if is_clear {
+            SegmentDelivery::Clear
+        } else {
+            SegmentDelivery::Encrypted
+        });
     }
 }
 

@@ -19,6 +19,7 @@ use gate::{
     GateViewer,
     grant::{PlaybackDenied, token::PlaybackToken},
 };
+use nats::metrics::table::{PLAYBACK_REFUSALS, PLAYBACK_STARTS};
 use web::{
     client::ClientAddress,
     error::Problem,
@@ -100,7 +101,23 @@ pub(super) async fn open_playback(
     address: PublicAddress,
     who: Option<Extension<Principal>>,
 ) -> Result<impl IntoResponse, Problem> {
-    let media_id = media::parse_media_id(&id)?;
+    let opened = open_session(&app, &id, &client, &address, who).await;
+    match &opened {
+        Ok(_) => PLAYBACK_STARTS.increment(()),
+        Err(problem) => PLAYBACK_REFUSALS.increment(&[problem.code()]),
+    }
+    Ok(([(header::CACHE_CONTROL, "no-store")], Json(opened?)))
+}
+
+/// Opens a session for a viewer whom the gate lets in.
+async fn open_session(
+    app: &AppState,
+    id: &str,
+    client: &ClientAddress,
+    address: &PublicAddress,
+    who: Option<Extension<Principal>>,
+) -> Result<PlaybackDocument, Problem> {
+    let media_id = media::parse_media_id(id)?;
     let viewer =
         who.as_ref().map_or_else(GateViewer::anonymous, |Extension(who)| GateViewer::from_principal(who));
     let admission = match app.grants.admit_viewer(&viewer, media_id).await {
@@ -143,7 +160,7 @@ pub(super) async fn open_playback(
     let has_storyboard = is_final && is_clear && encode.has_storyboard;
     let ends_at = i64::try_from(session.expires_at_ms).ok();
     let ends_at = ends_at.and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
-    let body = PlaybackDocument {
+    Ok(PlaybackDocument {
         media_id,
         title: medium.title().map(str::to_owned),
         description: medium.description().map(str::to_owned),
@@ -160,8 +177,7 @@ pub(super) async fn open_playback(
         watch_url: format!("{base}/watch/{media_id}#{}", watch_fragment(&token, has_storyboard, is_moving)),
         expires_at: ends_at.map(|time| time.to_string()),
         token,
-    };
-    Ok(([(header::CACHE_CONTROL, "no-store")], Json(body)))
+    })
 }
 
 /// What the watch page plays, and what there is beside it. Behind `#`: browsers send no fragment, so no log on the way has the token.

@@ -2,6 +2,10 @@
 //!
 //! The generation in the record is the fence: who claimed an upload writes only while the record has the generation of that claim.
 
+use nats::metrics::{
+    labels::{UploadEnding, UploadWay},
+    table::{UPLOADS_ENDED, UPLOADS_OPENED, UPLOADS_RESUMED},
+};
 use nats::{Bus, BusError, Outbox, VersionedRecord};
 use schemas::{
     ids::{MediaId, UploadId},
@@ -52,6 +56,7 @@ impl FencedUploadRecord {
         let actor = record.owner.clone();
         let mut held = Box::new(VersionedRecord::new(record));
         Box::pin(shared.bus.commit_record(&mut held, Outbox::new().with_event(&event))).await?;
+        UPLOADS_OPENED.increment(upload_way(&held.record));
         Ok(Self {
             actor,
             bus: shared.bus.clone(),
@@ -159,6 +164,7 @@ impl FencedUploadRecord {
         fetched: Option<&FetchedVersion>,
     ) -> Result<(), BusError> {
         let record = &mut self.held.record;
+        let is_resumed = record.offset_bytes > 0 && record.length_bytes != Some(record.offset_bytes);
         // Of which version the first byte is, all that follow have to be.
         if let (Some(fetch), Some(version), 0) = (&mut record.fetch, fetched, record.offset_bytes) {
             fetch.validator.clone_from(&version.validator);
@@ -169,6 +175,7 @@ impl FencedUploadRecord {
         record.length_bytes = length_bytes;
         Box::pin(self.bus.commit_record(&mut self.held, Outbox::new())).await?;
         self.claimed_generation = Some(self.held.record.generation);
+        UPLOADS_RESUMED.add((), u64::from(is_resumed));
         Ok(())
     }
 
@@ -224,7 +231,9 @@ impl FencedUploadRecord {
             record.multipart = None;
             Outbox::new()
         })
-        .await
+        .await?;
+        UPLOADS_ENDED.increment(UploadEnding::PartReceived);
+        Ok(())
     }
 
     /// Records that the object is complete under its final key, with the event the upload stage waits for.
@@ -236,7 +245,9 @@ impl FencedUploadRecord {
             record.multipart = None;
             Outbox::new().with_event(&received_event(record))
         })
-        .await
+        .await?;
+        UPLOADS_ENDED.increment(UploadEnding::Received);
+        Ok(())
     }
 
     /// Records the end of an unfinished upload, with its event; `code` says why when it was not the owner's wish.
@@ -258,6 +269,7 @@ impl FencedUploadRecord {
             })
         })
         .await?;
+        UPLOADS_ENDED.increment(if code.is_none() { UploadEnding::Cancelled } else { UploadEnding::Failed });
         self.remove_medium_soon().await;
         Ok(())
     }
@@ -275,6 +287,7 @@ impl FencedUploadRecord {
             })
         })
         .await?;
+        UPLOADS_ENDED.increment(UploadEnding::Expired);
         super::open_uploads::remove_open_upload(&self.bus, &self.record().owner, self.upload_id()).await;
         self.remove_medium_soon().await;
         Ok(())
@@ -350,6 +363,15 @@ impl FencedUploadRecord {
                 Err(error.into())
             }
         }
+    }
+}
+
+/// By which way it was opened.
+fn upload_way(record: &UploadRecord) -> UploadWay {
+    match record.protocol {
+        _ if record.fetch.is_some() => UploadWay::Fetch,
+        UploadProtocol::Tus => UploadWay::Tus,
+        UploadProtocol::Resumable { .. } => UploadWay::Resumable,
     }
 }
 

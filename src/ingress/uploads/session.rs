@@ -9,7 +9,16 @@ use std::{sync::Arc, time::Instant};
 use axum::body::{Body, HttpBody as _};
 use bytes::Bytes;
 use http_body_util::BodyExt;
-use nats::now_ms;
+use nats::{
+    metrics::{
+        labels::AppendOutcome,
+        table::{
+            UPLOAD_APPEND_SECONDS, UPLOAD_APPENDS, UPLOAD_CHECKSUM_FAILURES, UPLOAD_RECEIVED_BYTES,
+            UPLOAD_WRITERS,
+        },
+    },
+    now_ms,
+};
 use schemas::upload::{UploadProtocol, UploadStatus};
 use store::{Spool, Store};
 use tokio::time::MissedTickBehavior;
@@ -71,12 +80,15 @@ impl UploadSession {
         mut self: Box<Self>,
         body: &mut Body,
     ) -> Result<FencedUploadRecord, UploadRefusal> {
+        let (_writer, began) = (UPLOAD_WRITERS.hold(()), Instant::now());
         let stop = self.receive_body(body).await;
-        if self.policy.checks.is_empty() {
+        let ended = if self.policy.checks.is_empty() {
             self.keep_prefix(stop).await
         } else {
             self.keep_checked_prefix(stop).await
-        }
+        };
+        count_append(&ended, began);
+        ended
     }
 
     async fn receive_body(&mut self, body: &mut Body) -> BodyOutcome {
@@ -100,6 +112,7 @@ impl UploadSession {
                 Some(Some(Ok(frame))) => match frame.into_data() {
                     Ok(bytes) => {
                         pace.count_bytes(bytes.len());
+                        UPLOAD_RECEIVED_BYTES.add((), u64::try_from(bytes.len()).unwrap_or(0));
                         let is_last = body.is_end_stream();
                         let began = Instant::now();
                         let taken = self.write_bytes(bytes).await;
@@ -275,6 +288,20 @@ impl UploadSession {
 
     fn expires_at_ms(&self) -> u64 {
         self.shared.config.expires_at_ms(now_ms())
+    }
+}
+
+/// Counts a request with bytes of an upload.
+fn count_append(ended: &Result<FencedUploadRecord, UploadRefusal>, began: Instant) {
+    UPLOAD_APPEND_SECONDS.observe_since((), began);
+    UPLOAD_APPENDS.increment(match ended {
+        Ok(ledger) if ledger.record().status == UploadStatus::Received => AppendOutcome::Completed,
+        Ok(_) => AppendOutcome::Kept,
+        Err(UploadRefusal::Displaced { .. }) => AppendOutcome::Displaced,
+        Err(_) => AppendOutcome::Refused,
+    });
+    if matches!(ended, Err(UploadRefusal::ChecksumMismatch | UploadRefusal::DigestMismatch)) {
+        UPLOAD_CHECKSUM_FAILURES.increment(());
     }
 }
 

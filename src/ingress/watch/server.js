@@ -168,14 +168,14 @@ export async function problemOf(url) {
   }
 }
 
-/** Calls `seen({name, data})` for each event of the media, or of all where the id is empty, until it returns true or `signal` aborts; a broken stream resumes after its last event. `opened` is called with true whenever it begins, with false when it can't. */
+/** Calls `seen({name, data})` for each event of the media from its first on, or of all from now on where the id is empty, until it returns true or `signal` aborts; a broken stream resumes after its last event. `opened` is called with true whenever it begins, with false when it can't. */
 export async function follow(mediaId, seen, signal, opened = () => {}) {
   let lastId = "";
   let pauseMs = 1_000;
   while (!signal.aborted) {
     try {
       const extra = { accept: "text/event-stream", ...(lastId ? { "last-event-id": lastId } : {}) };
-      const path = `${base}/v1/events${mediaId && `?media=${mediaId}`}`;
+      const path = `${base}/v1/events${mediaId && `?media=${mediaId}&since=0-0`}`;
       const response = await responseTo((shown) => fetch(path, { headers: headers(extra, shown), signal }));
       opened(true);
       for await (const event of eventsOf(response.body)) {

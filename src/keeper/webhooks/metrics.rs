@@ -3,7 +3,8 @@
 use std::{collections::HashMap, fmt, sync::Arc};
 
 use nats::metrics::{
-    Collector, DescriptorEncoder, Unit, encode_counter, encode_counters, encode_gauge, encode_gauges,
+    Collector, DescriptorEncoder, encode_counter, encode_counters, encode_gauge, encode_gauges,
+    table::{WEBHOOK_DELIVERIES, WEBHOOK_LAG_SECONDS, WEBHOOK_SKIPPED_EVENTS, WEBHOOKS},
 };
 use parking_lot::Mutex;
 use schemas::{hook_delivery::DeliveryOutcome, ids::HookId};
@@ -85,31 +86,19 @@ impl Collector for WebhookMetrics {
         let outcomes = [("delivered", figures.delivered), ("failed", figures.failed), ("gone", figures.gone)];
         encode_counters(
             encoder,
-            "streamgate_webhook_deliveries",
-            "Tries to deliver something to the receiver of a webhook.",
+            &WEBHOOK_DELIVERIES,
             outcomes.map(|(outcome, count)| ([("outcome", outcome)], count)),
         )?;
-        encode_counter(
-            encoder,
-            "streamgate_webhook_skipped_events",
-            "Events that webhooks left out: they were tried for too long, or are not there any more.",
-            figures.skipped,
-        )?;
+        encode_counter(encoder, &WEBHOOK_SKIPPED_EVENTS, figures.skipped)?;
         let states = HookState::ALL.map(|state| {
             let count = figures.hooks.values().filter(|(found, _)| *found == state).count();
             ([("state", state.name())], i64::try_from(count).unwrap_or(i64::MAX))
         });
-        encode_gauges(encoder, "streamgate_webhooks", "Webhooks that this process runs.", None, states)?;
+        encode_gauges(encoder, &WEBHOOKS, states)?;
         // What a person paused waits for the person.
         let running = figures.hooks.values().filter(|(state, _)| *state != HookState::Paused);
         let oldest_ms = running.filter_map(|(_, since_ms)| *since_ms).min();
         let lag_ms = oldest_ms.map_or(0, |since_ms| nats::estimated_broker_now_ms().saturating_sub(since_ms));
-        encode_gauge(
-            encoder,
-            "streamgate_webhook_lag",
-            "How long the oldest event waits that a webhook has to deliver.",
-            Some(&Unit::Seconds),
-            lag_ms as f64 / 1_000.0,
-        )
+        encode_gauge(encoder, &WEBHOOK_LAG_SECONDS, lag_ms as f64 / 1_000.0)
     }
 }

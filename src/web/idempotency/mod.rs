@@ -32,6 +32,7 @@ use axum::{
 use futures::FutureExt;
 use http_body_util::BodyExt;
 use hyper::body::Body as _;
+use nats::metrics::{labels::RepeatOutcome, table::REPEATED_REQUESTS};
 use nats::{Bus, VersionedRecord, now_ms};
 use schemars::JsonSchema;
 use schemas::idempotency as record;
@@ -178,7 +179,13 @@ impl IdempotencyService {
         mut request: Request,
         next: Next,
     ) -> Result<Response, Problem> {
-        let mut claim = match self.claim_key(digest, fingerprint).await? {
+        let claimed = self.claim_key(digest, fingerprint).await;
+        REPEATED_REQUESTS.increment(match &claimed {
+            Ok(IdempotencyClaimOutcome::Ours(_)) => RepeatOutcome::First,
+            Ok(IdempotencyClaimOutcome::Answered(_)) => RepeatOutcome::Repeated,
+            Err(_) => RepeatOutcome::Refused,
+        });
+        let mut claim = match claimed? {
             IdempotencyClaimOutcome::Ours(claim) => claim,
             IdempotencyClaimOutcome::Answered(response) => return Ok(response),
         };

@@ -11,7 +11,10 @@ use std::{
 
 use nats::{
     Bus, Outbox,
-    metrics::{DescriptorEncoder, encode_counters, encode_gauge},
+    metrics::{
+        DescriptorEncoder, encode_counters, encode_gauge,
+        table::{LIMIT_KEYS, LIMIT_REPLICAS, LIMIT_REQUESTS},
+    },
 };
 use parking_lot::Mutex;
 use schemas::{
@@ -190,26 +193,9 @@ pub(super) fn encode_metrics(
             ([("group", group), ("scope", scope), ("outcome", outcome)], requests)
         })
     });
-    encode_counters(
-        encoder,
-        "streamgate_limit_requests",
-        "Requests by the rate limit that let them pass or refused them.",
-        outcomes,
-    )?;
-    encode_gauge(
-        encoder,
-        "streamgate_limit_replicas",
-        "Ingress replicas that share the rates, as this one knows.",
-        None,
-        replicas,
-    )?;
-    encode_gauge(
-        encoder,
-        "streamgate_limit_keys",
-        "Clients and principals with a bucket that is not full.",
-        None,
-        keys,
-    )
+    encode_counters(encoder, &LIMIT_REQUESTS, outcomes)?;
+    encode_gauge(encoder, &LIMIT_REPLICAS, replicas)?;
+    encode_gauge(encoder, &LIMIT_KEYS, keys)
 }
 
 #[cfg(test)]

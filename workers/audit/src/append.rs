@@ -4,6 +4,7 @@ use async_nats::jetstream::{
     context::{PublishError, PublishErrorKind},
     message::PublishMessage,
 };
+use nats::metrics::table::AUDIT_RECORDS;
 use nats::{
     Bus, ReaderStart,
     reader::{StreamEntry, StreamPosition},
@@ -168,7 +169,11 @@ async fn publish_line(bus: &Bus, last: u64, line: AuditLine) -> Result<AuditHead
         .map_err(|error| map_publish_error(n, &error))?;
     let ack = sent.await.map_err(|error| map_publish_error(n, &error))?;
     // The record holds its own number: at another place it would break the chain.
-    if ack.sequence == n { Ok(line.head) } else { Err(AuditError::Fenced { n }) }
+    if ack.sequence != n {
+        return Err(AuditError::Fenced { n });
+    }
+    AUDIT_RECORDS.increment(());
+    Ok(line.head)
 }
 fn map_publish_error(n: u64, error: &PublishError) -> AuditError {
     match error.kind() {

@@ -1,9 +1,18 @@
 //! Answering questions: decode, wait for the revision, read the projection, reply.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures::StreamExt;
-use nats::Bus;
+use nats::{
+    Bus,
+    metrics::{
+        labels::IndexQuestion,
+        table::{INDEX_QUESTION_SECONDS, INDEX_QUESTIONS},
+    },
+};
 use schemas::{
     index_query::{
         self, EncodeActivityQuery, IndexReply, JobCountsQuery, JobIndexQuery, MediaIndexQuery,
@@ -18,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     IndexConfig, IndexError, QUEUE_GROUP,
     follow::IndexProgress,
+    history::{HistoryAccess, HistoryResponder},
     projection::{IndexBucket, IndexProjection},
     reply::{QueryRefusal, decode_query, send_reply, wait_for_revision},
     search::{SearchAccess, SearchResponder},
@@ -30,7 +40,7 @@ struct QueryResponder {
     seen: watch::Receiver<IndexProgress>,
 }
 
-/// Waits until the projection has caught up, then answers questions until `shutdown`. Searches are counted by themselves, and whatever
+/// Waits until the projection has caught up, then answers questions until `shutdown`. Searches and histories are counted by themselves, and whatever
 /// goes wrong with one ends nothing.
 ///
 /// # Errors
@@ -40,7 +50,7 @@ pub(crate) async fn run_responder(
     bus: Bus,
     config: IndexConfig,
     (projection, mut seen): (Arc<IndexProjection>, watch::Receiver<IndexProgress>),
-    search: watch::Receiver<Option<SearchAccess>>,
+    (search, history): (watch::Receiver<Option<SearchAccess>>, watch::Receiver<Option<HistoryAccess>>),
     shutdown: CancellationToken,
 ) -> Result<(), IndexError> {
     tokio::select! {
@@ -53,8 +63,10 @@ pub(crate) async fn run_responder(
         bus.client().queue_subscribe(filter, group).await.map_err(nats::BusError::unavailable)?;
     let in_flight_max = config.questions_in_flight_max.max(1);
     let searcher = Arc::new(SearchResponder::new(bus.clone(), &config, search));
+    let historian = HistoryResponder::new(bus.clone(), &config, history);
     let desk = Arc::new(QueryResponder { bus, projection, config, seen });
     let search_subject = subjects::index_request_subject(search_query::SEARCH_MEDIA);
+    let history_subject = subjects::index_request_subject(index_query::HISTORY);
     let mut answering: JoinSet<Result<(), IndexError>> = JoinSet::new();
     let mut searching: JoinSet<()> = JoinSet::new();
     loop {
@@ -65,21 +77,28 @@ pub(crate) async fn run_responder(
             }
             Some(ended) = searching.join_next() => {
                 if let Err(error) = ended {
-                    tracing::error!(%error, "answering a search panicked");
+                    tracing::error!(%error, "answering a search or a history panicked");
                 }
             }
             question = questions.next() => {
                 let Some(question) = question else { break };
                 let Some(reply) = question.reply.clone() else { continue };
                 let is_search = question.subject.as_str() == search_subject;
-                let in_flight = if is_search { searching.len() } else { answering.len() };
+                let is_history = question.subject.as_str() == history_subject;
+                let in_flight = if is_search || is_history { searching.len() } else { answering.len() };
                 if in_flight >= in_flight_max {
                     send_reply(&desk.bus, reply, &QueryRefusal::busy().into_page::<()>()).await;
                 } else if is_search {
                     let searcher = Arc::clone(&searcher);
-                    searching.spawn(async move { searcher.answer_search(&question.payload, reply).await });
+                    let answering = async move { searcher.answer_search(&question.payload, reply).await };
+                    searching.spawn(observe_question(IndexQuestion::Search, answering));
+                } else if is_history {
+                    let historian = historian.clone();
+                    let answering = async move { historian.answer_history(&question.payload, reply).await };
+                    searching.spawn(observe_question(IndexQuestion::History, answering));
                 } else {
-                    answering.spawn(Arc::clone(&desk).handle_query(question, reply));
+                    let kind = question_kind(question.subject.as_str());
+                    answering.spawn(observe_question(kind, Arc::clone(&desk).handle_query(question, reply)));
                 }
             }
         }
@@ -87,6 +106,26 @@ pub(crate) async fn run_responder(
     answering.shutdown().await;
     searching.shutdown().await;
     Ok(())
+}
+
+/// Counts a question, and the time until it is answered.
+async fn observe_question<T>(kind: IndexQuestion, answering: impl Future<Output = T>) -> T {
+    let began = Instant::now();
+    INDEX_QUESTIONS.increment(kind);
+    let answered = answering.await;
+    INDEX_QUESTION_SECONDS.observe_since(kind, began);
+    answered
+}
+
+fn question_kind(subject: &str) -> IndexQuestion {
+    match subject.strip_prefix(&subjects::index_request_subject("")).unwrap_or_default() {
+        index_query::MEDIA => IndexQuestion::Media,
+        index_query::PUBLIC_MEDIA => IndexQuestion::PublicMedia,
+        index_query::JOBS => IndexQuestion::Jobs,
+        index_query::JOB_COUNTS => IndexQuestion::JobCounts,
+        index_query::ENCODE_ACTIVITY => IndexQuestion::EncodeActivity,
+        _ => IndexQuestion::Other,
+    }
 }
 
 impl QueryResponder {

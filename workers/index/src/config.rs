@@ -27,6 +27,8 @@ pub struct IndexConfig {
     /// Size of the items of a page at which it ends early, in bytes; an answer must fit into the broker's `max_payload`.
     #[schemars(range(max = ANSWER_BYTES_CEILING))]
     pub answer_bytes_max: usize,
+    /// Memory for pages of the index of events by medium and job, in bytes.
+    pub history_cache_bytes_max: u64,
     /// The full text search of media.
     pub search: SearchConfig,
     /// The consume loop.
@@ -42,6 +44,7 @@ impl Default for IndexConfig {
             questions_in_flight_max: 64,
             revision_wait_ms_max: 2_000,
             answer_bytes_max: 512 * 1024,
+            history_cache_bytes_max: 16 * 1024 * 1024,
             search: SearchConfig::default(),
             consume: nats::consume::ConsumeConfig::default(),
         }

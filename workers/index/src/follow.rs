@@ -1,8 +1,15 @@
 //! Following the buckets: one ordered reader each, entries in batches into the projection.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures::FutureExt;
+use nats::metrics::{
+    labels::IndexedBucket,
+    table::{INDEX_CHANGES, INDEX_LAG_SECONDS, INDEX_WRITE_SECONDS},
+};
 use nats::{
     Bus, ReaderStart, StreamReader,
     reader::{self, StreamEntry, StreamPosition},
@@ -136,6 +143,7 @@ pub(crate) async fn follow_bucket(
             report(newest, caught_up);
             continue;
         };
+        let (began, count) = (Instant::now(), steps.len());
         let target = Arc::clone(&projection);
         let written = tokio::task::spawn_blocking(move || {
             // The cursor moves in the same transaction: after a crash a batch is either there or read again.
@@ -144,10 +152,24 @@ pub(crate) async fn follow_bucket(
         })
         .await;
         written.map_err(|_| IndexError::Damaged { what: "writing panicked".into() })??;
+        count_batch(bucket, count, began, stored_at_ms);
         // Only what is written counts as seen: questions may ask for this revision.
         newest = last;
         report(newest, caught_up);
     }
+}
+
+/// Counts a batch that was written: how many changes, how long that took, and how old the last was then.
+fn count_batch(bucket: IndexBucket, count: usize, began: Instant, stored_at_ms: u64) {
+    let label = match bucket {
+        IndexBucket::Media => IndexedBucket::Media,
+        IndexBucket::Assets => IndexedBucket::Assets,
+        IndexBucket::Jobs => IndexedBucket::Jobs,
+    };
+    INDEX_CHANGES.add(label, u64::try_from(count).unwrap_or(0));
+    INDEX_WRITE_SECONDS.observe_since(label, began);
+    let age_ms = nats::estimated_broker_now_ms().saturating_sub(stored_at_ms);
+    INDEX_LAG_SECONDS.set(label, age_ms as f64 / 1_000.0);
 }
 
 /// A reader of a bucket behind `cursor`, for a projection of this name.

@@ -2,10 +2,12 @@
 //!
 //! - Consumes: `evt.media.*` and `evt.job.*` by the shared durable `index`; the KV buckets `media`, `assets` and `jobs`
 //!   by one ordered reader each (two of them by another one for the search); `ask.index.*` in a queue group, so that replicas share.
+//!   EVENTS by another one, without payloads.
 //! - Emits: nothing but answers.
 //! - Stores: `assets.<media_id>` (its `summary`); a projection in a sled database under [`IndexConfig::folder`], which is a
 //!   function of the buckets alone: deleted at any time, it comes back equal. So does the index of the full text search, a second
 //!   projection in the folder `search` in it, with a position of its own in the buckets. What goes wrong with it stops no list.
+//!   The folder `history` has where the events of each medium and job lie in EVENTS, a function of that stream ([`history`]).
 //! - Limits: [`IndexConfig`] names the database's cache, the entries of one transaction, the questions in flight, the wait for a
 //!   revision and the bytes of one answer; a page has at most [`schemas::index_query::ITEMS_MAX`] items.
 
@@ -15,6 +17,7 @@ mod describe;
 mod error;
 mod facts;
 mod follow;
+mod history;
 mod order;
 mod projection;
 mod reply;
@@ -31,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use config::IndexConfig;
 pub use error::IndexError;
+pub use history::{HistoryEntry, HistoryStore, HistoryThing};
 pub use projection::{BucketOrigin, IndexBucket, IndexProjection, ProjectionRow};
 pub use search::{
     SearchBucket, SearchChange, SearchConfig, SearchProjection, SearchRecord, SearchRow, SearchTextError,
@@ -101,11 +105,13 @@ async fn run_tasks(
     // Behind the lists: theirs is the lock of the whole folder.
     let (opened, search) = watch::channel(None);
     tasks.spawn(search::keep_search(bus.clone(), config.clone(), origins.to_vec(), opened, stop.clone()));
+    let (indexed, history) = watch::channel(None);
+    tasks.spawn(history::keep_history(bus.clone(), config.clone(), indexed, stop.clone()));
     tasks.spawn(answer::run_responder(
         bus.clone(),
         config.clone(),
         (Arc::clone(projection), progress),
-        search,
+        (search, history),
         stop.clone(),
     ));
     tasks.spawn(describe::run_summary_stage(bus, config.consume.clone(), stop.clone()));

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use nats::Bus;
+use nats::metrics::table::INDEX_REFUSALS;
 use schemas::index_query::{self, IndexReply};
 use serde::Serialize;
 use tokio::{sync::watch, time::timeout};
@@ -29,6 +30,7 @@ impl QueryRefusal {
     }
 
     pub(crate) fn into_page<P>(self) -> IndexReply<P> {
+        INDEX_REFUSALS.increment(&[self.code]);
         IndexReply::Refused { code: self.code.into(), detail: self.detail }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! - Consumes: core `>` with a user of its own, JetStream advisories among it; it skips messages whose reply begins with
 //!   `$JS.ACK`, because those are deliveries of what was counted when it was published. Stream and consumer state by
-//!   request, every [`MonitorConfig::poll_ms`].
+//!   request, every [`MonitorConfig::poll_ms`]. The metrics of other processes come as `stat.<role>.<instance>`.
 //! - Emits: nothing; in particular nothing per message seen.
 //! - Stores: nothing; counters begin anew with the process.
 //! - Limits: [`MonitorConfig`] names the poll's interval and time-out and how many label values a family may have; no label is
@@ -13,11 +13,13 @@
 
 mod config;
 mod error;
+mod growth;
 mod listen;
 mod measure;
 mod metrics;
-mod name;
 mod poll;
+mod role_reports;
+mod sample;
 mod stats;
 #[cfg(test)]
 mod tests;
@@ -29,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 pub use config::MonitorConfig;
 pub use error::MonitorError;
 pub use metrics::{MonitorMetrics, MonitorSnapshot};
+pub use role_reports::RoleReports;
 pub use stats::{DurableStats, StreamStats};
 
 /// Alert rules for Prometheus, over metrics that this crate exports.

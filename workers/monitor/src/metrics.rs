@@ -6,11 +6,19 @@ use std::{
     sync::{Arc, atomic::AtomicU64},
 };
 
-use parking_lot::Mutex;
-use prometheus_client::{
-    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
-    registry::{Metric, Registry},
+use nats::metrics::{
+    MetricDeclaration, Registry, register_metric,
+    table::{
+        ADVISORIES, AUDIT_LAG_EVENTS, AUDIT_LAG_SECONDS, BROKER_UP, BUS_MESSAGES, BUS_PAYLOAD_BYTES,
+        DEAD_LETTER_MESSAGES, DROPPED_MESSAGES, DURABLE_OLDEST_AGE_SECONDS, DURABLE_PENDING_MESSAGES,
+        DURABLE_REDELIVERED_MESSAGES, DURABLE_UNACKNOWLEDGED_MESSAGES, DURABLE_WAITING_PULLS, EVENTS,
+        JOB_CPU_SECONDS, JOB_SECONDS_BOUNDS, JOB_WALL_SECONDS, POLL_TIMESTAMP_SECONDS, POLLS, QUEUED_TASKS,
+        STREAM_APPENDS, STREAM_BYTES, STREAM_FILL_RATIO, STREAM_LIMIT_BYTES, STREAM_MESSAGES,
+        STREAM_ROOM_SECONDS,
+    },
 };
+use parking_lot::Mutex;
+use prometheus_client::metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram};
 use schemas::{
     BusEvent, catalog,
     job::{self, JobSucceeded},
@@ -19,8 +27,9 @@ use schemas::{
 use serde::Serialize;
 
 use crate::{
+    growth::StreamGrowth,
     measure::{self, OTHER},
-    name::MetricName,
+    role_reports::RoleReports,
     stats::{DurableStats, PollResult, StreamStats},
 };
 
@@ -31,14 +40,11 @@ type FloatGauge = Gauge<f64, AtomicU64>;
 /// Kinds of jobs that are counted by name.
 const TASK_KINDS: [&str; 2] = [job::TRANSCODE, job::VERIFY];
 
-/// Bounds of the job durations, in seconds.
-const DURATION_BOUNDS: [f64; 12] =
-    [1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1_800.0, 3_600.0, 14_400.0];
-
 /// All metrics of one monitor. Cheap to clone; all clones share the numbers.
 #[derive(Clone)]
 pub struct MonitorMetrics {
     inner: Arc<MetricFamilies>,
+    reports: RoleReports,
 }
 
 impl fmt::Debug for MonitorMetrics {
@@ -101,6 +107,7 @@ struct LastPoll {
     polled: PollResult,
     at_ms: u64,
     appends: HashMap<String, u64>,
+    growth: StreamGrowth,
     dropped: u64,
 }
 
@@ -111,6 +118,7 @@ struct StreamMetrics {
     bytes: Family<SingleLabel, Gauge>,
     limit_bytes: Family<SingleLabel, Gauge>,
     fill: Family<SingleLabel, FloatGauge>,
+    room: Family<SingleLabel, FloatGauge>,
 }
 
 #[derive(Default)]
@@ -149,18 +157,14 @@ pub struct MonitorSnapshot {
     pub dropped_messages: u64,
 }
 
-fn register_metric<M: Metric + Clone>(registry: &mut Registry, name: MetricName, metric: &M) {
-    registry.register(name.as_str(), name.help(), metric.clone());
-}
-
 fn register_counters(
     registry: &mut Registry,
-    name: MetricName,
+    declared: &MetricDeclaration,
     label: &'static str,
     values: impl IntoIterator<Item = String>,
 ) -> FixedLabelCounters {
     let family = Family::<SingleLabel, Counter>::default();
-    register_metric(registry, name, &family);
+    register_metric(registry, declared, &family);
     FixedLabelCounters::new(&family, label, values)
 }
 
@@ -174,25 +178,20 @@ impl MonitorMetrics {
         let r = &mut *registry;
         let classes = || to_strings(MessageClass::ALL.map(MessageClass::name));
         let inner = MetricFamilies {
-            messages: register_counters(r, MetricName::BusMessages, "class", classes()),
-            bytes: register_counters(r, MetricName::BusPayloadBytes, "class", classes()),
+            messages: register_counters(r, &BUS_MESSAGES, "class", classes()),
+            bytes: register_counters(r, &BUS_PAYLOAD_BYTES, "class", classes()),
             events: register_counters(
                 r,
-                MetricName::Events,
+                &EVENTS,
                 "type",
                 catalog::event_entries().into_iter().map(|entry| entry.name),
             ),
-            tasks: register_counters(r, MetricName::QueuedTasks, "kind", to_strings(TASK_KINDS)),
-            advisories: register_counters(r, MetricName::Advisories, "kind", to_strings(measure::ADVISORIES)),
-            polls: register_counters(
-                r,
-                MetricName::Polls,
-                "result",
-                to_strings(["answered", "failed", "partial"]),
-            ),
+            tasks: register_counters(r, &QUEUED_TASKS, "kind", to_strings(TASK_KINDS)),
+            advisories: register_counters(r, &ADVISORIES, "kind", to_strings(measure::ADVISORIES)),
+            polls: register_counters(r, &POLLS, "result", to_strings(["answered", "failed", "partial"])),
             dropped: Counter::default(),
-            job_wall: Histogram::new(DURATION_BOUNDS),
-            job_cpu: Histogram::new(DURATION_BOUNDS),
+            job_wall: Histogram::new(JOB_SECONDS_BOUNDS.iter().copied()),
+            job_cpu: Histogram::new(JOB_SECONDS_BOUNDS.iter().copied()),
             streams: StreamMetrics::default(),
             durables: DurableMetrics::default(),
             dead: Family::default(),
@@ -204,7 +203,14 @@ impl MonitorMetrics {
         };
         inner.register_all(registry);
         inner.dead.get_or_create(&[("stage", OTHER.into())]).set(0);
-        Self { inner: Arc::new(inner) }
+        let reports = RoleReports::default();
+        registry.register_collector(Box::new(reports.clone()));
+        Self { inner: Arc::new(inner), reports }
+    }
+
+    /// What other processes reported.
+    pub fn role_reports(&self) -> &RoleReports {
+        &self.reports
     }
 
     /// The numbers for JSON.
@@ -240,6 +246,7 @@ impl MonitorMetrics {
             MessageClass::Task => {
                 inner.tasks.counter_for(measure::task_kind(subject)).inc();
             }
+            MessageClass::Stat => self.reports.receive(subject, payload),
             MessageClass::Advisory => {
                 inner.advisories.counter_for(&measure::advisory_kind(subject)).inc();
             }
@@ -278,7 +285,8 @@ impl MonitorMetrics {
         inner.audit_lag_events.set(saturating_i64(polled.audit_lag_events));
         inner.audit_lag_seconds.set(polled.audit_lag_seconds);
         for stream in &polled.streams {
-            inner.streams.update_series(stream, &mut last.appends);
+            let room_seconds = last.growth.note_size(stream, now_ms);
+            inner.streams.update_series(stream, &mut last.appends, room_seconds);
         }
         for durable in &polled.durables {
             inner.durables.update_series(durable);
@@ -287,6 +295,7 @@ impl MonitorMetrics {
             inner.dead.get_or_create(&[("stage", stage.clone())]).set(saturating_i64(*count));
         }
         inner.remove_stale_series(&last.polled, &polled);
+        last.growth.keep_only(&polled.streams);
         last.polled = polled;
         last.at_ms = now_ms;
     }
@@ -295,24 +304,25 @@ impl MonitorMetrics {
 impl MetricFamilies {
     /// Puts every metric that is no family with fixed values into the registry.
     fn register_all(&self, r: &mut Registry) {
-        register_metric(r, MetricName::DroppedMessages, &self.dropped);
-        register_metric(r, MetricName::JobWallSeconds, &self.job_wall);
-        register_metric(r, MetricName::JobCpuSeconds, &self.job_cpu);
-        register_metric(r, MetricName::StreamAppends, &self.streams.appends);
-        register_metric(r, MetricName::StreamMessages, &self.streams.messages);
-        register_metric(r, MetricName::StreamBytes, &self.streams.bytes);
-        register_metric(r, MetricName::StreamLimitBytes, &self.streams.limit_bytes);
-        register_metric(r, MetricName::StreamFillRatio, &self.streams.fill);
-        register_metric(r, MetricName::DurablePendingMessages, &self.durables.pending);
-        register_metric(r, MetricName::DurableUnacknowledgedMessages, &self.durables.unacknowledged);
-        register_metric(r, MetricName::DurableRedeliveredMessages, &self.durables.redelivered);
-        register_metric(r, MetricName::DurableWaitingPulls, &self.durables.waiting);
-        register_metric(r, MetricName::DurableOldestAgeSeconds, &self.durables.oldest);
-        register_metric(r, MetricName::DeadLetterMessages, &self.dead);
-        register_metric(r, MetricName::AuditLagEvents, &self.audit_lag_events);
-        register_metric(r, MetricName::AuditLagSeconds, &self.audit_lag_seconds);
-        register_metric(r, MetricName::BrokerUp, &self.broker_up);
-        register_metric(r, MetricName::PollTimestampSeconds, &self.poll_timestamp);
+        register_metric(r, &DROPPED_MESSAGES, &self.dropped);
+        register_metric(r, &JOB_WALL_SECONDS, &self.job_wall);
+        register_metric(r, &JOB_CPU_SECONDS, &self.job_cpu);
+        register_metric(r, &STREAM_APPENDS, &self.streams.appends);
+        register_metric(r, &STREAM_MESSAGES, &self.streams.messages);
+        register_metric(r, &STREAM_BYTES, &self.streams.bytes);
+        register_metric(r, &STREAM_LIMIT_BYTES, &self.streams.limit_bytes);
+        register_metric(r, &STREAM_FILL_RATIO, &self.streams.fill);
+        register_metric(r, &STREAM_ROOM_SECONDS, &self.streams.room);
+        register_metric(r, &DURABLE_PENDING_MESSAGES, &self.durables.pending);
+        register_metric(r, &DURABLE_UNACKNOWLEDGED_MESSAGES, &self.durables.unacknowledged);
+        register_metric(r, &DURABLE_REDELIVERED_MESSAGES, &self.durables.redelivered);
+        register_metric(r, &DURABLE_WAITING_PULLS, &self.durables.waiting);
+        register_metric(r, &DURABLE_OLDEST_AGE_SECONDS, &self.durables.oldest);
+        register_metric(r, &DEAD_LETTER_MESSAGES, &self.dead);
+        register_metric(r, &AUDIT_LAG_EVENTS, &self.audit_lag_events);
+        register_metric(r, &AUDIT_LAG_SECONDS, &self.audit_lag_seconds);
+        register_metric(r, &BROKER_UP, &self.broker_up);
+        register_metric(r, &POLL_TIMESTAMP_SECONDS, &self.poll_timestamp);
     }
 
     /// Removes the series of streams, durables and stages that are no more.
@@ -331,7 +341,7 @@ impl MetricFamilies {
 }
 
 impl StreamMetrics {
-    fn update_series(&self, stream: &StreamStats, appends: &mut HashMap<String, u64>) {
+    fn update_series(&self, stream: &StreamStats, appends: &mut HashMap<String, u64>, room_seconds: f64) {
         let label: SingleLabel = [("stream", stream.stream.clone())];
         // A stream made anew begins at 1 again; all of it is new then.
         let seen = appends.insert(stream.stream.clone(), stream.last_sequence).unwrap_or(0);
@@ -342,6 +352,7 @@ impl StreamMetrics {
         self.bytes.get_or_create(&label).set(saturating_i64(stream.size_bytes));
         self.limit_bytes.get_or_create(&label).set(saturating_i64(stream.limit_bytes.unwrap_or(0)));
         self.fill.get_or_create(&label).set(stream.fill_ratio);
+        self.room.get_or_create(&label).set(room_seconds);
     }
 
     fn remove_series(&self, stream: &str) {
@@ -351,6 +362,7 @@ impl StreamMetrics {
         self.bytes.remove(&label);
         self.limit_bytes.remove(&label);
         self.fill.remove(&label);
+        self.room.remove(&label);
     }
 }
 

@@ -9,6 +9,7 @@
 
 use std::time::{Duration, Instant};
 
+use nats::metrics::table::{PARTS_CLAIMED, WORKERS_LOST};
 use nats::{Bus, Outbox, StageOutcome, VersionedRecord};
 use schemas::{
     KvRecord as _,
@@ -205,6 +206,7 @@ impl PartClaim {
         now_ms: u64,
         rules: PartClaimSettings<'_>,
     ) -> Result<Option<ClaimOutcome>, ClaimError> {
+        WORKERS_LOST.increment(());
         let record = &mut held.record;
         let before = record.lost.unwrap_or(LostWorkers {
             workers: 0,
@@ -284,6 +286,7 @@ impl PartClaim {
                 error => Err(error.into()),
             });
         }
+        PARTS_CLAIMED.increment(());
         Ok(ClaimOutcome::Ours(Box::new(Self {
             bus: bus.clone(),
             held: tokio::sync::Mutex::new(HeldPart { versioned: held, unanswered: 0 }),

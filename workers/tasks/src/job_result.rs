@@ -1,8 +1,9 @@
 //! How a job ends that makes no encode: its own record says so, and that of its part afterwards.
 
+use nats::metrics::table::TASKS_ENDED;
 use nats::{Bus, Outbox};
 use schemas::{
-    job::{self, JobFailed, JobRecord, JobStatus, JobSucceeded, VerifyReport},
+    job::{self, JobFailed, JobKind, JobRecord, JobStatus, JobSucceeded, VerifyReport},
     job_action::JobActionReport,
 };
 
@@ -50,9 +51,11 @@ pub(crate) async fn end_job(
     ended_kept_ms: u64,
 ) -> Result<(), TaskError> {
     let failure = outcome.failure();
+    let mut has_ended = false;
     bus.change_record::<JobRecord>(&job.job_id.to_string(), |found| {
         let mut record = found.filter(|job| job.status == JobStatus::Active)?.clone();
         let now_ms = nats::estimated_broker_now_ms();
+        has_ended = true;
         match outcome {
             TaskOutcome::Verified(report) => record.verified = Some(report.clone()),
             TaskOutcome::Acted(report) => record.acted = Some(report.clone()),
@@ -73,10 +76,19 @@ pub(crate) async fn end_job(
         Some((record, Outbox::new().with_event(&failed)))
     })
     .await?;
+    if has_ended {
+        let ending = if failure.is_none() { "succeeded" } else { "failed" };
+        TASKS_ENDED.increment(&[kind_name(job), ending]);
+    }
     if let Some((code, detail)) = failure {
         tracing::warn!(media.id = %job.media_id, job.id = %job.job_id, code, detail, "the job failed");
     }
     Ok(())
+}
+
+/// The kind of a job, as its metrics name it.
+pub(crate) fn kind_name(job: &JobRecord) -> &'static str {
+    JobKind::parse(&job.kind).map_or("other", JobKind::name)
 }
 
 /// Notes in a job that ended before its end what it had done with other jobs until then: its part's record goes sooner.

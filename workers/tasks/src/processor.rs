@@ -2,9 +2,13 @@
 //!
 //! Order of effects: the job's own record, then that of its part, then the acknowledgement. Who takes over finds one or none of them.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures::StreamExt;
+use nats::metrics::table::TASK_SECONDS;
 use nats::{BusError, FailureClass, MessageDelivery, PipelineStage, StageFault, StageOutcome};
 use parking_lot::Mutex;
 use queue_worker::{
@@ -23,7 +27,7 @@ use crate::{
     error::TaskError,
     fetch::{self, FetchError},
     job_actions,
-    job_result::{TaskOutcome, end_job, keep_report},
+    job_result::{TaskOutcome, end_job, keep_report, kind_name},
     progress::TaskProgress,
     thumbnails, verify,
 };
@@ -186,7 +190,12 @@ impl TaskProcessor {
         delivery: &MessageDelivery,
     ) -> Result<TryEnding, TaskError> {
         let try_time_ms_max = self.context.config.try_time_ms_max;
-        let working = self.run_kind(job, (claim, acted));
+        let working = async {
+            let began = Instant::now();
+            let done = self.run_kind(job, (claim, acted)).await;
+            TASK_SECONDS.series(&[kind_name(job)]).observe(began.elapsed().as_secs_f64());
+            done
+        };
         let working = tokio::time::timeout(Duration::from_millis(try_time_ms_max), working);
         tokio::select! {
             biased;

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use futures::{FutureExt, Stream, StreamExt, future::FusedFuture, stream::FuturesOrdered};
 use media::{MediaTaskOutput, MediaTaskReport};
 use nats::Bus;
+use nats::metrics::table::{TRANSCODE_BYTES, TRANSCODE_OBJECTS, TRANSCODE_STORE_SECONDS};
 use packaging::{
     ChecksumList,
     plan::{self, PartWork},
@@ -393,7 +394,11 @@ async fn put_output(
     path: String,
     (bytes, segment): (Bytes, Option<EncodedSegment>),
 ) -> UploadResult {
+    let (began, length) = (std::time::Instant::now(), bytes.len());
     let sha256 = context.put_object(&prefix, &path, bytes).await?;
+    TRANSCODE_STORE_SECONDS.observe_since((), began);
+    TRANSCODE_OBJECTS.increment(());
+    TRANSCODE_BYTES.add((), u64::try_from(length).unwrap_or(0));
     Ok(StoredObject { path, sha256, segment })
 }
 

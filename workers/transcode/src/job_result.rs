@@ -1,5 +1,6 @@
 //! How a job ends: succeeded with a ready medium, or failed with a code.
 
+use nats::metrics::{labels::JobOutcome, table::ENCODES};
 use nats::{Bus, Outbox};
 use schemas::{
     ids::MediaId,
@@ -61,6 +62,7 @@ pub(crate) async fn complete_job(
         return Ok(false);
     }
     end_succeeded_job(bus, job, cpu_ms, ended_kept_ms).await?;
+    ENCODES.increment(JobOutcome::Succeeded);
     Ok(true)
 }
 
@@ -124,6 +126,7 @@ async fn end_failed_job(
         Some((record, Outbox::new().with_event(&failed)))
     })
     .await?;
+    ENCODES.increment(JobOutcome::Failed);
     tracing::warn!(media.id = %job.media_id, job.id = %job.job_id, code, detail, "the job failed");
     Ok(())
 }

@@ -25,6 +25,7 @@ mod finish;
 mod job_result;
 mod outage;
 mod part;
+mod part_metrics;
 mod planner;
 mod playable;
 mod poster;

@@ -23,7 +23,7 @@ use crate::{
     TranscodeContext,
     encode::{self, PartRun, PartRunOutcome},
     error::TranscodeError,
-    finish, job_result, outage, playable,
+    finish, job_result, outage, part_metrics, playable,
 };
 
 /// Makes parts.
@@ -206,6 +206,13 @@ impl PartProcessor {
 
     /// `None`: the part is made, and its record says so.
     async fn run_part(&self, run: &PartRun<'_>) -> Result<Option<StageOutcome>, TranscodeError> {
+        let began = Instant::now();
+        let ended = Box::pin(self.try_part(run)).await;
+        part_metrics::count_try(run.work, began, &ended);
+        ended
+    }
+
+    async fn try_part(&self, run: &PartRun<'_>) -> Result<Option<StageOutcome>, TranscodeError> {
         if run.work == PartWork::Finish {
             return Box::pin(self.finish_job(run)).await.map(Some);
         }
@@ -226,6 +233,7 @@ impl PartProcessor {
                 }
                 let output_ms = plan::part_duration_ms(&run.job.plan, run.part);
                 self.context.status.record_made(began, output_ms);
+                part_metrics::count_made(run.work, output_ms, &report);
                 outage::clear_delay(&self.context.bus, run.job.media_id).await;
                 encode::publish_part_progress(&self.context.bus, run.job, run.part, output_ms).await;
                 Ok(None)
@@ -350,8 +358,8 @@ impl PartProcessor {
             claim: &claim,
             stop: &delivery.cancel,
         };
-        match Box::pin(self.finish_job(&run)).await {
-            Ok(outcome) => Ok(outcome),
+        match Box::pin(self.run_part(&run)).await {
+            Ok(outcome) => Ok(outcome.unwrap_or(StageOutcome::Done)),
             Err(error) => {
                 release_claim(&claim, &error).await;
                 Err(error)
@@ -447,7 +455,7 @@ fn mark_part_done(part: &mut JobPartRecord, report: &media::MediaTaskReport, tra
 }
 
 /// Seconds as the child reports them; nonsense counts as nothing.
-fn to_milliseconds(seconds: f64) -> u64 {
+pub(crate) fn to_milliseconds(seconds: f64) -> u64 {
     Duration::try_from_secs_f64(seconds).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
 }
 

@@ -1,7 +1,11 @@
 //! The planner: from `evt.media.stored`, or `evt.media.reopened`, to a job record, whose parts the dispatcher lets into the queue.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
+use nats::metrics::{
+    labels::JobOutcome,
+    table::{PLAN_SECONDS, PLANS},
+};
 use nats::{MessageDelivery, Outbox, PipelineStage, StageFault, StageOutcome, VersionedRecord};
 use packaging::plan;
 use schemas::{
@@ -80,7 +84,10 @@ impl PipelineStage for TranscodePlanner {
         delivery: &MessageDelivery,
     ) -> Result<StageOutcome, StageFault> {
         if let PlannerEvent::Wanted(wanted) = seen {
-            match self.plan_job(wanted, delivery.stored_at_ms).await {
+            let began = Instant::now();
+            let planned = self.plan_job(wanted, delivery.stored_at_ms).await;
+            PLAN_SECONDS.observe_since((), began);
+            match planned {
                 // The ingress knew it: other workers may have it already, or this one soon.
                 Err(TranscodeError::UnknownProfile(name)) if self.may_wait(delivery.stored_at_ms) => {
                     tracing::info!(media.id = %wanted.media_id, profile = name, "left to workers that have the profile");
@@ -153,6 +160,7 @@ impl TranscodePlanner {
         };
         let plan = plan::plan_encode(&input)?;
         let job = self.store_job(build_job_record(wanted, plan)).await?;
+        PLANS.increment(JobOutcome::Succeeded);
         self.keep_made_parts(&job).await
     }
 
@@ -167,6 +175,7 @@ impl TranscodePlanner {
 
     /// Ends what can't be planned, with the job if there is one.
     async fn fail_plan(&self, wanted: &EncodeRequest, fault: &StageFault) -> Result<(), TranscodeError> {
+        PLANS.increment(JobOutcome::Failed);
         let (bus, detail) = (&self.context.bus, fault.describe());
         match self.find_job(wanted.media_id, wanted.encode).await? {
             Some(job) if job.status == job::JobStatus::Active => {

@@ -111,6 +111,7 @@ async fn two_workers_share_and_a_lost_one_is_replaced() {
     assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
     let parts = site.parts(clip.job_id).await;
     assert!(parts.iter().all(|part| part.status == JobPartStatus::Done && part.attempt <= 2), "{parts:?}");
+    assert!(nats::metrics::table::WORKERS_LOST.count(()) >= 1);
     let retried = parts.iter().filter(|part| part.attempt == 2).count();
     assert!((1..=2).contains(&retried), "only what the lost worker held is done again: {parts:?}");
 }
@@ -347,6 +348,8 @@ async fn a_killed_child_costs_one_try() {
     worker.stop().await;
     let parts = site.parts(clip.job_id).await;
     assert!(parts.iter().any(|part| part.attempt == 2 && part.crashes == 1), "{parts:?}");
+    let metrics = nats::metrics::render_collector(nats::metrics::DeclaredFamilies);
+    assert!(metrics.contains("\nstreamgate_transcode_faults_total{code=\""), "{metrics}");
     assert!(site.event_kinds().await.iter().any(|kind| kind == "job.retried"));
 }
 

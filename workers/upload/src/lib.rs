@@ -25,6 +25,10 @@ use std::{io, sync::Arc};
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, future::BoxFuture};
 use media::MediaDriver;
+use nats::metrics::{
+    labels::VerificationOutcome as VerificationLabel,
+    table::{UPLOAD_VERIFICATIONS, UPLOAD_VERIFIED_BYTES, UPLOAD_VERIFY_SECONDS},
+};
 use nats::{
     Bus, FailureClass, MessageDelivery, Outbox, PipelineStage, StageFault, StageOutcome, VersionedRecord,
     consume, now_ms,
@@ -129,6 +133,7 @@ impl PipelineStage for UploadStage {
             tracing::info!(media.id = %received.media_id, "removed meanwhile, nothing to verify");
             return Ok(StageOutcome::Done);
         }
+        let began = std::time::Instant::now();
         let work = async {
             Ok::<_, UploadStageError>(match self.verify_bytes(received).await? {
                 Ok((source, warnings)) => self.probe_source(source, warnings, received, delivery).await?,
@@ -141,6 +146,7 @@ impl PipelineStage for UploadStage {
             () = delivery.cancel.cancelled() => return Ok(StageOutcome::Lost),
             verdict = Box::pin(work) => verdict,
         };
+        count_verification(&verdict, began);
         match verdict {
             Ok(verdict) => self.record_outcome(held, received, verdict).await?,
             Err(error) if error.class() == FailureClass::Fault => {
@@ -187,6 +193,15 @@ impl PipelineStage for UploadStage {
     }
 }
 
+fn count_verification(verdict: &Result<VerificationOutcome, UploadStageError>, began: std::time::Instant) {
+    UPLOAD_VERIFY_SECONDS.observe_since((), began);
+    UPLOAD_VERIFICATIONS.increment(match verdict {
+        Ok(VerificationOutcome::Stored(_)) => VerificationLabel::Stored,
+        Ok(VerificationOutcome::Rejected(_)) => VerificationLabel::Rejected,
+        Err(_) => VerificationLabel::Failed,
+    });
+}
+
 impl UploadStage {
     async fn load_record(
         &self,
@@ -223,6 +238,7 @@ impl UploadStage {
         let mut next = pieces.next().await;
         while let Some(piece) = next {
             let piece = piece?;
+            UPLOAD_VERIFIED_BYTES.add((), u64::try_from(piece.len()).unwrap_or(0));
             // Hashing 4 MiB takes milliseconds, too long for a thread that serves others; the next piece is read meanwhile.
             let hashing = tokio::task::spawn_blocking(move || verifier.update(&piece).map(|()| verifier));
             let (updated, following) = tokio::join!(hashing, pieces.next());

@@ -251,6 +251,9 @@ async fn a_verdict_waits_for_room_in_its_bucket() {
     limit(&site, 1 << 20).await;
     site.wait("verdict", async || site.record(&received).await.status == MediaStatus::Rejected).await;
     assert_eq!(site.letters().await, 1, "it was given up once");
+    let counted = "streamgate_stage_dead_letters_total{stage=\"upload\"} 1\n";
+    let metrics = || nats::metrics::render_collector(nats::metrics::DeclaredFamilies);
+    site.wait("count of it", async || metrics().contains(counted)).await;
     worker.cancel();
 }
 

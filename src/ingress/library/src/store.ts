@@ -44,8 +44,6 @@ export class MediaStore {
         await follow("", (event) => this.see(event), signal, (isOpen) => this.opened(isOpen));
       } catch (error) {
         if (signal.aborted || this.isFinal(error)) return;
-        // Where the events behind the last one are not kept any more, the list says what became of them.
-        if (error instanceof Problem && error.status === 410) continue;
         this.away(api.sentence(error));
         await pause(pauseMsMax);
       }
@@ -169,6 +167,8 @@ export class MediaStore {
   }
 
   private see({ name, data }: ServerEvent): boolean {
+    // Events were missed: the list says what became of them.
+    if (name === "resync") void this.opened(true);
     const event = parse(data);
     if (!event.media_id) return false;
     if (name === "job.progress" && event.kind && event.kind !== "transcode") {

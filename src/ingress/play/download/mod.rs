@@ -28,6 +28,7 @@ pub use plan::DownloadPlans;
 
 use super::{OpenedSession, content_tag, no_such_resource, open_token, store_problem};
 use crate::{AppState, openapi};
+use nats::metrics::table::PLAYBACK_DOWNLOADS;
 use web::{
     attachment,
     bytes::{self, RepresentationMetadata},
@@ -128,6 +129,7 @@ pub(super) async fn download_media(
         Body::from_stream(while_allowed(app.clone(), (token, id), rest))
     });
     if response.status().is_success() {
+        PLAYBACK_DOWNLOADS.increment(());
         let name = attachment::content_disposition(&medium.title, &media_id.to_string(), extension);
         response.headers_mut().insert(header::CONTENT_DISPOSITION, name);
     }

@@ -136,7 +136,7 @@ async fn an_answer_without_an_end_ends_with_its_credential() {
     let quick = AuthConfig { proof_ms: 0, recheck_ms: 0, ..config() };
     let (a, chain, answer) = signed_in(&mut site, quick, 93).await;
     let who = a.sign_in.identify_credential(&answer.text("access_token")).await.unwrap().unwrap();
-    let over = a.sign_in.clone().wait_until_invalid(who, LOOK);
+    let over = a.sign_in.clone().wait_until_invalid(who, LOOK, tokio::sync::broadcast::channel(1).1);
     tokio::pin!(over);
     let early = tokio::time::timeout(Duration::from_millis(100), &mut over).await;
     assert!(early.is_err(), "the account stands by it");
@@ -146,7 +146,7 @@ async fn an_answer_without_an_end_ends_with_its_credential() {
     let key = auth::create_api_key(&site.admin, "ann", schemas::access::PrincipalRole::Owner).await.unwrap();
     let who = a.sign_in.identify_credential(&key).await.unwrap().unwrap();
     let key_id = who.key_id.unwrap();
-    let over = a.sign_in.clone().wait_until_invalid(who, LOOK);
+    let over = a.sign_in.clone().wait_until_invalid(who, LOOK, tokio::sync::broadcast::channel(1).1);
     tokio::pin!(over);
     assert!(tokio::time::timeout(Duration::from_millis(100), &mut over).await.is_err());
     let by = ("ann", web::request::current_or_fresh_id());

@@ -301,7 +301,7 @@ fn lock_folder(folder: &Path) -> Result<File, IndexError> {
 
 /// Waits until nobody holds the database: threads of one that was just closed in this process may, for a moment, and what can't be
 /// opened is built anew.
-fn wait_for_release(database: &Path) -> Result<(), IndexError> {
+pub(crate) fn wait_for_release(database: &Path) -> Result<(), IndexError> {
     let path = database.join("db");
     let begun = Instant::now();
     loop {

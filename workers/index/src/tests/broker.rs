@@ -254,6 +254,9 @@ async fn questions_wait_for_a_revision_and_bad_ones_are_refused() {
     assert_eq!(code(ask(&ingress, "secrets", &everything()).await), "question_malformed");
     let long = MediaIndexQuery { owner: Some("x".repeat(index_query::QUESTION_BYTES_MAX)), ..everything() };
     assert_eq!(code(ask(&ingress, index_query::MEDIA, &long).await), "question_malformed");
+    let metrics = nats::metrics::render_collector(nats::metrics::DeclaredFamilies);
+    let refused = "streamgate_index_refusals_total{code=\"question_malformed\"} 3\n";
+    assert!(metrics.contains(refused), "{metrics}");
     index.stop().await;
 }
 

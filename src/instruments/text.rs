@@ -1,0 +1,44 @@
+//! The text format 0.0.4 of Prometheus, for readers that do not ask for OpenMetrics: `promtool check metrics` is one.
+
+/// Writes a document of OpenMetrics as the older format has it: the descriptor of a counter has the name of its series, and there is
+/// neither a unit nor an end.
+pub fn to_prometheus_text(document: &str) -> String {
+    let mut text = String::with_capacity(document.len());
+    // The help text of a family comes before its type.
+    let mut help = None;
+    for line in document.lines() {
+        if let Some(described) = line.strip_prefix("# HELP ") {
+            help = described.split_once(' ');
+        } else if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' '))
+        {
+            let end = if kind == "counter" { "_total" } else { "" };
+            if let Some((_, help)) = help.take().filter(|(described, _)| *described == name) {
+                text.extend(["# HELP ", name, end, " ", help, "\n"]);
+            }
+            text.extend(["# TYPE ", name, end, " ", kind, "\n"]);
+        } else if !line.starts_with('#') {
+            // An exemplar stands behind the value; this format has none.
+            text.push_str(line.split_once(" # ").map_or(line, |(sample, _)| sample));
+            text.push('\n');
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_have_the_name_of_their_series() {
+        let document = "# HELP a All of a.\n# TYPE a counter\na_total{kind=\"x # y\"} 1\n\
+                        # HELP b_seconds How long.\n# TYPE b_seconds gauge\n# UNIT b_seconds seconds\nb_seconds 0.5\n\
+                        # TYPE c histogram\nc_bucket{le=\"1.0\"} 1 # {trace_id=\"t\"} 0.5\n# EOF\n";
+        assert_eq!(
+            to_prometheus_text(&document.replace("x # y", "x")),
+            "# HELP a_total All of a.\n# TYPE a_total counter\na_total{kind=\"x\"} 1\n\
+             # HELP b_seconds How long.\n# TYPE b_seconds gauge\nb_seconds 0.5\n\
+             # TYPE c histogram\nc_bucket{le=\"1.0\"} 1\n"
+        );
+    }
+}

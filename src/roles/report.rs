@@ -1,0 +1,75 @@
+//! The metrics of a process: which are shown, and their report to the monitor every [`subjects::REPORT_PERIOD_S`] seconds.
+//!
+//! A report that is lost, or that the broker does not take, is no harm: the next one has everything.
+//!
+//! Limits: [`subjects::REPORT_BYTES_MAX`] bytes a report; a larger one is not sent, and counted.
+
+use std::time::Duration;
+
+use monitor::MonitorMetrics;
+use nats::{
+    Bus, Role,
+    metrics::{MetricHandler, Registry, labels::PublishOutcome, show_handlers, table::REPORTS},
+};
+use schemas::subjects;
+use tokio::time::MissedTickBehavior;
+
+use super::{ProcessRole, Runtime};
+
+/// The metrics of the monitor, shown by the process that runs it, with those that others report.
+pub(super) fn register_monitor(site: &Runtime, kind: ProcessRole) -> MonitorMetrics {
+    if kind != ProcessRole::Monitor {
+        return MonitorMetrics::register(&mut Registry::default());
+    }
+    let counts = site.metrics.change(MonitorMetrics::register);
+    let reports = counts.role_reports().clone();
+    reports.set_own_instance(site.metrics.instance());
+    site.metrics.merge_with(move |own| reports.merge(&own));
+    counts
+}
+
+/// Has what these roles count shown from the start, at 0: what is absent can't be compared.
+pub(super) fn show_role_metrics(kinds: &[ProcessRole]) {
+    show_handlers(&[MetricHandler::Process]);
+    for kind in kinds {
+        // The ingress says what it counts where it is built.
+        show_handlers(match kind {
+            ProcessRole::Ingress => &[],
+            ProcessRole::Upload => &[MetricHandler::Upload],
+            ProcessRole::Transcode => &[MetricHandler::Transcoder, MetricHandler::Worker],
+            ProcessRole::Tasks | ProcessRole::Keeper => &[MetricHandler::Worker],
+            ProcessRole::Index => &[MetricHandler::Metadata],
+            ProcessRole::Audit | ProcessRole::Monitor => &[MetricHandler::Monitor],
+        });
+    }
+}
+
+/// Reports the metrics of this process under `role` until the shutdown.
+pub(super) async fn report_metrics(site: &Runtime, role: Role, bus: &Bus) {
+    let subject = subjects::stat_subject(role.name(), site.metrics.instance());
+    let mut ticks = tokio::time::interval(Duration::from_secs(subjects::REPORT_PERIOD_S));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut was_too_large = false;
+    loop {
+        tokio::select! {
+            () = site.shutdown.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        let document = site.metrics.render_text();
+        let size_bytes = document.len();
+        REPORTS.increment(if size_bytes > subjects::REPORT_BYTES_MAX {
+            if !std::mem::replace(&mut was_too_large, true) {
+                tracing::warn!(size_bytes, "the metrics are too many to be reported to the monitor");
+            }
+            PublishOutcome::TooLarge
+        } else {
+            match bus.publish_core(subject.clone(), document.into_bytes()).await {
+                Ok(()) => PublishOutcome::Published,
+                Err(error) => {
+                    tracing::debug!(%error, "the metrics were not reported; they are in ten seconds");
+                    PublishOutcome::Failed
+                }
+            }
+        });
+    }
+}
