@@ -17,7 +17,8 @@ pub struct DispatchConfig {
     pub owner_parts_max: Option<u32>,
     /// The same for single owners, by account.
     pub owner_parts_max_of: BTreeMap<String, u32>,
-    /// Priorities of owners, by account: what jobs of an owner have that say nothing of it, or p1.
+    /// Priorities of owners, by account: what jobs of an owner have that say nothing of it, or p1. With p0 they go before those of everybody,
+    /// whatever `owner_parts_max` says.
     pub owner_priorities: BTreeMap<String, JobPriority>,
     /// The same for kinds of jobs, such as `verify`, of owners that are not named.
     pub kind_priorities: BTreeMap<String, JobPriority>,

@@ -273,8 +273,10 @@ impl AppState {
         );
         capacity.poll_limits().await;
         let repeated = idempotency::IdempotencyService::new(bus.clone(), config.idempotency);
-        let followers =
-            events::EventFollowerPool::new(events::EventHub::open(bus.clone()).await?, &config.events);
+        let followers = events::EventFollowerPool::new(
+            events::EventHub::open(bus.clone(), Arc::clone(&known_documents)).await?,
+            &config.events,
+        );
         let streams = Arc::new(cache::ResponseCache::new(config.playback.cache)?);
         let downloads = play::DownloadPlans::new(&config.playback)?;
         let known = Arc::new(play::PlayableMediaCache::new(&config.playback));

@@ -516,7 +516,7 @@ async fn an_owner_at_its_limit_waits_and_leaves_its_turns_to_others() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_owner_has_the_priority_that_is_set_for_it_where_its_jobs_say_nothing() {
-    let mut site = Site::start().await;
+    let site = Site::start().await;
     site.gate.send_replace(false);
     let config = DispatchConfig {
         owner_priorities: BTreeMap::from([

@@ -18,6 +18,7 @@ use super::{
     progress::{self, ProgressTotals},
     routes::{FollowerQueue, FollowerRoutes, QueueLimits, RouteKey},
 };
+use crate::media::KnownDocuments;
 
 /// Events by which a credential is good no more.
 const SIGN_IN_ENDS: [&str; 2] = ["auth.signed_out", "auth.key_revoked"];
@@ -46,6 +47,8 @@ impl Default for HubState {
 #[derive(Debug, Clone)]
 pub struct EventHub {
     bus: Bus,
+    /// Forgotten before an event of theirs is sent: who reads a medium because of it finds what it is about.
+    known_documents: Arc<KnownDocuments>,
     state: Arc<Mutex<HubState>>,
     /// Owners of whose credentials one has ended.
     sign_in_ends: broadcast::Sender<Arc<str>>,
@@ -58,10 +61,11 @@ impl EventHub {
     ///
     /// # Errors
     /// [`nats::BusError::Unavailable`] when the broker does not answer.
-    pub async fn open(bus: Bus) -> Result<Self, nats::BusError> {
+    pub async fn open(bus: Bus, known_documents: Arc<KnownDocuments>) -> Result<Self, nats::BusError> {
         let position = load_stream_end(&bus).await?;
         Ok(Self {
             bus,
+            known_documents,
             state: Arc::new(Mutex::new(HubState { position, ..HubState::default() })),
             sign_in_ends: broadcast::Sender::new(SIGN_IN_ENDS_MAX),
             progress: Arc::default(),
@@ -124,6 +128,9 @@ impl EventHub {
     fn send_event(&self, entry: &reader::StreamEntry) {
         let epoch = format_epoch(self.position().created_at_ms);
         let frame = Arc::new(frame::render_event(&epoch, entry));
+        if let Some(media_id) = &frame.media_id {
+            self.known_documents.forget(*media_id);
+        }
         let mut state = self.state.lock();
         state.position.sequence = entry.sequence;
         state.routes.send(&frame);

@@ -16,7 +16,7 @@ use nats::Outbox;
 use schemars::JsonSchema;
 use schemas::{
     access::ApiKeyScope,
-    document,
+    document::{self, MediaChanged},
     gate::{GateChanged, GateRule, MediaGate, RuleInput},
     ids::MediaId,
 };
@@ -103,7 +103,7 @@ pub(super) static SET_GATE: Operation = Operation::change(
     "/v1/media/{media_id}/gate",
     OperationAccess::Principal(ApiKeyScope::Gate),
     Some(RateLimitGroup::Metadata),
-    &["gate.changed"],
+    &["gate.changed", "media.changed"],
 );
 
 /// Set the gate of a medium
@@ -261,7 +261,7 @@ async fn change_gate(
         let document = document.or(bare.as_ref()).filter(|document| who.may_change(&document.owner));
         found = document.ok_or_else(medium_not_found).and_then(|document| {
             conditional::check_if_match(headers, Some(gate_tag(document.gate.as_ref())))?;
-            Ok(next_document(document, rule, &who.owner))
+            Ok(next_listed_document(document, rule, &who.owner))
         });
         // What is refused changes nothing.
         found.as_mut().ok().and_then(Option::take)
@@ -276,6 +276,23 @@ async fn change_gate(
 /// The entity tag of a gate: its epoch, which never repeats; 0 before the first.
 fn gate_tag(gate: Option<&MediaGate>) -> EntityTag {
     EntityTag::from_gate_epoch(gate.map_or(0, |gate| gate.epoch))
+}
+
+/// The same of a document that nobody keeps out of lists any more: who sets or removes its gate says who plays it anew.
+fn next_listed_document(
+    document: &document::MediaDocumentRecord,
+    rule: Option<&CompiledRule>,
+    changed_by: &str,
+) -> Option<(document::MediaDocumentRecord, Outbox)> {
+    if !document.is_unlisted {
+        return next_document(document, rule, changed_by);
+    }
+    let listed = document::MediaDocumentRecord { is_unlisted: false, ..document.clone() };
+    next_document(&listed, rule, changed_by).or_else(|| {
+        let listed = document::MediaDocumentRecord { changed_at_ms: nats::now_ms(), ..listed };
+        let changed = MediaChanged::new(&listed, changed_by, &["visibility"]);
+        Some((listed, Outbox::new().with_event(&changed)))
+    })
 }
 
 /// The document with its new gate and the event of the change; `None` when it has that rule already.

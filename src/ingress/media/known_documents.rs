@@ -2,7 +2,9 @@
 //!
 //! A document is made of two records, in the buckets `media` and `assets`. Both are followed; each second their leaders say how far
 //! they are, and once all of that was received, memory may answer (see [`CoherentMemory`]). What this replica writes is forgotten
-//! before its writer goes on, so that one's own change is seen at once.
+//! before its writer goes on, so that one's own change is seen at once; what another one writes is seen once it was received, which takes
+//! milliseconds, and two seconds where a broker is slow. Who has to be sure asks with `Cache-Control: no-cache` (RFC 9111, section
+//! 5.2.1.4).
 //!
 //! Limits: those of [`CoherentMemory`]; one question to each leader in [`PROOF_PERIOD`].
 
@@ -95,6 +97,11 @@ impl KnownDocuments {
         self.memory.keep(&media_id.to_string(), generation, kept.freeze());
     }
 
+    /// What is kept of a medium may be of before something that happened to it.
+    pub(crate) fn forget(&self, media_id: MediaId) {
+        self.memory.forget(&media_id.to_string());
+    }
+
     /// A value of a bucket was written.
     pub(crate) fn note_write(&self, bucket: &str, key: &str) {
         if BUCKETS.contains(&bucket) {
@@ -165,10 +172,11 @@ impl KnownDocuments {
     }
 
     fn note_status(&self, status: &nats::ReaderStatus, wanted: &mut Option<LeaderPositions>) {
-        if !status.is_following() {
-            self.memory.lose();
-            *wanted = None;
-        }
+        // Also when it follows again: what was read meanwhile may have changed unseen, and a loss that was mended between two looks shows
+        // as nothing else.
+        tracing::trace!(is_following = status.is_following(), "documents are read anew");
+        self.memory.lose();
+        *wanted = None;
     }
 
     /// Forgets what changed; answers how far the bucket was received.

@@ -1,4 +1,4 @@
-//! Media as documents: one by id from KV, or from memory while nothing can have changed, so that one's own writes are always seen; lists
+//! Media as documents: one by id from KV, or from memory while its changes are received, so that one's own writes are always seen; lists
 //! from the index.
 //!
 //! Limits: a page has at most [`index_query::ITEMS_MAX`] items; the index has [`INDEX_WAIT`](crate::index_client::INDEX_WAIT) to answer.
@@ -16,7 +16,7 @@ use std::collections::BTreeSet;
 
 use axum::{
     extract::{OriginalUri, Path, State},
-    http::HeaderMap,
+    http::{HeaderMap, header},
     response::Response,
 };
 use bytes::Bytes;
@@ -170,7 +170,11 @@ async fn list_media(
         question.min_revision = None;
         page = query_index(&app.bus, index_query::MEDIA, &question).await;
     }
-    let page = page?;
+    let mut page = page?;
+    if !question.ids.is_empty() {
+        // An index of before `ids` lists all.
+        page.items.retain(|item| question.ids.contains(&item.media_id));
+    }
     let next_cursor = page.next.map(|position| cursors.seal(&position));
     Ok(ListPage { items: page.items, next_cursor, revision: page.revision }
         .into_list_response(&address, &uri))
@@ -459,6 +463,9 @@ static READ_MEDIA: Operation = Operation::read(
 );
 
 /// Read one medium
+///
+/// What was changed through another replica a moment ago may not be seen yet, for two seconds at most; `Cache-Control: no-cache` asks for
+/// what is stored now.
 #[utoipa::path(
     get,
     path = READ_MEDIA.path,
@@ -479,12 +486,19 @@ async fn read_media(
 ) -> Result<Response, Problem> {
     METADATA_READS.increment(MetadataRead::Document);
     let media_id = parse_media_id(&id)?;
-    let document = match app.known_documents.get(media_id) {
+    let known = app.known_documents.get(media_id).filter(|_| !wants_no_memory(&headers));
+    let document = match known {
         Some(known) if !who.may_see(known.owner()) => return Err(no_such_medium()),
         Some(known) => known.document(),
         None => load_document(&app, media_id, &who).await?,
     };
     Ok(document.to_response(&headers))
+}
+
+/// True when a client will not have what is remembered (RFC 9111, section 5.2.1.4).
+fn wants_no_memory(headers: &HeaderMap) -> bool {
+    let mut fields = headers.get_all(header::CACHE_CONTROL).iter().filter_map(|field| field.to_str().ok());
+    fields.any(|field| field.split(',').any(|said| said.trim().eq_ignore_ascii_case("no-cache")))
 }
 
 /// The document of a medium by its records, which is kept in memory.
@@ -516,9 +530,9 @@ pub(crate) async fn load_current(
     who: &Principal,
     media_id: MediaId,
 ) -> Result<Option<Bytes>, Problem> {
-    match MediumRecords::load_for(&app.bus, media_id, who).await {
+    match load_document(app, media_id, who).await {
         Err(problem) if problem.code() == ProblemCode::MediaRemoved.code() => Ok(None),
-        loaded => Ok(Some(render_cached(app, media_id, &loaded?)?.body().clone())),
+        loaded => Ok(Some(loaded?.body().clone())),
     }
 }
 

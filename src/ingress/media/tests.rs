@@ -116,6 +116,15 @@ async fn who_plays_a_medium_is_said_with_all_else_that_is_said_of_it() {
             );
         }
     }
+    // Who sets its gate says who plays it anew, also where the rule is the same.
+    for change in ["PUT", "DELETE"] {
+        owner.patch(&medium, &json!({ "visibility": "unlisted" })).await;
+        let headers = "Content-Type: application/json\r\nIf-Match: *\r\n";
+        let body = if change == "PUT" { "{\"kind\":\"public\"}" } else { "" };
+        assert_eq!(owner.ask(change, &gate, headers, body).await.status, 200);
+        owner.ask("PUT", &gate, headers, "{\"kind\":\"public\"}").await;
+        assert_eq!(owner.document(&medium).await["visibility"], "public", "{change}");
+    }
     let (status, problem) = owner.patch(&medium, &json!({ "visibility": "gated" })).await;
     assert_eq!((status, &problem["code"]), (422, &json!("rule_invalid")), "{problem}");
     assert_eq!(problem["errors"][0]["pointer"], "/visibility");

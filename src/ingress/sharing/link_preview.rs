@@ -47,6 +47,9 @@ fn render_public_head(medium: &PublicMedium, base: &str) -> String {
         // Writing to a String can't fail.
         write!(head, "\n  <meta property=\"{name}\" content=\"{}\">", escape_html(&value)).ok();
     }
+    if medium.is_unlisted {
+        head.push_str("\n  <meta name=\"robots\" content=\"noindex\">");
+    }
     let page = percent_encoding::utf8_percent_encode(&page, percent_encoding::NON_ALPHANUMERIC);
     let oembed = escape_html(&format!("{base}/v1/oembed?url={page}"));
     write!(

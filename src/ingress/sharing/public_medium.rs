@@ -30,6 +30,8 @@ pub(crate) struct PublicMedium {
     pub(crate) title: String,
     pub(crate) description: Option<String>,
     pub(crate) encode: MediaEncode,
+    /// True when no list for visitors shows it.
+    pub(crate) is_unlisted: bool,
     status: MediaStatus,
     summary: Option<MediaSummary>,
 }
@@ -56,6 +58,7 @@ impl PublicMedium {
             media_id: document.media_id,
             title: document.title,
             description: document.description,
+            is_unlisted: document.is_unlisted,
             encode: asset.encode.filter(|_| is_shown && plays)?,
             status: asset.status,
             summary: asset.summary,

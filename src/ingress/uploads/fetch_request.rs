@@ -56,6 +56,7 @@ pub(super) struct MediaRequest {
     #[schemars(with = "String", length(min = 1, max = outbound::URL_BYTES_MAX))]
     source_url: Option<String>,
     /// How many bytes will be sent, if that is known; not said together with `source_url`.
+    #[schemars(range(min = 1))]
     size_bytes: Option<u64>,
     /// Name of the file; the last part of the address when absent.
     #[schemars(length(max = 1_000))]
@@ -153,6 +154,10 @@ async fn open_entry(
     wanted: MediaRequest,
     claim: Option<IdempotencyClaim>,
 ) -> Result<Response, UploadRefusal> {
+    if wanted.size_bytes == Some(0) {
+        let problem = Problem::new(ProblemCode::RequestInvalid);
+        return Err(other(problem.with_pointer("/size_bytes", "a medium has at least one byte")));
+    }
     if wanted.size_bytes.is_some_and(|size_bytes| size_bytes > shared.config.size_bytes_max) {
         return Err(UploadRefusal::TooLarge);
     }
@@ -160,16 +165,15 @@ async fn open_entry(
         Some(claim) => lifecycle::find_earlier_upload(shared, who, claim).await?,
         None => None,
     };
-    let ledger = match earlier {
-        Some(ledger) => ledger,
-        None => {
-            let mut record = lifecycle::new_record(shared, who, wanted.size_bytes);
-            if let Some(claim) = claim {
-                record.upload_id = UploadId::from_bytes(claim.derive_id(0));
-            }
-            describe(shared, who, None, wanted, &mut record)?;
-            lifecycle::begin_upload(shared, record).await?
+    let ledger = if let Some(ledger) = earlier {
+        ledger
+    } else {
+        let mut record = lifecycle::new_record(shared, who, wanted.size_bytes);
+        if let Some(claim) = claim {
+            record.upload_id = UploadId::from_bytes(claim.derive_id(0));
         }
+        describe(shared, who, None, wanted, &mut record)?;
+        lifecycle::begin_upload(shared, record).await?
     };
     let (media_id, upload_id) = (ledger.media_id(), ledger.upload_id());
     let location = address.location(&format!("/v1/media/{media_id}")).map_err(other)?;

@@ -242,6 +242,7 @@ async fn what_can_t_be_fetched_is_refused_at_its_place() {
             "/size_bytes",
         ),
         (json!({ "url": "https://films.example/" }), "json_invalid", "/url"),
+        (json!({ "size_bytes": 0 }), "request_invalid", "/size_bytes"),
         (json!({ "source_url": null }), "json_invalid", "/source_url"),
         (json!({ "title": " " }), "request_invalid", "/title"),
     ] {
