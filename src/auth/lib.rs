@@ -132,6 +132,11 @@ impl Principal {
         self.role != PrincipalRole::Owner || self.owner == owner
     }
 
+    /// True when it may use operations of that group.
+    pub fn has_scope(&self, scope: ApiKeyScope) -> bool {
+        self.scopes.as_ref().is_none_or(|scopes| scopes.contains(&scope))
+    }
+
     /// The owner whose things a list shows; `None` for all.
     pub fn list_owner_filter(&self) -> Option<String> {
         (self.role == PrincipalRole::Owner).then(|| self.owner.clone())

@@ -7,7 +7,8 @@
 //! many streams, 4503 to come back later; 1000 after `lagged`, and 1001 after an hour, or when the replica stops: both to come back.
 //!
 //! Limits: [`MESSAGE_BYTES_MAX`] a message, [`GREETING_MAX`] connections that have not said who they are, for [`GREETING_TIME_MAX`];
-//! a ping each [`KEEP_ALIVE`], of which [`PINGS_MAX`] may be unanswered; [`SEND_TIME_MAX`] for one message to be taken.
+//! a ping each [`KEEP_ALIVE`], of which [`PINGS_MAX`] may be unanswered; [`SEND_TIME_MAX`] for one message to be taken;
+//! [`OPEN_TIME_MAX`] for what is asked for to be found.
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
@@ -34,7 +35,7 @@ use tokio::{
 };
 
 use super::{
-    EVENT_ID, FOLLOW_MAX, KEEP_ALIVE,
+    EVENT_ID, FOLLOW_MAX, KEEP_ALIVE, SEND_TIME_MAX,
     filter::{EventFilter, EventWishes},
     follow,
     follower::{EventFollower, FollowError, FollowerItem},
@@ -57,8 +58,8 @@ pub(super) const MESSAGE_BYTES_MAX: usize = 64 * 1024;
 pub(super) const GREETING_MAX: usize = 256;
 /// How long a client may take to say who it is, and then what it wants.
 const GREETING_TIME_MAX: Duration = Duration::from_secs(10);
-/// How long a client may take for one message.
-const SEND_TIME_MAX: Duration = Duration::from_secs(30);
+/// How long a subscription may take to begin.
+const OPEN_TIME_MAX: Duration = Duration::from_secs(30);
 /// Pings that may be unanswered.
 const PINGS_MAX: u32 = 2;
 /// Bytes that are read at once: clients say little.
@@ -258,8 +259,15 @@ impl SocketClient {
         let (who, filter, since) = greeted;
         let place = self.app.followers.places.take(&who.owner)?;
         let start = parse_start(since.as_deref())?;
-        let end = self.app.response_end_signal(&who, FOLLOW_MAX);
-        let follower = Box::pin(EventFollower::open(self.app.clone(), filter, start)).await?;
+        let mut end = self.app.response_end_signal(&who, FOLLOW_MAX);
+        let opening = Box::pin(EventFollower::open(self.app.clone(), filter, start));
+        let follower = tokio::select! {
+            opened = timeout(OPEN_TIME_MAX, opening) => {
+                opened.map_err(|_| Problem::busy("the subscription could not begin in time"))??
+            }
+            ended = &mut end => return Err(close_of(ended).into()),
+            refused = read_until_end(socket) => return Err(refused),
+        };
         follow_until_end(socket, follower, place, end).await
     }
 
@@ -310,6 +318,17 @@ fn read_text(received: Option<Result<Message, axum::Error>>) -> Result<Option<Ut
         Some(Err(error)) => {
             tracing::debug!(%error, "a message can't be read");
             Err(SocketClose::new(TOO_LARGE, "message_too_large").into())
+        }
+    }
+}
+
+/// Reads from a client that has nothing more to say; comes when it says something, or goes.
+async fn read_until_end(socket: &mut WebSocket) -> SocketEnd {
+    loop {
+        match read_text(socket.recv().await) {
+            Ok(None) => {}
+            Ok(Some(_)) => return MALFORMED.into(),
+            Err(end) => return end,
         }
     }
 }
