@@ -404,11 +404,31 @@ pub async fn authenticate_request(
     if sign_in.is_proof_valid(&who, ProofAge::Used).await? { Ok(who) } else { Err(Problem::unauthorized()) }
 }
 
-/// Finds out whose credential came in a message of a connection, and whether it may use an operation with this access.
+/// Finds out whose credential came in a message of a connection, and whether it may use an operation with this access; counts it for
+/// the principal, or a refused one as a guess.
 ///
 /// # Errors
-/// 401 for a credential that opens nothing, 403 for one that is limited to other operations, 503 when that can't be known.
+/// 401 for a credential that opens nothing, 403 for one that is limited to other operations, 429 when there is no room, 503 when that
+/// can't be known.
 pub async fn authenticate_message(
+    sign_in: &SignInService,
+    credential: &str,
+    ticket: &RateLimitPermit,
+    operation: (&Method, OperationAccess),
+) -> Result<Principal, Problem> {
+    match identify_message(sign_in, credential, ticket, operation).await {
+        Ok(who) => {
+            ticket.admit_principal(&who.owner)?;
+            Ok(who)
+        }
+        Err(problem) => {
+            ticket.settle_response(problem.status())?;
+            Err(problem)
+        }
+    }
+}
+
+async fn identify_message(
     sign_in: &SignInService,
     credential: &str,
     ticket: &RateLimitPermit,

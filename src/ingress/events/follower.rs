@@ -267,3 +267,53 @@ async fn find_gap(
     }
     Ok(None)
 }
+
+#[cfg(test)]
+mod tests {
+    use nats::{Bus, Role, testing::TestBroker};
+    use schemas::{access::PrincipalRole, envelope::UnsentEvent, headers};
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::{IngressConfig, events::filter::EventWishes, tests::grants};
+    use auth::Principal;
+
+    async fn publish_event(bus: &Bus, number: u8) {
+        let event = UnsentEvent {
+            subject: "evt.media.changed.06db00820dt0303jc5mn0r355k".into(),
+            id: format!("event-{number}"),
+            headers: [(headers::OWNER.to_owned(), "ann".to_owned())].into(),
+            payload: serde_bytes::ByteBuf::from(vec![number]),
+            once: false,
+            after_sequence: None,
+        };
+        bus.publish_unsent(&event).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_comes_from_a_replica_that_is_ahead_gets_nothing_twice() {
+        let broker = TestBroker::start().await;
+        let bus = Bus::connect(&broker.config(Role::Ingress)).await.unwrap();
+        auth::create_first_key(&bus).await.unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("file://{}/store", folder.path().display());
+        let store = store::testing::open_test_store(store::StoreConfig::from_url(url)).unwrap();
+        let (grants, auth) = (grants(&bus), auth::AuthConfig::default());
+        let metrics = crate::registry::MetricsRegistry::default();
+        let app = AppState::build(bus.clone(), store, grants, metrics, IngressConfig::default(), auth);
+        let app = app.await.unwrap();
+        let before = app.followers.hub().position();
+        let admin = broker.bus(Role::Admin).await;
+        for number in 0..3 {
+            publish_event(&admin, number).await;
+        }
+        assert_eq!(app.followers.hub().position(), before, "this replica has seen none of them yet");
+        let filter = EventFilter::new(Principal::new("ann", PrincipalRole::Owner), EventWishes::default());
+        let start = FollowStart::Behind(before.created_at_ms, before.sequence + 2);
+        let mut follower = EventFollower::open(app.clone(), filter.unwrap(), start).await.unwrap();
+        let hub = app.followers.hub().clone();
+        tokio::spawn(async move { hub.run(CancellationToken::new()).await });
+        let FollowerItem::Frame(frame) = follower.next_item().await.unwrap() else { panic!("no event") };
+        assert_eq!(frame.sequence, before.sequence + 3);
+    }
+}

@@ -23,7 +23,7 @@ mod snapshot;
 mod socket;
 mod story;
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use axum::{
     body::Body,
@@ -39,7 +39,6 @@ use schemas::{
     ids::{JobId, MediaId},
 };
 use serde::Deserialize;
-use tokio::sync::Semaphore;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{AppState, openapi};
@@ -89,7 +88,7 @@ pub struct EventFollowerPool {
     hub: EventHub,
     places: FollowerPlaces,
     /// Places of sockets whose clients have not said who they are.
-    greeting: Arc<Semaphore>,
+    greeting: FollowerPlaces,
     replays: ReplayTurns,
     queue_limits: QueueLimits,
 }
@@ -100,7 +99,7 @@ impl EventFollowerPool {
         Self {
             hub,
             places: FollowerPlaces::new(config.followers_max, config.followers_per_principal_max),
-            greeting: Arc::new(Semaphore::new(socket::GREETING_MAX)),
+            greeting: FollowerPlaces::new(socket::GREETING_MAX, socket::GREETING_EACH_MAX),
             replays: ReplayTurns::new(CATCHING_UP_MAX, CATCHING_UP_EACH_MAX, TURN_WAIT_MAX),
             queue_limits: QueueLimits {
                 items_max: config.queue_items_max,
@@ -325,6 +324,8 @@ pub(crate) fn events_gone(why: &str) -> Problem {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     #[tokio::test(start_paused = true)]
