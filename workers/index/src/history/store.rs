@@ -298,7 +298,7 @@ mod tests {
         HistoryStore::discard(&path).unwrap();
         let store = HistoryStore::open(&path, CACHE_BYTES, 7).unwrap();
         store.add(&entries()).unwrap();
-        store.things.insert([medium(1).to_bytes().as_slice(), &[0, 0]].concat(), &[]).unwrap();
+        store.things.insert([medium(1).to_bytes().as_slice(), &[1]].concat(), &[]).unwrap();
         store.flush().unwrap();
         let error = store.list(medium(1), 0, 9).unwrap_err();
         assert!(HistoryStore::is_damage(&error), "{error}");
