@@ -133,6 +133,11 @@ impl Principal {
         self.role != PrincipalRole::Owner || self.owner == owner
     }
 
+    /// True when it may use operations of that group.
+    pub fn has_scope(&self, scope: ApiKeyScope) -> bool {
+        self.scopes.as_ref().is_none_or(|scopes| scopes.contains(&scope))
+    }
+
     /// The owner whose things a list shows; `None` for all.
     pub fn list_owner_filter(&self) -> Option<String> {
         (self.role == PrincipalRole::Owner).then(|| self.owner.clone())
@@ -406,11 +411,31 @@ pub async fn authenticate_request(
     if sign_in.is_proof_valid(&who, ProofAge::Used).await? { Ok(who) } else { Err(Problem::unauthorized()) }
 }
 
-/// Finds out whose credential came in a message of a connection, and whether it may use an operation with this access.
+/// Finds out whose credential came in a message of a connection, and whether it may use an operation with this access; counts it for
+/// the principal, or a refused one as a guess.
 ///
 /// # Errors
-/// 401 for a credential that opens nothing, 403 for one that is limited to other operations, 503 when that can't be known.
+/// 401 for a credential that opens nothing, 403 for one that is limited to other operations, 429 when there is no room, 503 when that
+/// can't be known.
 pub async fn authenticate_message(
+    sign_in: &SignInService,
+    credential: &str,
+    ticket: &RateLimitPermit,
+    operation: (&Method, OperationAccess),
+) -> Result<Principal, Problem> {
+    match identify_message(sign_in, credential, ticket, operation).await {
+        Ok(who) => {
+            ticket.admit_principal(&who.owner)?;
+            Ok(who)
+        }
+        Err(problem) => {
+            ticket.settle_response(problem.status())?;
+            Err(problem)
+        }
+    }
+}
+
+async fn identify_message(
     sign_in: &SignInService,
     credential: &str,
     ticket: &RateLimitPermit,

@@ -76,6 +76,11 @@ pub enum FollowOutcome {
 }
 
 impl FollowTarget {
+    /// Whether following it comes to an end.
+    const fn has_end(&self) -> bool {
+        !self.is_from_now && (self.media.is_some() || self.job.is_some())
+    }
+
     /// Whether an event ends what is followed. Of the jobs of a medium those do that encode it.
     pub fn outcome_of(&self, event: &FollowedEvent) -> Option<FollowOutcome> {
         let job = self.job.is_some();
@@ -186,6 +191,8 @@ impl SseFollower {
                     output::print_message(
                         "streamgate: the server does not have all events any more; some are left out",
                     );
+                    // Its end may be among these.
+                    connection.quiet_at = self.wanted.has_end().then(Instant::now);
                     continue;
                 }
                 // It goes on behind the last one by a new connection.
@@ -218,8 +225,7 @@ impl SseFollower {
         }
         let response = client::with_time_limit(self.client.send(request)).await?;
         let lines = BodyLines::new(response.bytes_stream());
-        let ends = !is_from_now && (media.is_some() || job.is_some());
-        let quiet_at = ends.then(|| Instant::now() + Duration::from_secs(QUIET_SECONDS));
+        let quiet_at = self.wanted.has_end().then(|| Instant::now() + Duration::from_secs(QUIET_SECONDS));
         Ok(SseConnection { lines, parser: SseParser::default(), quiet_at })
     }
 

@@ -45,8 +45,11 @@ impl CredentialWatches {
     ) -> Arc<CredentialWatch> {
         let key = (who.session_id, who.key_id);
         let mut watches = self.watches.lock();
-        if let Some(watch) = watches.get(&key).and_then(Weak::upgrade) {
-            return watch;
+        // One that has come may have ended for want of an answer: whether the credential is good is found out anew. What is found is
+        // dropped behind the lock, which its end takes.
+        let found = watches.get(&key).and_then(Weak::upgrade);
+        if let Some(watch) = found.as_ref().filter(|watch| !watch.invalid.is_cancelled()) {
+            return Arc::clone(watch);
         }
         let invalid = CancellationToken::new();
         let (looking, over) =
@@ -62,6 +65,7 @@ impl CredentialWatches {
             _task: AbortOnDropHandle::new(task),
         });
         watches.insert(key, Arc::downgrade(&watch));
+        drop(watches);
         watch
     }
 }

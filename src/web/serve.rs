@@ -1,7 +1,7 @@
 //! The accept loop: hyper-util with bounded buffers and header time-outs, which `axum::serve` can't set.
 //!
 //! Limits: [`BUFFER_BYTES_MAX`] per connection, [`HEADER_SECONDS_MAX`] for a request head, [`CONNECTIONS_MAX`] connections,
-//! [`CONNECTIONS_PER_PEER_MAX`] of one address, [`PING_SECONDS`] until a silent HTTP/2 connection is asked whether it lives.
+//! [`CONNECTIONS_PER_PEER_MAX`] of one address, upgraded ones included, [`PING_SECONDS`] until a silent HTTP/2 connection is asked whether it lives.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -10,19 +10,31 @@ use std::{
     time::Duration,
 };
 
-use axum::{Router, extract::ConnectInfo, http::Version};
+use axum::{
+    Router,
+    extract::ConnectInfo,
+    http::{Version, header},
+};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::{conn::auto, graceful::GracefulShutdown},
     service::TowerToHyperService,
 };
 use nats::metrics::{
+    GaugeHold,
     labels::ConnectionOutcome,
     table::{CONNECTIONS, CONNECTIONS_OPEN},
 };
 use parking_lot::Mutex;
-use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet};
-use tokio_util::sync::CancellationToken;
+use tokio::{
+    net::TcpListener,
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinSet,
+};
+use tokio_util::{
+    sync::CancellationToken,
+    task::{TaskTracker, task_tracker::TaskTrackerToken},
+};
 use tower::Service;
 
 use super::{
@@ -41,6 +53,13 @@ pub const CONNECTIONS_MAX: usize = 16_384;
 pub const CONNECTIONS_PER_PEER_MAX: usize = CONNECTIONS_MAX / 4;
 /// Silence after which an HTTP/2 connection is asked whether it lives, and the wait for its answer, in seconds.
 pub const PING_SECONDS: u64 = 20;
+
+/// What a connection takes of what there is, and of the wait of a graceful stop; an upgraded one keeps it for as long as it lasts.
+#[derive(Debug, Clone)]
+pub struct ConnectionHold {
+    _places: Arc<(OwnedSemaphorePermit, PeerConnectionPermit, GaugeHold)>,
+    _open: TaskTrackerToken,
+}
 
 /// How many connections each address has.
 #[derive(Debug)]
@@ -95,7 +114,7 @@ pub async fn serve_connections(
     let graceful = GracefulShutdown::new();
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let peers = PeerConnections::new(CONNECTIONS_PER_PEER_MAX);
-    let mut connections = JoinSet::new();
+    let (mut connections, open) = (JoinSet::new(), TaskTracker::new());
     loop {
         let (stream, peer, slot) = tokio::select! {
             accepted = accept_connection(&listener, &slots) => match accepted {
@@ -119,7 +138,9 @@ pub async fn serve_connections(
             continue;
         };
         CONNECTIONS.increment(ConnectionOutcome::Accepted);
-        let hold = CONNECTIONS_OPEN.hold(());
+        let places = Arc::new((slot, seat, CONNECTIONS_OPEN.hold(())));
+        let hold = ConnectionHold { _places: places, _open: open.token() };
+        let lent = hold.clone();
         let mut router = router.clone();
         let (reached, interim) = (RouterReached::default(), Arc::<InterimQueue>::default());
         let (reaching, answering) = (Arc::clone(&reached), Arc::clone(&interim));
@@ -129,6 +150,9 @@ pub async fn serve_connections(
             // Older versions of HTTP have none, and a newer one shares its connection among requests.
             if request.version() == Version::HTTP_11 {
                 request.extensions_mut().insert(answering.begin_request());
+            }
+            if request.headers().contains_key(header::UPGRADE) {
+                request.extensions_mut().insert(lent.clone());
             }
             request_head::prepare_request(&mut request);
             let answer = router.call(request.map(axum::body::Body::new));
@@ -148,13 +172,15 @@ pub async fn serve_connections(
             if let Err(error) = watcher.watch(connection.into_owned()).await {
                 tracing::debug!(error, "a connection ended early");
             }
-            drop((slot, seat, hold));
+            drop(hold);
         });
     }
     // Closed first: new clients are refused at once and go to another replica.
     drop(listener);
-    if tokio::time::timeout(grace, graceful.shutdown()).await.is_err() {
-        tracing::warn!(open = connections.len(), "connections were cut at the end of the grace time");
+    open.close();
+    let ending = async { tokio::join!(graceful.shutdown(), open.wait()) };
+    if tokio::time::timeout(grace, ending).await.is_err() {
+        tracing::warn!(open = open.len(), "connections were cut at the end of the grace time");
     }
     connections.shutdown().await;
 }
@@ -222,6 +248,41 @@ mod tests {
             assert!(waited >= Duration::from_secs(10), "{begun:?}: {waited:?}");
         }
         serving.abort();
+    }
+
+    #[tokio::test]
+    async fn an_upgraded_connection_is_waited_for_at_the_end() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (sender, mut holds) = tokio::sync::mpsc::channel(1);
+        let upgrade = axum::routing::get(async move |mut request: axum::extract::Request| {
+            sender.send(request.extensions_mut().remove::<ConnectionHold>()).await.unwrap();
+            [(header::CONNECTION, "close")]
+        });
+        let (router, shutdown) = (Router::new().route("/", upgrade), CancellationToken::new());
+        let serving = serve_connections(listener, router, shutdown.clone(), Duration::from_secs(60));
+        let serving = tokio::spawn(serving);
+        let ask = async |more: &str| {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(format!("GET / HTTP/1.1\r\nHost: a\r\n{more}\r\n").as_bytes()).await.unwrap();
+            let mut answer = Vec::new();
+            stream.read_to_end(&mut answer).await.ok();
+        };
+        ask("").await;
+        assert!(holds.recv().await.unwrap().is_none(), "an ordinary request keeps nothing");
+        ask("Connection: upgrade\r\nUpgrade: websocket\r\n").await;
+        let hold = holds.recv().await.unwrap();
+        assert_eq!(
+            hold.as_ref().unwrap()._places.1.peers.counts.lock().len(),
+            1,
+            "it counts for its address"
+        );
+        shutdown.cancel();
+        let mut serving = Box::pin(serving);
+        let early = tokio::time::timeout(Duration::from_millis(100), &mut serving).await;
+        assert!(early.is_err(), "what goes on is waited for");
+        drop(hold);
+        serving.await.unwrap();
     }
 
     #[test]

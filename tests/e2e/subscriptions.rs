@@ -320,6 +320,26 @@ async fn nobody_sees_what_others_do_and_streams_end_with_their_key() {
     assert_eq!(code, 4_401);
 }
 
+#[tokio::test]
+async fn a_key_for_events_alone_gets_no_documents() {
+    let cluster = start("").await;
+    let media_id = open_upload(&cluster).await;
+    let made = cluster.request(Method::POST, "/v1/auth/keys");
+    let made = made.json(&json!({ "scopes": ["events"] })).send().await.unwrap();
+    let made: Value = made.json().await.unwrap();
+    let key = made["key"].as_str().unwrap_or_else(|| panic!("{made}"));
+    let follow = async |media_id: &str| {
+        let url = format!("{}/v1/events?media={media_id}", cluster.url);
+        cluster.http.get(url).bearer_auth(key).send().await.unwrap()
+    };
+    let mut frames = EventFrames::new(follow(&media_id).await);
+    let (cursor, kind, data) = next(&mut frames).await;
+    assert_eq!((kind.as_str(), data), ("snapshot", json!({ "cursor": cursor })));
+    set_title(&cluster, &media_id, "a title").await;
+    assert_eq!(next(&mut frames).await.1, "media.changed");
+    assert_eq!(follow(&"0".repeat(26)).await.status(), StatusCode::NOT_FOUND);
+}
+
 /// What EVENTS has about a medium: ids of events by kind, in order.
 async fn stored(cluster: &Cluster, name: &str, id: &str) -> Vec<(u64, String)> {
     let all = vec![subjects::EVENTS_ALL.to_owned()];

@@ -1,22 +1,22 @@
 //! One follower: how things stand or the past first, then the present from its queue, without gap or repeat.
 //!
-//! Limits: the past is read by at most [`super::CATCHING_UP_MAX`] followers at the same time.
+//! Limits: the past is read by at most [`super::CATCHING_UP_MAX`] followers at the same time, and [`super::CATCHING_UP_EACH_MAX`] of one
+//! principal; each waits [`super::TURN_WAIT_MAX`] for its turn.
 
 use std::{collections::VecDeque, sync::Arc};
-
-use nats::{ReaderStart, StreamReader, reader, reader::StreamPosition};
-use schemas::subjects;
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
     KEEP_ALIVE,
     filter::EventFilter,
     frame::{self, EventFrame},
     hub::{format_epoch, format_event_id},
+    places::ReplayTurn,
     routes::{FollowerQueue, QueueEnd},
     snapshot::{self, ResyncReason},
 };
 use crate::AppState;
+use nats::{ReaderStart, StreamReader, reader, reader::StreamPosition};
+use schemas::subjects;
 use web::error::Problem;
 
 /// Where a follower begins.
@@ -47,14 +47,14 @@ pub(super) enum FollowError {
     /// The bus failed.
     #[error("events can't be read")]
     Bus(#[from] nats::BusError),
-    /// How things stand can't be read, or is not the follower's to see any more.
-    #[error("how things stand can't be read: {0}")]
-    Snapshot(&'static str),
+    /// How things stand or the past can't be read, or is not the follower's to see any more.
+    #[error("a follower is refused: {0}")]
+    Refused(&'static str),
 }
 
 impl From<Problem> for FollowError {
     fn from(problem: Problem) -> Self {
-        Self::Snapshot(problem.code())
+        Self::Refused(problem.code())
     }
 }
 
@@ -63,7 +63,7 @@ struct EventReplay {
     reader: StreamReader,
     /// Where the present takes over.
     until: u64,
-    _turn: OwnedSemaphorePermit,
+    _turn: ReplayTurn,
 }
 
 /// A follower.
@@ -136,9 +136,10 @@ impl EventFollower {
     }
 
     /// Reads the stream itself, for everything behind `seen` that the queue does not have.
-    async fn catch_up(&mut self, seen: u64) -> Result<(), nats::BusError> {
+    async fn catch_up(&mut self, seen: u64) -> Result<(), Problem> {
         let until = self.seen;
-        self.seen = seen.min(until);
+        // A replica may be behind the one that gave out the id: what its queue has of before was seen.
+        self.seen = seen;
         if seen < until {
             let all = vec![subjects::EVENTS_ALL.to_owned()];
             self.begin_replay(all, ReaderStart::Sequence(seen + 1), until).await?;
@@ -151,10 +152,9 @@ impl EventFollower {
         filters: Vec<String>,
         start: ReaderStart,
         until: u64,
-    ) -> Result<(), nats::BusError> {
+    ) -> Result<(), Problem> {
         // After a restart all clients catch up at once: each replay is a consumer of the broker.
-        let turn = Arc::clone(&self.app.followers.catching_up).acquire_owned().await;
-        let turn = turn.map_err(nats::BusError::unavailable)?;
+        let turn = self.app.followers.replays.wait_for_turn(&self.filter.who.owner).await?;
         let config = reader::ReaderConfig::new(subjects::EVENTS, filters, start);
         let reader = self.app.bus.open_reader(config).await?;
         self.past = Some(Box::new(EventReplay { reader, until, _turn: turn }));
@@ -235,6 +235,9 @@ impl EventFollower {
             self.resubscribe();
             if self.created_at_ms == created_at_ms {
                 self.catch_up(seen).await?;
+            } else {
+                self.own.push_back(Arc::new(ResyncReason::StreamReplaced.frame(self.cursor())));
+                self.push_snapshot().await?;
             }
         }
         Ok(None)
@@ -263,4 +266,54 @@ async fn find_gap(
         return Ok(Some(ResyncReason::Dropped));
     }
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use nats::{Bus, Role, testing::TestBroker};
+    use schemas::{access::PrincipalRole, envelope::UnsentEvent, headers};
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::{IngressConfig, events::filter::EventWishes, tests::grants};
+    use auth::Principal;
+
+    async fn publish_event(bus: &Bus, number: u8) {
+        let event = UnsentEvent {
+            subject: "evt.media.changed.06db00820dt0303jc5mn0r355k".into(),
+            id: format!("event-{number}"),
+            headers: [(headers::OWNER.to_owned(), "ann".to_owned())].into(),
+            payload: serde_bytes::ByteBuf::from(vec![number]),
+            once: false,
+            after_sequence: None,
+        };
+        bus.publish_unsent(&event).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_comes_from_a_replica_that_is_ahead_gets_nothing_twice() {
+        let broker = TestBroker::start().await;
+        let bus = Bus::connect(&broker.config(Role::Ingress)).await.unwrap();
+        auth::create_first_key(&bus).await.unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("file://{}/store", folder.path().display());
+        let store = store::testing::open_test_store(store::StoreConfig::from_url(url)).unwrap();
+        let (grants, auth) = (grants(&bus), auth::AuthConfig::default());
+        let metrics = crate::registry::MetricsRegistry::default();
+        let app = AppState::build(bus.clone(), store, grants, metrics, IngressConfig::default(), auth);
+        let app = app.await.unwrap();
+        let before = app.followers.hub().position();
+        let admin = broker.bus(Role::Admin).await;
+        for number in 0..3 {
+            publish_event(&admin, number).await;
+        }
+        assert_eq!(app.followers.hub().position(), before, "this replica has seen none of them yet");
+        let filter = EventFilter::new(Principal::new("ann", PrincipalRole::Owner), EventWishes::default());
+        let start = FollowStart::Behind(before.created_at_ms, before.sequence + 2);
+        let mut follower = EventFollower::open(app.clone(), filter.unwrap(), start).await.unwrap();
+        let hub = app.followers.hub().clone();
+        tokio::spawn(async move { hub.run(CancellationToken::new()).await });
+        let FollowerItem::Frame(frame) = follower.next_item().await.unwrap() else { panic!("no event") };
+        assert_eq!(frame.sequence, before.sequence + 3);
+    }
 }

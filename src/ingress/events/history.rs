@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{
     AppState,
-    index_client::query_index,
+    index_client::{index_problem, query_index},
     jobs,
     media::{self, parse_page_limit},
     openapi,
@@ -43,6 +43,7 @@ use web::{
     limit::RateLimitGroup,
     operation::{Operation, OperationAccess},
     page::page_response,
+    problem_code::ProblemCode,
     public_address::PublicAddress,
     query::QueryParameters,
 };
@@ -76,6 +77,9 @@ pub(super) struct HistoryPage {
     next_cursor: Option<String>,
     /// Id of the newest event that was looked at: what is behind it, `GET /v1/events` has with this as `Last-Event-ID`.
     up_to: String,
+    /// Whether there were events that are not the reader's to see.
+    #[serde(skip)]
+    has_others: bool,
 }
 
 /// One event, as followers get it.
@@ -123,7 +127,8 @@ pub(super) async fn read_media_history(
     }
     let question = HistoryIndexQuery { media_id: Some(media_id), ..HistoryIndexQuery::default() };
     let page = read_page(&app, &who, question, wanted).await?;
-    if owner.is_none() && page.items.is_empty() {
+    // Where no record says whose it is, events do: those of others are none, and all of them may have been dropped.
+    if owner.is_none() && page.items.is_empty() && (page.has_others || page.next_cursor.is_none()) {
         return Err(media::no_such_medium());
     }
     Ok(page_response(&page, page.next_cursor.as_deref(), &address, &uri))
@@ -164,7 +169,7 @@ pub(super) async fn read_job_history(
     }
     let question = HistoryIndexQuery { job_id: Some(job_id), ..HistoryIndexQuery::default() };
     let page = read_page(&app, &who, question, wanted).await?;
-    if job.is_none() && page.items.is_empty() {
+    if job.is_none() && page.items.is_empty() && (page.has_others || page.next_cursor.is_none()) {
         return Err(jobs::no_such_job());
     }
     Ok(page_response(&page, page.next_cursor.as_deref(), &address, &uri))
@@ -184,35 +189,55 @@ async fn read_page(
     question.behind_sequence = place.map_or(0, |(_, sequence)| sequence);
     // One's own changes are behind no newer event than this one.
     question.wait_for_sequence = app.bus.stream_extent(subjects::EVENTS).await?.end.sequence;
-    let found: HistoryIndexPage = query_index(&app.bus, index_query::HISTORY, &question).await?;
+    let found: HistoryIndexPage =
+        query_index(&app.bus, index_query::HISTORY, &question).await.map_err(unknown_to_index)?;
     let created_at_ms = found.created_at_ms;
     if place.is_some_and(|(epoch, _)| epoch != created_at_ms) {
         return Err(events_gone("the cursor is of another life of the event stream"));
     }
-    let (items, last) = read_items(app, who, &question, &found).await?;
+    let (items, last, has_others) = read_items(app, who, &question, &found).await?;
     let has_more = found.has_more || last < found.sequences.last().copied();
     let next_cursor =
         last.filter(|_| has_more).map(|last| cursors.seal(&format_event_id(created_at_ms, last)));
-    Ok(HistoryPage { items, next_cursor, up_to: format_event_id(created_at_ms, found.seen_sequence) })
+    // An end that is none would look like one.
+    if next_cursor.is_none() && found.seen_sequence < question.wait_for_sequence {
+        let detail = "the index has not seen the newest events yet".to_owned();
+        return Err(index_problem(index_query::INDEX_BEHIND, detail));
+    }
+    let up_to = format_event_id(created_at_ms, found.seen_sequence);
+    Ok(HistoryPage { items, next_cursor, up_to, has_others })
 }
 
-/// The events that `who` may see, and the last sequence that was looked at.
+/// An index of an older version knows no such question: it comes back newer.
+fn unknown_to_index(problem: Problem) -> Problem {
+    if problem.code() == ProblemCode::QueryMalformed.code() {
+        index_problem("history_away", "the index does not keep histories yet".to_owned())
+    } else {
+        problem
+    }
+}
+
+/// The events that `who` may see, the last sequence that was looked at, and whether there were events that `who` may not see.
 async fn read_items(
     app: &AppState,
     who: &Principal,
     question: &HistoryIndexQuery,
     found: &HistoryIndexPage,
-) -> Result<(Vec<HistoryItem>, Option<u64>), Problem> {
+) -> Result<(Vec<HistoryItem>, Option<u64>, bool), Problem> {
     let read = |sequence: u64| async move {
         let entry = app.bus.read_stream_message(subjects::EVENTS, sequence).await?;
         Ok::<_, nats::BusError>((sequence, entry))
     };
     let mut entries = futures::stream::iter(found.sequences.iter().copied()).map(read).buffered(READS_MAX);
-    let (mut items, mut last, mut size_bytes) = (Vec::new(), None, 0);
+    let (mut items, mut last, mut size_bytes, mut has_others) = (Vec::new(), None, 0, false);
     while let Some((sequence, entry)) = entries.try_next().await? {
         last = Some(sequence);
         // One that was dropped by age meanwhile is not there any more.
-        let Some(entry) = entry.filter(|entry| is_visible(entry, who, question)) else { continue };
+        let Some(entry) = entry.filter(|entry| is_about(entry, question)) else { continue };
+        if !who.may_see(&header_text(&entry, headers::OWNER).unwrap_or_default()) {
+            has_others = true;
+            continue;
+        }
         size_bytes += entry.payload.len();
         let id = format_event_id(found.created_at_ms, sequence);
         items.push(HistoryItem { id, data: read_event(&entry) });
@@ -220,13 +245,30 @@ async fn read_items(
             break;
         }
     }
-    Ok((items, last))
+    Ok((items, last, has_others))
 }
 
-/// Whether `who` may see the event, and it is about what was asked: the index may be of another time than the stream.
-fn is_visible(entry: &StreamEntry, who: &Principal, question: &HistoryIndexQuery) -> bool {
-    let text = |name: &str| entry.headers.get_last(name).map(|value| value.as_str().to_owned());
-    let is_about = question.media_id.is_none_or(|id| text(headers::MEDIA_ID) == Some(id.to_string()))
-        && question.job_id.is_none_or(|id| text(headers::JOB_ID) == Some(id.to_string()));
-    is_about && who.may_see(&text(headers::OWNER).unwrap_or_default())
+/// Whether the event is about what was asked: the index may be of another time than the stream.
+fn is_about(entry: &StreamEntry, question: &HistoryIndexQuery) -> bool {
+    let is = |name: &str, id: String| header_text(entry, name) == Some(id);
+    question.media_id.is_none_or(|id| is(headers::MEDIA_ID, id.to_string()))
+        && question.job_id.is_none_or(|id| is(headers::JOB_ID, id.to_string()))
+}
+
+fn header_text(entry: &StreamEntry, name: &str) -> Option<String> {
+    entry.headers.get_last(name).map(|value| value.as_str().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_index_that_knows_no_histories_is_one_to_come_back_to() {
+        let older = index_problem(index_query::QUESTION_MALFORMED, "there is no such question".into());
+        let answered = unknown_to_index(older);
+        assert_eq!((answered.status().as_u16(), answered.code()), (503, "index_unavailable"));
+        let behind = unknown_to_index(index_problem(index_query::INDEX_BEHIND, String::new()));
+        assert_eq!(behind.code(), "index_behind");
+    }
 }

@@ -7,7 +7,8 @@
 //! admins see everything.
 //!
 //! Limits: `ingress.events` has those of followers and of what waits for each; [`FOLLOW_MAX`] each (a client comes back by itself),
-//! [`CATCHING_UP_MAX`] reading the past at the same time; a comment every [`KEEP_ALIVE`] keeps proxies from closing the connection.
+//! [`CATCHING_UP_MAX`] reading the past at the same time, of one principal [`CATCHING_UP_EACH_MAX`]; [`SEND_TIME_MAX`] for one frame to
+//! be taken; a comment every [`KEEP_ALIVE`] keeps proxies from closing the connection.
 
 mod config;
 mod filter;
@@ -22,7 +23,7 @@ mod snapshot;
 mod socket;
 mod story;
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use axum::{
     body::Body,
@@ -31,14 +32,14 @@ use axum::{
     response::Response,
 };
 use bytes::Bytes;
-use futures::{Stream, StreamExt};
+use futures::{SinkExt, Stream, StreamExt, channel::mpsc};
 use schemars::JsonSchema;
 use schemas::{
     access::ApiKeyScope,
     ids::{JobId, MediaId},
 };
 use serde::Deserialize;
-use tokio::sync::Semaphore;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{AppState, openapi};
 use auth::Principal;
@@ -49,7 +50,7 @@ pub use frame::render_event_json;
 use frame::{EventData, EventDocument, JobProgressData};
 pub use hub::EventHub;
 pub(crate) use hub::format_event_id;
-use places::{FollowerPlace, FollowerPlaces};
+use places::{FollowerPlace, FollowerPlaces, ReplayTurns};
 pub use progress::JOBS_MAX;
 use routes::QueueLimits;
 use web::{
@@ -64,6 +65,12 @@ use web::{
 pub const FOLLOW_MAX: Duration = Duration::from_secs(3_600);
 /// Followers that read the past at the same time; more wait for their turn.
 pub const CATCHING_UP_MAX: usize = 32;
+/// Of these, followers of one principal.
+const CATCHING_UP_EACH_MAX: usize = 4;
+/// Longest wait for a turn to read the past.
+const TURN_WAIT_MAX: Duration = Duration::from_secs(10);
+/// How long a client may take for one frame.
+const SEND_TIME_MAX: Duration = Duration::from_secs(30);
 /// Longest silence on the wire.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
@@ -81,8 +88,8 @@ pub struct EventFollowerPool {
     hub: EventHub,
     places: FollowerPlaces,
     /// Places of sockets whose clients have not said who they are.
-    greeting: Arc<Semaphore>,
-    catching_up: Arc<Semaphore>,
+    greeting: FollowerPlaces,
+    replays: ReplayTurns,
     queue_limits: QueueLimits,
 }
 
@@ -92,8 +99,8 @@ impl EventFollowerPool {
         Self {
             hub,
             places: FollowerPlaces::new(config.followers_max, config.followers_per_principal_max),
-            greeting: Arc::new(Semaphore::new(socket::GREETING_MAX)),
-            catching_up: Arc::new(Semaphore::new(CATCHING_UP_MAX)),
+            greeting: FollowerPlaces::new(socket::GREETING_MAX, socket::GREETING_EACH_MAX),
+            replays: ReplayTurns::new(CATCHING_UP_MAX, CATCHING_UP_EACH_MAX, TURN_WAIT_MAX),
             queue_limits: QueueLimits {
                 items_max: config.queue_items_max,
                 bytes_max: config.queue_bytes_max,
@@ -211,20 +218,54 @@ async fn follow_events(
     let place = app.followers.places.take(&who.owner)?;
     let end = app.response_end_signal(&who, FOLLOW_MAX);
     let follower = EventFollower::open(app, filter, start).await?;
-    let first = futures::stream::once(std::future::ready(Ok(format!("retry: {RETRY_MS}\n\n").into())));
+    let first = futures::stream::once(std::future::ready(Ok(Bytes::from(format!("retry: {RETRY_MS}\n\n")))));
     let frames = follow(follower, place).map(|item| {
         item.map(|item| match item {
             FollowerItem::Frame(frame) => frame.bytes.clone(),
             FollowerItem::Quiet | FollowerItem::End => Bytes::from_static(b": still here\n\n"),
         })
     });
-    let mut response = Response::new(Body::from_stream(first.chain(frames).take_until(end)));
+    let mut response =
+        Response::new(Body::from_stream(send_in_time(first.chain(frames), end, SEND_TIME_MAX)));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     // A buffering proxy would hold events back.
     headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
     Ok(response)
+}
+
+/// The same frames until `end`, or until one of them was not taken for `limit`: `frames` is dropped then, whether anybody asks for more
+/// or not, and with it the follower's place.
+fn send_in_time<T, F>(
+    frames: impl Stream<Item = T> + Send + 'static,
+    end: F,
+    limit: Duration,
+) -> impl Stream<Item = T> + Send
+where
+    T: Send + 'static,
+    F: Future + Send + Unpin + 'static,
+{
+    // Without room of its own: what is sent is taken when the next one is asked for.
+    let (mut sender, receiver) = mpsc::channel(0);
+    let sending = async move {
+        let mut frames = Box::pin(frames);
+        while let Some(frame) = frames.next().await {
+            if !matches!(tokio::time::timeout(limit, sender.send(frame)).await, Ok(Ok(()))) {
+                break;
+            }
+        }
+    };
+    let task = AbortOnDropHandle::new(tokio::spawn(async move {
+        tokio::select! {
+            _ = end => {}
+            () = sending => {}
+        }
+    }));
+    receiver.inspect(move |_| {
+        // The body ends it by being dropped.
+        let _ = &task;
+    })
 }
 
 /// What a follower is to be sent, until it ends. The stream may be polled and left at any time; nothing is lost.
@@ -283,7 +324,39 @@ pub(crate) fn events_gone(why: &str) -> Problem {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn frames_that_nobody_takes_are_given_up() {
+        let limit = Duration::from_secs(30);
+        let held = Arc::new(());
+        let frames = |held: &Arc<()>| {
+            futures::stream::unfold((0, Arc::clone(held)), async |(next, held)| {
+                Some((next, (next + 1, held)))
+            })
+        };
+        let mut taken = Box::pin(send_in_time(frames(&held), std::future::pending::<()>(), limit));
+        for wanted in 0..9 {
+            assert_eq!(taken.next().await, Some(wanted));
+            tokio::time::sleep(limit / 2).await;
+        }
+        assert_eq!(Arc::strong_count(&held), 2, "a slow reader is waited for");
+        tokio::time::sleep(limit).await;
+        assert_eq!(Arc::strong_count(&held), 1, "one that takes nothing is not");
+        let ended = Box::pin(tokio::time::sleep(limit / 2));
+        let unread = send_in_time(frames(&held), ended, limit);
+        tokio::time::sleep(limit / 4).await;
+        assert_eq!(Arc::strong_count(&held), 2);
+        tokio::time::sleep(limit / 2).await;
+        assert_eq!(Arc::strong_count(&held), 1, "the end of the credential ends it unread");
+        drop(unread);
+        let left = send_in_time(frames(&held), std::future::pending::<()>(), limit);
+        drop(left);
+        tokio::task::yield_now().await;
+        assert_eq!(Arc::strong_count(&held), 1, "who goes gives the place back");
+    }
 
     #[test]
     fn an_id_resumes_only_in_its_own_stream() {

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use schemars::JsonSchema;
-use schemas::job::JobRecord;
+use schemas::{access::ApiKeyScope, job::JobRecord};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -20,9 +20,10 @@ use web::error::Problem;
 pub(super) struct SnapshotData {
     /// Id of the newest event that is in it for certain: what follows is behind it.
     cursor: String,
-    /// The medium that was asked for, as `GET /v1/media/{media_id}` has it; null while it is removed.
+    /// The medium that was asked for, as `GET /v1/media/{media_id}` has it; null while it is removed. Absent for an API key that may not
+    /// read it there.
     media: Option<Value>,
-    /// The job that was asked for, as `GET /v1/jobs/{job_id}` has it.
+    /// The job that was asked for, as `GET /v1/jobs/{job_id}` has it. Absent for an API key that may not read it there.
     job: Option<Value>,
 }
 
@@ -76,10 +77,16 @@ pub(super) async fn load_frame(
     cursor: String,
 ) -> Result<EventFrame, Problem> {
     let mut data = format!("{{\"cursor\":{}", json!(cursor));
-    if let Some(media_id) = filter.media_id {
+    let (sees_media, sees_jobs) =
+        (filter.who.has_scope(ApiKeyScope::Metadata), filter.who.has_scope(ApiKeyScope::Worker));
+    // A document that is left out has to be the follower's all the same.
+    if !(sees_media && sees_jobs) {
+        require_visible(app, filter).await?;
+    }
+    if let Some(media_id) = filter.media_id.filter(|_| sees_media) {
         push_member(&mut data, "media", media::load_current(app, &filter.who, media_id).await?.as_ref());
     }
-    if let Some(job_id) = filter.job_id {
+    if let Some(job_id) = filter.job_id.filter(|_| sees_jobs) {
         push_member(&mut data, "job", Some(&jobs::load_current(app, &filter.who, job_id).await?));
     }
     data.push('}');

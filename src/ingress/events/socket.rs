@@ -6,17 +6,19 @@
 //! credential that is good no more, 4403 and 4404 for what is not the client's to see, 4408 for what did not come in time, 4429 for too
 //! many streams, 4503 to come back later; 1000 after `lagged`, and 1001 after an hour, or when the replica stops: both to come back.
 //!
-//! Limits: [`MESSAGE_BYTES_MAX`] a message, [`GREETING_MAX`] connections that have not said who they are, for [`GREETING_TIME_MAX`];
-//! a ping each [`KEEP_ALIVE`], of which [`PINGS_MAX`] may be unanswered; [`SEND_TIME_MAX`] for one message to be taken.
+//! Limits: [`MESSAGE_BYTES_MAX`] a message, [`GREETING_MAX`] connections that have not said who they are, [`GREETING_EACH_MAX`] of one
+//! address, for [`GREETING_TIME_MAX`];
+//! a ping each [`KEEP_ALIVE`], of which [`PINGS_MAX`] may be unanswered; [`SEND_TIME_MAX`] for one message to be taken;
+//! [`OPEN_TIME_MAX`] for what is asked for to be found.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{convert::Infallible, pin::Pin, time::Duration};
 
 use axum::{
     extract::{
-        State, WebSocketUpgrade,
+        FromRequestParts, State, WebSocketUpgrade,
         ws::{CloseFrame, Message, Utf8Bytes, WebSocket, rejection::WebSocketUpgradeRejection},
     },
-    http::{HeaderMap, HeaderValue, Method, header},
+    http::{HeaderMap, HeaderValue, Method, header, request::Parts},
     response::Response,
 };
 use bytes::Bytes;
@@ -28,13 +30,10 @@ use schemas::{
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::{
-    sync::OwnedSemaphorePermit,
-    time::{Instant, Interval, MissedTickBehavior, interval_at, timeout},
-};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, timeout};
 
 use super::{
-    EVENT_ID, FOLLOW_MAX, KEEP_ALIVE,
+    EVENT_ID, FOLLOW_MAX, KEEP_ALIVE, SEND_TIME_MAX,
     filter::{EventFilter, EventWishes},
     follow,
     follower::{EventFollower, FollowError, FollowerItem},
@@ -44,21 +43,25 @@ use super::{
 use crate::{AppState, ResponseEnd, openapi};
 use auth::Principal;
 use web::{
+    client::ClientAddress,
     error::Problem,
     limit::{RateLimitGroup, RateLimitPermit},
     operation::{Operation, OperationAccess},
     problem_code::ProblemCode,
     public_address::PublicAddress,
+    serve::ConnectionHold,
 };
 
 /// Largest message of a client in bytes.
 pub(super) const MESSAGE_BYTES_MAX: usize = 64 * 1024;
 /// Connections at once whose clients have not said who they are.
 pub(super) const GREETING_MAX: usize = 256;
+/// Of these, connections of one client address.
+pub(super) const GREETING_EACH_MAX: usize = 32;
 /// How long a client may take to say who it is, and then what it wants.
 const GREETING_TIME_MAX: Duration = Duration::from_secs(10);
-/// How long a client may take for one message.
-const SEND_TIME_MAX: Duration = Duration::from_secs(30);
+/// How long a subscription may take to begin.
+const OPEN_TIME_MAX: Duration = Duration::from_secs(30);
 /// Pings that may be unanswered.
 const PINGS_MAX: u32 = 2;
 /// Bytes that are read at once: clients say little.
@@ -150,6 +153,7 @@ pub(super) async fn open_event_socket(
     who: Option<axum::Extension<Principal>>,
     address: PublicAddress,
     permit: RateLimitPermit,
+    source: SocketSource,
     headers: HeaderMap,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, Problem> {
@@ -161,12 +165,9 @@ pub(super) async fn open_event_socket(
     })?;
     let mut greeting = None;
     if who.is_none() {
-        let Ok(place) = Arc::clone(&app.followers.greeting).try_acquire_owned() else {
-            return Err(Problem::busy("too many connections that have not said who they are"));
-        };
-        greeting = Some(place);
+        greeting = Some(app.followers.greeting.take(&source.client)?);
     }
-    let client = SocketClient { app, who: who.map(|who| who.0), permit, greeting };
+    let client = SocketClient { app, who: who.map(|who| who.0), permit, greeting, _hold: source.hold };
     Ok(upgrade
         .max_message_size(MESSAGE_BYTES_MAX)
         .max_frame_size(MESSAGE_BYTES_MAX)
@@ -236,7 +237,24 @@ struct SocketClient {
     app: AppState,
     who: Option<Principal>,
     permit: RateLimitPermit,
-    greeting: Option<OwnedSemaphorePermit>,
+    greeting: Option<FollowerPlace>,
+    _hold: Option<ConnectionHold>,
+}
+
+/// Where a connection comes from, and what it takes of the replica.
+pub(super) struct SocketSource {
+    client: String,
+    hold: Option<ConnectionHold>,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for SocketSource {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        let client = ClientAddress::from_extensions(&parts.extensions, &parts.headers);
+        let hold = parts.extensions.remove::<ConnectionHold>();
+        Ok(Self { client: client.prefix.to_string(), hold })
+    }
 }
 
 impl SocketClient {
@@ -258,8 +276,15 @@ impl SocketClient {
         let (who, filter, since) = greeted;
         let place = self.app.followers.places.take(&who.owner)?;
         let start = parse_start(since.as_deref())?;
-        let end = self.app.response_end_signal(&who, FOLLOW_MAX);
-        let follower = Box::pin(EventFollower::open(self.app.clone(), filter, start)).await?;
+        let mut end = self.app.response_end_signal(&who, FOLLOW_MAX);
+        let opening = Box::pin(EventFollower::open(self.app.clone(), filter, start));
+        let follower = tokio::select! {
+            opened = timeout(OPEN_TIME_MAX, opening) => {
+                opened.map_err(|_| Problem::busy("the subscription could not begin in time"))??
+            }
+            ended = &mut end => return Err(close_of(ended).into()),
+            refused = read_until_end(socket) => return Err(refused),
+        };
         follow_until_end(socket, follower, place, end).await
     }
 
@@ -310,6 +335,17 @@ fn read_text(received: Option<Result<Message, axum::Error>>) -> Result<Option<Ut
         Some(Err(error)) => {
             tracing::debug!(%error, "a message can't be read");
             Err(SocketClose::new(TOO_LARGE, "message_too_large").into())
+        }
+    }
+}
+
+/// Reads from a client that has nothing more to say; comes when it says something, or goes.
+async fn read_until_end(socket: &mut WebSocket) -> SocketEnd {
+    loop {
+        match read_text(socket.recv().await) {
+            Ok(None) => {}
+            Ok(Some(_)) => return MALFORMED.into(),
+            Err(end) => return end,
         }
     }
 }

@@ -208,6 +208,8 @@ function mayPass(problem) {
 }
 
 function mediaChanged(event, startS) {
+  // What the stream says of itself is no news of the media.
+  if (["snapshot", "resync", "lagged"].includes(event.name)) return false;
   const verb = event.name.split(".").slice(-2).join(".");
   if (/(^|\.)(playable|ready)$/.test(event.name)) {
     start(startS);

@@ -147,7 +147,7 @@ impl RateLimitPermit {
     ///
     /// # Errors
     /// 429 in the place of that answer.
-    pub(super) fn settle_response(&self, status: StatusCode) -> Result<(), Problem> {
+    pub fn settle_response(&self, status: StatusCode) -> Result<(), Problem> {
         let Some(inner) = &self.inner else { return Ok(()) };
         let is_settled = {
             let taken = inner.taken.lock();

@@ -33,6 +33,9 @@ use crate::{
     search::{SearchAccess, SearchResponder},
 };
 
+/// Histories that are looked for at the same time.
+const HISTORIES_MAX: usize = 16;
+
 struct QueryResponder {
     bus: Bus,
     projection: Arc<IndexProjection>,
@@ -68,7 +71,7 @@ pub(crate) async fn run_responder(
     let search_subject = subjects::index_request_subject(search_query::SEARCH_MEDIA);
     let history_subject = subjects::index_request_subject(index_query::HISTORY);
     let mut answering: JoinSet<Result<(), IndexError>> = JoinSet::new();
-    let mut searching: JoinSet<()> = JoinSet::new();
+    let (mut searching, mut remembering) = (JoinSet::<()>::new(), JoinSet::<()>::new());
     loop {
         tokio::select! {
             () = shutdown.cancelled() => break,
@@ -77,7 +80,12 @@ pub(crate) async fn run_responder(
             }
             Some(ended) = searching.join_next() => {
                 if let Err(error) = ended {
-                    tracing::error!(%error, "answering a search or a history panicked");
+                    tracing::error!(%error, "answering a search panicked");
+                }
+            }
+            Some(ended) = remembering.join_next() => {
+                if let Err(error) = ended {
+                    tracing::error!(%error, "answering for a history panicked");
                 }
             }
             question = questions.next() => {
@@ -85,8 +93,14 @@ pub(crate) async fn run_responder(
                 let Some(reply) = question.reply.clone() else { continue };
                 let is_search = question.subject.as_str() == search_subject;
                 let is_history = question.subject.as_str() == history_subject;
-                let in_flight = if is_search || is_history { searching.len() } else { answering.len() };
-                if in_flight >= in_flight_max {
+                let is_full = if is_search {
+                    searching.len() >= in_flight_max
+                } else if is_history {
+                    remembering.len() >= HISTORIES_MAX.min(in_flight_max)
+                } else {
+                    answering.len() >= in_flight_max
+                };
+                if is_full {
                     send_reply(&desk.bus, reply, &QueryRefusal::busy().into_page::<()>()).await;
                 } else if is_search {
                     let searcher = Arc::clone(&searcher);
@@ -95,7 +109,7 @@ pub(crate) async fn run_responder(
                 } else if is_history {
                     let historian = historian.clone();
                     let answering = async move { historian.answer_history(&question.payload, reply).await };
-                    searching.spawn(observe_question(IndexQuestion::History, answering));
+                    remembering.spawn(observe_question(IndexQuestion::History, answering));
                 } else {
                     let kind = question_kind(question.subject.as_str());
                     answering.spawn(observe_question(kind, Arc::clone(&desk).handle_query(question, reply)));
@@ -105,6 +119,7 @@ pub(crate) async fn run_responder(
     }
     answering.shutdown().await;
     searching.shutdown().await;
+    remembering.shutdown().await;
     Ok(())
 }
 

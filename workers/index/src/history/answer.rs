@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use nats::Bus;
 use schemas::index_query::{self, HistoryIndexPage, HistoryIndexQuery, IndexReply};
 use tokio::{sync::watch, time::timeout};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     follow::run_blocking,
@@ -22,6 +23,8 @@ pub(crate) struct HistoryAccess {
     pub(super) created_at_ms: u64,
     /// Sequence up to which EVENTS is in it.
     pub(super) seen: watch::Receiver<u64>,
+    /// Cancelled by who finds it damaged, so that it is built anew.
+    pub(super) damaged: CancellationToken,
 }
 
 /// Answers questions for histories. Cheap to clone.
@@ -71,6 +74,9 @@ impl HistoryResponder {
         let found = run_blocking(move || store.list(thing, behind, limit)).await;
         let (sequences, has_more) = found.map_err(|error| {
             tracing::error!(%error, "the index of events can't be read");
+            if HistoryStore::is_damage(&error) {
+                access.damaged.cancel();
+            }
             away("the index of events can't be read")
         })?;
         Ok(HistoryIndexPage { created_at_ms: access.created_at_ms, sequences, has_more, seen_sequence })

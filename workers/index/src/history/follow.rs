@@ -38,6 +38,12 @@ pub(crate) async fn keep_history(
             kept = follow_events(&bus, &config, &opened) => kept.err(),
         };
         opened.send_replace(None);
+        if error.as_ref().is_some_and(HistoryStore::is_damage) {
+            let folder = config.folder.join("history");
+            if let Err(error) = run_blocking(move || HistoryStore::discard(&folder)).await {
+                tracing::warn!(%error, "the damaged index of events can't be removed");
+            }
+        }
         match error {
             Some(IndexError::Bus(BusError::Reset { .. })) | None => {
                 tracing::error!("the stream of events was made anew, and so is its index");
@@ -69,7 +75,22 @@ async fn follow_events(
     let store = Arc::new(run_blocking(open).await?);
     let cursor = store.read_cursor()?;
     let (progress, seen) = watch::channel(cursor);
-    opened.send_replace(Some(HistoryAccess { store: Arc::clone(&store), created_at_ms, seen }));
+    let damaged = CancellationToken::new();
+    let access = HistoryAccess { store: Arc::clone(&store), created_at_ms, seen, damaged: damaged.clone() };
+    opened.send_replace(Some(access));
+    tokio::select! {
+        kept = follow_into(bus, config, (store, created_at_ms, cursor), progress) => kept,
+        () = damaged.cancelled() => Err(IndexError::Damaged { what: "the index of events".into() }),
+    }
+}
+
+/// Adds what comes behind `cursor`.
+async fn follow_into(
+    bus: &Bus,
+    config: &IndexConfig,
+    (store, created_at_ms, cursor): (Arc<HistoryStore>, u64, u64),
+    progress: watch::Sender<u64>,
+) -> Result<(), IndexError> {
     let position = StreamPosition { created_at_ms, sequence: cursor };
     let settings = ReaderConfig {
         is_headers_only: true,
@@ -84,7 +105,13 @@ async fn follow_events(
     loop {
         if Instant::now() >= trim_at {
             trim_at = Instant::now() + TRIM_PAUSE;
-            trim(bus, &store).await?;
+            let first_sequence = trim(bus, &store).await?;
+            // What was dropped by age unseen never comes: nobody is to wait for it.
+            progress.send_if_modified(|seen| {
+                let is_behind = *seen + 1 < first_sequence;
+                *seen = (*seen).max(first_sequence.saturating_sub(1));
+                is_behind
+            });
         }
         let batch = read_batch(&mut reader, config.batch_entries_max, true);
         let Ok(batch) = tokio::time::timeout_at(trim_at, batch).await else { continue };
@@ -93,19 +120,19 @@ async fn follow_events(
         let target = Arc::clone(&store);
         run_blocking(move || target.add(&entries)).await?;
         // Only what is written counts as seen: questions wait for it.
-        progress.send_replace(last);
+        progress.send_modify(|seen| *seen = (*seen).max(last));
     }
 }
 
-/// Drops what EVENTS has dropped by age.
-async fn trim(bus: &Bus, store: &Arc<HistoryStore>) -> Result<(), IndexError> {
+/// Drops what EVENTS has dropped by age; answers the first sequence that there is.
+async fn trim(bus: &Bus, store: &Arc<HistoryStore>) -> Result<u64, IndexError> {
     let first_sequence = bus.stream_extent(subjects::EVENTS).await?.first_sequence;
     let target = Arc::clone(store);
     let dropped = run_blocking(move || target.drop_before(first_sequence)).await?;
     if dropped > 0 {
         tracing::debug!(dropped, first_sequence, "events that were dropped by age are indexed no more");
     }
-    Ok(())
+    Ok(first_sequence)
 }
 
 fn read_entry(entry: &StreamEntry) -> HistoryEntry {

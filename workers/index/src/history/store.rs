@@ -91,6 +91,29 @@ impl HistoryStore {
         Ok(store)
     }
 
+    /// Whether the database holds what it never wrote: it has to be built anew.
+    pub fn is_damage(error: &IndexError) -> bool {
+        matches!(
+            error,
+            IndexError::Damaged { .. }
+                | IndexError::Database(sled::Error::Corruption { .. } | sled::Error::ReportableBug(_))
+        )
+    }
+
+    /// Removes the database, once nobody has it open. Blocks.
+    ///
+    /// # Errors
+    /// [`IndexError::Locked`] when somebody still has it; [`IndexError::Folder`] when the disk fails.
+    pub fn discard(folder: &Path) -> Result<(), IndexError> {
+        wait_for_release(folder)?;
+        match std::fs::remove_dir_all(folder) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                Err(IndexError::Folder { path: folder.to_owned(), source })
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn open_trees(folder: &Path, cache_bytes_max: u64) -> Result<Self, IndexError> {
         let db = sled::Config::new().path(folder).cache_capacity(cache_bytes_max).open()?;
         Ok(Self {
@@ -265,6 +288,26 @@ mod tests {
         assert_eq!(
             (store.list(medium(1), 0, 9).unwrap().0, store.list(job, 0, 9).unwrap().0),
             (vec![301], vec![300])
+        );
+    }
+
+    #[test]
+    fn what_it_never_wrote_is_damage_and_is_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("history");
+        HistoryStore::discard(&path).unwrap();
+        let store = HistoryStore::open(&path, CACHE_BYTES, 7).unwrap();
+        store.add(&entries()).unwrap();
+        store.things.insert([medium(1).to_bytes().as_slice(), &[1]].concat(), &[]).unwrap();
+        store.flush().unwrap();
+        let error = store.list(medium(1), 0, 9).unwrap_err();
+        assert!(HistoryStore::is_damage(&error), "{error}");
+        drop(store);
+        HistoryStore::discard(&path).unwrap();
+        let store = HistoryStore::open(&path, CACHE_BYTES, 7).unwrap();
+        assert_eq!(
+            (store.read_cursor().unwrap(), store.list(medium(1), 0, 9).unwrap()),
+            (0, (vec![], false))
         );
     }
 
