@@ -138,7 +138,11 @@ async fn nothing_that_a_reader_asks_changes_what_is_ours() {
         ] {
             let mut push = json!({ "deliver_subject": reply, "inactive_threshold": 1_000_000_000_u64 });
             push.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-            create(&reader, "EVENTS", push).await;
+            let answer = create(&reader, "EVENTS", push).await;
+            println!("PUSH {reply} {more} -> {answer}"); // REMOVE
+            let is_made = answer["config"]["deliver_subject"] == json!(reply);
+            let is_refused = answer["error"]["err_code"].as_u64().is_some_and(|code| code > 0);
+            assert!(is_made != is_refused, "{reply}: {answer}");
         }
     }
     // The server takes the commands of a connection in order; heartbeats come a few times.
@@ -223,4 +227,27 @@ async fn a_mirror_that_can_not_be_changed_is_made_again() {
     topology::apply_topology(admin.context(), &settings).await.unwrap();
     crate::until("the mirror is filled anew", || async { copied().await == 1 }).await;
     assert_eq!(topology::diff_topology(admin.context(), &settings).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn what_the_server_sends_to_by_itself_ends_when_the_topology_is_applied() {
+    let settings = TopologySettings::default();
+    let broker = TestBroker::start_with(&settings).await;
+    let (admin, reader) = (broker.bus(Role::Admin).await, broker.bus(Role::Reader).await);
+    let pulled = create(&reader, "AUDIT", json!({})).await["name"].as_str().unwrap().to_owned();
+    let push = json!({ "name": "pushed", "deliver_subject": "_INBOX_reader.x" });
+    let made = create(&reader, "AUDIT", push.clone()).await;
+    assert!(made["error"].is_null(), "{made}");
+    let found = topology::diff_topology(admin.context(), &settings).await.unwrap();
+    let found: Vec<String> = found.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        found,
+        ["consumer pushed of mirror AUDIT: deliver_subject is _INBOX_reader.x, should be none"]
+    );
+    topology::apply_topology(admin.context(), &settings).await.unwrap();
+    assert_eq!(topology::diff_topology(admin.context(), &settings).await.unwrap(), []);
+    let info = ask(&reader, &format!("reader.API.CONSUMER.INFO.AUDIT.{pulled}"), String::new()).await;
+    assert!(info["error"].is_null(), "who pulls is left alone: {info}");
+    create(&reader, "AUDIT", push).await;
+    assert_eq!(topology::remove_push_consumers(admin.context()).await.unwrap(), 1);
 }
