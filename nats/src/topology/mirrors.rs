@@ -201,7 +201,7 @@ pub(super) async fn remove_consumer(
     name: &str,
 ) -> Result<(), BusError> {
     let subject = format!("CONSUMER.DELETE.{}.{name}", mirror.config.name);
-    request_account::<Value>(context, mirror, subject, &Value::Null, ErrorCode::CONSUMER_NOT_FOUND)
+    request_account::<Value>(context, mirror, subject, &json!({}), ErrorCode::CONSUMER_NOT_FOUND)
         .await
         .map(|_| ())
 }
