@@ -72,7 +72,13 @@ pub async fn run_all_roles(
         let reserved_bytes = topology::reserved_bytes(&config.topology_settings())?;
         let file_store_bytes_max =
             settings.file_store_bytes_max.max(reserved_bytes.saturating_add(reserved_bytes / 8));
-        let settings = server::BrokerConfig { file_store_bytes_max, ..settings };
+        // The broker counts from before the handshake, which the listener bounds.
+        let authentication_ms_max = if listener.is_some() {
+            settings.authentication_ms_max.saturating_add(config.broker.listener.handshake_ms_max)
+        } else {
+            settings.authentication_ms_max
+        };
+        let settings = server::BrokerConfig { file_store_bytes_max, authentication_ms_max, ..settings };
         let started = server::EmbeddedBroker::start_with_health(settings, health.clone()).await;
         Some(started.map_err(explain_embedded_error)?)
     } else {

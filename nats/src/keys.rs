@@ -3,7 +3,7 @@
 //! [`create_keys`] is run once before the first server starts and may be run again: what is there stays, and only roles that are
 //! new get a key. The seeds are for the roles alone; the servers get the public halves as variables of `server.conf`.
 //!
-//! Limits: three small files.
+//! Limits: four small files.
 
 use std::{
     fmt::Write as _,
@@ -17,8 +17,10 @@ use nkeys::KeyPair;
 
 use crate::Role;
 
-/// File with a line `role seed` for each role, mode 0600.
-pub const SEEDS: &str = "seeds";
+/// File with a line `role seed` for each role of the service, mode 0600; that of the reader is in [`READER_SEED`].
+pub const SEEDS: &str = Role::Admin.seeds_file();
+/// File with the line of [`Role::Reader`], mode 0600.
+pub const READER_SEED: &str = Role::Reader.seeds_file();
 /// File with the seed of the operator's user, mode 0600.
 pub const SYSTEM_SEED: &str = "system-seed";
 /// File with the public keys, as variables of a shell.
@@ -42,20 +44,22 @@ pub fn renew_key(folder: &Path, renewed: Role) -> io::Result<()> {
 
 fn write_keys(folder: &Path, renewed: Option<Role>) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o755).create(folder)?;
-    let known = read_if_exists(&folder.join(SEEDS))?;
-    let mut seeds = String::new();
+    let known = read_if_exists(&folder.join(SEEDS))? + &read_if_exists(&folder.join(READER_SEED))?;
+    let (mut seeds, mut reader_seed) = (String::new(), String::new());
     let mut variables = String::from("# Made by `streamgate nats keys`.\n");
     for role in Role::ALL {
         let stored = known.lines().find_map(|line| line.strip_prefix(role.name())?.strip_prefix(' '));
         let (seed, public) = load_or_create_pair(stored.filter(|_| renewed != Some(role)))?;
         // Writing to a String can't fail.
-        writeln!(seeds, "{} {seed}", role.name()).ok();
+        let file = if role == Role::Reader { &mut reader_seed } else { &mut seeds };
+        writeln!(file, "{} {seed}", role.name()).ok();
         writeln!(variables, "NKEY_{}={public}", role.name().to_ascii_uppercase()).ok();
     }
     let system = read_if_exists(&folder.join(SYSTEM_SEED))?;
     let (seed, public) = load_or_create_pair(Some(system.trim()).filter(|seed| !seed.is_empty()))?;
     writeln!(variables, "NKEY_SYSTEM={public}").ok();
     replace_file(folder, SEEDS, &seeds, 0o600)?;
+    replace_file(folder, READER_SEED, &reader_seed, 0o600)?;
     replace_file(folder, SYSTEM_SEED, &format!("{seed}\n"), 0o600)?;
     // Last: a server that finds it finds the seeds of all roles, too.
     replace_file(folder, VARIABLES, &variables, 0o644)
@@ -98,13 +102,17 @@ mod tests {
         let folder = dir.path().join("keys");
         let text = |name: &str| fs::read_to_string(folder.join(name)).unwrap();
         create_keys(&folder).unwrap();
-        let (seeds, variables) = (text(SEEDS), text(VARIABLES));
+        let (seeds, reader_seed, variables) = (text(SEEDS), text(READER_SEED), text(VARIABLES));
         assert_eq!(
             (seeds.lines().count(), variables.lines().count()),
-            (Role::ALL.len(), Role::ALL.len() + 2)
+            (Role::ALL.len() - 1, Role::ALL.len() + 2)
+        );
+        assert!(
+            !seeds.contains("reader") && reader_seed.starts_with("reader SU"),
+            "older roles read the seeds"
         );
         assert!(!variables.contains(" SU") && !variables.contains("=SU"), "no seed is printed");
-        for name in [SEEDS, SYSTEM_SEED] {
+        for name in [SEEDS, READER_SEED, SYSTEM_SEED] {
             let mode = fs::metadata(folder.join(name)).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600, "{name}");
         }
@@ -115,9 +123,8 @@ mod tests {
             let others = text.lines().filter(|line| !line.to_ascii_lowercase().contains("reader"));
             others.map(str::to_owned).collect::<Vec<_>>()
         };
-        assert_eq!((kept(&text(SEEDS)), kept(&text(VARIABLES))), (kept(&seeds), kept(&variables)));
-        assert!(text(SEEDS) != seeds && text(VARIABLES) != variables, "the reader's is another");
-        let seeds = text(SEEDS);
+        assert_eq!((text(SEEDS), kept(&text(VARIABLES))), (seeds.clone(), kept(&variables)));
+        assert!(text(READER_SEED) != reader_seed && text(VARIABLES) != variables, "the reader's is another");
         let (first, others) = seeds.split_once('\n').unwrap();
         fs::write(folder.join(SEEDS), others).unwrap();
         create_keys(&folder).unwrap();

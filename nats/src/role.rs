@@ -20,6 +20,15 @@ macro_rules! roles {
                 }
             }
 
+            /// File with the seed of this role, in lines `role seed`. That of [`Role::Reader`] is apart: processes of versions that do
+            /// not know it refuse a file that names it.
+            pub const fn seeds_file(self) -> &'static str {
+                match self {
+                    Self::Reader => "reader-seed",
+                    _ => "seeds",
+                }
+            }
+
             /// Prefix of the inboxes this role may subscribe to.
             pub const fn inbox_prefix(self) -> &'static str {
                 match self {

@@ -4,21 +4,30 @@
 //! it. The broker's greeting goes first, as its protocol has it, and asks for TLS; everything behind the handshake is passed on
 //! as it is. Who is let in, and what a program may do, is decided by the broker: each user has its nkey and its rights.
 //!
-//! Limits: [`BrokerListenerConfig`] bounds connections and the handshake; a greeting has at most [`GREETING_BYTES_MAX`] bytes.
+//! Limits: [`BrokerListenerConfig`] bounds connections and the handshake; a greeting has at most [`GREETING_BYTES_MAX`] bytes; refused
+//! connections are logged once in [`WARNING_PERIOD`].
 
+mod relay;
+mod slots;
 mod tls;
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use serde_json::{Map, Value};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
 
+use relay::{relay_bytes, set_keepalive};
+use slots::{ConnectionSlot, ConnectionSlots};
 pub use tls::CertificateError;
 use tls::{TlsIdentity, accept};
 
@@ -29,12 +38,15 @@ use crate::{
 
 /// Longest first line of the broker, in bytes; ours have a few hundred.
 pub const GREETING_BYTES_MAX: usize = 32 << 10;
+/// How often refused connections are logged: everybody who reaches the port can cause them.
+pub const WARNING_PERIOD: Duration = Duration::from_secs(60);
 
 /// An open listener.
 pub struct BrokerListener {
     listener: TcpListener,
-    identity: Option<TlsIdentity>,
-    connections: Arc<Semaphore>,
+    identity: Option<Arc<TlsIdentity>>,
+    slots: Arc<ConnectionSlots>,
+    refusals: RefusalLog,
     handshake_max: Duration,
 }
 
@@ -53,9 +65,12 @@ impl BrokerListener {
     pub async fn open(config: &BrokerListenerConfig) -> anyhow::Result<Option<Self>> {
         let Some(address) = config.listen else { return Ok(None) };
         let identity = match (&config.certificate_file, &config.key_file) {
-            (Some(certificate), Some(key)) => Some(TlsIdentity::open(certificate, key).map_err(|error| {
-                SettingsError::invalid("broker.listener.certificate_file", error.to_string())
-            })?),
+            (Some(certificate), Some(key)) => {
+                let identity = TlsIdentity::open(certificate, key).map_err(|error| {
+                    SettingsError::invalid("broker.listener.certificate_file", error.to_string())
+                })?;
+                Some(Arc::new(identity))
+            }
             _ => None,
         };
         let listener = TcpListener::bind(address).await.map_err(|error| {
@@ -64,7 +79,8 @@ impl BrokerListener {
         Ok(Some(Self {
             listener,
             identity,
-            connections: Arc::new(Semaphore::new(config.connections_max)),
+            slots: Arc::new(ConnectionSlots::new(config.connections_max, config.address_connections_max)),
+            refusals: RefusalLog::default(),
             handshake_max: Duration::from_millis(config.handshake_ms_max),
         }))
     }
@@ -78,7 +94,7 @@ impl BrokerListener {
     }
 
     /// Passes connections on to the broker at `broker`, a host and a port, until `shutdown` fires.
-    pub async fn run(self, broker: String, shutdown: CancellationToken) {
+    pub async fn run(mut self, broker: String, shutdown: CancellationToken) {
         let broker: Arc<str> = broker.into();
         let mut connections = JoinSet::new();
         loop {
@@ -87,48 +103,74 @@ impl BrokerListener {
                 Some(_) = connections.join_next() => continue,
                 () = shutdown.cancelled() => return,
             };
-            let stream = match accepted {
-                Ok((stream, _)) => stream,
+            match accepted {
+                Ok((stream, peer)) => match self.slots.try_take(peer.ip()) {
+                    Ok(slot) => {
+                        let identity = self.identity.clone();
+                        let (broker, handshake_max) = (Arc::clone(&broker), self.handshake_max);
+                        connections.spawn(serve_program(stream, identity, broker, handshake_max, slot));
+                    }
+                    Err(setting) => self.refusals.add(peer.ip(), setting),
+                },
                 Err(error) => {
                     tracing::warn!(%error, "a program's connection could not be accepted");
                     // Out of descriptors: the next try would fail at once, too.
                     tokio::time::sleep(Duration::from_millis(100)).await;
-                    continue;
                 }
-            };
-            let Ok(permit) = Arc::clone(&self.connections).try_acquire_owned() else {
-                tracing::warn!(
-                    "a program's connection is closed: there are as many as broker.listener.connections_max"
-                );
-                continue;
-            };
-            let acceptor = self.identity.as_ref().map(TlsIdentity::acceptor);
-            let (broker, handshake_max) = (Arc::clone(&broker), self.handshake_max);
-            connections.spawn(async move {
-                let greeting = tokio::time::timeout(handshake_max, greet(stream, acceptor, &broker));
-                let greeted = greeting.await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-                let ended = match greeted {
-                    Ok((mut program, mut broker)) => {
-                        tokio::io::copy_bidirectional(&mut program, &mut broker).await.map(|_| ())
-                    }
-                    Err(error) => Err(error),
-                };
-                if let Err(error) = ended {
-                    tracing::debug!(%error, "a program's connection to the broker ended");
-                }
-                drop(permit);
-            });
+            }
         }
     }
+}
+
+/// Refused connections, counted between the lines of the log.
+#[derive(Debug, Default)]
+struct RefusalLog {
+    logged_at: Option<Instant>,
+    unlogged: u64,
+}
+
+impl RefusalLog {
+    fn add(&mut self, peer: IpAddr, setting: &'static str) {
+        self.unlogged += 1;
+        if self.logged_at.is_none_or(|at| at.elapsed() >= WARNING_PERIOD) {
+            let refused = std::mem::take(&mut self.unlogged);
+            tracing::warn!(%peer, refused, "a program's connection is closed: there are as many as {setting}");
+            self.logged_at = Some(Instant::now());
+        }
+    }
+}
+
+/// One connection of a program, from the greeting to its end.
+async fn serve_program(
+    stream: TcpStream,
+    identity: Option<Arc<TlsIdentity>>,
+    broker: Arc<str>,
+    handshake_max: Duration,
+    slot: ConnectionSlot,
+) {
+    let greeting = tokio::time::timeout(handshake_max, greet(stream, identity, &broker));
+    let ended = match greeting.await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+        Ok((program, broker)) => relay_bytes(program, broker).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a program's connection to the broker ended");
+    }
+    drop(slot);
 }
 
 /// Connects to the broker, hands its greeting on and agrees on TLS.
 async fn greet(
     mut program: TcpStream,
-    acceptor: Option<tokio_rustls::TlsAcceptor>,
+    identity: Option<Arc<TlsIdentity>>,
     broker: &str,
 ) -> io::Result<(Box<dyn tls::ByteStream>, TcpStream)> {
     program.set_nodelay(true)?;
+    set_keepalive(&program)?;
+    let acceptor = match identity {
+        Some(identity) => Some(identity.acceptor().await),
+        None => None,
+    };
     let mut broker = TcpStream::connect(broker).await?;
     broker.set_nodelay(true)?;
     let greeting = read_greeting(&mut broker).await?;

@@ -3,6 +3,11 @@ use std::path::Path;
 use async_nats::ConnectOptions;
 use nats::{Role, testing::TestBroker};
 use rcgen::{CertificateParams, CertifiedIssuer, KeyPair};
+use tokio_rustls::rustls::{
+    ClientConfig,
+    crypto::aws_lc_rs,
+    pki_types::{CertificateDer, pem::PemObject},
+};
 
 use super::*;
 
@@ -34,7 +39,10 @@ struct Served {
 }
 
 async fn serve(broker: &TestBroker, config: &BrokerListenerConfig) -> Served {
-    let listener = BrokerListener::open(config).await.unwrap().unwrap();
+    let mut listener = BrokerListener::open(config).await.unwrap().unwrap();
+    if let Some(identity) = listener.identity.as_mut().and_then(Arc::get_mut) {
+        identity.look_period = Duration::ZERO;
+    }
     let (address, shutdown) = (listener.local_addr().unwrap(), CancellationToken::new());
     let broker = broker.url().trim_start_matches("nats://").to_owned();
     tokio::spawn(listener.run(broker, shutdown.clone()));
@@ -91,6 +99,55 @@ async fn a_connection_that_does_not_agree_on_tls_ends_and_leaves_room_for_others
     silent.read_to_end(&mut rest).await.ok();
     assert!(!rest.windows(4).any(|said| said == b"PONG"), "nothing is answered without TLS");
     let url = format!("tls://{}", served.address);
+    let connected = async {
+        while options(&broker, &config).connect(&url).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), connected).await.unwrap();
+    served.shutdown.cancel();
+}
+
+#[tokio::test]
+async fn who_agrees_on_tls_and_shows_no_key_leaves_the_room_to_others() {
+    let (broker, folder) = (TestBroker::start().await, tempfile::tempdir().unwrap());
+    let mut config = write_certificate(folder.path());
+    config.connections_max = 1;
+    let served = serve(&broker, &config).await;
+    let mut silent = TcpStream::connect(served.address).await.unwrap();
+    read_greeting(&mut silent).await.unwrap();
+    let authority = config.authority_file.as_ref().unwrap();
+    let mut roots = tokio_rustls::rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(authority).unwrap()).unwrap();
+    let trust = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(trust));
+    // It stays open, and says nothing.
+    let _silent = connector.connect("localhost".try_into().unwrap(), silent).await.unwrap();
+    let url = format!("tls://{}", served.address);
+    assert!(options(&broker, &config).connect(&url).await.is_err(), "the only place is taken");
+    let connected = async {
+        while options(&broker, &config).connect(&url).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), connected).await.unwrap();
+    served.shutdown.cancel();
+}
+
+#[tokio::test]
+async fn a_program_that_ends_gives_its_place_back() {
+    let (broker, folder) = (TestBroker::start().await, tempfile::tempdir().unwrap());
+    let mut config = write_certificate(folder.path());
+    config.address_connections_max = 1;
+    let served = serve(&broker, &config).await;
+    let url = format!("tls://{}", served.address);
+    let first = options(&broker, &config).connect(&url).await.unwrap();
+    assert!(options(&broker, &config).connect(&url).await.is_err(), "one of an address");
+    first.drain().await.unwrap();
     let connected = async {
         while options(&broker, &config).connect(&url).await.is_err() {
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -171,13 +228,24 @@ fn a_listener_for_other_machines_needs_tls() {
     );
     let local = BrokerListenerConfig { listen: Some("127.0.0.1:4222".parse().unwrap()), ..open.clone() };
     local.check(true).unwrap();
-    assert_eq!(local.program_url().as_deref(), Some("nats://127.0.0.1:4222"));
+    assert_eq!(local.program_url(), Ok(Some("nats://127.0.0.1:4222".into())));
     let half = BrokerListenerConfig { certificate_file: Some("c.pem".into()), ..open.clone() };
     assert_eq!(half.check(true).unwrap_err().0, "key_file");
-    let whole = BrokerListenerConfig { key_file: Some("k.pem".into()), ..half.clone() };
+    let whole = BrokerListenerConfig {
+        key_file: Some("k.pem".into()),
+        listen: Some("192.0.2.1:4222".parse().unwrap()),
+        ..half.clone()
+    };
     whole.check(true).unwrap();
-    assert_eq!(whole.program_url().as_deref(), Some("tls://127.0.0.1:4222"));
+    assert_eq!(whole.program_url(), Ok(Some("tls://192.0.2.1:4222".into())));
     assert_eq!(whole.check(false).unwrap_err().0, "listen");
+    let unnamed = BrokerListenerConfig { listen: Some("[::]:4222".parse().unwrap()), ..whole.clone() };
+    assert!(unnamed.program_url().unwrap_err().contains("public_url"), "no program reaches every address");
+    let named = BrokerListenerConfig { public_url: Some("tls://h:4222".into()), ..unnamed };
+    assert_eq!(named.program_url(), Ok(Some("tls://h:4222".into())));
+    let any_port = BrokerListenerConfig { listen: Some("127.0.0.1:0".parse().unwrap()), ..whole.clone() };
+    assert_eq!(any_port.check(true).unwrap_err().0, "listen");
+    assert!(any_port.program_url().is_err());
     let unused = BrokerListenerConfig { listen: None, ..half };
     assert_eq!(unused.check(true).unwrap_err().0, "certificate_file");
     let wrong = BrokerListenerConfig { public_url: Some("http://h".into()), ..open };

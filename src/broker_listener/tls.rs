@@ -1,10 +1,12 @@
 //! The certificate that programs see, read again when its file changes.
+//!
+//! Limits: the file is looked at once in [`LOOK_PERIOD`] at most.
 
 use std::{
     io,
     path::{Path, PathBuf},
     sync::Arc,
-    time::SystemTime,
+    time::{Duration, Instant, SystemTime},
 };
 
 use parking_lot::Mutex;
@@ -16,6 +18,9 @@ use tokio_rustls::{
         pki_types::{CertificateDer, PrivateKeyDer, pem, pem::PemObject},
     },
 };
+
+/// How often the file of the certificate is looked at, at most.
+pub(super) const LOOK_PERIOD: Duration = Duration::from_secs(1);
 
 /// Why a certificate can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -53,7 +58,15 @@ pub enum CertificateError {
 pub(super) struct TlsIdentity {
     certificate_file: PathBuf,
     key_file: PathBuf,
-    current: Mutex<(Option<SystemTime>, TlsAcceptor)>,
+    pub(super) look_period: Duration,
+    current: Mutex<CurrentIdentity>,
+}
+
+/// What was read last.
+struct CurrentIdentity {
+    changed_at: Option<SystemTime>,
+    looked_at: Instant,
+    acceptor: TlsAcceptor,
 }
 
 impl TlsIdentity {
@@ -63,25 +76,40 @@ impl TlsIdentity {
         Ok(Self {
             certificate_file: certificate_file.to_owned(),
             key_file: key_file.to_owned(),
-            current: Mutex::new((changed_at, acceptor)),
+            look_period: LOOK_PERIOD,
+            current: Mutex::new(CurrentIdentity { changed_at, looked_at: Instant::now(), acceptor }),
         })
     }
 
     /// What the next connection is accepted with. A renewed certificate that can't be used leaves the last one in place.
-    pub(super) fn acceptor(&self) -> TlsAcceptor {
-        let mut current = self.current.lock();
+    pub(super) async fn acceptor(self: Arc<Self>) -> TlsAcceptor {
+        let last = {
+            let mut current = self.current.lock();
+            if current.looked_at.elapsed() < self.look_period {
+                return current.acceptor.clone();
+            }
+            current.looked_at = Instant::now();
+            current.acceptor.clone()
+        };
+        // Files may be on a disk that does not answer.
+        tokio::task::spawn_blocking(move || self.look()).await.unwrap_or(last)
+    }
+
+    /// Reads the files again when the certificate has changed.
+    fn look(&self) -> TlsAcceptor {
         let changed_at = read_change_time(&self.certificate_file);
-        if changed_at.is_some() && changed_at != current.0 {
+        if changed_at.is_some() && changed_at != self.current.lock().changed_at {
             match read_acceptor(&self.certificate_file, &self.key_file) {
                 Ok(acceptor) => {
                     tracing::info!(file = %self.certificate_file.display(), "the broker's certificate was renewed");
-                    *current = (changed_at, acceptor);
+                    let mut current = self.current.lock();
+                    (current.changed_at, current.acceptor) = (changed_at, acceptor);
                 }
-                // Its key may be written a moment later: the next connection looks again.
+                // Its key may be written a moment later: a later connection looks again.
                 Err(error) => tracing::warn!(%error, "the broker's renewed certificate can't be used"),
             }
         }
-        current.1.clone()
+        self.current.lock().acceptor.clone()
     }
 }
 

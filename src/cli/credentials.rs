@@ -3,7 +3,11 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
-use nats::{Role, server};
+use nats::{
+    Bus, BusConfig, Role,
+    server::{self, RenewedKey},
+    topology,
+};
 use serde_json::json;
 
 use super::output;
@@ -20,8 +24,13 @@ struct ProgramCredentials {
 ///
 /// # Errors
 /// When there is no broker in the data folder and none is named, or it has no such user.
-pub fn print_credentials(config: &Settings, role: Role, renew: bool, as_json: bool) -> anyhow::Result<()> {
-    let credentials = find_credentials(config, role, renew)?;
+pub async fn print_credentials(
+    config: &Settings,
+    role: Role,
+    renew: bool,
+    as_json: bool,
+) -> anyhow::Result<()> {
+    let credentials = find_credentials(config, role, renew).await?;
     let prefix = role.name().to_ascii_uppercase();
     let authority = credentials.authority_file.as_ref().map(|file| file.display().to_string());
     if as_json {
@@ -53,7 +62,7 @@ fn quote(text: &str) -> String {
     if text.chars().all(is_plain) { text.to_owned() } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }
 
-fn find_credentials(config: &Settings, role: Role, renew: bool) -> anyhow::Result<ProgramCredentials> {
+async fn find_credentials(config: &Settings, role: Role, renew: bool) -> anyhow::Result<ProgramCredentials> {
     let listener = &config.broker.listener;
     let authority_file = listener.authority_file.as_ref().map(std::path::absolute).transpose()?;
     if !config.broker.urls.is_empty() {
@@ -68,7 +77,7 @@ fn find_credentials(config: &Settings, role: Role, renew: bool) -> anyhow::Resul
         let file = file.context(
             "no file with seeds is named; name the `seeds` of `streamgate nats keys` with --nats-seed-file",
         )?;
-        let seed = RoleSeeds::from_file(file)?.seed_of(role).with_context(|| {
+        let seed = RoleSeeds::from_file_of(file, role)?.seed_of(role).with_context(|| {
             let (file, role) = (file.display(), role.name());
             format!("{file} has no seed of the role {role}: run `streamgate nats keys` for the folder that it is in, and restart the servers")
         })?;
@@ -84,17 +93,43 @@ fn find_credentials(config: &Settings, role: Role, renew: bool) -> anyhow::Resul
             )
         })
     };
-    let (url, seeds_file) = find()?;
+    let (started_url, seeds_file) = find()?;
+    // Before anything is taken back.
+    let url = listener.program_url().map_err(anyhow::Error::msg)?.unwrap_or_else(|| started_url.clone());
+    let read_seed = || {
+        RoleSeeds::from_file_of(&seeds_file, role)?.seed_of(role).with_context(|| {
+            let (file, role) = (seeds_file.display(), role.name());
+            format!("{file} has no seed of the role {role}: start the `streamgate up` of this version once, which makes it")
+        })
+    };
     if renew {
-        let is_running = server::renew_key(&folder, role)?;
-        let when = if is_running { "at once" } else { "when `streamgate up` starts" };
-        output::print_message(format!("The old seed is let in no more, {when}"));
+        read_seed()?;
+        let renewed = server::renew_key(&folder, role).await?;
+        output::print_message(match renewed {
+            RenewedKey::InForce => "The old seed is refused at once",
+            RenewedKey::AtNextStart => "The old seed is refused when `streamgate up` starts",
+            RenewedKey::Unconfirmed => {
+                "The old seed is replaced, but the server has not refused it yet: start `streamgate up` again to be sure"
+            }
+        });
+        // Otherwise `up` does it when it starts.
+        if renewed != RenewedKey::AtNextStart {
+            let admin = RoleSeeds::from_file(&seeds_file)?.seed_of(Role::Admin);
+            if let Err(error) = remove_consumers(started_url, admin).await {
+                output::print_message(format!(
+                    "Consumers of the old seed may be left ({error:#}): `streamgate nats apply` removes them"
+                ));
+            }
+        }
     }
-    let seed = RoleSeeds::from_file(&seeds_file)?.seed_of(role).with_context(|| {
-        let (file, role) = (seeds_file.display(), role.name());
-        format!("{file} has no seed of the role {role}: start the `streamgate up` of this version once, which makes it")
-    })?;
-    Ok(ProgramCredentials { url: listener.program_url().unwrap_or(url), seed, authority_file })
+    Ok(ProgramCredentials { url, seed: read_seed()?, authority_file })
+}
+
+/// Ends what the old seed may have left in the mirrors and would not end by itself.
+async fn remove_consumers(url: String, admin_seed: Option<String>) -> anyhow::Result<()> {
+    let bus = Bus::connect(&BusConfig::new(vec![url], Role::Admin, admin_seed)).await?;
+    topology::remove_push_consumers(bus.context()).await?;
+    Ok(bus.close().await?)
 }
 
 #[cfg(test)]

@@ -180,7 +180,7 @@ async fn execute_nats(global: &GlobalArgs, command: NatsCommand) -> anyhow::Resu
         }
         NatsCommand::Credentials { role, renew, server } => {
             let config = settings::load_settings(global, &server)?;
-            credentials::print_credentials(&config, role.bus_role(), renew, global.json)?;
+            credentials::print_credentials(&config, role.bus_role(), renew, global.json).await?;
             Ok(CommandOutcome::Well)
         }
         NatsCommand::Keys { folder, renew } => {

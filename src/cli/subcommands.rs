@@ -611,7 +611,7 @@ pub enum NatsCommand {
     Apply(ServerArgs),
     /// Make the keys of the roles' users for a broker of your own; those that are there stay
     #[command(
-        after_help = "Writes three files: `seeds` for --nats-seed-file, `system-seed` for the operator, and `nats.env` with the
+        after_help = "Writes four files: `seeds` for --nats-seed-file, `reader-seed` beside it, `system-seed` for the operator, and `nats.env` with the
 variables that nats/server.conf and nats/node.conf name."
     )]
     Keys {

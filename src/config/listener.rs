@@ -5,8 +5,6 @@ use std::{net::SocketAddr, path::PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::credentials::reachable_url;
-
 /// Where programs of the operator reach the broker of `up`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -25,6 +23,9 @@ pub struct BrokerListenerConfig {
     /// Connections at once; further ones are closed.
     #[schemars(range(max = 512))]
     pub connections_max: usize,
+    /// Connections at once from one address, or from one IPv6 network of 64 bits.
+    #[schemars(range(max = 512))]
+    pub address_connections_max: usize,
     /// Longest wait for a new connection to agree on TLS, in milliseconds.
     #[schemars(range(min = 100, max = 120_000))]
     pub handshake_ms_max: u64,
@@ -39,6 +40,7 @@ impl Default for BrokerListenerConfig {
             authority_file: None,
             public_url: None,
             connections_max: 64,
+            address_connections_max: 8,
             handshake_ms_max: 10_000,
         }
     }
@@ -67,6 +69,10 @@ impl BrokerListenerConfig {
                 "it is for the broker that `up` starts, and broker.urls names others: set up TLS there";
             return Err(("listen", reason.to_owned()));
         }
+        if address.port() == 0 && self.public_url.is_none() {
+            let reason = "programs need an address that stays: name a port, or set public_url where something else passes them on";
+            return Err(("listen", reason.to_owned()));
+        }
         match (&self.certificate_file, &self.key_file) {
             (Some(_), Some(_)) => Ok(()),
             (Some(_), None) => Err(("key_file", "certificate_file needs its private key".to_owned())),
@@ -83,11 +89,21 @@ impl BrokerListenerConfig {
     }
 
     /// Address that programs connect to, if it is not that of the broker itself.
-    pub fn program_url(&self) -> Option<String> {
-        let of_listener = || {
-            let scheme = if self.certificate_file.is_some() { "tls" } else { "nats" };
-            Some(reachable_url(&format!("{scheme}://{}", self.listen?)))
-        };
-        self.public_url.clone().or_else(of_listener)
+    ///
+    /// # Errors
+    /// What to set, where `listen` does not say by which address programs reach it.
+    pub fn program_url(&self) -> Result<Option<String>, &'static str> {
+        if self.public_url.is_some() {
+            return Ok(self.public_url.clone());
+        }
+        let Some(address) = self.listen else { return Ok(None) };
+        if address.ip().is_unspecified() || address.port() == 0 {
+            return Err(
+                "broker.listener.listen does not say by which address programs reach it: set broker.listener.public_url, \
+                 such as tls://media.example.org:4222, with a name that the certificate has",
+            );
+        }
+        let scheme = if self.certificate_file.is_some() { "tls" } else { "nats" };
+        Ok(Some(format!("{scheme}://{address}")))
     }
 }

@@ -57,7 +57,7 @@ impl RoleSeeds {
     /// Reads a seed file: one bare seed for every role, or lines `role seed`.
     ///
     /// # Errors
-    /// When the file can't be read, names an unknown role or holds no seed.
+    /// When the file can't be read or holds no seed. Roles that are unknown are left out: a newer version made the file.
     pub fn from_file(path: &Path) -> anyhow::Result<Self> {
         let text =
             std::fs::read_to_string(path).map_err(|error| {
@@ -69,17 +69,12 @@ impl RoleSeeds {
         for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
             match line.split_once(char::is_whitespace) {
                 None => seeds.extend(Role::ALL.map(|role| (role.name(), line.to_owned()))),
-                Some((name, seed)) => {
-                    let role = Role::ALL.into_iter().find(|role| role.name() == name);
-                    let role = role.with_context(|| {
-                        let names = Role::ALL.map(Role::name).join(", ");
-                        format!(
-                            "the seed file {}: there is no role {name:?}; there are {names}",
-                            path.display()
-                        )
-                    })?;
-                    seeds.insert(role.name(), seed.trim().to_owned());
-                }
+                Some((name, seed)) => match Role::ALL.into_iter().find(|role| role.name() == name) {
+                    Some(role) => drop(seeds.insert(role.name(), seed.trim().to_owned())),
+                    None => {
+                        tracing::debug!(file = %path.display(), role = name, "an unknown role has a seed")
+                    }
+                },
             }
         }
         if seeds.is_empty() {
@@ -89,6 +84,15 @@ impl RoleSeeds {
             );
         }
         Ok(Self(seeds))
+    }
+
+    /// As [`RoleSeeds::from_file`], from the file of `role` beside it where there is one.
+    ///
+    /// # Errors
+    /// As [`RoleSeeds::from_file`].
+    pub fn from_file_of(path: &Path, role: Role) -> anyhow::Result<Self> {
+        let own = path.with_file_name(role.seeds_file());
+        Self::from_file(if own.exists() { &own } else { path })
     }
 
     pub(crate) fn seed_of(&self, role: Role) -> Option<String> {

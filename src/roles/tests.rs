@@ -120,3 +120,18 @@ async fn all_roles_stop_in_time_while_the_broker_is_frozen() {
     assert!(took < Duration::from_secs(3) + CLOSING_MAX, "{took:?}");
     broker.stop().await;
 }
+
+#[test]
+fn a_role_of_a_newer_version_is_left_out_and_the_seed_of_the_reader_is_beside_the_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let seeds = folder.path().join("seeds");
+    std::fs::write(&seeds, "later SULATER\naudit SUAUDIT\n").unwrap();
+    let read = RoleSeeds::from_file(&seeds).unwrap();
+    assert_eq!(read.seed_of(Role::Audit).as_deref(), Some("SUAUDIT"));
+    assert_eq!(RoleSeeds::from_file_of(&seeds, Role::Reader).unwrap().seed_of(Role::Reader), None);
+    std::fs::write(folder.path().join("reader-seed"), "reader SUREADER\n").unwrap();
+    let reader = RoleSeeds::from_file_of(&seeds, Role::Reader).unwrap();
+    assert_eq!(reader.seed_of(Role::Reader).as_deref(), Some("SUREADER"));
+    std::fs::write(&seeds, "later SULATER\n").unwrap();
+    assert!(RoleSeeds::from_file(&seeds).unwrap_err().to_string().contains("has no seed"));
+}

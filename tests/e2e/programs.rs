@@ -121,7 +121,7 @@ fn listener_settings(folder: &Path) -> (String, String) {
     let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
     let settings = format!(
         "[broker.listener]\nlisten = \"0.0.0.0:{port}\"\ncertificate_file = \"certificate.pem\"\nkey_file = \"key.pem\"\n\
-         authority_file = \"authority.pem\"\n"
+         authority_file = \"authority.pem\"\npublic_url = \"tls://127.0.0.1:{port}\"\n"
     );
     (settings, format!("tls://127.0.0.1:{port}"))
 }

@@ -65,8 +65,7 @@ impl BrokerLauncher {
     /// Starts on `port` (-1: any) and waits until connections are taken.
     pub(super) async fn start_on_port(&self, port: i32) -> Result<BrokerProcess, BrokerError> {
         // From the file: the key of a reader may have been renewed since the last start.
-        let keys = self.folder.load_or_create_keys()?;
-        self.folder.write_config(&self.config, &keys, port)?;
+        let keys = self.folder.write_config_of_keys(&self.config, port, None)?;
         self.clear_ports()?;
         let errors = self.folder.file_path("nats-server.err");
         let stderr = File::create(&errors).map_err(|source| file_error(&errors, source))?;
@@ -81,7 +80,12 @@ impl BrokerLauncher {
         let (Some(guard), Some(pid)) = (child.stdin.take(), child.id()) else {
             return Err(BrokerError::Start { reason: "it ended at once".into() });
         };
-        let (port, monitor) = self.wait_until_ready(&mut child, pid).await?;
+        let ready = self.wait_until_ready(&mut child, pid).await?;
+        // Renewed while it started: the server may not have been found yet.
+        if self.folder.write_config_of_keys(&self.config, port, keys.as_ref())?.is_some() {
+            send_signal(pid, Signal::HUP);
+        }
+        let (port, monitor) = ready;
         Ok(BrokerProcess { child, pid, port, monitor, guard })
     }
 

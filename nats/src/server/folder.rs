@@ -19,8 +19,12 @@ const ORPHAN_MAX: Duration = Duration::from_secs(10);
 const OWNER_MAX: Duration = Duration::from_secs(2);
 /// File with the port of the last start.
 pub(super) const PORT: &str = "port";
-/// File with the seeds of all roles, mode 0600.
-pub(super) const SEEDS: &str = "seeds";
+/// Files with the seeds of all roles, mode 0600.
+pub(super) const SEEDS_FILES: [&str; 2] = [Role::Admin.seeds_file(), Role::Reader.seeds_file()];
+/// File that is locked while keys or the configuration made of them are read and written: [`super::renew_key`] does so beside a server.
+const KEYS_LOCK: &str = "keys-lock";
+/// File that is locked as long as a server, or the process that starts it, lives.
+pub(super) const LOCK: &str = "lock";
 /// The server's configuration, written at every start.
 pub(super) const CONFIG: &str = "nats-server.conf";
 const POLL: Duration = Duration::from_millis(5);
@@ -41,7 +45,7 @@ impl BrokerDataDir {
             .mode(0o700)
             .create(path.join("ports"))
             .map_err(|source| file_error(&path, source))?;
-        let file = path.join("lock");
+        let file = path.join(LOCK);
         let lock = OpenOptions::new()
             .create(true)
             .truncate(false)
@@ -62,7 +66,7 @@ impl BrokerDataDir {
             match self.lock.try_lock() {
                 Ok(()) => return Ok(()),
                 Err(TryLockError::WouldBlock) => {}
-                Err(TryLockError::Error(source)) => return Err(file_error(&self.file_path("lock"), source)),
+                Err(TryLockError::Error(source)) => return Err(file_error(&self.file_path(LOCK), source)),
             }
             let owner = self.read_number("owner").filter(|pid| super::child::is_alive(*pid));
             let wait_max = if owner.is_some() { OWNER_MAX } else { ORPHAN_MAX };
@@ -76,7 +80,7 @@ impl BrokerDataDir {
 
     /// A second handle of the locked file, which keeps the lock while it is open in any process.
     pub(super) fn clone_lock(&self) -> Result<File, BrokerError> {
-        self.lock.try_clone().map_err(|source| file_error(&self.file_path("lock"), source))
+        self.lock.try_clone().map_err(|source| file_error(&self.file_path(LOCK), source))
     }
 
     pub(super) fn file_path(&self, name: &str) -> PathBuf {
@@ -95,37 +99,56 @@ impl BrokerDataDir {
 
     /// The users' keys: made at the first start, and for roles that are new.
     pub(super) fn load_or_create_keys(&self) -> Result<BrokerKeys, BrokerError> {
-        let file = self.file_path(SEEDS);
-        let text = match fs::read_to_string(&file) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-            Err(source) => return Err(file_error(&file, source)),
-        };
-        let bad = |source| BrokerError::Keys { path: file.clone(), source };
+        let _lock = lock_keys(&self.path)?;
+        self.load_or_create_locked()
+    }
+
+    fn load_or_create_locked(&self) -> Result<BrokerKeys, BrokerError> {
+        let mut text = String::new();
+        for name in SEEDS_FILES {
+            match fs::read_to_string(self.file_path(name)) {
+                Ok(lines) => text.extend([lines.as_str(), "\n"]),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(source) => return Err(file_error(&self.file_path(name), source)),
+            }
+        }
         let mut fresh = false;
         let mut keys = Vec::new();
         for role in Role::ALL {
+            let bad = |source| BrokerError::Keys { path: self.file_path(role.seeds_file()), source };
             let stored = text.lines().find_map(|line| line.strip_prefix(role.name())?.strip_prefix(' '));
             fresh |= stored.is_none();
             let pair = stored.map_or_else(|| Ok(KeyPair::new_user()), |seed| KeyPair::from_seed(seed.trim()));
             let pair = pair.map_err(bad)?;
             keys.push((role, pair.seed().map_err(bad)?, pair.public_key()));
         }
+        let keys = BrokerKeys(keys);
         if fresh {
-            let text: Vec<String> =
-                keys.iter().map(|(role, seed, _)| format!("{} {seed}\n", role.name())).collect();
-            self.replace_file(SEEDS, text.concat().as_bytes(), 0o600)?;
+            for name in SEEDS_FILES {
+                self.replace_file(name, keys.render_seeds(name).as_bytes(), 0o600)?;
+            }
         }
-        Ok(BrokerKeys(keys))
+        Ok(keys)
+    }
+
+    /// Writes the server's configuration from the keys as they are stored, and answers those; `None` when they are `known` already.
+    pub(super) fn write_config_of_keys(
+        &self,
+        config: &BrokerConfig,
+        port: i32,
+        known: Option<&BrokerKeys>,
+    ) -> Result<Option<BrokerKeys>, BrokerError> {
+        let _lock = lock_keys(&self.path)?;
+        let keys = self.load_or_create_locked()?;
+        if known == Some(&keys) {
+            return Ok(None);
+        }
+        self.write_config(config, &keys, port)?;
+        Ok(Some(keys))
     }
 
     /// Writes the server's configuration; port -1 lets it choose one.
-    pub(super) fn write_config(
-        &self,
-        config: &BrokerConfig,
-        keys: &BrokerKeys,
-        port: i32,
-    ) -> Result<(), BrokerError> {
+    fn write_config(&self, config: &BrokerConfig, keys: &BrokerKeys, port: i32) -> Result<(), BrokerError> {
         self.replace_file(CONFIG, self.render_config(config, keys, port).as_bytes(), 0o600)
     }
 
@@ -156,6 +179,7 @@ impl BrokerDataDir {
              logfile_max_num: 2\n\
              max_payload: 1MB\n\
              max_connections: 1000\n\
+             authorization {{ timeout: {authentication_s} }}\n\
              jetstream {{\n\
              \x20 store_dir: {store}\n\
              \x20 max_file_store: {file_bytes}\n\
@@ -173,6 +197,7 @@ impl BrokerDataDir {
             store = quoted("store"),
             users = users(false),
             readers = users(true),
+            authentication_s = Duration::from_millis(config.authentication_ms_max).as_secs_f64(),
             file_bytes = config.file_store_bytes_max,
             memory_bytes = config.memory_store_bytes_max,
         )
@@ -180,6 +205,7 @@ impl BrokerDataDir {
 }
 
 /// Seed and public key of each role.
+#[derive(PartialEq, Eq)]
 pub(super) struct BrokerKeys(Vec<(Role, String, String)>);
 
 impl std::fmt::Debug for BrokerKeys {
@@ -192,6 +218,23 @@ impl BrokerKeys {
     pub(super) fn seed(&self, role: Role) -> &str {
         self.0.iter().find(|(other, ..)| *other == role).map_or("", |(_, seed, _)| seed)
     }
+
+    /// The lines of one of [`SEEDS_FILES`].
+    fn render_seeds(&self, file: &str) -> String {
+        let of_file = self.0.iter().filter(|(role, ..)| role.seeds_file() == file);
+        of_file.map(|(role, seed, _)| format!("{} {seed}\n", role.name())).collect()
+    }
+}
+
+/// Waits until nobody else reads or writes keys in `data_dir`, which takes moments; they are locked until the file is dropped.
+pub(super) fn lock_keys(data_dir: &Path) -> Result<File, BrokerError> {
+    let path = data_dir.join(KEYS_LOCK);
+    let mut options = OpenOptions::new();
+    let locked = options.create(true).truncate(false).write(true).mode(0o600).open(&path).and_then(|file| {
+        file.lock()?;
+        Ok(file)
+    });
+    locked.map_err(|source| file_error(&path, source))
 }
 
 /// Replaces a file as a whole.

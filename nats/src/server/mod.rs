@@ -30,7 +30,7 @@ use crate::{ProcessHealth, Role};
 
 pub use binary::parse_version as version;
 pub use binary::{NatsServerBinary, VERSION_MIN, find_nats_server};
-pub use renew::renew_key;
+pub use renew::{RenewedKey, renew_key};
 pub use supervise::RESTART_DELAY_MAX;
 pub use write_watchdog::{RESTARTS_MAX, RESTARTS_WINDOW};
 
@@ -48,6 +48,8 @@ pub struct BrokerConfig {
     pub file_store_bytes_max: u64,
     /// Limit of all streams kept in memory, in bytes.
     pub memory_store_bytes_max: u64,
+    /// Longest wait of the server for the key of a new connection, in milliseconds; with TLS before it, for both.
+    pub authentication_ms_max: u64,
     /// Longest wait for a started server to be ready, in milliseconds; a large store is read first.
     pub start_ms_max: u64,
     /// Longest wait for a server that was asked to stop, in milliseconds; then it is killed.
@@ -65,6 +67,7 @@ impl Default for BrokerConfig {
             binary: None,
             file_store_bytes_max: 32 << 30,
             memory_store_bytes_max: 256 << 20,
+            authentication_ms_max: 2_000,
             start_ms_max: 30_000,
             stop_ms_max: 10_000,
             watch_period_ms: 5_000,
@@ -229,11 +232,11 @@ impl Drop for EmbeddedBroker {
     }
 }
 
-/// Address of the server that was last started in `data_dir`, and the file with the seeds of its roles (lines `role seed`);
+/// Address of the server that was last started in `data_dir`, and the file with the seeds of its roles (lines `role seed`), beside which is that of the reader;
 /// `None` when none ever was. Whether it runs now is for a connection to find out.
 pub fn last_started_broker(data_dir: &Path) -> Option<(String, PathBuf)> {
     let port: u16 = std::fs::read_to_string(data_dir.join(folder::PORT)).ok()?.trim().parse().ok()?;
-    Some((format!("nats://127.0.0.1:{port}"), data_dir.join(folder::SEEDS)))
+    Some((format!("nats://127.0.0.1:{port}"), data_dir.join(Role::Admin.seeds_file())))
 }
 
 /// Kills a process (SIGKILL), for tests of what a crash leaves behind.

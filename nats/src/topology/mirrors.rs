@@ -6,19 +6,22 @@
 //! Limits: `max_bytes` and `consumers_max` of each in the file.
 
 use async_nats::jetstream::{
-    self,
+    self, ErrorCode,
     context::RequestErrorKind,
+    response::Response,
     stream::{
         self, ConsumerLimits, DiscardPolicy, External, PersistenceMode, RetentionPolicy, Source, StorageType,
     },
 };
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::{Value, json};
 
 use super::{
     DifferenceClass, TopologyDifference, TopologySettings,
     compare::asset_name,
     file::DesiredStream,
     quantity::{ByteSize, DurationSetting},
+    unless_absent,
 };
 use crate::BusError;
 
@@ -87,11 +90,23 @@ pub(super) fn account_context(context: &jetstream::Context, want: &DesiredStream
     }
 }
 
-/// What an unanswered question to the API of MIRRORS means; others are outages.
-pub(super) fn explain_request_error(
+/// Asks for a stream of `want`'s account.
+pub(super) async fn request_account<T: DeserializeOwned>(
+    context: &jetstream::Context,
     want: &DesiredStream,
-    error: jetstream::context::RequestError,
-) -> BusError {
+    subject: String,
+    body: &Value,
+    absent: ErrorCode,
+) -> Result<Option<T>, BusError> {
+    let answer: Response<T> = account_context(context, want)
+        .request(subject.clone(), body)
+        .await
+        .map_err(|error| explain_request_error(want, error))?;
+    unless_absent(&subject, answer, absent)
+}
+
+/// What an unanswered question to the API of MIRRORS means; others are outages.
+fn explain_request_error(want: &DesiredStream, error: jetstream::context::RequestError) -> BusError {
     if want.is_mirror() && error.kind() == RequestErrorKind::NoResponders {
         let reason = "the broker has no account MIRRORS for programs that follow events: its configuration is older than this \
                       program. Take nats/node.conf and nats/permissions.conf of this version, run `streamgate nats keys`, and \
@@ -114,4 +129,79 @@ pub(super) fn find_stale_mirror(
         have: mirror_sequence.to_string(),
         class: DifferenceClass::Irreversible,
     })
+}
+
+/// A consumer of a mirror to which the server sends messages by itself. Programs pull; one of these may never end, and keeps a place of
+/// [`MirrorSpec::consumers_max`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct PushConsumer {
+    pub(super) name: String,
+    deliver_subject: String,
+}
+
+#[derive(Deserialize)]
+struct ConsumerPage {
+    total: usize,
+    #[serde(default)]
+    consumers: Option<Vec<ListedConsumer>>,
+}
+
+#[derive(Deserialize)]
+struct ListedConsumer {
+    name: String,
+    config: ListedConsumerConfig,
+}
+
+#[derive(Deserialize)]
+struct ListedConsumerConfig {
+    deliver_subject: Option<String>,
+}
+
+impl PushConsumer {
+    pub(super) fn difference(&self, mirror: &stream::Config) -> TopologyDifference {
+        TopologyDifference {
+            asset: format!("consumer {} of {}", self.name, asset_name(mirror)),
+            field: "deliver_subject".into(),
+            want: "none".into(),
+            have: self.deliver_subject.clone(),
+            class: DifferenceClass::Changeable,
+        }
+    }
+}
+
+/// The consumers of a mirror that are not pulled from.
+pub(super) async fn list_push_consumers(
+    context: &jetstream::Context,
+    mirror: &DesiredStream,
+) -> Result<Vec<PushConsumer>, BusError> {
+    let (mut found, mut offset) = (Vec::new(), 0);
+    loop {
+        let subject = format!("CONSUMER.LIST.{}", mirror.config.name);
+        let body = json!({ "offset": offset });
+        let page = request_account(context, mirror, subject, &body, ErrorCode::STREAM_NOT_FOUND).await?;
+        let Some(ConsumerPage { total, consumers: Some(consumers) }) = page else { return Ok(found) };
+        if consumers.is_empty() {
+            return Ok(found);
+        }
+        offset += consumers.len();
+        found.extend(consumers.into_iter().filter_map(|ListedConsumer { name, config }| {
+            let deliver_subject = config.deliver_subject.filter(|subject| !subject.is_empty())?;
+            Some(PushConsumer { name, deliver_subject })
+        }));
+        if offset >= total {
+            return Ok(found);
+        }
+    }
+}
+
+/// Removes a consumer of a mirror; one that is gone is no error.
+pub(super) async fn remove_consumer(
+    context: &jetstream::Context,
+    mirror: &DesiredStream,
+    name: &str,
+) -> Result<(), BusError> {
+    let subject = format!("CONSUMER.DELETE.{}.{name}", mirror.config.name);
+    request_account::<Value>(context, mirror, subject, &json!({}), ErrorCode::CONSUMER_NOT_FOUND)
+        .await
+        .map(|_| ())
 }

@@ -27,7 +27,7 @@ use serde::de::DeserializeOwned;
 use crate::{BusError, Role, server};
 use file::{DesiredDurable, DesiredStream, TopologyFile};
 pub use load::ExpectedLoad;
-pub use memory::restore_memory_streams;
+pub use memory::{RestoredStreams, restore_memory_streams};
 
 /// The topology in human units.
 pub const FILE: &str = include_str!("../../topology.toml");
@@ -132,37 +132,72 @@ pub async fn diff_topology(
     context: &jetstream::Context,
     settings: &TopologySettings,
 ) -> Result<Vec<TopologyDifference>, BusError> {
-    Ok(survey_topology(context, settings, |_| true).await?.differences)
+    let survey = survey_topology(context, settings, |_| true).await?;
+    survey.mirror_error.map_or(Ok(survey.differences), Err)
 }
 
 /// Brings the server to the file and answers what it changed; needs the admin role. Applying twice changes nothing.
 ///
 /// # Errors
 /// [`BusError::Topology`] when something can't be changed in place, and then nothing was changed; [`BusError::Refused`] when the
-/// server refuses a change; [`BusError::Unavailable`] when it does not answer.
+/// server refuses a change; [`BusError::Unavailable`] when it does not answer. One of a mirror is answered when all else is done.
 pub async fn apply_topology(
     context: &jetstream::Context,
     settings: &TopologySettings,
 ) -> Result<Vec<TopologyDifference>, BusError> {
-    let survey = survey_topology(context, settings, |_| true).await?;
+    let mut survey = survey_topology(context, settings, |_| true).await?;
     reject_differences(&survey.differences, DifferenceClass::Irreversible, |list| {
         format!(
             "{list}. Nothing was changed. Stop all roles, back up what must be kept (`nats stream backup`), delete it \
              (`nats stream rm`, `nats consumer rm`) and apply again"
         )
     })?;
-    // The streams first: a durable needs its stream.
-    run_concurrently(survey.streams.iter(), |stream| async move {
-        let context = mirrors::account_context(context, &stream.want);
-        if stream.is_remade {
-            remove_stream(&context, &stream.want).await?;
-        }
-        put_stream(&context, &stream.want, stream.have.as_ref().filter(|_| !stream.is_remade)).await
-    })
-    .await?;
+    // The streams first: a durable needs its stream. Mirrors last: nothing here needs one, and one that fails stops nothing.
+    let (mirrors, streams): (Vec<_>, Vec<_>) =
+        survey.streams.iter().partition(|stream| stream.want.is_mirror());
+    run_concurrently(streams.into_iter(), |stream| apply_stream(context, stream)).await?;
     run_concurrently(survey.durables.iter(), |(want, have)| put_durable(context, want, have.as_ref()))
         .await?;
+    if let Some(error) = survey.mirror_error.take() {
+        return Err(error);
+    }
+    run_concurrently(mirrors.into_iter(), |mirror| async move {
+        apply_stream(context, mirror).await?;
+        remove_consumers(context, mirror).await
+    })
+    .await?;
     Ok(survey.differences)
+}
+
+/// Ends what programs have made in the mirrors that the server sends messages to by itself; such consumers may never end otherwise. Needs
+/// the admin role; [`apply_topology`] does it, too. Answers how many there were.
+///
+/// # Errors
+/// [`BusError::Topology`] on a server without the account of the mirrors; [`BusError::Unavailable`] when it does not answer.
+pub async fn remove_push_consumers(context: &jetstream::Context) -> Result<usize, BusError> {
+    let streams = TopologyFile::parse(FILE)?.desired_streams(&TopologySettings::default());
+    let mut removed = 0;
+    for mirror in streams.into_iter().filter(DesiredStream::is_mirror) {
+        let mirror = survey_stream(context, mirror).await?;
+        remove_consumers(context, &mirror).await?;
+        removed += mirror.push_consumers.len();
+    }
+    Ok(removed)
+}
+
+async fn remove_consumers(context: &jetstream::Context, mirror: &SurveyedStream) -> Result<(), BusError> {
+    for consumer in &mirror.push_consumers {
+        mirrors::remove_consumer(context, &mirror.want, &consumer.name).await?;
+    }
+    Ok(())
+}
+
+async fn apply_stream(context: &jetstream::Context, stream: &SurveyedStream) -> Result<(), BusError> {
+    let context = mirrors::account_context(context, &stream.want);
+    if stream.is_remade {
+        remove_stream(&context, &stream.want).await?;
+    }
+    put_stream(&context, &stream.want, stream.have.as_ref().filter(|_| !stream.is_remade)).await
 }
 
 /// Checks that all `role` needs is there and usable; works with that role's own rights. What is more does not matter, nor
@@ -197,6 +232,8 @@ struct TopologySurvey {
     streams: Vec<SurveyedStream>,
     durables: Vec<(DesiredDurable, Option<consumer::Config>)>,
     differences: Vec<TopologyDifference>,
+    /// Why mirrors could not be looked at; then none is among the streams.
+    mirror_error: Option<BusError>,
 }
 
 /// A stream, bucket or mirror.
@@ -206,6 +243,8 @@ struct SurveyedStream {
     last_sequence: u64,
     /// True for a mirror that has to be removed and made again.
     is_remade: bool,
+    /// Consumers of a mirror that have to end.
+    push_consumers: Vec<mirrors::PushConsumer>,
 }
 
 impl SurveyedStream {
@@ -220,6 +259,7 @@ impl SurveyedStream {
                 self.is_remade |= difference.class == DifferenceClass::Irreversible;
                 difference.class = DifferenceClass::Changeable;
             }
+            found.extend(self.push_consumers.iter().map(|consumer| consumer.difference(want)));
         }
         found
     }
@@ -230,13 +270,18 @@ async fn survey_stream(
     want: DesiredStream,
 ) -> Result<SurveyedStream, BusError> {
     let subject = format!("STREAM.INFO.{}", want.config.name);
-    let account = mirrors::account_context(context, &want);
-    let answer = account.request(subject.clone(), &serde_json::json!({})).await;
-    let answer = answer.map_err(|error| mirrors::explain_request_error(&want, error))?;
-    let info: Option<stream::Info> = unless_absent(&subject, answer, ErrorCode::STREAM_NOT_FOUND)?;
+    let absent = ErrorCode::STREAM_NOT_FOUND;
+    let info: Option<stream::Info> =
+        mirrors::request_account(context, &want, subject, &serde_json::json!({}), absent).await?;
     let last_sequence = info.as_ref().map_or(0, |info| info.state.last_sequence);
+    let push_consumers = if want.is_mirror() && info.is_some() {
+        mirrors::list_push_consumers(context, &want).await?
+    } else {
+        Vec::new()
+    };
     let want = info.as_ref().map_or(want.clone(), |info| want.with_room_for(info));
-    Ok(SurveyedStream { want, have: info.map(|info| info.config), last_sequence, is_remade: false })
+    let have = info.map(|info| info.config);
+    Ok(SurveyedStream { want, have, last_sequence, is_remade: false, push_consumers })
 }
 
 async fn survey_topology(
@@ -251,7 +296,11 @@ async fn survey_topology(
         topology.desired_durables(settings).into_iter().filter(|durable| needed(&durable.needed_by));
     let (mirrors, streams): (Vec<_>, Vec<_>) = streams.partition(DesiredStream::is_mirror);
     // Before their streams: one that is asked after its stream has more.
-    let mirrors = run_concurrently(mirrors.into_iter(), |want| survey_stream(context, want)).await?;
+    let mirrors = run_concurrently(mirrors.into_iter(), |want| survey_stream(context, want)).await;
+    let (mirrors, mirror_error) = match mirrors {
+        Ok(mirrors) => (mirrors, None),
+        Err(error) => (Vec::new(), Some(error)),
+    };
     let mut streams = run_concurrently(streams.into_iter(), |want| survey_stream(context, want)).await?;
     let there =
         |stream: &str| streams.iter().any(|other| other.want.config.name == stream && other.have.is_some());
@@ -279,7 +328,7 @@ async fn survey_topology(
             None => differences.push(compare::missing_asset(asset)),
         }
     }
-    Ok(TopologySurvey { streams, durables, differences })
+    Ok(TopologySurvey { streams, durables, differences, mirror_error })
 }
 
 /// Runs `work` for each item, some at once, and keeps the order.

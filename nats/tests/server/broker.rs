@@ -182,7 +182,7 @@ async fn only_keys_of_the_broker_get_in() {
         async_nats::ConnectOptions::with_nkey(stranger).connect(broker.url()).await.is_err(),
         "wrong key"
     );
-    for name in ["seeds", "nats-server.conf"] {
+    for name in ["seeds", "reader-seed", "nats-server.conf"] {
         let mode = fs::metadata(folder.path().join(name)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{name}");
     }
@@ -199,19 +199,30 @@ async fn a_key_that_is_taken_back_lets_nobody_in_and_cuts_who_is() {
     let stolen = broker.config(Role::Reader);
     let reader = nats::Bus::connect(&stolen).await.unwrap();
     let ingress = broker.bus(Role::Ingress).await;
-    assert!(nats::server::renew_key(&folder, Role::Reader).unwrap(), "the server runs");
-    crate::until("the old key is refused", || async { nats::Bus::connect(&stolen).await.is_err() }).await;
+    let renewed = server::renew_key(&folder, Role::Reader).await.unwrap();
+    assert_eq!(renewed, server::RenewedKey::InForce, "the server runs");
+    assert!(nats::Bus::connect(&stolen).await.is_err());
     let mut connection = reader.watch_connection();
     tokio::time::timeout(crate::WAIT_MAX, connection.wait_for(|state| !state.up)).await.unwrap().unwrap();
     let renewed = async || {
         let (url, seeds) = nats::server::last_started_broker(&folder).unwrap();
-        let seeds = fs::read_to_string(seeds).unwrap();
-        assert_eq!(seeds.lines().count(), Role::ALL.len());
-        let seed = seeds.lines().find_map(|line| line.strip_prefix("reader ")).unwrap().to_owned();
+        let others = fs::read_to_string(&seeds).unwrap();
+        assert_eq!(others.lines().count(), Role::ALL.len() - 1);
+        let seed = fs::read_to_string(seeds.with_file_name("reader-seed")).unwrap();
+        let seed = seed.trim().strip_prefix("reader ").unwrap().to_owned();
         nats::Bus::connect(&nats::BusConfig::new(vec![url], Role::Reader, Some(seed))).await
     };
     renewed().await.unwrap();
     assert!(ingress.watch_connection().borrow().up, "nobody else is cut");
+    // The mirrors go on copying in the accounts that were loaded anew.
+    let admin = broker.bus(Role::Admin).await;
+    let stored = admin.context().publish("evt.media.stored.after", "x".into()).await.unwrap().await.unwrap();
+    let again = renewed().await.unwrap();
+    crate::until("the mirror has it", || async {
+        let mirror = again.context().get_stream(subjects::EVENTS).await.unwrap();
+        mirror.cached_info().state.last_sequence >= stored.sequence
+    })
+    .await;
     // A server that is started again has the new key, too.
     broker.kill_and_wait().await;
     renewed().await.unwrap();

@@ -138,13 +138,28 @@ async fn nothing_that_a_reader_asks_changes_what_is_ours() {
         ] {
             let mut push = json!({ "deliver_subject": reply, "inactive_threshold": 1_000_000_000_u64 });
             push.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-            create(&reader, "EVENTS", push).await;
+            let answer = create(&reader, "EVENTS", push).await;
+            if reply.ends_with('>') {
+                assert_eq!(answer["error"]["err_code"], 10079, "one with wildcards: {answer}");
+            } else {
+                // The server makes all others. What they come to is below.
+                assert_eq!(answer["config"]["deliver_subject"], json!(reply), "{answer}");
+            }
         }
     }
     // The server takes the commands of a connection in order; heartbeats come a few times.
     ask(&reader, "reader.API.STREAM.INFO.EVENTS", String::new()).await;
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!(what_is_ours(&admin).await, before);
+    let pushed = ask(&admin, "mirrors.API.CONSUMER.LIST.EVENTS", json!({ "offset": 0 }).to_string()).await;
+    for consumer in pushed["consumers"].as_array().unwrap() {
+        // In MIRRORS nobody subscribes to anything but what it imports by a whole name, so that nothing is sent: neither to the API of
+        // that account nor to what stands in `permissions.conf` with a wildcard. What goes to the one that is left is a message and no
+        // request: a server that is strict refuses it, and `before` would show a consumer more.
+        let (to, sent) = (&consumer["config"]["deliver_subject"], &consumer["delivered"]["consumer_seq"]);
+        let is_imported = to == "media.API.CONSUMER.CREATE.EVENTS";
+        assert!(to.is_null() || is_imported || *sent == 0, "{consumer}");
+    }
     // Nor is a mirror, or what another program made there, gone.
     for (subject, what) in [
         ("reader.API.STREAM.INFO.EVENTS".to_owned(), "the mirror"),
@@ -223,4 +238,27 @@ async fn a_mirror_that_can_not_be_changed_is_made_again() {
     topology::apply_topology(admin.context(), &settings).await.unwrap();
     crate::until("the mirror is filled anew", || async { copied().await == 1 }).await;
     assert_eq!(topology::diff_topology(admin.context(), &settings).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn what_the_server_sends_to_by_itself_ends_when_the_topology_is_applied() {
+    let settings = TopologySettings::default();
+    let broker = TestBroker::start_with(&settings).await;
+    let (admin, reader) = (broker.bus(Role::Admin).await, broker.bus(Role::Reader).await);
+    let pulled = create(&reader, "AUDIT", json!({})).await["name"].as_str().unwrap().to_owned();
+    let push = json!({ "name": "pushed", "deliver_subject": "_INBOX_reader.x" });
+    let made = create(&reader, "AUDIT", push.clone()).await;
+    assert!(made["error"].is_null(), "{made}");
+    let found = topology::diff_topology(admin.context(), &settings).await.unwrap();
+    let found: Vec<String> = found.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        found,
+        ["consumer pushed of mirror AUDIT: deliver_subject is _INBOX_reader.x, should be none"]
+    );
+    topology::apply_topology(admin.context(), &settings).await.unwrap();
+    assert_eq!(topology::diff_topology(admin.context(), &settings).await.unwrap(), []);
+    let info = ask(&reader, &format!("reader.API.CONSUMER.INFO.AUDIT.{pulled}"), String::new()).await;
+    assert!(info["error"].is_null(), "who pulls is left alone: {info}");
+    create(&reader, "AUDIT", push).await;
+    assert_eq!(topology::remove_push_consumers(admin.context()).await.unwrap(), 1);
 }

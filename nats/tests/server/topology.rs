@@ -337,7 +337,7 @@ async fn memory_streams_that_the_server_forgot_are_made_anew_and_no_others() {
     let broker = TestBroker::start_with(&settings).await;
     let (admin, keeper) = (broker.bus(Role::Admin).await, broker.bus(Role::Keeper).await);
     let restored = topology::restore_memory_streams(keeper.context()).await.unwrap();
-    assert!(restored.is_empty(), "all are there: {restored:?}");
+    assert!(restored.names.is_empty() && restored.mirror_error.is_none(), "all are there: {restored:?}");
     // A file stream that is gone is a loss that has to be seen.
     admin.context().delete_stream("AUDIT").await.unwrap();
     broker.kill_and_wait().await;
@@ -350,11 +350,22 @@ async fn memory_streams_that_the_server_forgot_are_made_anew_and_no_others() {
     })
     .await;
     crate::until("the keeper makes it anew", || async {
-        topology::restore_memory_streams(keeper.context()).await.is_ok()
+        let restored = topology::restore_memory_streams(keeper.context()).await;
+        restored.is_ok_and(|restored| restored.mirror_error.is_none())
     })
     .await;
     crate::until("only the file stream is missing", || async {
         missing().await.is_some_and(|assets| assets == ["stream AUDIT"])
     })
     .await;
+}
+
+#[test]
+fn a_server_as_delivered_may_store_what_is_reserved() {
+    let delivered = include_str!("../../node.conf");
+    let limit = delivered.lines().find_map(|line| line.trim().strip_prefix("max_file_store: ")).unwrap();
+    // A server counts by thousands here.
+    let limit_bytes = limit.strip_suffix("GB").unwrap().parse::<u64>().unwrap() * 1_000_000_000;
+    let reserved_bytes = topology::reserved_bytes(&TopologySettings::default()).unwrap();
+    assert!(reserved_bytes + reserved_bytes / 16 <= limit_bytes, "{reserved_bytes} of {limit_bytes}");
 }

@@ -13,8 +13,11 @@ const broker = await connect({
   inboxPrefix: READER_INBOX, maxReconnectAttempts: -1,
   tls: READER_CA ? { caFile: READER_CA } : undefined, // Absent: one that this machine trusts, or no TLS.
 });
+const stream = jetstream(broker, { apiPrefix: 'reader.API' });
+const { state } = await (await stream.streams.get('EVENTS')).info();
+if (last > 0 && last < state.first_seq - 1) console.error(`lost: what is between ${last} and ${state.first_seq}`);
 // An ordered consumer: it begins again by itself behind what was read. With `filter_subjects` it needs no right to a name.
-const events = await jetstream(broker, { apiPrefix: 'reader.API' }).consumers.get('EVENTS', {
+const events = await stream.consumers.get('EVENTS', {
   filter_subjects: [`evt.job.*.${job}`], deliver_policy: DeliverPolicy.StartSequence, opt_start_seq: last + 1,
 });
 for await (const message of await events.consume()) {

@@ -14,7 +14,11 @@ async def follow():
     stream = broker.jetstream(prefix="reader.API")
     while True:
         last = int(position.read_text()) if position.exists() else 0  # A sequence of the stream.
-        try:  # Without a name, and behind what was read.
+        try:
+            state = (await stream.stream_info("EVENTS")).state
+            if 0 < last < state.first_seq - 1:
+                print(f"lost: what is between {last} and {state.first_seq}", file=sys.stderr)
+            # Without a name, and behind what was read.
             made = await stream.add_consumer("EVENTS", ConsumerConfig(
                 filter_subjects=[f"evt.job.*.{job_id}"], deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
                 opt_start_seq=last + 1, ack_policy=AckPolicy.NONE, inactive_threshold=10))

@@ -21,7 +21,12 @@ async fn follow(context: &jetstream::Context, job_id: &str) -> Result<bool> {
         deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: last + 1 },
         ..OrderedConfig::default()
     };
-    let consumer = context.get_stream_no_info("EVENTS").await?.create_consumer(config).await?;
+    let stream = context.get_stream("EVENTS").await?;
+    let first = stream.cached_info().state.first_sequence;
+    if last > 0 && first > last + 1 {
+        writeln!(stderr(), "lost: what is between {last} and {first}")?;
+    }
+    let consumer = stream.create_consumer(config).await?;
     let mut events = consumer.messages().await?;
     while let Some(message) = events.next().await.transpose()? {
         let sequence = message.info().map_err(anyhow::Error::from_boxed)?.stream_sequence;
