@@ -275,8 +275,8 @@ mod tests {
             },
         );
         let metrics = RequestMetrics::new(routes.operations());
-        let (router, table) = routes.into_parts();
-        router.route("/else", get(|| async { "else" })).layer(
+        let (answering, table) = routes.into_parts();
+        answering.route("/else", get(|| async { "else" })).layer(
             tower::ServiceBuilder::new()
                 .layer(table.match_layer())
                 .layer(axum::middleware::from_fn_with_state(metrics, count_request)),
