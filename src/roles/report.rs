@@ -2,7 +2,8 @@
 //!
 //! A report that is lost, or that the broker does not take, is no harm: the next one has everything.
 //!
-//! Limits: [`subjects::REPORT_BYTES_MAX`] bytes a report; a larger one is not sent, and counted.
+//! Limits: [`subjects::REPORT_BYTES_MAX`] bytes a report; a larger one is not sent, and counted. A report that the connection does
+//! not take within a period, or until the shutdown, is given up.
 
 use std::time::Duration;
 
@@ -15,6 +16,8 @@ use schemas::subjects;
 use tokio::time::MissedTickBehavior;
 
 use super::{ProcessRole, Runtime};
+
+const PERIOD: Duration = Duration::from_secs(subjects::REPORT_PERIOD_S);
 
 /// The metrics of the monitor, shown by the process that runs it, with those that others report.
 pub(super) fn register_monitor(site: &Runtime, kind: ProcessRole) -> MonitorMetrics {
@@ -47,7 +50,7 @@ pub(super) fn show_role_metrics(kinds: &[ProcessRole]) {
 /// Reports the metrics of this process under `role` until the shutdown.
 pub(super) async fn report_metrics(site: &Runtime, role: Role, bus: &Bus) {
     let subject = subjects::stat_subject(role.name(), site.metrics.instance());
-    let mut ticks = tokio::time::interval(Duration::from_secs(subjects::REPORT_PERIOD_S));
+    let mut ticks = tokio::time::interval(PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut was_too_large = false;
     loop {
@@ -63,10 +66,20 @@ pub(super) async fn report_metrics(site: &Runtime, role: Role, bus: &Bus) {
             }
             PublishOutcome::TooLarge
         } else {
-            match bus.publish_core(subject.clone(), document.into_bytes()).await {
-                Ok(()) => PublishOutcome::Published,
-                Err(error) => {
+            let published =
+                tokio::time::timeout(PERIOD, bus.publish_core(subject.clone(), document.into_bytes()));
+            let published = tokio::select! {
+                () = site.shutdown.cancelled() => return,
+                published = published => published,
+            };
+            match published {
+                Ok(Ok(())) => PublishOutcome::Published,
+                Ok(Err(error)) => {
                     tracing::debug!(%error, "the metrics were not reported; they are in ten seconds");
+                    PublishOutcome::Failed
+                }
+                Err(_) => {
+                    tracing::debug!("the metrics were not reported in ten seconds");
                     PublishOutcome::Failed
                 }
             }

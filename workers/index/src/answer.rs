@@ -81,15 +81,18 @@ pub(crate) async fn run_responder(
                 let Some(question) = question else { break };
                 let Some(reply) = question.reply.clone() else { continue };
                 let is_search = question.subject.as_str() == search_subject;
+                let kind =
+                    if is_search { IndexQuestion::Search } else { question_kind(question.subject.as_str()) };
+                // Also those for which there is no room.
+                INDEX_QUESTIONS.increment(kind);
                 let in_flight = if is_search { searching.len() } else { answering.len() };
                 if in_flight >= in_flight_max {
                     send_reply(&desk.bus, reply, &QueryRefusal::busy().into_page::<()>()).await;
                 } else if is_search {
                     let searcher = Arc::clone(&searcher);
                     let answering = async move { searcher.answer_search(&question.payload, reply).await };
-                    searching.spawn(observe_question(IndexQuestion::Search, answering));
+                    searching.spawn(observe_question(kind, answering));
                 } else {
-                    let kind = question_kind(question.subject.as_str());
                     answering.spawn(observe_question(kind, Arc::clone(&desk).handle_query(question, reply)));
                 }
             }
@@ -100,10 +103,9 @@ pub(crate) async fn run_responder(
     Ok(())
 }
 
-/// Counts a question, and the time until it is answered.
+/// Observes the time until a question is answered.
 async fn observe_question<T>(kind: IndexQuestion, answering: impl Future<Output = T>) -> T {
     let began = Instant::now();
-    INDEX_QUESTIONS.increment(kind);
     let answered = answering.await;
     INDEX_QUESTION_SECONDS.observe_since(kind, began);
     answered
