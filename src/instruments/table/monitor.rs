@@ -59,6 +59,6 @@ metric_table! { Monitor;
     REPORTING_INSTANCES: MetricDeclaration = gauge(Service, "streamgate_reporting_instances", "Processes whose metrics the monitor shows, by role")
         with_labels(&[LabelDeclaration::bounded("role", 10, "roles")]);
     ROLE_REPORT_AGE_SECONDS: MetricDeclaration = gauge(Service, "streamgate_role_report_age_seconds", "Age of the last report of metrics of each process, until it is an hour old")
-        with_labels(&[LabelDeclaration::bounded("role", 10, "roles"), LabelDeclaration::bounded("process", 320, "processes")]) used_by(&["StreamGateRoleSilent"]);
+        with_labels(&[LabelDeclaration::bounded("role", 10, "roles"), LabelDeclaration::bounded("process", 200, "processes")]) used_by(&["StreamGateRoleSilent"]);
     AUDIT_RECORDS: CounterFamily<()> = declare(Operation, "streamgate_audit_records", "Records that this process appended to the log");
 }

@@ -2,8 +2,8 @@
 //!
 //! - Consumes: core `stat.<role>.<instance>`, a document of OpenMetrics every [`subjects::REPORT_PERIOD_S`] seconds.
 //! - Limits: [`ROLE_INSTANCES_MAX`] processes and [`ROLE_BYTES_MAX`] bytes a role, [`TOTAL_BYTES_MAX`] bytes of all; samples until
-//!   [`AGE_MAX`] after the last report, its age until [`AGE_SHOWN_MAX`]; [`subjects::REPORT_BYTES_MAX`] bytes, [`SAMPLES_MAX`] samples and
-//!   [`COMMENTS_MAX`] other lines a report.
+//!   [`AGE_MAX`] after the last report, its age until [`AGE_SHOWN_MAX`]; [`subjects::REPORT_BYTES_MAX`] bytes, and the lines of
+//!   `read_report.rs`, a report.
 //!
 //! A report is read line by line, and only samples of declared families are taken over, written anew: what a process of another
 //! version counts besides is left out, and so are the families of the monitor, unless a monitor reports them. Each sample gets the labels
@@ -11,8 +11,8 @@
 //! roles, that is `exported_role`.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
-    fmt::{self, Write as _},
+    collections::{BTreeMap, BTreeSet},
+    fmt,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -20,19 +20,18 @@ use std::{
 use nats::{
     Role,
     metrics::{
-        Collector, DeclaredMetric as _, DescriptorEncoder, MetricDeclaration, MetricHandler, MetricKind,
-        encode_gauges, find_declaration,
+        Collector, DescriptorEncoder, MetricDeclaration, encode_gauges, find_declaration,
         labels::ReportOutcome,
-        table::{AUDIT_RECORDS, REPORTING_INSTANCES, ROLE_REPORT_AGE_SECONDS, ROLE_REPORTS},
+        table::{REPORTING_INSTANCES, ROLE_REPORT_AGE_SECONDS, ROLE_REPORTS},
     },
 };
 use parking_lot::Mutex;
 use schemas::subjects;
 
-use crate::sample::{self, MetricSample};
+use crate::read_report::{ReportedFamilies, read_families};
 
 /// Most processes of a role whose metrics are shown; a new one beyond them is refused.
-pub(crate) const ROLE_INSTANCES_MAX: usize = 32;
+pub(crate) const ROLE_INSTANCES_MAX: usize = 24;
 /// Most bytes of samples that are kept of a role.
 pub(crate) const ROLE_BYTES_MAX: usize = 24 * 1024 * 1024;
 /// Most bytes of samples that are kept of all roles.
@@ -41,13 +40,6 @@ pub(crate) const TOTAL_BYTES_MAX: usize = 64 * 1024 * 1024;
 pub(crate) const AGE_MAX: Duration = Duration::from_secs(60);
 /// How long the age of the last report of a process is shown.
 pub(crate) const AGE_SHOWN_MAX: Duration = Duration::from_secs(3_600);
-/// Most samples of a report.
-pub(crate) const SAMPLES_MAX: usize = 8_000;
-/// Most lines of a report that are no samples.
-pub(crate) const COMMENTS_MAX: usize = 2_000;
-
-/// Samples of a process by family, each a line with its end.
-type ReportedFamilies = BTreeMap<&'static str, String>;
 
 /// What one process reported last.
 #[derive(Debug)]
@@ -242,81 +234,12 @@ fn describe_family(declared: &MetricDeclaration) -> String {
     format!("# HELP {name} {help}.\n# TYPE {name} {}\n{unit}", kind.name())
 }
 
-/// The samples of the declared families of a document, with their new labels; `None` where it is no document, has too many lines, or
-/// says a thing twice.
-fn read_families(document: &str, role: &str, instance: &str) -> Option<ReportedFamilies> {
-    let mut families = ReportedFamilies::new();
-    let mut series = HashSet::new();
-    let mut current: Option<&'static MetricDeclaration> = None;
-    let (mut samples, mut comments) = (0, 0);
-    for line in document.lines() {
-        if line.starts_with('#') {
-            comments += 1;
-            if comments > COMMENTS_MAX {
-                return None;
-            }
-            if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) {
-                current = find_declaration(name)
-                    .filter(|declared| declared.kind.name() == kind && may_report(role, declared));
-            }
-            continue;
-        }
-        samples += 1;
-        let sample = sample::parse_sample(line).filter(|_| samples <= SAMPLES_MAX)?;
-        if let Some(declared) = current.filter(|declared| belongs_to(&sample, declared)) {
-            let name = name_series(&sample, role, instance);
-            let family = families.entry(declared.name).or_default();
-            family.extend([&name, " ", sample.value, "\n"]);
-            if !series.insert(name) {
-                return None;
-            }
-        }
-    }
-    document.ends_with("# EOF\n").then_some(families)
-}
-
-/// The name and the labels of a sample of this process.
-fn name_series(sample: &MetricSample<'_>, role: &str, instance: &str) -> String {
-    let mut name = format!("{}{{role=\"{role}\",instance=\"{instance}\"", sample.name);
-    for (label, value) in &sample.labels {
-        let label = match *label {
-            "role" if *value == role => continue,
-            "role" => "exported_role",
-            label => label,
-        };
-        // Writing to a text does not fail.
-        _ = write!(name, ",{label}=\"{value}\"");
-    }
-    name.push('}');
-    name
-}
-
-/// Whether a role may report a family: what the monitor says of the bus is said by no other.
-fn may_report(role: &str, declared: &MetricDeclaration) -> bool {
-    declared.handler != MetricHandler::Monitor
-        || declared.name == AUDIT_RECORDS.declaration().name
-        || role == Role::Monitor.name()
-}
-
-/// Whether a sample is one of a family, by its name and its labels.
-fn belongs_to(sample: &MetricSample<'_>, declared: &MetricDeclaration) -> bool {
-    let Some(end) = sample.name.strip_prefix(declared.name) else { return false };
-    let is_named = match declared.kind {
-        MetricKind::Counter => end == "_total",
-        MetricKind::Gauge => end.is_empty(),
-        MetricKind::Histogram => ["_bucket", "_sum", "_count"].contains(&end),
-    };
-    let is_known = |label: &str| {
-        label == "overflow"
-            || (label == "le" && end == "_bucket")
-            || declared.labels.iter().any(|known| known.name == label)
-    };
-    is_named && sample.labels.iter().all(|(label, _)| is_known(label))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write as _;
+
     use super::*;
+    use crate::read_report::{COMMENTS_MAX, SAMPLES_MAX};
 
     const OWN: &str =
         "# HELP streamgate_ready Ready.\n# TYPE streamgate_ready gauge\nstreamgate_ready 1\n# EOF\n";
@@ -437,8 +360,8 @@ mod tests {
     #[test]
     fn reports_have_only_so_many_bytes_together() {
         let reports = RoleReports::default();
-        let label = "x".repeat(1_900);
-        let samples: String = (0..480).fold(String::new(), |mut samples, number| {
+        let label = "x".repeat(70);
+        let samples: String = (0..7_900).fold(String::new(), |mut samples, number| {
             _ = writeln!(samples, "streamgate_task_restarts_total{{task=\"{number}{label}\"}} 1");
             samples
         });
