@@ -130,7 +130,7 @@ async fn read_readiness(State(admin): State<AdminState>) -> Result<&'static str,
 }
 
 async fn read_metrics(State(admin): State<AdminState>, headers: HeaderMap) -> Response {
-    admin.metrics.respond(&headers)
+    admin.metrics.respond(&headers).await
 }
 
 #[cfg(test)]

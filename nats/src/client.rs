@@ -360,6 +360,11 @@ impl Bus {
         self.client().flush().await.map_err(BusError::unavailable)
     }
 
+    /// The broker's words each time it refuses this connection a subject: what is sent in core gets no other answer.
+    pub fn watch_refusals(&self) -> watch::Receiver<Option<String>> {
+        self.link.refusal.subscribe()
+    }
+
     /// Listens to core messages.
     ///
     /// # Errors

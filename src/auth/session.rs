@@ -185,6 +185,8 @@ impl SessionStore {
         let held = self
             .bus
             .change_record::<AuthSession>(&session_id.to_string(), |found| {
+                // It may be called again after a conflict: what it found before says nothing then.
+                turn = RefreshDecision::Over;
                 let (session, account) = found.and_then(|s| Some((s, session_account(s)?)))?;
                 let now_ms = nats::now_ms();
                 turn = self.classify_token(session, &token, client, now_ms);
@@ -446,6 +448,8 @@ async fn close_session(
 ) -> Result<Option<WalletAccount>, nats::BusError> {
     let mut closed = None;
     bus.change_record::<AuthSession>(&session_id.to_string(), |found| {
+        // It may be called again after a conflict, and then find that another has ended the session.
+        closed = None;
         let session = found.filter(|session| session.ended_at_ms.is_none())?;
         let account = session_account(session)?;
         closed = Some(account);

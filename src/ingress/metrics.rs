@@ -58,5 +58,5 @@ async fn read_metrics(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     who.require_operator("the metrics are about everybody")?;
-    Ok(app.metrics.respond(&headers))
+    Ok(app.metrics.respond(&headers).await)
 }

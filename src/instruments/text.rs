@@ -18,11 +18,29 @@ pub fn to_prometheus_text(document: &str) -> String {
             text.extend(["# TYPE ", name, end, " ", kind, "\n"]);
         } else if !line.starts_with('#') {
             // An exemplar stands behind the value; this format has none.
-            text.push_str(line.split_once(" # ").map_or(line, |(sample, _)| sample));
+            text.push_str(without_exemplar(line));
             text.push('\n');
         }
     }
     text
+}
+
+/// A sample up to its value. The value of a label may have anything: what is behind the labels is looked at alone.
+fn without_exemplar(line: &str) -> &str {
+    let labels_length = if line.find(['{', ' ']).is_some_and(|at| line.as_bytes().get(at) == Some(&b'{')) {
+        let (mut is_quoted, mut is_escaped) = (false, false);
+        let end = line.find(|c: char| {
+            let is_quote = c == '"' && !is_escaped;
+            is_quoted ^= is_quote;
+            is_escaped = c == '\\' && !is_escaped;
+            c == '}' && !is_quoted
+        });
+        end.unwrap_or(line.len())
+    } else {
+        0
+    };
+    let found = line.get(labels_length..).and_then(|rest| rest.find(" # "));
+    found.and_then(|at| line.get(..labels_length + at)).unwrap_or(line)
 }
 
 #[cfg(test)]
@@ -31,14 +49,15 @@ mod tests {
 
     #[test]
     fn counters_have_the_name_of_their_series() {
-        let document = "# HELP a All of a.\n# TYPE a counter\na_total{kind=\"x # y\"} 1\n\
+        let document = "# HELP a All of a.\n# TYPE a counter\na_total{kind=\"x\\\"} # {y\"} 1\n\
                         # HELP b_seconds How long.\n# TYPE b_seconds gauge\n# UNIT b_seconds seconds\nb_seconds 0.5\n\
-                        # TYPE c histogram\nc_bucket{le=\"1.0\"} 1 # {trace_id=\"t\"} 0.5\n# EOF\n";
+                        # TYPE c histogram\nc_bucket{le=\"1.0\"} 1 # {trace_id=\"t\"} 0.5\n\
+                        c_count 1 # {trace_id=\"t\"} 0.5\n# EOF\n";
         assert_eq!(
-            to_prometheus_text(&document.replace("x # y", "x")),
-            "# HELP a_total All of a.\n# TYPE a_total counter\na_total{kind=\"x\"} 1\n\
+            to_prometheus_text(document),
+            "# HELP a_total All of a.\n# TYPE a_total counter\na_total{kind=\"x\\\"} # {y\"} 1\n\
              # HELP b_seconds How long.\n# TYPE b_seconds gauge\nb_seconds 0.5\n\
-             # TYPE c histogram\nc_bucket{le=\"1.0\"} 1\n"
+             # TYPE c histogram\nc_bucket{le=\"1.0\"} 1\nc_count 1\n"
         );
     }
 }

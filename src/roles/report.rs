@@ -2,7 +2,8 @@
 //!
 //! A report that is lost, or that the broker does not take, is no harm: the next one has everything.
 //!
-//! Limits: [`subjects::REPORT_BYTES_MAX`] bytes a report; a larger one is not sent, and counted.
+//! Limits: [`subjects::REPORT_BYTES_MAX`] bytes a report; a larger one is not sent, and counted. A report that the connection does
+//! not take within a period, or until the shutdown, is given up. After a refusal of the broker none is sent for [`REFUSAL_PAUSE`].
 
 use std::time::Duration;
 
@@ -12,9 +13,17 @@ use nats::{
     metrics::{MetricHandler, Registry, labels::PublishOutcome, show_handlers, table::REPORTS},
 };
 use schemas::subjects;
-use tokio::time::MissedTickBehavior;
+use tokio::{
+    sync::watch,
+    time::{Instant, MissedTickBehavior},
+};
 
 use super::{ProcessRole, Runtime};
+
+const PERIOD: Duration = Duration::from_secs(subjects::REPORT_PERIOD_S);
+
+/// How long no report is sent once the broker has refused one.
+const REFUSAL_PAUSE: Duration = Duration::from_secs(600);
 
 /// The metrics of the monitor, shown by the process that runs it, with those that others report.
 pub(super) fn register_monitor(site: &Runtime, kind: ProcessRole) -> MonitorMetrics {
@@ -44,16 +53,34 @@ pub(super) fn show_role_metrics(kinds: &[ProcessRole]) {
     }
 }
 
+/// Whether the broker has refused the subject since this was asked last.
+fn is_refused(refusals: &mut watch::Receiver<Option<String>>, subject: &str) -> bool {
+    let is_new = refusals.has_changed().unwrap_or(false);
+    is_new && refusals.borrow_and_update().as_ref().is_some_and(|said| said.contains(subject))
+}
+
 /// Reports the metrics of this process under `role` until the shutdown.
 pub(super) async fn report_metrics(site: &Runtime, role: Role, bus: &Bus) {
     let subject = subjects::stat_subject(role.name(), site.metrics.instance());
-    let mut ticks = tokio::time::interval(Duration::from_secs(subjects::REPORT_PERIOD_S));
+    let mut ticks = tokio::time::interval(PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut was_too_large = false;
+    let mut refusals = bus.watch_refusals();
+    let mut paused_until: Option<Instant> = None;
     loop {
         tokio::select! {
             () = site.shutdown.cancelled() => return,
             _ = ticks.tick() => {}
+        }
+        if is_refused(&mut refusals, &subject) {
+            tracing::warn!(
+                subject,
+                "the broker refuses reports of metrics, which pause for ten minutes; load nats/permissions.conf of this version into it"
+            );
+            paused_until = Some(Instant::now() + REFUSAL_PAUSE);
+        }
+        if paused_until.is_some_and(|until| Instant::now() < until) {
+            continue;
         }
         let document = site.metrics.render_text();
         let size_bytes = document.len();
@@ -63,13 +90,42 @@ pub(super) async fn report_metrics(site: &Runtime, role: Role, bus: &Bus) {
             }
             PublishOutcome::TooLarge
         } else {
-            match bus.publish_core(subject.clone(), document.into_bytes()).await {
-                Ok(()) => PublishOutcome::Published,
-                Err(error) => {
+            let published =
+                tokio::time::timeout(PERIOD, bus.publish_core(subject.clone(), document.into_bytes()));
+            let published = tokio::select! {
+                () = site.shutdown.cancelled() => return,
+                published = published => published,
+            };
+            match published {
+                Ok(Ok(())) => PublishOutcome::Published,
+                Ok(Err(error)) => {
                     tracing::debug!(%error, "the metrics were not reported; they are in ten seconds");
+                    PublishOutcome::Failed
+                }
+                Err(_) => {
+                    tracing::debug!("the metrics were not reported in ten seconds");
                     PublishOutcome::Failed
                 }
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_of_the_report_is_seen_once() {
+        let (sender, mut refusals) = watch::channel(None);
+        assert!(!is_refused(&mut refusals, "stat.index.00000000000000aa"));
+        let said = "Permissions Violation for Publish to \"stat.index.00000000000000aa\"";
+        sender.send_replace(Some(said.to_owned()));
+        assert!(is_refused(&mut refusals, "stat.index.00000000000000aa"));
+        assert!(!is_refused(&mut refusals, "stat.index.00000000000000aa"), "it may have the right now");
+        sender.send_replace(Some(said.to_owned()));
+        assert!(is_refused(&mut refusals, "stat.index.00000000000000aa"), "the same words again");
+        sender.send_replace(Some("Permissions Violation for Publish to \"evt.x\"".to_owned()));
+        assert!(!is_refused(&mut refusals, "stat.index.00000000000000aa"));
     }
 }

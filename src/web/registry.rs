@@ -1,13 +1,16 @@
 //! The metrics of a process: what its roles count, as one document of OpenMetrics.
+//!
+//! Limits: one document is written at a time; other readers wait for it.
 
 use std::sync::Arc;
 
 use axum::{
-    http::{HeaderMap, header},
+    http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use nats::metrics::{Collector, DeclaredFamilies, Registry, render_registry, to_prometheus_text};
 use parking_lot::RwLock;
+use tokio::sync::Mutex;
 
 /// Media type of metrics (OpenMetrics 1.0.0).
 pub const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -22,6 +25,8 @@ type DocumentChange = Arc<dyn Fn(String) -> String + Send + Sync>;
 pub struct MetricsRegistry {
     registry: Arc<RwLock<Registry>>,
     merging: Arc<RwLock<Option<DocumentChange>>>,
+    /// Held while a document is written: one at a time, since it may have many megabytes.
+    writing: Arc<Mutex<()>>,
     instance: Arc<str>,
 }
 
@@ -38,6 +43,7 @@ impl Default for MetricsRegistry {
         Self {
             registry: Arc::new(RwLock::new(registry)),
             merging: Arc::default(),
+            writing: Arc::default(),
             instance: new_instance().into(),
         }
     }
@@ -70,21 +76,34 @@ impl MetricsRegistry {
     }
 
     /// All that this process shows: OpenMetrics to readers that name it in `Accept`, the text format 0.0.4 to others.
-    pub fn respond(&self, headers: &HeaderMap) -> Response {
-        let merging = self.merging.read().clone();
-        let document = self.render_text();
-        let document = match merging {
-            Some(merge) => merge(document),
-            None => document,
-        };
+    pub async fn respond(&self, headers: &HeaderMap) -> Response {
         let mut accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
         let is_open = accepted.any(|types| types.contains("application/openmetrics-text"));
-        let (kind, document) = if is_open {
-            (METRICS_TYPE, document)
-        } else {
-            (METRICS_TEXT_TYPE, to_prometheus_text(&document))
-        };
-        ([(header::CONTENT_TYPE, kind)], document).into_response()
+        let kind = if is_open { METRICS_TYPE } else { METRICS_TEXT_TYPE };
+        let guard = Arc::clone(&self.writing).lock_owned().await;
+        let metrics = self.clone();
+        let written = tokio::task::spawn_blocking(move || {
+            // Held also when the client goes away meanwhile.
+            let _guard = guard;
+            let document = metrics.write_document();
+            if is_open { document } else { to_prometheus_text(&document) }
+        });
+        match written.await {
+            Ok(document) => ([(header::CONTENT_TYPE, kind)], document).into_response(),
+            Err(error) => {
+                tracing::error!(%error, "the metrics can't be written");
+                StatusCode::INTERNAL_SERVER_ERROR.into_response()
+            }
+        }
+    }
+
+    fn write_document(&self) -> String {
+        let merging = self.merging.read().clone();
+        let document = self.render_text();
+        match merging {
+            Some(merge) => merge(document),
+            None => document,
+        }
     }
 }
 

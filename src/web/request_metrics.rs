@@ -128,7 +128,9 @@ pub async fn count_request(State(metrics): State<RequestMetrics>, request: Reque
         let bytes = counted.received_bytes();
         request.map(|body| Body::new(ReceivedBody { body, bytes }))
     };
+    let mut pending = PendingAnswer { handler: counted.handler, is_there: false };
     let response = next.run(request).await;
+    pending.is_there = true;
     counted.count_answer(response.status(), began);
     if let Some(code) = response.extensions().get::<ProblemCode>() {
         PROBLEMS.increment(&[code.code()]);
@@ -141,7 +143,14 @@ pub async fn count_request(State(metrics): State<RequestMetrics>, request: Reque
         response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "text/event-stream");
     let (sent, handler) = (counted.sent_bytes(), counted.handler);
     response.map(|body| {
-        let end = AnswerEnd { handler, wanted_bytes, sent_bytes: 0, is_over: is_endless, _hold: hold };
+        let end = AnswerEnd {
+            handler,
+            wanted_bytes,
+            sent_bytes: 0,
+            is_over: is_endless,
+            has_failed: false,
+            _hold: hold,
+        };
         Body::new(SentBody { body, sent, end })
     })
 }
@@ -186,6 +195,21 @@ impl HttpBody for ReceivedBody {
     }
 }
 
+/// An answer whose head is not there yet: it is dropped with the request when the client goes away.
+struct PendingAnswer {
+    handler: &'static str,
+    is_there: bool,
+}
+
+impl Drop for PendingAnswer {
+    fn drop(&mut self) {
+        // A panic is no client's doing, and is answered.
+        if !self.is_there && !std::thread::panicking() {
+            CUT_ANSWERS.increment(&[self.handler, "client"]);
+        }
+    }
+}
+
 /// What is known of an answer when its body is let go.
 struct AnswerEnd {
     handler: &'static str,
@@ -193,14 +217,17 @@ struct AnswerEnd {
     wanted_bytes: Option<u64>,
     sent_bytes: u64,
     is_over: bool,
+    has_failed: bool,
     _hold: GaugeHold,
 }
 
 impl Drop for AnswerEnd {
     fn drop(&mut self) {
         // The connection lets go of a body once its length is there, without asking for its end.
-        if !self.is_over && self.wanted_bytes != Some(self.sent_bytes) {
-            CUT_ANSWERS.increment(&[self.handler]);
+        if self.has_failed {
+            CUT_ANSWERS.increment(&[self.handler, "server"]);
+        } else if !self.is_over && self.wanted_bytes != Some(self.sent_bytes) {
+            CUT_ANSWERS.increment(&[self.handler, "client"]);
         }
     }
 }
@@ -233,8 +260,9 @@ impl HttpBody for SentBody {
                 }
                 this.end.is_over |= this.body.is_end_stream();
             }
+            Poll::Ready(Some(Err(_))) => this.end.has_failed = true,
             Poll::Ready(None) => this.end.is_over = true,
-            _ => {}
+            Poll::Pending => {}
         }
         frame
     }
@@ -251,7 +279,7 @@ impl HttpBody for SentBody {
 #[cfg(test)]
 mod tests {
     use axum::{Router, routing::get};
-    use futures::StreamExt;
+    use futures::{FutureExt, StreamExt};
     use nats::metrics::{DeclaredFamilies, render_collector};
     use tower::ServiceExt;
 
@@ -275,8 +303,16 @@ mod tests {
             },
         );
         let metrics = RequestMetrics::new(routes.operations());
-        let (router, table) = routes.into_parts();
-        router.route("/else", get(|| async { "else" })).layer(
+        let (answering, table) = routes.into_parts();
+        let broken = || async {
+            let parts = [Ok(Bytes::from_static(b"half")), Err(std::io::Error::other("the store is away"))];
+            Body::from_stream(futures::stream::iter(parts))
+        };
+        let answering = answering
+            .route("/else", get(|| async { "else" }))
+            .route("/broken", get(broken))
+            .route("/never", get(std::future::pending::<String>));
+        answering.layer(
             tower::ServiceBuilder::new()
                 .layer(table.match_layer())
                 .layer(axum::middleware::from_fn_with_state(metrics, count_request)),
@@ -301,6 +337,8 @@ mod tests {
         drain(ask("POST", "/numbers", "").await).await;
         drain(ask("POST", "/numbers", "seven..").await).await;
         drain(ask("GET", "/else", "").await).await;
+        drain(ask("GET", "/broken", "").await).await;
+        assert!(ask("GET", "/never", "").now_or_never().is_none(), "its client goes before the head");
         let cut = ask("GET", "/numbers/three", "").await;
         let open = render_collector(DeclaredFamilies);
         assert!(
@@ -312,13 +350,15 @@ mod tests {
         for line in [
             "streamgate_http_requests_total{handler=\"metadata\",operation=\"GET /numbers/{id}\",status_class=\"2xx\"} 4",
             "streamgate_http_requests_total{handler=\"upload\",operation=\"POST /numbers\",status_class=\"4xx\"} 1",
-            "streamgate_http_requests_total{handler=\"gateway\",operation=\"none\",status_class=\"2xx\"} 1",
+            "streamgate_http_requests_total{handler=\"gateway\",operation=\"none\",status_class=\"2xx\"} 2",
             "streamgate_http_requests_in_flight{handler=\"metadata\",operation=\"GET /numbers/{id}\"} 0",
             "streamgate_http_request_seconds_count{handler=\"upload\",operation=\"POST /numbers\",status_class=\"2xx\"} 1",
             "streamgate_http_body_bytes_total{handler=\"metadata\",direction=\"sent\"} 20",
             "streamgate_http_body_bytes_total{handler=\"upload\",direction=\"received\"} 7",
             "streamgate_http_problems_total{code=\"not_found\"} 1",
-            "streamgate_http_cut_answers_total{handler=\"metadata\"} 1",
+            "streamgate_http_cut_answers_total{handler=\"metadata\",by=\"client\"} 1",
+            "streamgate_http_cut_answers_total{handler=\"gateway\",by=\"client\"} 1",
+            "streamgate_http_cut_answers_total{handler=\"gateway\",by=\"server\"} 1",
         ] {
             assert!(text.contains(&format!("\n{line}\n")), "{line}\n{text}");
         }

@@ -119,7 +119,7 @@ async fn open_upload(site: &Site, length: usize) -> String {
     let answer = request.header("upload-length", length).send().await.unwrap();
     assert_eq!(answer.status(), 201);
     let location = answer.headers()["location"].to_str().unwrap();
-    location[location.find("/v1/").unwrap()..].to_owned()
+    location.split_once("/v1/").map(|(_, path)| format!("/v1/{path}")).unwrap()
 }
 
 async fn append(site: &Site, path: &str, offset: usize, bytes: &[u8], checksum: Option<&str>) -> u16 {
@@ -157,8 +157,8 @@ async fn sign_in_and_out(site: &Site, wallet: &Wallet) {
     let token = wallet.token(&site.cluster).await;
     let out = site.ask(Method::POST, "/v1/auth/logout", Some(&token), None).await;
     assert!(out.0.is_success(), "{}", out.1);
-    let refused = site.ask(Method::GET, "/v1/auth/me", Some(&token), None).await;
-    assert_eq!(refused.0, StatusCode::UNAUTHORIZED);
+    let over = site.ask(Method::GET, "/v1/auth/me", Some(&token), None).await;
+    assert_eq!(over.0, StatusCode::UNAUTHORIZED);
 
     let asked = site.cluster.http.post(format!("{}/v1/auth/challenge", site.cluster.url));
     let given = asked
@@ -253,7 +253,7 @@ fn check_with_promtool(args: &[&str], text: &str) {
 #[tokio::test]
 async fn every_declared_metric_is_counted_by_real_traffic_and_shown_by_the_monitor() {
     let anvil = Anvil::start().await;
-    let config = [chain::config(&[anvil.url.clone()]), SETTINGS.to_owned()].concat();
+    let config = [chain::config(std::slice::from_ref(&anvil.url)), SETTINGS.to_owned()].concat();
     let mut site = Site::over(anvil, &config).await;
     let admin = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().to_string();
     site.cluster.stop("monitor");
@@ -295,7 +295,7 @@ fn what_only_trouble_feeds_has_a_test_that_looks_at_it() {
         assert!(declarations().any(|declared| declared.name == name), "{name} is not declared");
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
         let source = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{file}: {error}"));
-        let tests = source.find("#[cfg(test)]").map_or(source.as_str(), |at| &source[at..]);
+        let tests = source.split_once("#[cfg(test)]").map_or(source.as_str(), |(_, tests)| tests);
         assert!(tests.contains(text), "{name}: {file} has no {text}");
     }
     for name in ZERO_WHEN_WELL.iter().chain(&ZERO_WHEN_IDLE) {

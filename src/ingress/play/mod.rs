@@ -215,12 +215,23 @@ async fn serve_path(
 ) -> Result<Response, Problem> {
     let OpenedSession { media_id, medium, .. } = open_token(app, token, id).await?;
     let wanted = PlaybackPath::parse(path).ok_or_else(no_such_resource)?;
-    let encode = &medium.encode;
+    let answered = serve_wanted(app, headers, wanted, media_id, &medium).await?;
     count_file(wanted, medium.encryption.is_none());
+    Ok(answered)
+}
+
+async fn serve_wanted(
+    app: &AppState,
+    headers: &HeaderMap,
+    wanted: PlaybackPath<'_>,
+    media_id: MediaId,
+    medium: &playable_media::PlayableMedium,
+) -> Result<Response, Problem> {
+    let encode = &medium.encode;
     if let (schemas::document::SegmentEncryption::Aes128, Some(way)) =
         (medium.encryption, encryption::EncryptedResource::from_path(wanted))
     {
-        return encryption::serve_encrypted(app, headers, way, media_id, &medium).await;
+        return encryption::serve_encrypted(app, headers, way, media_id, medium).await;
     }
     match wanted {
         PlaybackPath::SegmentKey => Err(no_such_resource()),

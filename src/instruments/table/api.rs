@@ -33,6 +33,7 @@ const OPERATION: LabelDeclaration = LabelDeclaration::bounded(
 const STATUS_CLASS: LabelDeclaration =
     LabelDeclaration::fixed("status_class", &["1xx", "2xx", "3xx", "4xx", "5xx"]);
 const DIRECTION: LabelDeclaration = LabelDeclaration::fixed("direction", &["received", "sent"]);
+const CUT_BY: LabelDeclaration = LabelDeclaration::fixed("by", &["client", "server"]);
 
 metric_table! { Api;
     REQUESTS: KeyedFamily<Counter> = declare(Request, "streamgate_http_requests", "Requests that were answered, by operation and class of status",
@@ -46,8 +47,8 @@ metric_table! { Api;
         &[HANDLER, DIRECTION]);
     PROBLEMS: KeyedFamily<Counter> = declare(Request, "streamgate_http_problems", "Problems that were answered, by code",
         &[LabelDeclaration::bounded("code", 200, "codes of problems")]);
-    CUT_ANSWERS: KeyedFamily<Counter> = declare(Request, "streamgate_http_cut_answers", "Answers whose client went away before their end",
-        &[HANDLER]);
+    CUT_ANSWERS: KeyedFamily<Counter> = declare(Request, "streamgate_http_cut_answers", "Answers that did not come to their end, by whose doing: a client that went away, also before their head, or an error of the server",
+        &[HANDLER, CUT_BY]);
     REPEATED_REQUESTS: CounterFamily<RepeatOutcome> = declare(Request, "streamgate_idempotent_requests", "Requests with an Idempotency-Key by what became of them");
     EVENT_FOLLOWERS: GaugeFamily<()> = declare(Operation, "streamgate_event_followers", "Clients that follow events now");
 }

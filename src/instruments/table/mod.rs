@@ -13,7 +13,7 @@ mod transcoder;
 mod upload;
 mod worker;
 
-use std::fmt;
+use std::{collections::HashMap, fmt, sync::LazyLock};
 
 use prometheus_client::encoding::DescriptorEncoder;
 
@@ -82,7 +82,9 @@ pub fn declarations() -> impl Iterator<Item = &'static MetricDeclaration> {
 
 /// The family of this name, without the `_total` of counters.
 pub fn find_declaration(name: &str) -> Option<&'static MetricDeclaration> {
-    declarations().find(|declared| declared.name == name)
+    static BY_NAME: LazyLock<HashMap<&str, &MetricDeclaration>> =
+        LazyLock::new(|| declarations().map(|declared| (declared.name, declared)).collect());
+    BY_NAME.get(name).copied()
 }
 
 /// Has the families of these handlers shown, since a role that counts them runs here.

@@ -3,7 +3,7 @@
 use super::metric_table;
 use crate::{CounterFamily, LabelDeclaration, MetricDeclaration, labels::ReportOutcome};
 
-const CLASS: &[LabelDeclaration] = &[LabelDeclaration::bounded("class", 16, "classes of messages")];
+const CLASS: &[LabelDeclaration] = &[LabelDeclaration::bounded("class", 17, "classes of messages")];
 const STREAM: LabelDeclaration = LabelDeclaration::bounded("stream", 128, "streams and buckets");
 const STREAMS: &[LabelDeclaration] = &[STREAM];
 const DURABLES: &[LabelDeclaration] =
@@ -58,5 +58,7 @@ metric_table! { Monitor;
     ROLE_REPORTS: CounterFamily<ReportOutcome> = declare(Service, "streamgate_role_reports", "Reports of metrics that the monitor received from roles, by what it did with them");
     REPORTING_INSTANCES: MetricDeclaration = gauge(Service, "streamgate_reporting_instances", "Processes whose metrics the monitor shows, by role")
         with_labels(&[LabelDeclaration::bounded("role", 10, "roles")]);
+    ROLE_REPORT_AGE_SECONDS: MetricDeclaration = gauge(Service, "streamgate_role_report_age_seconds", "Age of the last report of metrics of each process, until it is an hour old")
+        with_labels(&[LabelDeclaration::bounded("role", 10, "roles"), LabelDeclaration::bounded("process", 200, "processes")]) used_by(&["StreamGateRoleSilent"]);
     AUDIT_RECORDS: CounterFamily<()> = declare(Operation, "streamgate_audit_records", "Records that this process appended to the log");
 }

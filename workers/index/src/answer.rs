@@ -93,6 +93,9 @@ pub(crate) async fn run_responder(
                 let Some(reply) = question.reply.clone() else { continue };
                 let is_search = question.subject.as_str() == search_subject;
                 let is_history = question.subject.as_str() == history_subject;
+                let kind = question_kind(question.subject.as_str());
+                // Also those for which there is no room.
+                INDEX_QUESTIONS.increment(kind);
                 let is_full = if is_search {
                     searching.len() >= in_flight_max
                 } else if is_history {
@@ -105,13 +108,12 @@ pub(crate) async fn run_responder(
                 } else if is_search {
                     let searcher = Arc::clone(&searcher);
                     let answering = async move { searcher.answer_search(&question.payload, reply).await };
-                    searching.spawn(observe_question(IndexQuestion::Search, answering));
+                    searching.spawn(observe_question(kind, answering));
                 } else if is_history {
                     let historian = historian.clone();
                     let answering = async move { historian.answer_history(&question.payload, reply).await };
-                    remembering.spawn(observe_question(IndexQuestion::History, answering));
+                    remembering.spawn(observe_question(kind, answering));
                 } else {
-                    let kind = question_kind(question.subject.as_str());
                     answering.spawn(observe_question(kind, Arc::clone(&desk).handle_query(question, reply)));
                 }
             }
@@ -123,10 +125,9 @@ pub(crate) async fn run_responder(
     Ok(())
 }
 
-/// Counts a question, and the time until it is answered.
+/// Observes the time until a question is answered.
 async fn observe_question<T>(kind: IndexQuestion, answering: impl Future<Output = T>) -> T {
     let began = Instant::now();
-    INDEX_QUESTIONS.increment(kind);
     let answered = answering.await;
     INDEX_QUESTION_SECONDS.observe_since(kind, began);
     answered
@@ -139,6 +140,8 @@ fn question_kind(subject: &str) -> IndexQuestion {
         index_query::JOBS => IndexQuestion::Jobs,
         index_query::JOB_COUNTS => IndexQuestion::JobCounts,
         index_query::ENCODE_ACTIVITY => IndexQuestion::EncodeActivity,
+        search_query::SEARCH_MEDIA => IndexQuestion::Search,
+        index_query::HISTORY => IndexQuestion::History,
         _ => IndexQuestion::Other,
     }
 }

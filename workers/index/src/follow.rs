@@ -140,6 +140,7 @@ pub(crate) async fn follow_bucket(
         else {
             // Also where what waited expired or was removed meanwhile: it is not counted down.
             caught_up = true;
+            INDEX_LAG_SECONDS.set(lag_label(bucket), 0.0);
             report(newest, caught_up);
             continue;
         };
@@ -152,23 +153,31 @@ pub(crate) async fn follow_bucket(
         })
         .await;
         written.map_err(|_| IndexError::Damaged { what: "writing panicked".into() })??;
-        count_batch(bucket, count, began, stored_at_ms);
+        // A batch with room took all that was here.
+        let behind_since_ms = (!caught_up || count >= batch_entries_max).then_some(stored_at_ms);
+        count_batch(bucket, count, began, behind_since_ms);
         // Only what is written counts as seen: questions may ask for this revision.
         newest = last;
         report(newest, caught_up);
     }
 }
 
-/// Counts a batch that was written: how many changes, how long that took, and how old the last was then.
-fn count_batch(bucket: IndexBucket, count: usize, began: Instant, stored_at_ms: u64) {
-    let label = match bucket {
+fn lag_label(bucket: IndexBucket) -> IndexedBucket {
+    match bucket {
         IndexBucket::Media => IndexedBucket::Media,
         IndexBucket::Assets => IndexedBucket::Assets,
         IndexBucket::Jobs => IndexedBucket::Jobs,
-    };
+    }
+}
+
+/// Counts a batch that was written: how many changes, how long that took, and how old the last was then, unless nothing waits behind
+/// it.
+fn count_batch(bucket: IndexBucket, count: usize, began: Instant, behind_since_ms: Option<u64>) {
+    let label = lag_label(bucket);
     INDEX_CHANGES.add(label, u64::try_from(count).unwrap_or(0));
     INDEX_WRITE_SECONDS.observe_since(label, began);
-    let age_ms = nats::estimated_broker_now_ms().saturating_sub(stored_at_ms);
+    let age_ms =
+        behind_since_ms.map_or(0, |since_ms| nats::estimated_broker_now_ms().saturating_sub(since_ms));
     INDEX_LAG_SECONDS.set(label, age_ms as f64 / 1_000.0);
 }
 

@@ -27,13 +27,16 @@ pub(crate) struct StreamGrowth {
 }
 
 impl StreamGrowth {
-    /// Takes a size, and answers in how many seconds the stream is full if it goes on like that. What has no limit, or does not grow,
-    /// has room for [`ROOM_SECONDS_MAX`].
+    /// Takes a size, and answers in how many seconds the stream is full if it goes on like that. What has no limit, discards its
+    /// oldest messages or does not grow has room for [`ROOM_SECONDS_MAX`].
     pub(crate) fn note_size(&mut self, stream: &StreamStats, now_ms: u64) -> f64 {
         let now = StreamSize { at_ms: now_ms, size_bytes: stream.size_bytes };
         let sizes = self.sizes.entry(stream.stream.clone()).or_default();
-        // A clock that was set back begins anew.
+        // A clock that was set back begins anew, and so does what became smaller: messages went, so growth from before says nothing.
         sizes.retain(|size| size.at_ms <= now_ms);
+        if sizes.back().is_some_and(|last| last.size_bytes > stream.size_bytes) {
+            sizes.clear();
+        }
         let is_due = sizes.back().is_none_or(|last| now_ms - last.at_ms >= SAMPLE_PERIOD_MS);
         if is_due {
             if sizes.len() >= SAMPLES_MAX {
@@ -41,7 +44,9 @@ impl StreamGrowth {
             }
             sizes.push_back(now);
         }
-        let Some(limit_bytes) = stream.limit_bytes.filter(|limit_bytes| *limit_bytes > 0) else {
+        let Some(limit_bytes) =
+            stream.limit_bytes.filter(|limit_bytes| *limit_bytes > 0 && !stream.discards_old)
+        else {
             return ROOM_SECONDS_MAX;
         };
         let left_bytes = limit_bytes.saturating_sub(stream.size_bytes);
@@ -72,6 +77,7 @@ mod tests {
             messages: 1,
             size_bytes,
             limit_bytes,
+            discards_old: false,
             fill_ratio: 0.0,
             first_sequence: 1,
             last_sequence: 1,
@@ -94,6 +100,11 @@ mod tests {
         assert_eq!(growth.sizes["EVENTS"].len(), SAMPLES_MAX);
         assert!(is_near(growth.note_size(&stream(2_000_000, Some(1_000_000)), minute(201)), 0.0), "full");
         assert!(is_near(growth.note_size(&stream(9_000_000, None), minute(202)), ROOM_SECONDS_MAX));
+        let old = StreamStats { discards_old: true, ..stream(9_000_000, Some(1)) };
+        assert!(is_near(growth.note_size(&old, minute(203)), ROOM_SECONDS_MAX), "it makes room itself");
+        growth.note_size(&stream(100, Some(1_000_000)), minute(204));
+        assert_eq!(growth.sizes["EVENTS"].len(), 1, "it became smaller");
+        assert!(is_near(growth.note_size(&stream(6_100, Some(1_000_000)), minute(205)), 9_939.0));
         growth.keep_only(&[]);
         assert!(growth.sizes.is_empty());
     }

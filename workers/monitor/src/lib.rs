@@ -18,6 +18,7 @@ mod listen;
 mod measure;
 mod metrics;
 mod poll;
+mod read_report;
 mod role_reports;
 mod sample;
 mod stats;

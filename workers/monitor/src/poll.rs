@@ -307,6 +307,7 @@ fn to_stream_stats(info: &stream::Info) -> StreamStats {
         messages: info.state.messages,
         size_bytes: info.state.bytes,
         limit_bytes,
+        discards_old: info.config.discard == stream::DiscardPolicy::Old,
         fill_ratio: measure::fill_ratio(info.state.bytes, limit_bytes),
         first_sequence: info.state.first_sequence,
         last_sequence: info.state.last_sequence,

@@ -4,79 +4,78 @@
 const LINE_BYTES_MAX: usize = 2_048;
 
 /// A sample whose form was checked.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct MetricSample<'a> {
     pub(crate) name: &'a str,
-    /// As they stand between the brackets.
-    pub(crate) labels: &'a str,
+    /// Names and values, sorted by name; the values as they are written, escaped and without their quotes.
+    pub(crate) labels: Vec<(&'a str, &'a str)>,
     pub(crate) value: &'a str,
-}
-
-impl<'a> MetricSample<'a> {
-    /// The names of its labels.
-    pub(crate) fn label_names(&self) -> impl Iterator<Item = &'a str> {
-        let mut rest = self.labels;
-        std::iter::from_fn(move || {
-            let (name, behind) = split_label(rest)?;
-            rest = behind;
-            Some(name)
-        })
-    }
-
-    pub(crate) fn has_label(&self, wanted: &str) -> bool {
-        self.label_names().any(|name| name == wanted)
-    }
 }
 
 /// Reads a sample; `None` for anything else, such as one with a time.
 pub(crate) fn parse_sample(line: &str) -> Option<MetricSample<'_>> {
-    if line.len() > LINE_BYTES_MAX {
+    if line.len() > LINE_BYTES_MAX || line.contains(char::is_control) {
         return None;
     }
-    // What stands behind a value is an exemplar, whose trace is found at the process itself.
-    let name_length = line.find(|c: char| !is_name_character(c))?;
+    let name_length = line.find(|c: char| !is_name_character(c)).filter(|length| *length > 0)?;
     let (name, rest) = line.split_at_checked(name_length)?;
     let (labels, rest) = match rest.strip_prefix('{') {
-        Some(inside) => {
-            let length = labels_length(inside)?;
-            let (labels, behind) = inside.split_at_checked(length)?;
-            (labels, behind.strip_prefix('}')?)
-        }
-        None => ("", rest),
+        Some(inside) => parse_labels(inside)?,
+        None => (Vec::new(), rest),
     };
     let value = rest.strip_prefix(' ')?;
+    // What stands behind a value is an exemplar, whose trace is found at the process itself.
     let value = value.split_once(" # ").map_or(value, |(value, _)| value);
-    let is_number = value.parse::<f64>().is_ok();
-    (!name.is_empty() && is_number).then_some(MetricSample { name, labels, value })
+    is_number(value).then_some(MetricSample { name, labels, value })
 }
 
 const fn is_name_character(c: char) -> bool {
     c.is_ascii_lowercase() || c == '_'
 }
 
-/// How many bytes the labels have, up to the bracket behind them; `None` where they have another form.
-fn labels_length(text: &str) -> Option<usize> {
-    let mut rest = text;
-    while !rest.starts_with('}') {
-        rest = split_label(rest)?.1;
-    }
-    Some(text.len() - rest.len())
+/// Whether every reader takes it for a number: numbers too large, and longer names of the infinite, are refused by some.
+fn is_number(value: &str) -> bool {
+    matches!(value, "+Inf" | "-Inf" | "inf" | "-inf" | "NaN")
+        || value.parse::<f64>().is_ok_and(f64::is_finite)
 }
 
-/// The name of the first label, and what is behind it and its comma.
-fn split_label(text: &str) -> Option<(&str, &str)> {
+/// The labels up to the bracket behind them, sorted, and what is behind that; `None` where they have another form or a name repeats.
+fn parse_labels(text: &str) -> Option<(Vec<(&str, &str)>, &str)> {
+    let mut labels = Vec::new();
+    let mut rest = text;
+    if let Some(behind) = text.strip_prefix('}') {
+        return Some((labels, behind));
+    }
+    loop {
+        let (label, behind) = split_label(rest)?;
+        labels.push(label);
+        match behind.strip_prefix(',') {
+            Some(next) => rest = next,
+            None => {
+                rest = behind.strip_prefix('}')?;
+                break;
+            }
+        }
+    }
+    labels.sort_unstable();
+    let is_repeated = labels.windows(2).any(|pair| matches!(pair, [(one, _), (next, _)] if one == next));
+    (!is_repeated).then_some((labels, rest))
+}
+
+/// The first label, and what is behind its value.
+fn split_label(text: &str) -> Option<((&str, &str), &str)> {
     let (name, value) = text.split_once("=\"")?;
     if name.is_empty() || !name.chars().all(is_name_character) {
         return None;
     }
-    let mut is_escaped = false;
-    let end = value.find(|c: char| {
-        let is_end = c == '"' && !is_escaped;
-        is_escaped = c == '\\' && !is_escaped;
-        is_end
-    })?;
-    let behind = value.get(end + 1..)?;
-    Some((name, behind.strip_prefix(',').unwrap_or(behind)))
+    let mut characters = value.char_indices();
+    loop {
+        match characters.next()? {
+            (_, '\\') => _ = characters.next().filter(|(_, c)| matches!(c, '\\' | '"' | 'n'))?,
+            (end, '"') => return Some(((name, value.get(..end)?), value.get(end + 1..)?)),
+            _ => {}
+        }
+    }
 }
 
 #[cfg(test)]
@@ -88,10 +87,10 @@ mod tests {
         let sample =
             parse_sample(r#"a_total{kind="x\"},{y=\"",le="+Inf"} 1.5 # {trace_id="t"} 0.3"#).unwrap();
         assert_eq!((sample.name, sample.value), ("a_total", "1.5"));
-        assert_eq!(sample.label_names().collect::<Vec<_>>(), ["kind", "le"]);
-        assert!(sample.has_label("le") && !sample.has_label("trace_id"));
-        let bare = parse_sample("a 1").unwrap();
-        assert_eq!((bare.labels, bare.label_names().count()), ("", 0));
+        assert_eq!(sample.labels, [("kind", r#"x\"},{y=\""#), ("le", "+Inf")]);
+        let hash = parse_sample(r#"a{z="1",kind="x # y"} +Inf"#).unwrap();
+        assert_eq!((hash.labels, hash.value), (vec![("kind", "x # y"), ("z", "1")], "+Inf"));
+        assert_eq!(parse_sample("a 1").unwrap().labels, []);
         for nonsense in [
             "",
             "a",
@@ -104,6 +103,15 @@ mod tests {
             r#"a{kind="x\"} 1"#,
             r#"a{Kind="x"} 1"#,
             r#"a{kind="x"}1"#,
+            r#"a{kind="x"le="y"} 1"#,
+            r#"a{kind="x";le="y"} 1"#,
+            r#"a{kind="x",} 1"#,
+            r#"a{,kind="x"} 1"#,
+            r#"a{kind="x",kind="y"} 1"#,
+            r#"a{kind="\x"} 1"#,
+            "a{kind=\"x\r\"} 1",
+            "a 1e999",
+            "a infinity",
             "a 1 1700000000",
             "A 1",
             " a 1",

@@ -27,6 +27,9 @@ pub struct StreamStats {
     pub size_bytes: u64,
     /// Its limit in bytes, if it has one.
     pub limit_bytes: Option<u64>,
+    /// Whether it discards its oldest messages rather than refuse new ones when it is full.
+    #[serde(skip)]
+    pub discards_old: bool,
     /// Share of the limit that is used.
     pub fill_ratio: f64,
     /// Its oldest sequence.

@@ -206,7 +206,6 @@ impl PartClaim {
         now_ms: u64,
         rules: PartClaimSettings<'_>,
     ) -> Result<Option<ClaimOutcome>, ClaimError> {
-        WORKERS_LOST.increment(());
         let record = &mut held.record;
         let before = record.lost.unwrap_or(LostWorkers {
             workers: 0,
@@ -240,7 +239,11 @@ impl PartClaim {
         if lost.parked_at_ms.is_none() && lost.retry_at_ms.is_none() {
             return Ok(None);
         }
-        match bus.commit_record(held, outbox).await {
+        let written = bus.commit_record(held, outbox).await;
+        if written.is_ok() {
+            WORKERS_LOST.increment(());
+        }
+        match written {
             Ok(()) if lost.parked_at_ms.is_some() => Ok(Some(ClaimOutcome::Parked(lost))),
             Ok(()) => Ok(Some(ClaimOutcome::Delayed)),
             Err(nats::BusError::Conflict { .. }) => Ok(Some(ClaimOutcome::Held(Duration::from_secs(1)))),
@@ -255,6 +258,9 @@ impl PartClaim {
         mut held: VersionedRecord<JobPartRecord>,
         rules: PartClaimSettings<'_>,
     ) -> Result<ClaimOutcome, ClaimError> {
+        // Both are times of the broker: a loss later than the record is written with this claim.
+        let stored_at_ms = held.stored_at_ms();
+        let is_lost = held.record.lost.is_some_and(|lost| lost.last_at_ms > stored_at_ms);
         let record = &mut held.record;
         let is_counted = !record.is_interrupted;
         record.attempt += u32::from(is_counted);
@@ -267,7 +273,7 @@ impl PartClaim {
         let (attempt, faults, crashes) = (record.attempt, record.faults, record.crashes);
         let is_new = held.revision() == 0;
         match bus.commit_record(&mut held, outbox).await {
-            Ok(()) => {}
+            Ok(()) => WORKERS_LOST.add((), u64::from(is_lost)),
             Err(nats::BusError::Conflict { .. }) => return Ok(ClaimOutcome::Held(Duration::from_secs(1))),
             Err(error) => return Err(error.into()),
         }

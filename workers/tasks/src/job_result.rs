@@ -53,6 +53,8 @@ pub(crate) async fn end_job(
     let failure = outcome.failure();
     let mut has_ended = false;
     bus.change_record::<JobRecord>(&job.job_id.to_string(), |found| {
+        // Another call may come after a conflict, and find that it has ended.
+        has_ended = false;
         let mut record = found.filter(|job| job.status == JobStatus::Active)?.clone();
         let now_ms = nats::estimated_broker_now_ms();
         has_ended = true;

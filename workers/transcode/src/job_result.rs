@@ -62,7 +62,6 @@ pub(crate) async fn complete_job(
         return Ok(false);
     }
     end_succeeded_job(bus, job, cpu_ms, ended_kept_ms).await?;
-    ENCODES.increment(JobOutcome::Succeeded);
     Ok(true)
 }
 
@@ -72,8 +71,12 @@ async fn end_succeeded_job(
     cpu_ms: u64,
     ended_kept_ms: u64,
 ) -> Result<(), TranscodeError> {
+    let mut has_ended = false;
     bus.change_record::<job::JobRecord>(&job.job_id.to_string(), |found| {
+        // It may be called again after a conflict, and then find that another has ended the job.
+        has_ended = false;
         let mut record = found.filter(|job| job.status == job::JobStatus::Active)?.clone();
+        has_ended = true;
         let now_ms = nats::estimated_broker_now_ms();
         record.mark_ended(job::JobStatus::Succeeded, now_ms, ended_kept_ms);
         let succeeded = JobSucceeded {
@@ -87,6 +90,9 @@ async fn end_succeeded_job(
         Some((record, Outbox::new().with_event(&succeeded)))
     })
     .await?;
+    if has_ended {
+        ENCODES.increment(JobOutcome::Succeeded);
+    }
     Ok(())
 }
 
@@ -120,13 +126,18 @@ async fn end_failed_job(
     detail: &str,
     ended_kept_ms: u64,
 ) -> Result<(), TranscodeError> {
+    let mut has_ended = false;
     bus.change_record::<job::JobRecord>(&job.job_id.to_string(), |found| {
+        has_ended = false;
         let mut record = found.filter(|job| job.status == job::JobStatus::Active)?.clone();
+        has_ended = true;
         let failed = mark_failed(&mut record, code, detail, ended_kept_ms);
         Some((record, Outbox::new().with_event(&failed)))
     })
     .await?;
-    ENCODES.increment(JobOutcome::Failed);
+    if has_ended {
+        ENCODES.increment(JobOutcome::Failed);
+    }
     tracing::warn!(media.id = %job.media_id, job.id = %job.job_id, code, detail, "the job failed");
     Ok(())
 }

@@ -21,6 +21,7 @@ fn stream(name: &str, last_sequence: u64) -> StreamStats {
         messages: last_sequence,
         size_bytes: 50,
         limit_bytes: Some(100),
+        discards_old: false,
         fill_ratio: 0.5,
         first_sequence: 1,
         last_sequence,
@@ -236,6 +237,14 @@ fn each_rule_asks_for_declared_metrics_and_each_declaration_names_its_rules() {
         assert_eq!(declared.used_by, alerts, "{}", declared.name);
     }
     assert!(RULES.matches("- alert: ").count() >= 20);
+}
+
+#[test]
+fn the_classes_of_messages_are_as_many_as_declared() {
+    for declared in [&nats::metrics::table::BUS_MESSAGES, &nats::metrics::table::BUS_PAYLOAD_BYTES] {
+        let counts: Vec<usize> = declared.labels.iter().map(|label| label.count_max()).collect();
+        assert_eq!(counts, [schemas::subjects::MessageClass::ALL.len()], "{}", declared.name);
+    }
 }
 
 #[test]
