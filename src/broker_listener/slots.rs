@@ -67,7 +67,7 @@ fn counted_address(address: IpAddr) -> IpAddr {
         IpAddr::V6(address) => {
             IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << (128 - NETWORK_BITS))))
         }
-        address => address,
+        address @ IpAddr::V4(_) => address,
     }
 }
 

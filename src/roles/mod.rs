@@ -72,7 +72,7 @@ impl RoleSeeds {
                 Some((name, seed)) => match Role::ALL.into_iter().find(|role| role.name() == name) {
                     Some(role) => drop(seeds.insert(role.name(), seed.trim().to_owned())),
                     None => {
-                        tracing::debug!(file = %path.display(), role = name, "an unknown role has a seed")
+                        tracing::debug!(file = %path.display(), role = name, "an unknown role has a seed");
                     }
                 },
             }

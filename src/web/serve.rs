@@ -57,7 +57,8 @@ pub const PING_SECONDS: u64 = 20;
 /// What a connection takes of what there is, and of the wait of a graceful stop; an upgraded one keeps it for as long as it lasts.
 #[derive(Debug, Clone)]
 pub struct ConnectionHold {
-    _places: Arc<(OwnedSemaphorePermit, PeerConnectionPermit, GaugeHold)>,
+    #[cfg_attr(not(test), expect(dead_code, reason = "they are given back when it is dropped"))]
+    places: Arc<(OwnedSemaphorePermit, PeerConnectionPermit, GaugeHold)>,
     _open: TaskTrackerToken,
 }
 
@@ -139,7 +140,7 @@ pub async fn serve_connections(
         };
         CONNECTIONS.increment(ConnectionOutcome::Accepted);
         let places = Arc::new((slot, seat, CONNECTIONS_OPEN.hold(())));
-        let hold = ConnectionHold { _places: places, _open: open.token() };
+        let hold = ConnectionHold { places, _open: open.token() };
         let lent = hold.clone();
         let mut router = router.clone();
         let (reached, interim) = (RouterReached::default(), Arc::<InterimQueue>::default());
@@ -272,11 +273,7 @@ mod tests {
         assert!(holds.recv().await.unwrap().is_none(), "an ordinary request keeps nothing");
         ask("Connection: upgrade\r\nUpgrade: websocket\r\n").await;
         let hold = holds.recv().await.unwrap();
-        assert_eq!(
-            hold.as_ref().unwrap()._places.1.peers.counts.lock().len(),
-            1,
-            "it counts for its address"
-        );
+        assert_eq!(hold.as_ref().unwrap().places.1.peers.counts.lock().len(), 1, "it counts for its address");
         shutdown.cancel();
         let mut serving = Box::pin(serving);
         let early = tokio::time::timeout(Duration::from_millis(100), &mut serving).await;

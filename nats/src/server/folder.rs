@@ -222,7 +222,7 @@ impl BrokerKeys {
     /// The lines of one of [`SEEDS_FILES`].
     fn render_seeds(&self, file: &str) -> String {
         let of_file = self.0.iter().filter(|(role, ..)| role.seeds_file() == file);
-        of_file.map(|(role, seed, _)| format!("{} {seed}\n", role.name())).collect()
+        of_file.flat_map(|(role, seed, _)| [role.name(), " ", seed, "\n"]).collect()
     }
 }
 

@@ -50,7 +50,7 @@ pub async fn renew_key(data_dir: &Path, role: Role) -> Result<RenewedKey, Broker
     }
     // A server that is not found is being started, and reads the seeds when it is ready.
     let confirmed = async {
-        while !(is_let_in(data_dir, role, &new_seed).await && !is_let_in(data_dir, role, &old_seed).await) {
+        while !is_let_in(data_dir, role, &new_seed).await || is_let_in(data_dir, role, &old_seed).await {
             tokio::time::sleep(POLL).await;
         }
     };

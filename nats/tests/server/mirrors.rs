@@ -29,7 +29,7 @@ async fn publish(bus: &Bus, subject: &str) {
 }
 
 /// A request for a consumer as clients send it: an empty action creates or updates.
-fn consumer_request(stream: &str, more: Value) -> String {
+fn consumer_request(stream: &str, more: &Value) -> String {
     let mut config = json!({ "ack_policy": "none", "deliver_policy": "all", "replay_policy": "instant" });
     for (key, value) in more.as_object().unwrap() {
         config[key] = value.clone();
@@ -43,7 +43,7 @@ async fn ask(bus: &Bus, subject: &str, body: String) -> Value {
 }
 
 async fn create(bus: &Bus, stream: &str, more: Value) -> Value {
-    ask(bus, &format!("reader.API.CONSUMER.CREATE.{stream}"), consumer_request(stream, more)).await
+    ask(bus, &format!("reader.API.CONSUMER.CREATE.{stream}"), consumer_request(stream, &more)).await
 }
 
 /// All that is ours: the last sequence and the consumers of every stream, and every durable as it is.
@@ -79,6 +79,57 @@ async fn a_reader_reads_four_streams_with_several_filters() {
     }
 }
 
+/// Where answers and messages may be sent to that a reader asks for: subjects of ours, of the API, of others.
+const ELSEWHERE: [&str; 16] = [
+    "job.transcode.p0.J.v0",
+    "evt.media.removed.M",
+    "$KV.media.M",
+    "audit.media.stored",
+    "_INBOX_ingress.x",
+    "media.API.CONSUMER.CREATE.EVENTS",
+    "media.API.CONSUMER.CREATE.EVENTS.index",
+    "media.API.CONSUMER.CREATE.EVENTS.index.evt.nothing.>",
+    "mirrors.API.STREAM.DELETE.EVENTS",
+    "$JS.API.STREAM.DELETE.EVENTS",
+    "$JS.API.CONSUMER.DELETE.EVENTS.index",
+    "$JS.API.STREAM.PURGE.PROGRESS",
+    "reader.API.STREAM.DELETE.EVENTS",
+    "reader.API.CONSUMER.CREATE.EVENTS",
+    "mirrored.EVENTS.x",
+    "$JS.FC.EVENTS.x",
+];
+
+/// Asks for all that is sent to a subject, by answers and by consumers.
+async fn send_elsewhere(reader: &Bus, reply: &'static str, [name, empty]: [&str; 2]) {
+    let request = consumer_request("EVENTS", &json!({ "name": "index", "filter_subject": "evt.nothing.>" }));
+    for (subject, body) in [
+        ("reader.API.CONSUMER.CREATE.EVENTS".to_owned(), request.clone()),
+        ("reader.API.STREAM.INFO.EVENTS".to_owned(), String::new()),
+        (format!("reader.API.CONSUMER.MSG.NEXT.EVENTS.{name}"), "10".to_owned()),
+        // What finds nothing is answered with an empty message, which is a request where one may delete.
+        (
+            format!("reader.API.CONSUMER.MSG.NEXT.EVENTS.{empty}"),
+            json!({ "batch": 1, "no_wait": true }).to_string(),
+        ),
+    ] {
+        reader.client().publish_with_reply(subject, reply, body.into()).await.unwrap();
+    }
+    for more in [
+        json!({ "headers_only": true }),
+        json!({ "idle_heartbeat": 100_000_000_u64, "deliver_policy": "new" }),
+    ] {
+        let mut push = json!({ "deliver_subject": reply, "inactive_threshold": 1_000_000_000_u64 });
+        push.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let answer = create(reader, "EVENTS", push).await;
+        if reply.ends_with('>') {
+            assert_eq!(answer["error"]["err_code"], 10079, "one with wildcards: {answer}");
+        } else {
+            // The server makes all others. What they come to is below.
+            assert_eq!(answer["config"]["deliver_subject"], json!(reply), "{answer}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn nothing_that_a_reader_asks_changes_what_is_ours() {
     let broker = TestBroker::start().await;
@@ -97,59 +148,15 @@ async fn nothing_that_a_reader_asks_changes_what_is_ours() {
     let named =
         create(&reader, "EVENTS", json!({ "name": "index", "filter_subject": "evt.nothing.>" })).await;
     assert_eq!(named["config"]["name"], "index", "one of its own: {named}");
-    // Answers and messages that go elsewhere.
-    let request = consumer_request("EVENTS", json!({ "name": "index", "filter_subject": "evt.nothing.>" }));
-    let elsewhere = [
-        "job.transcode.p0.J.v0",
-        "evt.media.removed.M",
-        "$KV.media.M",
-        "audit.media.stored",
-        "_INBOX_ingress.x",
-        "media.API.CONSUMER.CREATE.EVENTS",
-        "media.API.CONSUMER.CREATE.EVENTS.index",
-        "media.API.CONSUMER.CREATE.EVENTS.index.evt.nothing.>",
-        "mirrors.API.STREAM.DELETE.EVENTS",
-        "$JS.API.STREAM.DELETE.EVENTS",
-        "$JS.API.CONSUMER.DELETE.EVENTS.index",
-        "$JS.API.STREAM.PURGE.PROGRESS",
-        "reader.API.STREAM.DELETE.EVENTS",
-        "reader.API.CONSUMER.CREATE.EVENTS",
-        "mirrored.EVENTS.x",
-        "$JS.FC.EVENTS.x",
-    ];
     let mut strays = admin.subscribe_core("_INBOX_ingress.>".into()).await.unwrap();
     admin.context().query_account().await.unwrap();
-    for reply in elsewhere {
-        for (subject, body) in [
-            ("reader.API.CONSUMER.CREATE.EVENTS".to_owned(), request.clone()),
-            ("reader.API.STREAM.INFO.EVENTS".to_owned(), String::new()),
-            (format!("reader.API.CONSUMER.MSG.NEXT.EVENTS.{name}"), "10".to_owned()),
-            // What finds nothing is answered with an empty message, which is a request where one may delete.
-            (
-                format!("reader.API.CONSUMER.MSG.NEXT.EVENTS.{empty}"),
-                json!({ "batch": 1, "no_wait": true }).to_string(),
-            ),
-        ] {
-            reader.client().publish_with_reply(subject, reply, body.into()).await.unwrap();
-        }
-        for more in [
-            json!({ "headers_only": true }),
-            json!({ "idle_heartbeat": 100_000_000_u64, "deliver_policy": "new" }),
-        ] {
-            let mut push = json!({ "deliver_subject": reply, "inactive_threshold": 1_000_000_000_u64 });
-            push.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-            let answer = create(&reader, "EVENTS", push).await;
-            if reply.ends_with('>') {
-                assert_eq!(answer["error"]["err_code"], 10079, "one with wildcards: {answer}");
-            } else {
-                // The server makes all others. What they come to is below.
-                assert_eq!(answer["config"]["deliver_subject"], json!(reply), "{answer}");
-            }
-        }
+    for reply in ELSEWHERE {
+        send_elsewhere(&reader, reply, [&name, &empty]).await;
     }
-    // The server takes the commands of a connection in order; heartbeats come a few times.
-    ask(&reader, "reader.API.STREAM.INFO.EVENTS", String::new()).await;
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    // The server takes the commands of a connection in order. While this one waits for its end, heartbeats come a few times.
+    let waiting = json!({ "batch": 1, "expires": 500_000_000_u64 }).to_string();
+    let next = format!("reader.API.CONSUMER.MSG.NEXT.EVENTS.{empty}");
+    reader.client().request(next, waiting.into()).await.unwrap();
     assert_eq!(what_is_ours(&admin).await, before);
     let pushed = ask(&admin, "mirrors.API.CONSUMER.LIST.EVENTS", json!({ "offset": 0 }).to_string()).await;
     for consumer in pushed["consumers"].as_array().unwrap() {

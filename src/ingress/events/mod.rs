@@ -262,9 +262,10 @@ where
             () = sending => {}
         }
     }));
-    receiver.inspect(move |_| {
-        // The body ends it by being dropped.
-        let _ = &task;
+    // The body ends it by being dropped.
+    futures::stream::unfold((receiver, task), |(mut receiver, task)| async move {
+        let item = receiver.next().await?;
+        Some((item, (receiver, task)))
     })
 }
 

@@ -236,7 +236,7 @@ async fn serve_wanted(
     match wanted {
         PlaybackPath::SegmentKey => Err(no_such_resource()),
         PlaybackPath::Growing(rendition) => {
-            Ok(playlist_response(headers, wanted, load_event_playlist(app, &medium, rendition).await?))
+            Ok(playlist_response(headers, wanted, load_event_playlist(app, medium, rendition).await?))
         }
         PlaybackPath::Multivariant if medium.is_growing => {
             let text = app.growing.multivariant_playlist(&app.bus, encode.job_id).await?;

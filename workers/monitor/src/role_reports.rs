@@ -273,10 +273,10 @@ mod tests {
         let later = Instant::now() + AGE_MAX;
         assert_eq!(reports.merge_at(OWN, later), OWN, "it has not reported for a minute");
         assert_eq!(reports.count_by_role(later), BTreeMap::from([("index", 0)]));
-        let ages = reports.ages(later);
-        let [(role, instance, age_s)] = ages.as_slice() else { panic!("{ages:?}") };
-        assert_eq!((*role, instance.as_str()), ("index", "00000000000000aa"));
-        assert!(*age_s >= 60.0, "its age is shown after it is gone: {age_s}");
+        let shown = reports.ages(later);
+        let [(role, process, silent_s)] = shown.as_slice() else { panic!("{shown:?}") };
+        assert_eq!((*role, process.as_str()), ("index", "00000000000000aa"));
+        assert!(*silent_s >= 60.0, "its age is shown after it is gone: {silent_s}");
         assert!(reports.ages(later + AGE_SHOWN_MAX).is_empty());
     }
 

@@ -49,13 +49,11 @@ fn parse_labels(text: &str) -> Option<(Vec<(&str, &str)>, &str)> {
     loop {
         let (label, behind) = split_label(rest)?;
         labels.push(label);
-        match behind.strip_prefix(',') {
-            Some(next) => rest = next,
-            None => {
-                rest = behind.strip_prefix('}')?;
-                break;
-            }
-        }
+        let Some(next) = behind.strip_prefix(',') else {
+            rest = behind.strip_prefix('}')?;
+            break;
+        };
+        rest = next;
     }
     labels.sort_unstable();
     let is_repeated = labels.windows(2).any(|pair| matches!(pair, [(one, _), (next, _)] if one == next));

@@ -242,7 +242,8 @@ fn each_rule_asks_for_declared_metrics_and_each_declaration_names_its_rules() {
 #[test]
 fn the_classes_of_messages_are_as_many_as_declared() {
     for declared in [&nats::metrics::table::BUS_MESSAGES, &nats::metrics::table::BUS_PAYLOAD_BYTES] {
-        let counts: Vec<usize> = declared.labels.iter().map(|label| label.count_max()).collect();
+        let counts: Vec<usize> =
+            declared.labels.iter().map(nats::metrics::LabelDeclaration::count_max).collect();
         assert_eq!(counts, [schemas::subjects::MessageClass::ALL.len()], "{}", declared.name);
     }
 }
