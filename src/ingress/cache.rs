@@ -1,7 +1,7 @@
 //! Answers kept in memory under names that say what they were made of, so that an entry can't be stale: of a changed record the
 //! name is another, and the old entry is never asked for again.
 //!
-//! Documents of jobs are kept by id and revisions, those of media by the generation of their records ([`crate::coherent_memory`]), final
+//! Documents of jobs are kept by id and revisions, those of media by the generation of their records (`src/ingress/coherent_memory.rs`), final
 //! playlists and init segments by the key of their object. The policy is TinyLFU.
 //!
 //! Limits: entries, bytes and age in [`CacheConfig`]; an entry of more than an eighth of the bytes is not kept.

@@ -29,7 +29,7 @@ pub enum RenewedKey {
     InForce,
     /// No server runs: the next one knows the new key alone.
     AtNextStart,
-    /// A server runs, and did not refuse it within [`CONFIRMATION_MAX`].
+    /// A server runs, and did not refuse it within ten seconds.
     Unconfirmed,
 }
 

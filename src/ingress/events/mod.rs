@@ -1,5 +1,5 @@
-//! `GET /v1/events`: what happens, live, as server-sent events; `GET /v1/events/ws`: the same over a WebSocket ([`socket`]); and
-//! [`history`], page by page.
+//! `GET /v1/events`: what happens, live, as server-sent events; `GET /v1/events/ws`: the same over a WebSocket (`socket.rs`); and
+//! histories, page by page (`history.rs`).
 //!
 //! One protocol of cursors: the first frame is `snapshot`, how things stand and the id behind which events follow. `Last-Event-ID` (or
 //! `since`) goes on exactly behind that event instead, on any replica; `0-0` is the oldest there is, with `media` or `job` all that
@@ -7,7 +7,7 @@
 //! admins see everything.
 //!
 //! Limits: `ingress.events` has those of followers and of what waits for each; [`FOLLOW_MAX`] each (a client comes back by itself),
-//! [`CATCHING_UP_MAX`] reading the past at the same time, of one principal [`CATCHING_UP_EACH_MAX`]; [`SEND_TIME_MAX`] for one frame to
+//! [`CATCHING_UP_MAX`] reading the past at the same time, of one principal `CATCHING_UP_EACH_MAX`; `SEND_TIME_MAX` for one frame to
 //! be taken; a comment every [`KEEP_ALIVE`] keeps proxies from closing the connection.
 
 mod config;

@@ -7,7 +7,7 @@
 //! - Stores: `assets.<media_id>` (its `summary`); a projection in a sled database under [`IndexConfig::folder`], which is a
 //!   function of the buckets alone: deleted at any time, it comes back equal. So does the index of the full text search, a second
 //!   projection in the folder `search` in it, with a position of its own in the buckets. What goes wrong with it stops no list.
-//!   The folder `history` has where the events of each medium and job lie in EVENTS, a function of that stream ([`history`]).
+//!   The folder `history` has where the events of each medium and job lie in EVENTS, a function of that stream (`history/mod.rs`).
 //! - Limits: [`IndexConfig`] names the database's cache, the entries of one transaction, the questions in flight, the wait for a
 //!   revision and the bytes of one answer; a page has at most [`schemas::index_query::ITEMS_MAX`] items.
 
