@@ -145,6 +145,11 @@ impl ResponseCache {
         found
     }
 
+    /// Counts a question that was not asked, since nothing that is kept may answer.
+    pub fn note_miss(&self) {
+        self.misses.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Keeps bytes, if it is worth its room. It may be seen a moment later only.
     pub fn put(&self, name: String, bytes: Bytes) {
         let Some(cost) = self.entry_cost(name.len() + bytes.len()) else { return };

@@ -77,6 +77,10 @@ impl KnownDocuments {
     /// The document of a medium, if it is known and can't have changed since.
     pub(super) fn get(&self, media_id: MediaId) -> Option<KnownDocument> {
         self.memory.mark_used();
+        if !self.memory.is_coherent() {
+            self.memory.answers().note_miss();
+            return None;
+        }
         let kept = self.memory.get(&media_id.to_string())?;
         let owner_bytes = usize::try_from(u32::from_be_bytes(*kept.first_chunk()?)).ok()?;
         (kept.len() >= 4 + owner_bytes).then_some(KnownDocument { kept, owner_bytes })
