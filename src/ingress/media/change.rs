@@ -230,10 +230,10 @@ pub(super) static CHANGE_MEDIA: Operation = Operation::change(
     operation_id = "change_media",
     params(("media_id", Path), ("If-Match", Header)),
     request_body(content = ref("#/components/schemas/MediaChange"), content_type = "application/json"),
-    responses((
-        status = 200, description = "The document as it is now", body = ref("#/components/schemas/MediaDocument"),
-        headers(("ETag")),
-    )),
+    responses(
+        (status = 200, description = "The document as it is now", body = ref("#/components/schemas/MediaDocument"), headers(("ETag"))),
+        (status = 422, description = "It has no rule that could be kept: `gated` is said by setting one"),
+    ),
 )]
 pub(super) async fn change_media(
     State(app): State<AppState>,

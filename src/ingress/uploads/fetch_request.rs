@@ -5,7 +5,7 @@
 //!
 //! Limits: an address of [`outbound::URL_BYTES_MAX`]; what is said of the medium has those of [`super::metadata`].
 
-use std::sync::Arc;
+use std::{num::NonZeroU64, sync::Arc};
 
 use axum::{
     Json,
@@ -55,9 +55,8 @@ pub(super) struct MediaRequest {
     #[serde(default, deserialize_with = "deserialize_present")]
     #[schemars(with = "String", length(min = 1, max = outbound::URL_BYTES_MAX))]
     source_url: Option<String>,
-    /// How many bytes will be sent, if that is known; not said together with `source_url`.
-    #[schemars(range(min = 1))]
-    size_bytes: Option<u64>,
+    /// How many bytes will be sent, if that is known. Of what is fetched the source says it.
+    size_bytes: Option<NonZeroU64>,
     /// Name of the file; the last part of the address when absent.
     #[schemars(length(max = 1_000))]
     filename: Option<String>,
@@ -154,11 +153,8 @@ async fn open_entry(
     wanted: MediaRequest,
     claim: Option<IdempotencyClaim>,
 ) -> Result<Response, UploadRefusal> {
-    if wanted.size_bytes == Some(0) {
-        let problem = Problem::new(ProblemCode::RequestInvalid);
-        return Err(other(problem.with_pointer("/size_bytes", "a medium has at least one byte")));
-    }
-    if wanted.size_bytes.is_some_and(|size_bytes| size_bytes > shared.config.size_bytes_max) {
+    let size_bytes = wanted.size_bytes.map(NonZeroU64::get);
+    if size_bytes.is_some_and(|size_bytes| size_bytes > shared.config.size_bytes_max) {
         return Err(UploadRefusal::TooLarge);
     }
     let earlier = match &claim {
@@ -168,7 +164,7 @@ async fn open_entry(
     let ledger = if let Some(ledger) = earlier {
         ledger
     } else {
-        let mut record = lifecycle::new_record(shared, who, wanted.size_bytes);
+        let mut record = lifecycle::new_record(shared, who, size_bytes);
         if let Some(claim) = claim {
             record.upload_id = UploadId::from_bytes(claim.derive_id(0));
         }
@@ -192,10 +188,6 @@ async fn begin_checked(
     wanted: MediaRequest,
     claim: Option<IdempotencyClaim>,
 ) -> Result<MediaFetchDocument, UploadRefusal> {
-    if wanted.size_bytes.is_some() {
-        let problem = Problem::new(ProblemCode::RequestInvalid);
-        return Err(other(problem.with_pointer("/size_bytes", "the source says how many bytes there are")));
-    }
     let networks = Networks::new(shared.config.fetch_networks.clone());
     let url = OutboundUrl::parse(source_url, &networks).map_err(|error| {
         other(Problem::new(ProblemCode::SourceRefused).with_pointer("/source_url", error.to_string()))

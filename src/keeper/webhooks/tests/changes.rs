@@ -65,6 +65,14 @@ async fn what_a_hook_does_not_name_any_more_is_not_sent_though_it_waits() {
     bench.publish(medium, "olga", 1).await;
     wait_for("a try", async || (receiver.received().len() == 1).then_some(())).await;
     bench.change_hook(&hook, |hook| hook.is_for_all = false).await;
+    // The bucket is read in its order: what is asked for behind the change is done by who knows of it.
+    let asked = AskedDelivery {
+        delivery_id: DeliveryId::from_bytes(nats::new_id_bytes()),
+        content: AskedContent::Test,
+        asked_at_ms: BEGIN_MS,
+    };
+    bench.ask(HookRequests { deliveries: vec![asked], ..HookRequests::new(hook.hook_id) }).await;
+    wait_for("what is asked for", async || (receiver.received().len() == 2).then_some(())).await;
     bench.publish(medium, "admin", 2).await;
     receiver.answer_with(StatusCode::OK);
     bench.turn_to(BEGIN_MS + HOUR_MS);
