@@ -133,10 +133,10 @@ pub(super) static OPEN_EVENT_SOCKET: Operation =
 
 /// Follow events over a WebSocket
 ///
-/// Messages are JSON texts of at most 64 KiB. Where the upgrade has no `Authorization`, the first one is
-/// `{"type":"authenticate","token":...}`, within ten seconds. Then `{"type":"subscribe"}` says what is wanted, with the members `media`,
-/// `job`, `types`, `prefix`, `owner` and `since`, as `GET /v1/events` takes them, and events come as `EventMessage`s. A ping comes
-/// every 15 seconds. It is closed with 4000 and the status that HTTP has for the reason; 1000 and 1001 say to come back.
+/// Messages are JSON texts of at most 64 KiB: `EventSocketRequest` to the server, `EventMessage` from it. Where the upgrade has no
+/// `Authorization`, the first one is `{"type":"authenticate","token":...}`, within ten seconds. Then `{"type":"subscribe"}` says what is
+/// wanted, with the members `media`, `job`, `types`, `prefix`, `owner` and `since`, as `GET /v1/events` takes them. A ping comes every
+/// 15 seconds. It is closed with 4000 and the status that HTTP has for the reason; 1000 and 1001 say to come back.
 #[utoipa::path(
     get,
     path = OPEN_EVENT_SOCKET.path,
