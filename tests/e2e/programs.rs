@@ -105,6 +105,8 @@ fn kinds(lines: &[String]) -> Vec<(u64, String)> {
 fn listener_settings(folder: &Path) -> (String, String) {
     let mut authority = CertificateParams::default();
     authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    // Without a name of its own it has that of every certificate here, and Node.js takes what it signed for self-signed.
+    authority.distinguished_name.push(rcgen::DnType::CommonName, "authority of this test");
     let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate().unwrap()).unwrap();
     let key = KeyPair::generate().unwrap();
     // nats.js compares the name of a host alone, and takes an IP address for `localhost`.
