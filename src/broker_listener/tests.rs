@@ -55,6 +55,16 @@ fn options(broker: &TestBroker, config: &BrokerListenerConfig) -> ConnectOptions
         .add_root_certificates(config.authority_file.clone().unwrap())
 }
 
+/// Connects, once there is room.
+async fn connect_in_time(broker: &TestBroker, config: &BrokerListenerConfig, url: &str) {
+    let connected = async {
+        while options(broker, config).connect(url).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), connected).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_program_connects_by_tls_as_reader_and_nobody_without_a_key_or_trust() {
     let (broker, folder) = (TestBroker::start().await, tempfile::tempdir().unwrap());
@@ -99,12 +109,7 @@ async fn a_connection_that_does_not_agree_on_tls_ends_and_leaves_room_for_others
     silent.read_to_end(&mut rest).await.ok();
     assert!(!rest.windows(4).any(|said| said == b"PONG"), "nothing is answered without TLS");
     let url = format!("tls://{}", served.address);
-    let connected = async {
-        while options(&broker, &config).connect(&url).await.is_err() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(20), connected).await.unwrap();
+    connect_in_time(&broker, &config, &url).await;
     served.shutdown.cancel();
 }
 
@@ -129,12 +134,7 @@ async fn who_agrees_on_tls_and_shows_no_key_leaves_the_room_to_others() {
     let _silent = connector.connect("localhost".try_into().unwrap(), silent).await.unwrap();
     let url = format!("tls://{}", served.address);
     assert!(options(&broker, &config).connect(&url).await.is_err(), "the only place is taken");
-    let connected = async {
-        while options(&broker, &config).connect(&url).await.is_err() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(20), connected).await.unwrap();
+    connect_in_time(&broker, &config, &url).await;
     served.shutdown.cancel();
 }
 
@@ -148,12 +148,7 @@ async fn a_program_that_ends_gives_its_place_back() {
     let first = options(&broker, &config).connect(&url).await.unwrap();
     assert!(options(&broker, &config).connect(&url).await.is_err(), "one of an address");
     first.drain().await.unwrap();
-    let connected = async {
-        while options(&broker, &config).connect(&url).await.is_err() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(20), connected).await.unwrap();
+    connect_in_time(&broker, &config, &url).await;
     served.shutdown.cancel();
 }
 

@@ -82,6 +82,13 @@ pub(super) struct HistoryPage {
     has_others: bool,
 }
 
+impl HistoryPage {
+    /// Where no record says whose it is, events do: those of others are none, and all of them may have been dropped.
+    const fn shows_nothing(&self) -> bool {
+        self.items.is_empty() && (self.has_others || self.next_cursor.is_none())
+    }
+}
+
 /// One event, as followers get it.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "HistoryItem")]
@@ -127,8 +134,7 @@ pub(super) async fn read_media_history(
     }
     let question = HistoryIndexQuery { media_id: Some(media_id), ..HistoryIndexQuery::default() };
     let page = read_page(&app, &who, question, wanted).await?;
-    // Where no record says whose it is, events do: those of others are none, and all of them may have been dropped.
-    if owner.is_none() && page.items.is_empty() && (page.has_others || page.next_cursor.is_none()) {
+    if owner.is_none() && page.shows_nothing() {
         return Err(media::no_such_medium());
     }
     Ok(page_response(&page, page.next_cursor.as_deref(), &address, &uri))
@@ -169,7 +175,7 @@ pub(super) async fn read_job_history(
     }
     let question = HistoryIndexQuery { job_id: Some(job_id), ..HistoryIndexQuery::default() };
     let page = read_page(&app, &who, question, wanted).await?;
-    if job.is_none() && page.items.is_empty() && (page.has_others || page.next_cursor.is_none()) {
+    if job.is_none() && page.shows_nothing() {
         return Err(jobs::no_such_job());
     }
     Ok(page_response(&page, page.next_cursor.as_deref(), &address, &uri))
