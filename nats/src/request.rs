@@ -4,9 +4,10 @@
 
 use std::time::Duration;
 
+use schemas::ids::RequestId;
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::{Bus, BusError, client::ConnectionLoss, publish};
+use crate::{Bus, BusError, client::ConnectionLoss, new_id_bytes, publish};
 
 impl Bus {
     /// Sends `question` to `subject` and waits for the answer, MessagePack both ways.
@@ -21,7 +22,10 @@ impl Bus {
     ) -> Result<A, BusError> {
         let payload = bytes::Bytes::from(publish::encode_message(&subject, question)?);
         let asking = || {
-            let request = async_nats::Request::new().payload(payload.clone()).timeout(Some(wait_max));
+            // Random, and of this question alone: whoever answers one can't answer another.
+            let inbox = format!("{}.{}", self.role().answer_prefix(), RequestId::from_bytes(new_id_bytes()));
+            let request =
+                async_nats::Request::new().payload(payload.clone()).inbox(inbox).timeout(Some(wait_max));
             self.while_connected(self.client().send_request(subject.clone(), request))
         };
         let answer = match asking().await {

@@ -36,6 +36,15 @@ macro_rules! roles {
                 }
             }
 
+            /// Prefix of the subjects at which this role receives answers of other roles. Whoever answers has the right to publish below
+            /// `answer.>`, and not a right to answer what was received: with that the server remembers each message that it delivers,
+            /// those of streams, too, and looks through all of them again and again.
+            pub const fn answer_prefix(self) -> &'static str {
+                match self {
+                    $(Self::$role => concat!("answer.", $name),)*
+                }
+            }
+
             /// Prefix of the subjects by which this role asks JetStream.
             pub const fn api_prefix(self) -> &'static str {
                 match self {

@@ -381,6 +381,7 @@ impl MessageClass {
             Some(("hooklog", _)) => Self::HookLog,
             Some(("log", _)) => Self::Log,
             Some(("stat", _)) => Self::Stat,
+            Some(("answer", _)) => Self::Inbox,
             Some(("$JS", rest)) if rest.starts_with("ACK.") => Self::Ack,
             Some(("$JS", rest)) if rest.starts_with("API.") => Self::Api,
             Some(("$JS", rest)) if rest.starts_with("EVENT.ADVISORY.") => Self::Advisory,

@@ -146,7 +146,11 @@ impl ReaderTask {
     async fn create_consumer(&self, info: &stream::Info) -> Result<(String, u64), BusError> {
         let deliver_policy = match (self.last, self.config.start) {
             (Some(last), _) => DeliverPolicy::ByStartSequence { start_sequence: last + 1 },
-            (None, ReaderStart::LastPerSubject) => DeliverPolicy::LastPerSubject,
+            // Where each subject has one message at most, as in a bucket, both begin alike, and the broker need not look for the last of
+            // each of them first.
+            (None, ReaderStart::LastPerSubject) if info.config.max_messages_per_subject != 1 => {
+                DeliverPolicy::LastPerSubject
+            }
             (None, ReaderStart::Time(ms)) => DeliverPolicy::ByStartTime { start_time: parse_unix_ms(ms)? },
             (None, _) => DeliverPolicy::All,
         };

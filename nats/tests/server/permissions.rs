@@ -141,7 +141,7 @@ const CASES: &[Case] = &[
             "$JS.ACK.JOBS.transcode-p0.1.1.1.1.0",
             "_INBOX_index.x",
         ],
-        may_receive: &["_INBOX_ingress.>", "ctl.>", "ctl.upload.*"],
+        may_receive: &["_INBOX_ingress.>", "answer.ingress.>", "ctl.>", "ctl.upload.*"],
         may_not_receive: &[
             ">",
             "evt.>",
@@ -149,6 +149,8 @@ const CASES: &[Case] = &[
             "$KV.>",
             "_INBOX_keeper.>",
             "_INBOX.>",
+            "answer.>",
+            "answer.tasks.>",
             "ask.index.>",
             "$JS.EVENT.>",
         ],
@@ -299,7 +301,7 @@ const CASES: &[Case] = &[
             "$JS.API.CONSUMER.MSG.NEXT.JOBS.transcode-p0",
             "$JS.ACK.JOBS.transcode-p0.1.1.1.1.0",
         ],
-        may_receive: &["_INBOX_tasks.>", "job.tasks.>", "ctl.>"],
+        may_receive: &["_INBOX_tasks.>", "answer.tasks.>", "job.tasks.>", "ctl.>"],
         may_not_receive: &[">", "evt.>", "job.>", "job.transcode.>", "$KV.jobs.>", "_INBOX_transcode.>"],
     },
     Case {
@@ -342,7 +344,7 @@ const CASES: &[Case] = &[
             "_INBOX_ingress.unasked",
         ],
         may_receive: &["_INBOX_index.>", "evt.media.*.*", "evt.job.*.*", "ask.index.>"],
-        may_not_receive: &[">", "evt.>", "evt.admin.*.*", "$KV.media.>", "_INBOX_ingress.>"],
+        may_not_receive: &[">", "evt.>", "evt.admin.*.*", "$KV.media.>", "_INBOX_ingress.>", "answer.>"],
     },
     Case {
         role: Role::Audit,
@@ -415,6 +417,8 @@ const CASES: &[Case] = &[
             "$KV.grants.>",
             "_INBOX_ingress.>",
             "_INBOX_admin.>",
+            "answer.>",
+            "answer.ingress.>",
         ],
     },
     Case {
@@ -678,15 +682,16 @@ async fn the_index_answers_who_asks_and_no_one_else() {
     knows_subscriptions_of(&index).await;
     let answering = async {
         let question = questions.next().await.unwrap();
-        index.publish_core(question.reply.unwrap().to_string(), b"answer".to_vec()).await.unwrap();
+        let answer = nats::encode_message("answer", &"answer").unwrap();
+        index.publish_core(question.reply.unwrap().to_string(), answer).await.unwrap();
         std::future::pending::<()>().await;
     };
-    let asking = ingress.client().request("ask.index.list", "".into());
+    let asking = ingress.request::<_, String>("ask.index.list".into(), &"question", Duration::from_secs(10));
     let answer = tokio::select! {
         answer = asking => answer,
         () = answering => unreachable!("it never ends"),
     };
-    assert_eq!(answer.unwrap().payload.as_ref(), b"answer");
+    assert_eq!(answer.unwrap(), "answer");
 }
 
 #[tokio::test]

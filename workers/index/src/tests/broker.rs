@@ -61,9 +61,7 @@ pub(super) async fn ask<Q: Serialize, P: DeserializeOwned>(
     verb: &str,
     question: &Q,
 ) -> Option<IndexReply<P>> {
-    let payload = nats::encode_message("question", question).unwrap();
-    let reply = bus.client().request(subjects::index_request_subject(verb), payload.into()).await.ok()?;
-    Some(nats::decode_message("answer", &reply.payload).unwrap())
+    bus.request(subjects::index_request_subject(verb), question, Duration::from_secs(10)).await.ok()
 }
 
 pub(super) async fn media(bus: &Bus, question: &MediaIndexQuery) -> Option<MediaIndexPage> {
