@@ -3,6 +3,7 @@
 //! What is absent: no stream, durable or bucket is created by a role; [`topology`] alone does that. No message is
 //! acknowledged before its effects are durable. No publish is unconfirmed, except core messages that are hints.
 
+pub mod atomic_batch;
 mod backoff;
 mod client;
 mod clock;

@@ -231,6 +231,21 @@ impl StreamReader {
         }
     }
 
+    /// The next message, if it has been received already.
+    ///
+    /// # Errors
+    /// As [`StreamReader::next`].
+    pub fn next_received(&mut self) -> Result<Option<StreamEntry>, BusError> {
+        while let Ok(item) = self.entries.try_recv() {
+            let entry = item?;
+            self.waiting = entry.as_ref().map_or(0, |entry| entry.pending);
+            if entry.is_some() {
+                return Ok(entry);
+            }
+        }
+        Ok(None)
+    }
+
     /// Waits for the next of the messages that were there when the reader was opened; `None` once nothing waits, also when what
     /// waited was deleted meanwhile.
     ///

@@ -60,6 +60,8 @@ struct StreamSpec {
     allow_rollup: bool,
     #[serde(default)]
     allow_message_ttl: bool,
+    #[serde(default)]
+    allow_atomic_publish: bool,
     needed_by: Vec<RoleName>,
 }
 
@@ -201,6 +203,7 @@ impl StreamSpec {
             deny_purge: self.deny_purge,
             allow_rollup: self.allow_rollup,
             allow_message_ttl: self.allow_message_ttl,
+            allow_atomic_publish: self.allow_atomic_publish,
             num_replicas: settings.replicas,
             ..stream::Config::default()
         };

@@ -4,9 +4,12 @@ use async_nats::jetstream::{
     context::{PublishError, PublishErrorKind},
     message::PublishMessage,
 };
+use std::time::Duration;
+
 use nats::metrics::table::AUDIT_RECORDS;
 use nats::{
     Bus, ReaderStart,
+    atomic_batch::{BATCH_MESSAGES_MAX, BatchError, BatchMessage, BatchPublisher},
     reader::{StreamEntry, StreamPosition},
 };
 use schemas::{audit::AuditNote, fault::error_chain, subjects};
@@ -22,10 +25,16 @@ use crate::{
 /// Name of the reader of EVENTS.
 const READER: &str = "audit";
 
+/// Longest wait for the broker to confirm a batch.
+const ANSWER_WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// A batch of so many bytes takes no more records: the broker has it in memory until it is whole.
+const BATCH_BYTES_FULL: usize = 1024 * 1024;
+
 /// Appends every event behind the head until `stop` fires.
 ///
-/// One record at a time: what is sent before its predecessor is confirmed could follow the record of another writer, since
-/// the broker compares sequences, not bytes.
+/// One batch at a time, which the broker stores whole or not at all: what is sent before its predecessor is confirmed could follow the
+/// record of another writer, since the broker compares sequences, not bytes.
 ///
 /// # Errors
 /// [`AuditError::Fenced`] when another writer is at work; [`AuditError::Interrupted`] when the connection was made anew;
@@ -51,6 +60,7 @@ pub(crate) async fn run_term(
     let start = ReaderStart::Behind(StreamPosition { sequence: head.source_sequence, ..position });
     let reading = nats::reader::ReaderConfig::new(subjects::EVENTS, vec![subjects::EVENTS_ALL.into()], start);
     let mut events = bus.follow_stream(READER, reading);
+    let mut batches = BatchPublisher::new(bus, ANSWER_WAIT_MAX).await?;
     tracing::debug!(n = head.n, source_sequence = head.source_sequence, "auditing");
     loop {
         let event = tokio::select! {
@@ -59,10 +69,18 @@ pub(crate) async fn run_term(
             _ = connection.changed() => return Err(AuditError::Interrupted),
             event = events.next() => event?,
         };
+        // What has come meanwhile goes with it, so that more events make larger batches and not a longer way.
+        let mut lines = AuditLines::new(head, config);
+        lines.push(&event)?;
+        while lines.has_room()
+            && let Some(event) = events.next_received()?
+        {
+            lines.push(&event)?;
+        }
         head = tokio::select! {
             biased;
-            // The answer first: a record that was confirmed belongs to this term.
-            appended = append_event(bus, config, &head, &event) => appended?,
+            // The answer first: records that were confirmed belong to this term.
+            appended = append_lines(bus, &mut batches, lines) => appended?,
             _ = connection.changed() => return Err(AuditError::Interrupted),
         };
     }
@@ -128,30 +146,84 @@ async fn note_legacy_duplicates(bus: &Bus, head: AuditHead) -> Result<AuditHead,
     publish_line(bus, newest.n, line).await
 }
 
-/// Appends the record of one event; answers the head once it is stored.
-pub(crate) async fn append_event(
+/// Lines that are to be appended together, each behind the one before it.
+pub(crate) struct AuditLines<'a> {
+    config: &'a AuditConfig,
+    /// Number of the record that they follow.
+    last: u64,
+    head: AuditHead,
+    lines: Vec<AuditLine>,
+    size_bytes: usize,
+}
+
+impl<'a> AuditLines<'a> {
+    pub(crate) fn new(head: AuditHead, config: &'a AuditConfig) -> Self {
+        Self { config, last: head.n, head, lines: Vec::new(), size_bytes: 0 }
+    }
+
+    fn has_room(&self) -> bool {
+        self.lines.len() < self.config.batch_records_max.min(BATCH_MESSAGES_MAX)
+            && self.size_bytes < BATCH_BYTES_FULL
+    }
+
+    /// Adds the record of an event.
+    pub(crate) fn push(&mut self, event: &StreamEntry) -> Result<(), AuditError> {
+        let audited = self.head.source_sequence;
+        // Refused here as well as by the reader: a repeated record could never be taken back.
+        if event.sequence <= audited {
+            tracing::error!(sequence = event.sequence, audited, "an event was offered again");
+            return Ok(());
+        }
+        if event.sequence != audited + 1 {
+            tracing::error!(
+                from = audited + 1,
+                to = event.sequence - 1,
+                "events left EVENTS before they were audited"
+            );
+        }
+        let line = self.head.event_line(event, self.config.line_bytes_max)?;
+        self.head = line.head.clone();
+        self.size_bytes += line.bytes.len();
+        self.lines.push(line);
+        Ok(())
+    }
+}
+
+/// Stores lines behind the record that they follow; answers the head once they are stored.
+pub(crate) async fn append_lines(
     bus: &Bus,
-    config: &AuditConfig,
-    head: &AuditHead,
-    event: &StreamEntry,
+    batches: &mut BatchPublisher,
+    mut appended: AuditLines<'_>,
 ) -> Result<AuditHead, AuditError> {
-    // Refused here as well as by the reader: a repeated record could never be taken back.
-    if event.sequence <= head.source_sequence {
-        tracing::error!(
-            sequence = event.sequence,
-            audited = head.source_sequence,
-            "an event was offered again"
-        );
-        return Ok(head.clone());
+    if appended.lines.len() < 2 {
+        return match appended.lines.pop() {
+            Some(line) => publish_line(bus, appended.last, line).await,
+            None => Ok(appended.head),
+        };
     }
-    if event.sequence != head.source_sequence + 1 {
-        tracing::error!(
-            from = head.source_sequence + 1,
-            to = event.sequence - 1,
-            "events left EVENTS before they were audited"
-        );
+    let (last, n) = (appended.last, appended.head.n);
+    let message =
+        |line: &AuditLine| BatchMessage { subject: line.subject.clone(), payload: line.bytes.clone().into() };
+    let messages: Vec<BatchMessage> = appended.lines.iter().map(message).collect();
+    let count = messages.len() as u64;
+    match batches.publish(subjects::AUDIT, last, messages).await {
+        Ok(stored) if stored == n => {
+            AUDIT_RECORDS.add((), count);
+            Ok(appended.head)
+        }
+        // The records hold their own numbers: at another place they would break the chain.
+        Ok(_) | Err(BatchError::WrongLastSequence { .. }) => Err(AuditError::Fenced { n: last + 1 }),
+        Err(BatchError::Unsupported { reason }) => {
+            tracing::warn!(reason, "records are appended one by one: see `streamgate nats diff`");
+            let mut last = last;
+            for line in appended.lines {
+                last = publish_line(bus, last, line).await?.n;
+            }
+            Ok(appended.head)
+        }
+        Err(BatchError::Bus(error)) => Err(error.into()),
+        Err(error) => Err(AuditError::Refused { n: last + 1, reason: error_chain(&error) }),
     }
-    publish_line(bus, head.n, head.event_line(event, config.line_bytes_max)?).await
 }
 
 /// Stores a line as the message behind number `last`.

@@ -16,10 +16,13 @@ pub struct AuditConfig {
     /// Largest line, in bytes; a larger payload is replaced by its digest. Below the broker's `max_payload`.
     #[schemars(range(min = LINE_BYTES_MIN, max = LINE_BYTES_CEILING))]
     pub line_bytes_max: usize,
+    /// Most records that are stored together; also at most what the broker takes, 1,000.
+    #[schemars(range(min = 1, max = 1_000))]
+    pub batch_records_max: usize,
 }
 
 impl Default for AuditConfig {
     fn default() -> Self {
-        Self { line_bytes_max: 960 * 1024 }
+        Self { line_bytes_max: 960 * 1024, batch_records_max: 256 }
     }
 }

@@ -1,9 +1,12 @@
 //! Appending and verifying on a real broker, with the rights of the audit role.
 
+use std::time::Duration;
+
 use async_nats::jetstream::stream;
 use futures::StreamExt;
 use nats::{
     Bus, ReaderStart, Role,
+    atomic_batch::BatchPublisher,
     testing::TestBroker,
     topology::{self, TopologySettings},
 };
@@ -165,7 +168,7 @@ async fn of_two_writers_the_displaced_one_ends_and_writes_nothing() {
     let (bus, mut publisher) = (broker.bus(Role::Audit).await, Publisher::new(&broker).await);
     let mut one = Writer::start(&broker, AuditConfig::default()).await;
     // Its lines differ from those of the first, as those of another version may: the log shows whose is whose.
-    let mut two = Writer::start(&broker, AuditConfig { line_bytes_max: 100 }).await;
+    let mut two = Writer::start(&broker, AuditConfig { line_bytes_max: 100, ..AuditConfig::default() }).await;
     let (displaced, left) = soon("a displaced writer", async {
         loop {
             publisher.publish(1).await;
@@ -302,12 +305,82 @@ async fn a_log_that_was_doubled_once_goes_on_and_is_sound() {
 async fn an_event_that_is_offered_again_is_not_recorded_again() {
     let broker = TestBroker::start().await;
     let bus = broker.bus(Role::Audit).await;
+    let (config, mut batches) = (AuditConfig::default(), batches(&bus).await);
     let mut head = AuditHead::empty();
-    for sequence in [1, 2, 1, 2, 3] {
-        let event = entry(sequence, "evt.media.stored.m1", vec![0xC0]);
-        head = append::append_event(&bus, &AuditConfig::default(), &head, &event).await.unwrap();
+    for together in [&[1][..], &[2, 1], &[2], &[2, 3, 3, 4], &[4]] {
+        let mut lines = append::AuditLines::new(head, &config);
+        for sequence in together {
+            lines.push(&entry(*sequence, "evt.media.stored.m1", vec![0xC0])).unwrap();
+        }
+        head = append::append_lines(&bus, &mut batches, lines).await.unwrap();
     }
-    assert_eq!((head.n, head.source_sequence, lines(&bus).await.len()), (3, 3, 3));
+    assert_eq!((head.n, head.source_sequence, lines(&bus).await.len()), (4, 4, 4));
+}
+
+async fn batches(bus: &Bus) -> BatchPublisher {
+    BatchPublisher::new(bus, Duration::from_secs(5)).await.unwrap()
+}
+
+/// Lines of events behind a head.
+fn lines_behind(head: &AuditHead, config: &AuditConfig, count: u64) -> Vec<AuditHead> {
+    let mut heads = vec![head.clone()];
+    for _ in 0..count {
+        let last = heads.last().unwrap();
+        let event = entry(last.source_sequence + 1, "evt.media.stored.m1", vec![0xC0]);
+        heads.push(last.event_line(&event, config.line_bytes_max).unwrap().head);
+    }
+    heads
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_batches_behind_the_same_record_one_is_stored_whole_and_the_other_not_at_all() {
+    let broker = TestBroker::start().await;
+    let bus = broker.bus(Role::Audit).await;
+    let config = AuditConfig::default();
+    let batch = |first: u64, count: u64| {
+        let mut lines = append::AuditLines::new(AuditHead::empty(), &config);
+        for sequence in first..first + count {
+            lines.push(&entry(sequence, "evt.media.stored.m1", vec![0xC0])).unwrap();
+        }
+        lines
+    };
+    let (mut one, mut two) = (batches(&bus).await, batches(&bus).await);
+    // Events 1 to 7, and 1 to 5: what differs is how far they go.
+    let (first, second) = tokio::join!(
+        append::append_lines(&bus, &mut one, batch(1, 7)),
+        append::append_lines(&bus, &mut two, batch(1, 5)),
+    );
+    let (stored, refused) = match (first, second) {
+        (Ok(head), Err(refused)) | (Err(refused), Ok(head)) => (head, refused),
+        both => panic!("one of them: {both:?}"),
+    };
+    assert!(matches!(refused, AuditError::Fenced { n: 1 }), "{refused:?}");
+    assert_eq!(lines(&bus).await.len() as u64, stored.n);
+    assert_eq!(stored, *lines_behind(&AuditHead::empty(), &config, stored.n).last().unwrap());
+    // The one that was refused leaves nothing behind, and its publisher goes on.
+    let mut next = append::AuditLines::new(stored.clone(), &config);
+    for sequence in stored.source_sequence + 1..=stored.source_sequence + 3 {
+        next.push(&entry(sequence, "evt.media.stored.m1", vec![0xC0])).unwrap();
+    }
+    let head = append::append_lines(&bus, &mut two, next).await.unwrap();
+    assert_eq!((head.n, lines(&bus).await.len() as u64), (stored.n + 3, stored.n + 3));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_of_before_that_takes_no_batches_gets_single_records() {
+    let broker = TestBroker::start().await;
+    let (bus, admin) = (broker.bus(Role::Audit).await, broker.bus(Role::Admin).await);
+    let mut stream = admin.context().get_stream(subjects::AUDIT).await.unwrap().cached_info().config.clone();
+    stream.allow_atomic_publish = false;
+    admin.context().update_stream(stream).await.unwrap();
+    let mut publisher = Publisher::new(&broker).await;
+    publisher.publish(40).await;
+    let stop = CancellationToken::new();
+    let stage = stage(&broker, &stop).await;
+    recorded(&bus, publisher.events()).await;
+    stop.cancel();
+    soon("the end of the stage", stage).await.unwrap().unwrap();
+    assert_complete(&bus, publisher.events()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
