@@ -145,6 +145,11 @@ impl ResponseCache {
         found
     }
 
+    /// The same where the question counts already.
+    pub(crate) fn peek(&self, name: &str) -> Option<Bytes> {
+        self.entries.get(name).map(|entry| entry.value().bytes.clone())
+    }
+
     /// Counts a question that was not asked, since nothing that is kept may answer.
     pub fn note_miss(&self) {
         self.misses.fetch_add(1, Ordering::Relaxed);
@@ -197,11 +202,11 @@ pub fn versioned_key(id: &str, revisions: &[u64]) -> String {
 
 /// How caches do, as metrics.
 #[derive(Debug)]
-pub struct CacheMetrics([(&'static str, Arc<ResponseCache>); 4]);
+pub struct CacheMetrics([(&'static str, Arc<ResponseCache>); 6]);
 
 impl CacheMetrics {
     /// Those of `caches`, by their names.
-    pub const fn new(caches: [(&'static str, Arc<ResponseCache>); 4]) -> Self {
+    pub const fn new(caches: [(&'static str, Arc<ResponseCache>); 6]) -> Self {
         Self(caches)
     }
 }
@@ -268,7 +273,7 @@ mod tests {
         let held = cache.stats().entries;
         assert!((1..=100).contains(&held), "{held}");
         let text = nats::metrics::render_collector(CacheMetrics::new(
-            ["a", "b", "c", "d"].map(|name| (name, Arc::clone(&cache))),
+            ["a", "b", "c", "d", "e", "f"].map(|name| (name, Arc::clone(&cache))),
         ));
         let evicted =
             text.split_once("streamgate_cache_departures_total{cache=\"a\",reason=\"evicted\"} ").unwrap().1;

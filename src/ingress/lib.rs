@@ -106,6 +106,8 @@ pub struct IngressConfig {
     pub sharing: sharing::SharingConfig,
     /// Documents kept in memory.
     pub documents: cache::CacheConfig,
+    /// Status documents of complete uploads kept in memory.
+    pub upload_statuses: cache::CacheConfig,
     /// The cache API.
     pub cache: cached::CachedConfig,
     /// How much each owner may have done.
@@ -135,6 +137,11 @@ impl Default for IngressConfig {
             manners: request_policy::RequestConfig::default(),
             idempotency: idempotency::IdempotencyConfig::default(),
             sharing: sharing::SharingConfig::default(),
+            upload_statuses: cache::CacheConfig {
+                entries_max: 1_000,
+                bytes_max: 8 * 1024 * 1024,
+                age_s: 10 * 60,
+            },
             documents: cache::CacheConfig {
                 entries_max: 10_000,
                 bytes_max: 64 * 1024 * 1024,
@@ -192,7 +199,9 @@ pub struct AppServices {
     /// Credentials of answers without an end.
     pub(crate) credentials: credential_watch::CredentialWatches,
     /// Final playlists and init segments.
-    pub streams: Arc<cache::ResponseCache>,
+    pub streams: Arc<play::ObjectCache>,
+    /// Small segments in memory.
+    pub segments: Arc<play::ObjectCache>,
     /// Files that are put together as they are downloaded.
     pub downloads: play::DownloadPlans,
     /// Media that are ready.
@@ -215,6 +224,8 @@ pub struct AppServices {
     pub refusals: denied_events::DeniedEvents,
     /// Documents kept in memory.
     pub documents: Arc<cache::ResponseCache>,
+    /// Status documents of complete uploads kept in memory.
+    pub upload_statuses: Arc<cache::ResponseCache>,
     /// Documents of media among them, for as long as nothing can have changed.
     pub known_documents: Arc<media::KnownDocuments>,
     /// Who changed something a moment ago.
@@ -259,11 +270,15 @@ impl AppState {
             Arc::new(grants.gate_evaluator().chains().with_separate_limits());
         let proofs = grants.proof_checker().clone();
         let sign_in = auth::SignInService::open(bus.clone(), auth, Some(chains), proofs).await?;
+        let known_statuses =
+            uploads::KnownStatuses::new(config.upload_statuses, Arc::clone(&known_documents))?;
+        let upload_statuses = Arc::clone(known_statuses.answers());
         let uploads = uploads::UploadState::new(
             bus.clone(),
             store.clone(),
             config.uploads.clone(),
             config.profiles.clone(),
+            Some(known_statuses),
         );
         let capacity = capacity::CapacityMonitor::new(
             bus.clone(),
@@ -277,7 +292,10 @@ impl AppState {
             events::EventHub::open(bus.clone(), Arc::clone(&known_documents)).await?,
             &config.events,
         );
-        let streams = Arc::new(cache::ResponseCache::new(config.playback.cache)?);
+        let object_bytes_max = config.playback.cache_object_bytes_max;
+        let [streams, segments] = [config.playback.cache, config.playback.segment_cache]
+            .map(|config| play::ObjectCache::new(config, object_bytes_max).map(Arc::new));
+        let (streams, segments) = (streams?, segments?);
         let downloads = play::DownloadPlans::new(&config.playback)?;
         let known = Arc::new(play::PlayableMediaCache::new(&config.playback));
         let cached = cached::CachedEntries::new(config.cache)?;
@@ -289,11 +307,13 @@ impl AppState {
             config,
             signing_key,
             uploads,
+            upload_statuses,
             sign_in,
             grants,
             followers,
             credentials: credential_watch::CredentialWatches::default(),
             streams,
+            segments,
             downloads,
             limits,
             repeated,
@@ -316,11 +336,13 @@ impl AppState {
 
 impl AppServices {
     /// What this process keeps in memory, by the names of the caches.
-    pub(crate) fn named_caches(&self) -> [(&'static str, Arc<cache::ResponseCache>); 4] {
+    pub(crate) fn named_caches(&self) -> [(&'static str, Arc<cache::ResponseCache>); 6] {
         [
             ("entries", Arc::clone(self.cached.answers())),
             ("metadata", Arc::clone(&self.documents)),
-            ("streaming", Arc::clone(&self.streams)),
+            ("uploads", Arc::clone(&self.upload_statuses)),
+            ("streaming", Arc::clone(self.streams.answers())),
+            ("segments", Arc::clone(self.segments.answers())),
             ("downloads", Arc::clone(self.downloads.plans())),
         ]
     }

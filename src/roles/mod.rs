@@ -437,7 +437,7 @@ async fn run_worker_role(
                 (profiles.clone(), quotas.clone()),
                 capacity,
             );
-            let state = UploadState::new(bus.clone(), store.clone(), uploads.clone(), profiles.clone());
+            let state = UploadState::new(bus.clone(), store.clone(), uploads.clone(), profiles.clone(), None);
             let services = tasks::TaskServices {
                 actor: Arc::new(job_actor::IngressJobActor(context)),
                 uploads: Arc::new(fetched_uploads::IngressUploads(state.clone())),

@@ -66,7 +66,8 @@ struct OwnEntriesDocument {
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "NamedCache")]
 struct NamedCacheDocument {
-    /// `entries` of the cache API, `metadata` (documents of media), or `streaming` (playlists and small objects).
+    /// `entries` of the cache API, `metadata` (documents of media), `uploads` (status documents of complete uploads), `streaming`
+    /// (playlists and the heads of segments), `segments` (small segments and pictures), or `downloads` (heads of files that are downloaded).
     name: &'static str,
     /// Answers that are kept now.
     entries: usize,

@@ -87,8 +87,14 @@ impl KnownDocuments {
     }
 
     /// Taken before the records are read of which a document is made.
-    pub(super) fn generation(&self, media_id: MediaId) -> u64 {
+    pub(crate) fn generation(&self, media_id: MediaId) -> u64 {
         self.memory.generation(&media_id.to_string())
+    }
+
+    /// True while what was made of the records of a medium at `generation` can't have changed since.
+    pub(crate) fn is_current(&self, media_id: MediaId, generation: u64) -> bool {
+        self.memory.mark_used();
+        self.memory.is_coherent() && self.memory.generation(&media_id.to_string()) == generation
     }
 
     /// Keeps a document whose records were read at `generation`.

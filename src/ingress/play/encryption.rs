@@ -21,10 +21,11 @@ use cbc::cipher::{
     Array, BlockModeEncrypt, KeyIvInit,
     block_padding::{Padding, Pkcs7},
 };
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, stream};
 use nats::{Bus, Outbox};
 use schemas::{document::SegmentKey, ids::MediaId};
 use serde_bytes::ByteBuf;
+use store::BoundedObject;
 
 use super::{
     PlaybackPath, RepresentationMetadata, content_tag, no_such_resource, playable_media::PlayableMedium,
@@ -125,7 +126,8 @@ pub(super) async fn serve_encrypted(
         }
         EncryptedResource::Segment(wanted, number) => {
             let name = format!("{}/{}", encode.prefix, wanted.object_key());
-            let clear_bytes = app.store.head(&name).await.map_err(store_problem)?.size_bytes;
+            let found = app.segments.load(&app.store, &name).await.map_err(|error| store_problem(&error))?;
+            let clear_bytes = found.size_bytes();
             if clear_bytes > app.config.playback.encrypted_segment_bytes_max {
                 let what = format!("{name}: {clear_bytes} bytes are too many to be encrypted");
                 return Err(Problem::internal(&nats::BusError::Invalid { what }));
@@ -138,7 +140,10 @@ pub(super) async fn serve_encrypted(
                 cache_control: "private, max-age=3600",
             };
             let cipher = SegmentEncryptor::new(&load_key(&app.bus, media_id).await?, number);
-            let clear = app.store.get_stream(&name, 0..clear_bytes);
+            let clear = match found {
+                BoundedObject::Whole(bytes) => stream::iter([Ok(bytes)]).left_stream(),
+                BoundedObject::Larger { .. } => app.store.get_stream(&name, 0..clear_bytes).right_stream(),
+            };
             Ok(super::bytes::range_response(headers, &facts, |range| {
                 Body::from_stream(encrypt_range(clear, cipher, range))
             }))

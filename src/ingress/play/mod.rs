@@ -4,11 +4,13 @@
 //! to any player, since the token in the path is the right. While an encode grows its playlists are rendered from the job's
 //! records; what is final comes from the store, and which medium it is from memory.
 //!
-//! Limits: [`PlaybackConfig`]; the cache holds final playlists and init segments, bounded by count, bytes and age.
+//! Limits: [`PlaybackConfig`]; one cache holds final playlists and init segments, another small segments, each bounded by count, bytes
+//! and age.
 
 mod download;
 pub(super) mod encryption;
 mod growing;
+mod object_cache;
 mod open;
 mod path;
 mod playable_media;
@@ -31,11 +33,13 @@ use schemars::JsonSchema;
 use schemas::{gate::GateReasonCode, ids::MediaId, keys, media::MediaEncode};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use store::BoundedObject;
 
 use super::{AppState, cache, openapi};
 pub use download::DownloadPlans;
 use gate::grant::{PlaybackDenied, token::PlaybackToken};
 pub use growing::GrowingPlaylists;
+pub use object_cache::ObjectCache;
 use path::PlaybackPath;
 pub use playable_media::PlayableMediaCache;
 use web::{
@@ -46,13 +50,18 @@ use web::{
     problem_code::ProblemCode,
 };
 
+/// Largest playlist that is changed before it is sent: 50 hours in segments of two seconds.
+const PLAYLIST_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
 /// Settings of playback.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct PlaybackConfig {
     /// Final playlists and init segments in memory.
     pub cache: cache::CacheConfig,
-    /// Largest object that is cached, in bytes.
+    /// Small segments and pictures in memory, which many viewers ask for at the same time.
+    pub segment_cache: cache::CacheConfig,
+    /// Largest object that is cached, in bytes; also at most an eighth of its cache.
     pub cache_object_bytes_max: u64,
     /// Most media that are remembered between requests.
     pub media_count_max: usize,
@@ -72,6 +81,11 @@ impl Default for PlaybackConfig {
     fn default() -> Self {
         Self {
             cache: cache::CacheConfig { entries_max: 5_000, bytes_max: 64 * 1024 * 1024, age_s: 15 * 60 },
+            segment_cache: cache::CacheConfig {
+                entries_max: 5_000,
+                bytes_max: 128 * 1024 * 1024,
+                age_s: 15 * 60,
+            },
             cache_object_bytes_max: 1024 * 1024,
             media_count_max: 10_000,
             media_age_seconds_max: 30 * 60,
@@ -289,7 +303,14 @@ async fn load_event_playlist(
 
 /// A final playlist.
 async fn load_playlist_text(app: &AppState, key: String) -> Result<String, Problem> {
-    let bytes = load_cached(app, key).await?;
+    let found = app.streams.load(&app.store, &key).await.map_err(|error| store_problem(&error))?;
+    let bytes = match found {
+        BoundedObject::Whole(bytes) => bytes,
+        // Too large for memory, or memory is switched off.
+        BoundedObject::Larger { .. } => {
+            app.store.get(&key, PLAYLIST_BYTES_MAX).await.map_err(|error| store_problem(&error))?
+        }
+    };
     String::from_utf8(bytes.to_vec()).map_err(|error| Problem::internal(&error))
 }
 
@@ -321,31 +342,23 @@ async fn stored_response(
         content_type: wanted.content_type(),
         cache_control: if is_kept { "private, max-age=3600" } else { "private, no-cache" },
     };
-    if wanted.is_cached() {
-        let bytes = load_cached(app, key).await?;
-        facts.size_bytes = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-        return Ok(bytes::bytes_response(headers, &facts, &bytes));
+    let objects = if wanted.is_description() { &app.streams } else { &app.segments };
+    let found = objects.load(&app.store, &key).await.map_err(|error| store_problem(&error))?;
+    facts.size_bytes = found.size_bytes();
+    match found {
+        BoundedObject::Whole(bytes) => Ok(bytes::bytes_response(headers, &facts, &bytes)),
+        BoundedObject::Larger { .. } => {
+            let store = app.store.clone();
+            let body = |range| Body::from_stream(store.get_stream(&key, range));
+            Ok(bytes::range_response(headers, &facts, body))
+        }
     }
-    facts.size_bytes = app.store.head(&key).await.map_err(store_problem)?.size_bytes;
-    let store = app.store.clone();
-    Ok(bytes::range_response(headers, &facts, |range| Body::from_stream(store.get_stream(&key, range))))
 }
 
-/// A final playlist or init segment, from memory if it is there: what a key holds never changes.
-async fn load_cached(app: &AppState, key: String) -> Result<::bytes::Bytes, Problem> {
-    if let Some(bytes) = app.streams.get(&key) {
-        return Ok(bytes);
-    }
-    let bytes =
-        app.store.get(&key, app.config.playback.cache_object_bytes_max).await.map_err(store_problem)?;
-    app.streams.put(key, bytes.clone());
-    Ok(bytes)
-}
-
-fn store_problem(error: store::StoreError) -> Problem {
+fn store_problem(error: &store::StoreError) -> Problem {
     match error {
         store::StoreError::NotFound { .. } => no_such_resource(),
-        error => Problem::unavailable(&error),
+        error => Problem::unavailable(error),
     }
 }
 

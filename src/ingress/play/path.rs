@@ -107,8 +107,8 @@ impl<'a> PlaybackPath<'a> {
         }
     }
 
-    /// True when it is small and asked for by every viewer.
-    pub(super) const fn is_cached(self) -> bool {
+    /// True for what says which segments there are, and how they are decoded: it is small, and every viewer asks for it.
+    pub(super) const fn is_description(self) -> bool {
         matches!(
             self,
             Self::Multivariant | Self::Manifest | Self::Playlist(_) | Self::IFrames(_) | Self::Init(_)

@@ -59,7 +59,7 @@ pub(super) async fn read_poster(
     }
     let key = poster_key(encode);
     let facts = RepresentationMetadata {
-        size_bytes: app.store.head(&key).await.map_err(store_problem)?.size_bytes,
+        size_bytes: app.store.head(&key).await.map_err(|error| store_problem(&error))?.size_bytes,
         etag: content_tag(key.as_bytes()),
         content_type: PlaybackPath::Poster.content_type(),
         cache_control: shown.cache_control,

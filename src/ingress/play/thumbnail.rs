@@ -95,7 +95,7 @@ pub(super) async fn read_thumbnail(
             let detail = format!("no picture of {at_ms} ms with {width} pixels was made of what plays");
             return Err(Problem::new(ProblemCode::ThumbnailMissing).with_detail(detail));
         }
-        Err(error) => return Err(super::store_problem(error)),
+        Err(error) => return Err(super::store_problem(&error)),
     };
     let is_clear = known.encryption.is_none();
     let facts = RepresentationMetadata {

@@ -21,6 +21,7 @@ mod fetched;
 mod fields;
 mod final_parts;
 mod form;
+mod known_statuses;
 mod lifecycle;
 mod medium;
 pub(super) mod metadata;
@@ -63,6 +64,7 @@ pub use fenced_record::{
     FencedUploadRecord, MEDIA_REMOVED, discard_upload, end_fetched_upload, end_removed_upload,
 };
 pub use fetched::{FetchedBytes, FetchedRefusal, FetchedUpload};
+pub use known_statuses::KnownStatuses;
 pub use refusal::UploadRefusal;
 
 use crate::{AppState, openapi, transcode::ProfileCatalog};
@@ -87,11 +89,19 @@ struct UploadContext {
     slots: Arc<UploadWriters>,
     tasks: TaskTracker,
     stopping: CancellationToken,
+    /// Status documents in memory, where statuses are asked for.
+    known_statuses: Option<KnownStatuses>,
 }
 
 impl UploadState {
     /// What upload handlers share, with fresh slots.
-    pub fn new(bus: Bus, store: Store, config: UploadConfig, profiles: ProfileCatalog) -> Self {
+    pub fn new(
+        bus: Bus,
+        store: Store,
+        config: UploadConfig,
+        profiles: ProfileCatalog,
+        known_statuses: Option<KnownStatuses>,
+    ) -> Self {
         let shared = UploadContext {
             bus,
             store,
@@ -101,6 +111,7 @@ impl UploadState {
             slots: Arc::default(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
+            known_statuses,
         };
         Self { shared: Arc::new(shared) }
     }

@@ -1,11 +1,11 @@
 //! `GET /v1/uploads/{upload_id}/status`: where an upload and its medium stand, as JSON.
 
 use axum::{
-    Json,
     extract::{Path, State as Extract},
     http::{HeaderValue, header},
     response::{IntoResponse, Response},
 };
+use bytes::Bytes;
 use schemars::JsonSchema;
 use schemas::{
     access::ApiKeyScope,
@@ -16,7 +16,10 @@ use schemas::{
 use serde::Serialize;
 use serde_json::json;
 
-use super::{UploadContext, UploadState, parse_upload_id, refusal::UploadRefusal, response};
+use super::{
+    UploadContext, UploadState, known_statuses::StatusSource, parse_upload_id, refusal::UploadRefusal,
+    response,
+};
 use auth::Principal;
 use web::{
     limit::RateLimitGroup,
@@ -75,7 +78,7 @@ pub(super) static READ_UPLOAD_STATUS: Operation = Operation::read(
 
 /// Read where an upload and its medium stand
 ///
-/// Takes no lock and disturbs nobody.
+/// Takes no lock and disturbs nobody. That of a complete upload is answered from memory where nothing can have changed.
 #[utoipa::path(
     get,
     path = READ_UPLOAD_STATUS.path,
@@ -97,16 +100,33 @@ async fn read_status_checked(
     id: &str,
     who: &Principal,
 ) -> Result<Response, UploadRefusal> {
-    let held = shared
-        .bus
-        .load_record::<UploadRecord>(&parse_upload_id(id)?.to_string())
-        .await?
-        .ok_or(UploadRefusal::NotFound)?;
-    let record = held.record;
-    if !who.may_see(&record.owner) {
-        return Err(UploadRefusal::NotFound);
-    }
+    let upload_id = parse_upload_id(id)?;
+    let known = shared.known_statuses.as_ref().and_then(|known| known.get(upload_id));
+    let body = match known {
+        Some(known) if !who.may_see(&known.owner) => return Err(UploadRefusal::NotFound),
+        Some(known) => known.body,
+        None => load_status(shared, upload_id, who).await?,
+    };
+    let fields = [
+        (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+    ];
+    Ok((fields, body).into_response())
+}
+
+/// The document by its records; that of a complete upload with a medium is kept in memory.
+async fn load_status(
+    shared: &UploadContext,
+    upload_id: UploadId,
+    who: &Principal,
+) -> Result<Bytes, UploadRefusal> {
+    let held = shared.bus.load_record::<UploadRecord>(&upload_id.to_string()).await?;
+    let record = held.map(|held| held.record).filter(|record| who.may_see(&record.owner));
+    let record = record.ok_or(UploadRefusal::NotFound)?;
+    let known = shared.known_statuses.as_ref();
+    let generation = known.map(|known| known.generation(record.media_id));
     let medium = shared.bus.load_record::<media::MediaRecord>(&record.media_id.to_string()).await?;
+    let is_kept = record.status == UploadStatus::Received && medium.is_some();
     let document = UploadDocument {
         upload_id: record.upload_id,
         media_id: record.media_id,
@@ -124,7 +144,11 @@ async fn read_status_checked(
             detail: held.record.detail,
         }),
     };
-    let mut response = Json(document).into_response();
-    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    Ok(response)
+    let body = serde_json::to_vec(&document);
+    let body = Bytes::from(body.map_err(|error| nats::BusError::Invalid { what: error.to_string() })?);
+    if let Some((known, generation)) = known.zip(generation).filter(|_| is_kept) {
+        let source = StatusSource { upload_id, media_id: record.media_id, generation };
+        known.keep(source, &record.owner, &body);
+    }
+    Ok(body)
 }

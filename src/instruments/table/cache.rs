@@ -3,8 +3,10 @@
 use super::metric_table;
 use crate::{CounterFamily, LabelDeclaration, MetricDeclaration, labels::CacheWrite};
 
-const CACHE: LabelDeclaration =
-    LabelDeclaration::fixed("cache", &["entries", "metadata", "streaming", "downloads"]);
+const CACHE: LabelDeclaration = LabelDeclaration::fixed(
+    "cache",
+    &["entries", "metadata", "uploads", "streaming", "segments", "downloads"],
+);
 
 metric_table! { Cache;
     CACHE_REQUESTS: MetricDeclaration = counter(Request, "streamgate_cache_requests", "Questions to a cache by whether it had the answer")

@@ -96,6 +96,28 @@ pub(crate) struct StoreState {
     marker: MarkerState,
 }
 
+/// What a read up to a size comes to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BoundedObject {
+    /// All of it.
+    Whole(Bytes),
+    /// It has more bytes than were wanted.
+    Larger {
+        /// Its size, in bytes.
+        size_bytes: u64,
+    },
+}
+
+impl BoundedObject {
+    /// How many bytes the object has.
+    pub fn size_bytes(&self) -> u64 {
+        match self {
+            Self::Whole(bytes) => u64::try_from(bytes.len()).unwrap_or(u64::MAX),
+            Self::Larger { size_bytes } => *size_bytes,
+        }
+    }
+}
+
 impl Store {
     /// Opens the store that `identify` says belongs to this installation. Makes nothing and asks nobody before the first use:
     /// see [`Store::verify_marker`].
@@ -141,13 +163,24 @@ impl Store {
 
     /// Reads a whole object of at most `size_bytes_max`; a larger one is [`StoreError::Invalid`].
     pub async fn get(&self, key: &str, size_bytes_max: u64) -> Result<Bytes, StoreError> {
+        match self.get_bounded(key, size_bytes_max).await? {
+            BoundedObject::Whole(bytes) => Ok(bytes),
+            BoundedObject::Larger { .. } => {
+                Err(StoreError::Invalid(format!("{key} is larger than {size_bytes_max} bytes")))
+            }
+        }
+    }
+
+    /// Reads a whole object of at most `size_bytes_max`; of a larger one only how large it is.
+    pub async fn get_bounded(&self, key: &str, size_bytes_max: u64) -> Result<BoundedObject, StoreError> {
         let path = self.object_path(key)?;
         let found = self.with_deadline(0, self.object_store()?.get(&path)).await;
         let found = self.confirm_absence(key, found).await?;
-        if found.meta.size > size_bytes_max {
-            return Err(StoreError::Invalid(format!("{key} is larger than {size_bytes_max} bytes")));
+        let size_bytes = found.meta.size;
+        if size_bytes > size_bytes_max {
+            return Ok(BoundedObject::Larger { size_bytes });
         }
-        self.with_deadline(found.meta.size, found.bytes()).await
+        self.with_deadline(size_bytes, found.bytes()).await.map(BoundedObject::Whole)
     }
 
     /// Reads a range in bytes; one that ends behind the object is cut, one that starts there is [`StoreError::Invalid`].

@@ -183,7 +183,7 @@ fn check_permission(session: &OpenedSession) -> Result<(), Problem> {
 
 fn plan_problem(error: PlanError) -> Problem {
     match error {
-        PlanError::Store(error) => store_problem(error),
+        PlanError::Store(error) => store_problem(&error),
         PlanError::TooLarge { samples_max } => {
             let detail = format!("it has more than {samples_max} pictures and frames of sound");
             Problem::new(ProblemCode::DownloadTooLarge).with_detail(detail)

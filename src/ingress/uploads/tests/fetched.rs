@@ -49,7 +49,7 @@ impl Begun {
 async fn tasks(site: &mut Site) -> (UploadState, CancellationToken) {
     let store = store::testing::open_test_store(site.store.clone()).unwrap();
     let bus = site.broker.bus(Role::Tasks).await;
-    let state = UploadState::new(bus, store, UploadConfig::default(), ProfileCatalog::default());
+    let state = UploadState::new(bus, store, UploadConfig::default(), ProfileCatalog::default(), None);
     let shutdown = CancellationToken::new();
     let (running, stop) = (state.clone(), shutdown.clone());
     site.tasks.spawn(async move { running.run(stop).await.unwrap() });

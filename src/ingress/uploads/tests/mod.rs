@@ -110,7 +110,7 @@ impl Site {
         settings.request_timeout_ms = 1_000;
         let bus = Bus::connect(&settings).await.unwrap();
         let store = store::testing::open_test_store(self.store.clone()).unwrap();
-        let state = UploadState::new(bus, store, config, ProfileCatalog::default());
+        let state = UploadState::new(bus, store, config, ProfileCatalog::default(), None);
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let app: Router = router(state.clone()).into_parts().0.layer(middleware::from_fn(who));
