@@ -26,6 +26,7 @@ pub mod config;
 pub mod data_folder;
 pub mod explained;
 pub mod keeper;
+pub mod owner_removal;
 pub mod ownership_transfer;
 pub mod published;
 pub mod readiness;

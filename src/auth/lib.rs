@@ -26,6 +26,7 @@ pub mod link;
 pub mod login;
 pub mod message;
 pub mod proof;
+pub mod removal;
 pub mod session;
 pub mod signature;
 #[cfg(feature = "testing")]

@@ -471,7 +471,7 @@ async fn publish_session_end(bus: &Bus, session_id: SessionId) {
 }
 
 /// The account that a session proved, as it was proven.
-fn session_account(session: &AuthSession) -> Option<WalletAccount> {
+pub(crate) fn session_account(session: &AuthSession) -> Option<WalletAccount> {
     let address: WalletAddress = session.address.parse().ok()?;
     Some(WalletAccount { address, chain_id: session.account_chain_id })
 }

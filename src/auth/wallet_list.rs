@@ -91,6 +91,6 @@ pub(super) async fn remove_from_wallet(
 }
 
 /// Key of the list of an account's sessions.
-fn wallet_list_key(account: WalletAccount) -> String {
+pub(crate) fn wallet_list_key(account: WalletAccount) -> String {
     wallet_sessions_key(&account.address.to_lower_hex(), account.chain_id)
 }

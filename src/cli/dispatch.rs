@@ -133,6 +133,11 @@ async fn execute_owner(global: &GlobalArgs, command: OwnerCommand) -> anyhow::Re
             let bus = broker::connect_admin(settings::load_settings(global, &server)?).await?;
             owner::transfer_owner(&bus, (&from, &to), global.json).await
         }
+        OwnerCommand::Rm { owner, yes, server } => {
+            owner::check_removal(&owner, yes)?;
+            let bus = broker::connect_admin(settings::load_settings(global, &server)?).await?;
+            owner::remove_owner(&bus, &owner, global.json).await
+        }
     }
 }
 

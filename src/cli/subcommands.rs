@@ -677,6 +677,22 @@ What it owned before under eip155:0x... stays there until somebody says to which
         #[command(flatten)]
         server: ServerArgs,
     },
+    /// Remove an owner with all that is its own: media, keys, sessions, webhooks, schedules, values of the cache
+    #[command(after_help = "Example:
+  streamgate owner rm eip155:0x5aae... --yes
+
+Nothing of it can be restored; the keeper purges what is stored of the media within minutes. Events and the audit log stay for as long as
+they keep anything. A wallet can sign in again, and owns nothing then.")]
+    Rm {
+        /// The owner, as media show it
+        owner: String,
+        /// Do it: without this nothing is removed
+        #[arg(long)]
+        yes: bool,
+        /// The broker.
+        #[command(flatten)]
+        server: ServerArgs,
+    },
 }
 
 /// What to do with the object store.

@@ -164,6 +164,11 @@ impl EntryName {
     }
 }
 
+/// What fits the keys of all values that one principal has in the bucket.
+pub fn entry_filter(owner: &str) -> String {
+    cached::entry_key(&digest(&[owner]), "*")
+}
+
 /// The first 16 bytes of the SHA-256 of texts, each ended, in lower-case hex.
 fn digest(texts: &[&str]) -> String {
     let mut hasher = Sha256::new();
