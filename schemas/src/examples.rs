@@ -416,7 +416,8 @@ fn visit_job_events(visitor: &mut impl ExampleVisitor) {
     );
 }
 
-fn upload_record() -> upload::UploadRecord {
+/// An upload that takes bytes, with parts of a multipart upload.
+pub fn upload_record() -> upload::UploadRecord {
     upload::UploadRecord {
         upload_id: UPLOAD,
         media_id: MEDIA,

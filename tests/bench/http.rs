@@ -1,4 +1,4 @@
-//! One ingress in this process, spoken to over loopback: what limits cost a request, and what a cache spares it.
+//! One ingress in this process, spoken to over loopback: what limits cost a request, and what a document costs.
 
 use std::{
     io::{Read, Write},
@@ -13,12 +13,9 @@ use schemas::{
     document,
     gate::{GateRule, MediaGate},
     ids::{JobId, MediaId},
-    job::{self, EncodePlan},
     keys,
     media::{MediaEncode, MediaRecord, MediaStatus},
-    subjects::JobPriority,
 };
-use serde_json::json;
 use store::Store;
 use tempfile::TempDir;
 use tokio::{net::TcpListener, task::JoinSet};
@@ -26,21 +23,20 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceBuilder;
 use web::{client, limit, registry, request, serve};
 
-use crate::{Aim, Row, median};
+use crate::{Aim, Row};
 
-const OWNER: &str = "bench";
+pub(crate) const OWNER: &str = "bench";
 const PREFIX: &str = "media/bench/enc/1";
-/// Playlists that are asked for once cold and once warm.
-const PLAYLISTS: usize = 300;
-/// The same of jobs, and their parts, which is what a 10-minute title has.
-const JOBS: usize = 60;
-const PARTS: usize = 12;
+/// Playlists, and segments, that are asked for once cold and once warm.
+pub(crate) const OBJECTS: u32 = 300;
+/// Bytes of such a segment: a second of 720p.
+const SEGMENT_BYTES: usize = 250_000;
 
-struct Site {
-    app: AppState,
-    key: String,
-    admin: Bus,
-    media_id: MediaId,
+pub(crate) struct Site {
+    pub(crate) app: AppState,
+    pub(crate) key: String,
+    pub(crate) admin: Bus,
+    pub(crate) media_id: MediaId,
     tasks: JoinSet<()>,
     _broker: TestBroker,
     _folder: TempDir,
@@ -48,12 +44,17 @@ struct Site {
 
 impl Site {
     /// A medium that is ready, whose playlists are in the store.
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
+        Self::start_with(|_| ()).await
+    }
+
+    /// The same with other settings.
+    pub(crate) async fn start_with(set: impl FnOnce(&mut ingress::IngressConfig)) -> Self {
         let broker = TestBroker::start().await;
         let folder = tempfile::tempdir().unwrap();
         let bus = Bus::connect(&broker.config(Role::Ingress)).await.unwrap();
         let admin = broker.bus(Role::Admin).await;
-        let key = auth::create_api_key(&bus, OWNER, schemas::access::PrincipalRole::Owner).await.unwrap();
+        let key = auth::create_api_key(&bus, OWNER, schemas::access::PrincipalRole::Admin).await.unwrap();
         let store = store::testing::open_test_store(store::StoreConfig::from_url(format!(
             "file://{}/store",
             folder.path().display()
@@ -67,7 +68,9 @@ impl Site {
         let mut config = ingress::IngressConfig::default();
         let rates = &mut config.limit.rates;
         (rates.metadata, rates.streaming, rates.worker) = (rate, rate, rate);
+        (rates.cache, rates.upload) = (rate, rate);
         config.limit.replicas_assumed_count = 1;
+        set(&mut config);
         let metrics = registry::MetricsRegistry::default();
         let app = AppState::build(bus, store, grants, metrics, config, auth::AuthConfig::default());
         let app = Box::pin(app).await.unwrap();
@@ -77,59 +80,7 @@ impl Site {
         Self { app, key, admin, media_id, tasks, _broker: broker, _folder: folder }
     }
 
-    /// Jobs that succeeded, with all their parts.
-    async fn jobs(&self) -> Vec<JobId> {
-        let plan: EncodePlan = serde_json::from_value(json!({
-            "source_key": "media/bench/source", "source_bytes": 1, "origin_us": 0, "duration_ms": 600_000, "video": null,
-            "audio": [], "poster": null, "profile": "default", "options_digest": "3fd1a7c2b94e5d60", "reasons": [],
-        }))
-        .unwrap();
-        let parts: Vec<String> = (0..PARTS).map(|i| format!("v{i:04}")).collect();
-        let mut ids = Vec::new();
-        for _ in 0..JOBS {
-            let job_id = JobId::from_bytes(nats::new_id_bytes());
-            let job = job::JobRecord {
-                job_id,
-                kind: "transcode".into(),
-                priority: JobPriority::P1,
-                media_id: self.media_id,
-                owner: OWNER.into(),
-                status: job::JobStatus::Succeeded,
-                encode: 1,
-                prefix: PREFIX.into(),
-                plan: plan.clone(),
-                parts: parts.clone(),
-                code: None,
-                detail: None,
-                created_at_ms: 1,
-                ended_at_ms: Some(2),
-                kept_until_ms: None,
-                folded: None,
-                publishing_at_ms: None,
-                retry_of: None,
-                cleared_at_ms: None,
-                made: Vec::new(),
-                paused_at_ms: None,
-                scheduled: None,
-                verified: None,
-                action: None,
-                acted: None,
-                fetch: None,
-                thumbnails: None,
-            };
-            self.admin.commit_record(&mut VersionedRecord::new(job), Outbox::new()).await.unwrap();
-            for part in parts.iter().map(String::as_str).chain([job::FINISH]) {
-                self.admin
-                    .commit_record(&mut VersionedRecord::new(done(job_id, part)), Outbox::new())
-                    .await
-                    .unwrap();
-            }
-            ids.push(job_id);
-        }
-        ids
-    }
-
-    async fn serve(&mut self, router: Router) -> SocketAddr {
+    pub(crate) async fn serve(&mut self, router: Router) -> SocketAddr {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let grace = Duration::from_secs(1);
@@ -166,18 +117,6 @@ impl Site {
     }
 }
 
-fn done(job_id: JobId, part: &str) -> job::JobPartRecord {
-    job::JobPartRecord {
-        status: job::JobPartStatus::Done,
-        attempt: 1,
-        worker: "bench".into(),
-        cpu_ms: 1,
-        wall_ms: 1,
-        rss_bytes_max: 1,
-        ..job::JobPartRecord::new(job_id, part)
-    }
-}
-
 async fn seed(admin: &Bus, store: &Store, media_id: MediaId) {
     let asset = MediaRecord {
         encode: Some(MediaEncode {
@@ -208,27 +147,29 @@ async fn seed(admin: &Bus, store: &Store, media_id: MediaId) {
     admin.commit_record(&mut VersionedRecord::new(document), Outbox::new()).await.unwrap();
     // Ten minutes in segments of four seconds.
     let playlist = "#EXTINF:4.000,\n123.m4s\n".repeat(150);
-    for i in 0..PLAYLISTS {
-        let key = format!("{PREFIX}/{}", keys::media_playlist_path(&format!("v{i}")));
-        store.put(&key, playlist.clone()).await.unwrap();
+    for i in 0..OBJECTS {
+        let playlist_path = keys::media_playlist_path(&format!("v{i}"));
+        store.put(&format!("{PREFIX}/{playlist_path}"), playlist.clone()).await.unwrap();
+        let segment_path = keys::segment_path("v0", i + 1);
+        store.put(&format!("{PREFIX}/{segment_path}"), vec![7; SEGMENT_BYTES]).await.unwrap();
     }
     store.put(&format!("{PREFIX}/{}", keys::MULTIVARIANT), "#EXTM3U\n").await.unwrap();
 }
 
 /// A connection that is kept. It costs little, so that what is measured is the other side.
-struct Client {
+pub(crate) struct Client {
     stream: TcpStream,
 }
 
 impl Client {
-    fn new(address: SocketAddr) -> Self {
+    pub(crate) fn new(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).unwrap();
         stream.set_nodelay(true).unwrap();
         Self { stream }
     }
 
     /// Sends a request and reads the whole answer; its body.
-    fn ask(&mut self, head: &str) -> Vec<u8> {
+    pub(crate) fn ask(&mut self, head: &str) -> Vec<u8> {
         self.stream.write_all(head.as_bytes()).unwrap();
         let (mut answer, mut piece) = (Vec::new(), [0; 16 * 1024]);
         let body_at = loop {
@@ -256,7 +197,7 @@ fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
 
 impl Client {
     /// Microseconds until the whole answer is there.
-    fn time(&mut self, head: &str) -> f64 {
+    pub(crate) fn time(&mut self, head: &str) -> f64 {
         let started = Instant::now();
         self.ask(head);
         started.elapsed().as_secs_f64() * 1e6
@@ -349,68 +290,4 @@ fn busy_us(path: &str) -> f64 {
     }
     let threads = std::fs::read_dir(path).unwrap();
     threads.map(|thread| of_one(&thread.unwrap().path())).sum::<f64>() / 1e3
-}
-
-/// The document of a finished job from memory, against the first time it is asked for.
-pub(crate) async fn cached_job() -> Row {
-    let mut site = Site::start().await;
-    let router = ingress::router(site.app.clone());
-    let (address, key, ids) = (site.serve(router).await, site.key.clone(), site.jobs().await);
-    let (hits, misses) = tokio::task::spawn_blocking(move || {
-        let mut client = Client::new(address);
-        let mut of_all = || {
-            let heads = ids.iter().map(|id| {
-                format!("GET /v1/jobs/{id} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {key}\r\n\r\n")
-            });
-            heads.map(|head| client.time(&head)).collect()
-        };
-        let misses = median(of_all());
-        (median(of_all()), misses)
-    })
-    .await
-    .unwrap();
-    Row {
-        name: "a finished job from the cache",
-        ours: hits,
-        baseline: misses,
-        unit: "us",
-        against: "its first request, 12 parts",
-        aim: Aim::RatioMost(1.0),
-    }
-}
-
-/// A playlist of ten minutes from memory, against the first time it is asked for.
-pub(crate) async fn cached_playlist() -> Row {
-    let mut site = Site::start().await;
-    let router = ingress::router(site.app.clone());
-    let address = site.serve(router).await;
-    let path = format!("/v1/media/{}/playback", site.media_id);
-    let (key, media_id) = (site.key.clone(), site.media_id);
-    let (hits, misses) = tokio::task::spawn_blocking(move || {
-        let mut client = Client::new(address);
-        let body = client.ask(&format!(
-            "POST {path} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {key}\r\nContent-Length: 0\r\n\r\n"
-        ));
-        let session: serde_json::Value = serde_json::from_slice(&body).unwrap();
-        let token = session["token"].as_str().unwrap().to_owned();
-        let mut time = |path: &str| {
-            client.time(&format!("GET /play/{token}/{media_id}/{path} HTTP/1.1\r\nHost: bench\r\n\r\n"))
-        };
-        // The session and the medium are looked up once.
-        time(keys::MULTIVARIANT);
-        let mut of_all =
-            || (0..PLAYLISTS).map(|i| time(&keys::media_playlist_path(&format!("v{i}")))).collect();
-        let misses = median(of_all());
-        (median(of_all()), misses)
-    })
-    .await
-    .unwrap();
-    Row {
-        name: "a playlist from the cache",
-        ours: hits,
-        baseline: misses,
-        unit: "us",
-        against: "its first request, local store",
-        aim: Aim::RatioMost(1.0),
-    }
 }

@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::{Aim, Row, server::Server, size};
 
 /// A picture with detail and motion, and a tone.
-fn clip(dir: &Path, seconds: u64, frame_size: &str) -> std::path::PathBuf {
+pub(crate) fn clip(dir: &Path, seconds: u64, frame_size: &str) -> std::path::PathBuf {
     let path = dir.join("title.mp4");
     let video = format!("testsrc2=duration={seconds}:size={frame_size}:rate=25,noise=alls=12:allf=t");
     let audio = format!("sine=frequency=440:duration={seconds}:sample_rate=48000");
@@ -83,14 +83,26 @@ fn cli(plan: &VideoPlan, plan_audio: &EncodePlan, source: &Path, out: &Path) -> 
     (times[0], times[1] + times[2])
 }
 
-struct Outcome {
+/// Where an installation is, and the key that opens it.
+pub(crate) struct Address {
+    pub(crate) url: String,
+    pub(crate) key: String,
+}
+
+impl Address {
+    fn of(server: &Server) -> Self {
+        Self { url: server.url.clone(), key: server.key.clone() }
+    }
+}
+
+pub(crate) struct Outcome {
     plan: EncodePlan,
     seconds_to_playable: f64,
-    seconds_to_ready: f64,
+    pub(crate) seconds_to_ready: f64,
     cpu_seconds: f64,
 }
 
-async fn get(server: &Server, path: &str) -> Value {
+async fn get(server: &Address, path: &str) -> Value {
     let answer = reqwest::Client::new()
         .get(format!("{}{path}", server.url))
         .bearer_auth(&server.key)
@@ -101,7 +113,7 @@ async fn get(server: &Server, path: &str) -> Value {
 }
 
 /// Uploads, and looks ten times a second how far it is.
-async fn run(server: &Server, source: &Path) -> Outcome {
+pub(crate) async fn run(server: &Address, source: &Path) -> Outcome {
     let started = Instant::now();
     let answer = reqwest::Client::new()
         .post(format!("{}/v1/media", server.url))
@@ -142,7 +154,7 @@ async fn run(server: &Server, source: &Path) -> Outcome {
 pub(crate) async fn cpu() -> Row {
     let server = Server::start("");
     let source = clip(server.dir.path(), 30, "1280x720");
-    let ours = run(&server, &source).await;
+    let ours = run(&Address::of(&server), &source).await;
     let (_, cpu_seconds) = cli(ours.plan.video.as_ref().unwrap(), &ours.plan, &source, server.dir.path());
     Row {
         name: "ladder CPU, 30 s of 720p",
@@ -158,7 +170,7 @@ pub(crate) async fn title() -> [Row; 2] {
     let seconds = size("BENCH_TITLE_SECONDS", 600);
     let server = Server::start("[transcode.parts]\nslots = 2\n");
     let source = clip(server.dir.path(), seconds, "640x360");
-    let ours = run(&server, &source).await;
+    let ours = run(&Address::of(&server), &source).await;
     let (wall, _) = cli(ours.plan.video.as_ref().unwrap(), &ours.plan, &source, server.dir.path());
     let row = |name, ours, aim| Row {
         name,

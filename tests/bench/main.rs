@@ -11,12 +11,16 @@
     reason = "a measuring program: it stops at the first thing that does not work and prints its result"
 )]
 
+mod audit;
 mod bus;
+mod caches;
+mod deliveries;
 mod dispatch;
 mod followers;
 mod gate;
 mod http;
 mod ladder;
+mod scaling;
 mod search;
 mod server;
 mod stay;
@@ -76,9 +80,9 @@ pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values[(values.len() - 1) / 2]
 }
 
-const USAGE: &str = "make bench [ARGS='ROW...']   rows: bus dispatch flood killed jobs signin token limiter get cache followers start upload tus slow search ladder title stay; without any, all.
+const USAGE: &str = "make bench [ARGS='ROW...']   rows: bus dispatch flood killed jobs signin token limiter get cache followers start upload tus slow search ladder title workers stay hooks audit; without any, all.
 BENCH_TITLE_SECONDS (600), BENCH_UPLOAD_MIB (1024), BENCH_TUS_MIB (256), BENCH_SLOW (1000), BENCH_STAY (100000),
-BENCH_FLOOD (10000), BENCH_FOLLOWERS (10000), BENCH_FOLLOWED (1000), BENCH_SEARCH (100000), BENCH_WAITING (100000) and BENCH_JOBS (1000000) make a run smaller.";
+BENCH_FLOOD (10000), BENCH_FOLLOWERS (10000), BENCH_FOLLOWED (1000), BENCH_SEARCH (100000), BENCH_DELIVERIES (2000), BENCH_AUDITED (50000), BENCH_WAITING (100000) and BENCH_JOBS (1000000) make a run smaller.";
 
 async fn measure_dispatcher(is_wanted: &impl Fn(&str) -> bool) {
     if is_wanted("dispatch") {
@@ -130,13 +134,24 @@ async fn main() {
         println!("{}", http::document_cost().await.line());
     }
     if is_wanted("cache") {
-        println!("{}", http::cached_playlist().await.line());
-        println!("{}", http::cached_job().await.line());
+        for row in caches::gains().await {
+            println!("{}", row.line());
+        }
+        println!("{}", caches::zipf_hit_ratio().await.line());
+        println!("{}", caches::entry_memory().await.line());
     }
     if is_wanted("followers") {
         for row in followers::many_followers().await {
             println!("{}", row.line());
         }
+    }
+    if is_wanted("audit") {
+        for row in audit::appended().await {
+            println!("{}", row.line());
+        }
+    }
+    if is_wanted("hooks") {
+        println!("{}", deliveries::deliveries_per_second().await.line());
     }
     if is_wanted("start") {
         println!("{}", server::cold_start().line());
@@ -164,6 +179,11 @@ async fn main() {
     }
     if is_wanted("ladder") {
         println!("{}", ladder::cpu().await.line());
+    }
+    if is_wanted("workers") {
+        for row in scaling::workers().await {
+            println!("{}", row.line());
+        }
     }
     if is_wanted("title") {
         for row in ladder::title().await {
