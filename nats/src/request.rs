@@ -22,7 +22,7 @@ impl Bus {
     ) -> Result<A, BusError> {
         let payload = bytes::Bytes::from(publish::encode_message(&subject, question)?);
         let asking = || {
-            // Random, and of this question alone: whoever answers one can't answer another.
+            // Random, and of this question alone: a role that answers one can't answer another.
             let inbox = format!("{}.{}", self.role().answer_prefix(), RequestId::from_bytes(new_id_bytes()));
             let request =
                 async_nats::Request::new().payload(payload.clone()).inbox(inbox).timeout(Some(wait_max));

@@ -39,7 +39,11 @@ async fn publish(bus: &Bus, count: u64) {
 }
 
 /// When each message of a stream was stored, by what `key` makes of it, and the bytes of all.
-async fn stored_at(bus: &Bus, stream: &str, key: impl Fn(&reader::StreamEntry) -> u64) -> (HashMap<u64, u64>, u64) {
+async fn stored_at(
+    bus: &Bus,
+    stream: &str,
+    key: impl Fn(&reader::StreamEntry) -> u64,
+) -> (HashMap<u64, u64>, u64) {
     let config = reader::ReaderConfig::new(stream, Vec::new(), ReaderStart::All);
     let mut entries = bus.open_reader(config).await.unwrap();
     let (mut times, mut bytes) = (HashMap::new(), 0);
@@ -54,7 +58,8 @@ pub(crate) async fn appended() -> Vec<Row> {
     let count = size("BENCH_AUDITED", 50_000);
     let broker = TestBroker::start().await;
     let stop = CancellationToken::new();
-    let stage = tokio::spawn(::audit::run(broker.bus(Role::Audit).await, AuditConfig::default(), stop.clone()));
+    let stage =
+        tokio::spawn(::audit::run(broker.bus(Role::Audit).await, AuditConfig::default(), stop.clone()));
     let (ingress, admin) = (broker.bus(Role::Ingress).await, broker.bus(Role::Admin).await);
     let cpu_before = cpu_seconds(std::process::id());
     publish(&ingress, count).await;
@@ -75,7 +80,8 @@ pub(crate) async fn appended() -> Vec<Row> {
     waits_ms.sort_unstable();
     let p99_ms = waits_ms[waits_ms.len() * 99 / 100] as f64;
     eprintln!("publishing and auditing {count} events took {cpu_s:.1} s of processors in this process");
-    let row = |name, ours, unit, aim| Row { name, ours, baseline: 0.0, unit, against: "none", aim: Aim::Most(aim) };
+    let row =
+        |name, ours, unit, aim| Row { name, ours, baseline: 0.0, unit, against: "none", aim: Aim::Most(aim) };
     vec![
         row("from event to record at 5,000/s, p99", p99_ms, "ms", 10.0),
         row("a record, as it is stored", bytes as f64 / count as f64, "bytes", 1_024.0),

@@ -15,7 +15,7 @@ use tokio::sync::OnceCell;
 
 use crate::cache::{CacheConfig, ResponseCache};
 
-/// What came of a read. Whoever waited for it gets the same, also where it failed: a store that is slow is not asked again by each.
+/// What came of a read. All who waited for it get the same, also where it failed: a store that is slow is not asked again by each.
 type SharedRead = Arc<OnceCell<Result<BoundedObject, Arc<StoreError>>>>;
 
 /// A cache of objects, and the reads that are under way.
