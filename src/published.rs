@@ -490,7 +490,9 @@ fn message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
         }
         "kv.grants.cursor" | "kv.limits.views" => (vec!["keeper"], vec!["keeper"]),
         "view.opened" => (vec!["ingress", "keeper"], vec!["keeper"]),
-        "kv.envelope" => (vec!["index", "ingress", "keeper", "tasks", "transcode", "upload"], vec!["keeper"]),
+        "kv.envelope" => {
+            (vec!["index", "ingress", "keeper", "monitor", "tasks", "transcode", "upload"], vec!["keeper"])
+        }
         "audit.record" => (vec!["audit"], vec!["ingress"]),
         other => index_message_roles(other).or_else(|| worker_message_roles(other))?,
     };
@@ -542,6 +544,9 @@ fn worker_message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static s
         "kv.limits.usage" => {
             Some((vec!["ingress", "tasks", "transcode"], vec!["ingress", "tasks", "transcode"]))
         }
+        "alert.fired" | "alert.resolved" => Some((vec!["monitor"], vec![])),
+        "alert.silenced" | "alert.acknowledged" => Some((vec!["ingress"], vec![])),
+        "kv.limits.alerts" => Some((vec!["ingress", "monitor"], vec!["ingress", "monitor"])),
         "kv.limits.pauses" => Some((vec!["ingress"], vec!["ingress", "keeper"])),
         "job.dead" | "job.failed" | "job.parked" | "job.retried" | "job.started" | "job.succeeded" => {
             Some((vec!["tasks", "transcode"], vec!["index"]))

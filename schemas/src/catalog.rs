@@ -3,9 +3,9 @@
 use schemars::{Schema, schema_for};
 
 use crate::{
-    BusEvent, KvRecord, access, audit, cached, dead_letter, dispatch_query, document, envelope, gate, hook,
-    hook_delivery, hook_event, idempotency, index_query, job, limit, media, pause, schedule, search_query,
-    session, store, upload, usage, view, worker,
+    BusEvent, KvRecord, access, alert, audit, cached, dead_letter, dispatch_query, document, envelope, gate,
+    hook, hook_delivery, hook_event, idempotency, index_query, job, limit, media, pause, schedule,
+    search_query, session, store, upload, usage, view, worker,
 };
 
 /// One kind of message.
@@ -111,6 +111,10 @@ pub fn event_entries() -> Vec<CatalogEntry> {
         event_entry::<pause::QueuePaused>(),
         event_entry::<pause::QueueResumed>(),
         event_entry::<cached::CacheCleared>(),
+        event_entry::<alert::AlertFired>(),
+        event_entry::<alert::AlertResolved>(),
+        event_entry::<alert::AlertSilenced>(),
+        event_entry::<alert::AlertAcknowledged>(),
         event_entry::<hook_event::HookCreated>(),
         event_entry::<hook_event::HookChanged>(),
         event_entry::<hook_event::HookRemoved>(),
@@ -159,6 +163,7 @@ pub fn record_entries() -> Vec<CatalogEntry> {
         record_entry::<limit::IngressReplicas>("limits.replicas", limit::IngressReplicas::KEY),
         record_entry::<limit::RateLimitEventCounter>("limits.reported", limit::RateLimitEventCounter::KEY),
         record_entry::<pause::QueuePauses>("limits.pauses", pause::QueuePauses::KEY),
+        record_entry::<alert::AlertBoard>("limits.alerts", alert::AlertBoard::KEY),
         record_entry::<cached::CachedEntry>("cache", &cached::entry_key("{owner_digest}", "{key_digest}")),
         record_entry::<cached::CacheEpoch>("limits.cache_epoch", cached::CacheEpoch::KEY),
         record_entry::<cached::CacheFlush>("cache.flush", cached::CacheFlush::KEY),

@@ -10,7 +10,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_bytes::ByteBuf;
 
 use crate::{
-    BusEvent, access, audit, cached, dead_letter, dispatch_query, document,
+    BusEvent, access, alert, audit, cached, dead_letter, dispatch_query, document,
     encode::EncodeSettings,
     envelope, gate, hook, hook_delivery, hook_event, idempotency,
     ids::{
@@ -921,6 +921,7 @@ fn visit_limits(visitor: &mut impl ExampleVisitor) {
     let pauses =
         pause::QueuePauses { owners: BTreeMap::from([(example_owner(), pause)]), kinds: BTreeMap::new() };
     visitor.visit("kv.limits.pauses", pauses);
+    visitor.visit("kv.limits.alerts", example_board());
     let entry = cached::CachedEntry {
         owner_digest: owned_text("9f86d081884c7d659a2feaa0c55ad015"),
         key_digest: owned_text("2c26b46b68ffc68ff99b453c1d304134"),
@@ -1377,7 +1378,83 @@ fn visit_schedule_events(visitor: &mut impl ExampleVisitor) {
         resumed_by: owned_text("admin"),
     };
     visit_event(visitor, resumed);
+    visit_alert_events(visitor, request_id);
     visit_event(visitor, cached::CacheCleared { request_id, cleared_by: owned_text("admin"), epoch: 2 });
+}
+
+/// What fires, one silence, and one acknowledgement.
+fn example_board() -> alert::AlertBoard {
+    let mark = alert::AlertMark {
+        made_at_ms: MADE_AT_MS + 65_000,
+        until_ms: MADE_AT_MS + 7_200_000,
+        made_by: owned_text("admin"),
+        reason: Some(owned_text("the disk is being replaced")),
+    };
+    let fired = example_alert();
+    let state = alert::AlertState {
+        alert_id: fired.alert_id,
+        name: fired.name,
+        severity: fired.severity,
+        labels: fired.labels,
+        phase: alert::AlertPhase::Firing,
+        summary: fired.summary,
+        value: fired.value,
+        since_ms: fired.since_ms,
+        fired_at_ms: Some(fired.fired_at_ms),
+        resolved_at_ms: None,
+        notified_at_ms: BTreeMap::from([(owned_text("webhook-1"), MADE_AT_MS + 61_000)]),
+    };
+    alert::AlertBoard {
+        evaluated_at_ms: MADE_AT_MS + 66_000,
+        acknowledgements: BTreeMap::from([(state.alert_id.clone(), mark.clone())]),
+        silences: BTreeMap::from([(owned_text("StreamGateStreamFilling"), mark)]),
+        alerts: vec![state],
+        omitted_count: 0,
+    }
+}
+
+fn example_alert() -> alert::AlertFired {
+    alert::AlertFired {
+        alert_id: owned_text("5d5ba0a1b2c3d4e5"),
+        name: owned_text("StreamGateDeadLetters"),
+        severity: alert::AlertSeverity::Ticket,
+        labels: BTreeMap::from([(owned_text("stage"), owned_text("transcode"))]),
+        summary: owned_text("3 dead letters of transcode; see `streamgate dead ls`"),
+        value: 3.0,
+        since_ms: MADE_AT_MS,
+        fired_at_ms: MADE_AT_MS + 60_000,
+        is_silenced: false,
+    }
+}
+
+fn visit_alert_events(visitor: &mut impl ExampleVisitor, request_id: RequestId) {
+    let fired = example_alert();
+    let resolved = alert::AlertResolved {
+        alert_id: fired.alert_id.clone(),
+        name: fired.name.clone(),
+        severity: fired.severity,
+        labels: fired.labels.clone(),
+        fired_at_ms: fired.fired_at_ms,
+        resolved_at_ms: fired.fired_at_ms + 600_000,
+    };
+    visit_event(visitor, fired);
+    visit_event(visitor, resolved);
+    let silenced = alert::AlertSilenced {
+        request_id,
+        alert: owned_text("StreamGateStreamFilling"),
+        until_ms: MADE_AT_MS + 7_200_000,
+        silenced_by: owned_text("admin"),
+        reason: Some(owned_text("the disk is being replaced")),
+    };
+    visit_event(visitor, silenced);
+    let acknowledged = alert::AlertAcknowledged {
+        request_id,
+        alert: owned_text("5d5ba0a1b2c3d4e5"),
+        until_ms: MADE_AT_MS + 7_200_000,
+        acknowledged_by: owned_text("admin"),
+        reason: None,
+    };
+    visit_event(visitor, acknowledged);
 }
 
 /// A worker that holds a part.

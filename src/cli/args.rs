@@ -100,6 +100,12 @@ pub struct ConfigArgs {
     /// Print what is counted: the text of METRICS.md
     #[arg(long, hide = true, conflicts_with = "markdown")]
     pub metrics: bool,
+    /// Print the rules of alerts as a file for Prometheus (`rule_files`), with links to runbooks below the public URL
+    #[arg(long, conflicts_with_all = ["markdown", "metrics"])]
+    pub rules: bool,
+    /// Divide all durations of the rules by this, for drills
+    #[arg(long, value_name = "NUMBER", default_value_t = 1, requires = "rules", value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    pub time_scale: u64,
 }
 
 /// How a client reaches a server.

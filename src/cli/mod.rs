@@ -3,6 +3,7 @@
 //! Data goes to stdout, talk to stderr, and why a command failed (`failure`). The process ends with 0 when it did what was asked, 1 when it could not, 2 when the
 //! command line is wrong, 64 when the settings are.
 
+pub mod alerts;
 pub mod args;
 pub mod audit_log;
 pub mod broker;
@@ -64,6 +65,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
+pub use alerts::{AlertsArgs, AlertsCommand};
 pub use args::{ClientArgs, ConfigArgs, GlobalArgs, PageArgs, ServerArgs};
 pub use cache::CacheCommand;
 pub use dispatch::dispatch_command;
@@ -188,6 +190,8 @@ The end of a pipe is the end of its file: if what feeds it may fail, look at its
     /// Keep the jobs of an owner, or of a kind, out of the queue for a while, for admins
     #[command(subcommand)]
     Queue(QueueCommand),
+    /// What goes wrong: list alerts, silence or acknowledge one, for operators
+    Alerts(AlertsArgs),
     /// Values that are kept for a while, the same on every replica
     #[command(subcommand)]
     Cache(CacheCommand),

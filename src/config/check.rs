@@ -27,6 +27,8 @@ pub(super) fn check_settings(settings: &Settings) -> Result<(), SettingsError> {
     if let Err(invalid) = web::request_policy::CorsPolicy::new(&settings.ingress.manners) {
         return Err(SettingsError::invalid("ingress.manners.origins", invalid.to_string()));
     }
+    let alerts = settings.monitor.alerts.check();
+    alerts.map_err(|(key, reason)| SettingsError::invalid(&format!("monitor.alerts.{key}"), reason))?;
     settings.grants.check().map_err(|(key, reason)| SettingsError::invalid(key, reason))?;
     settings.auth.check().map_err(|(key, reason)| SettingsError::invalid(key, reason))
 }

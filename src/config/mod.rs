@@ -252,6 +252,8 @@ impl Settings {
         self.ingress.uploads.fetch_networks.clone_from(&self.outbound.allow);
         self.keeper.uploads = self.ingress.uploads.clone();
         self.keeper.capacity = self.ingress.capacity.clone();
+        let alerts = &mut self.monitor.alerts;
+        alerts.base_url = alerts.base_url.take().or_else(|| self.ingress.public_url.clone());
     }
 
     /// Reads a TOML file over the defaults. Also says what of it is in the old form.

@@ -21,6 +21,7 @@ pub mod jobs;
 pub mod library;
 pub mod media;
 pub mod metrics;
+mod monitor;
 pub mod openapi;
 mod own_writes;
 mod page_assets;
@@ -467,6 +468,7 @@ fn router_with_routes(app: AppState, more: OperationRouter<AppState>) -> Router 
         .merge(events::router().merge(hooks::router()))
         .merge(audit::router())
         .merge(metrics::router())
+        .merge(monitor::router())
         .merge(crate::gates::router(gates))
         .route_layer(in_time.clone());
     let allowed = middleware::from_fn_with_state(app.sign_in.clone(), auth::enforce_access);

@@ -27,8 +27,14 @@ use auth::{link::create_sign_in_link, testing::TestWallet};
 use web::operation::{Operation, OperationAccess};
 
 /// Files of pages, none of the API.
-const FILES: [&str; 4] =
-    ["/docs/docs.css", "/docs/programs", "/library/assets/{file}", "/watch/assets/{file}"];
+const FILES: [&str; 6] = [
+    "/docs/docs.css",
+    "/docs/programs",
+    "/docs/runbooks",
+    "/docs/runbooks/{name}",
+    "/library/assets/{file}",
+    "/watch/assets/{file}",
+];
 /// Sources whose routes are those of another listener, or of all operations.
 const ELSEWHERE: [&str; 2] = ["src/telemetry.rs", "src/web/operation.rs"];
 /// What may be sent without a credential, though its method changes things.
@@ -147,6 +153,8 @@ GET / Open Api
 GET /docs Open Api
 GET /docs/docs.css Open Api
 GET /docs/programs Open Api
+GET /docs/runbooks Open Api
+GET /docs/runbooks/{name} Open Api
 GET /embed/{media_id} Open Api
 GET /library/assets/{file} Open Api
 GET /livez Open none
@@ -181,6 +189,7 @@ GET /v1/media/{media_id}/gate Principal(Gate) Metadata
 GET /v1/media/{media_id}/history Principal(Events) Api
 GET /v1/media/{media_id}/poster Optional(Metadata) Streaming
 GET /v1/media/{media_id}/thumbnail Optional(Metadata) Streaming
+GET /v1/monitor/alerts Principal(Monitor) Monitor
 GET /v1/oembed Open Streaming
 GET /v1/profiles Principal(Worker) Transcoder
 GET /v1/schedules Principal(Worker) Worker
@@ -234,6 +243,8 @@ POST /v1/media Principal(Upload) Upload
 POST /v1/media/{media_id}/playback Optional(Streaming) Streaming
 POST /v1/media/{media_id}/restore Principal(Metadata) Metadata
 POST /v1/media/{media_id}/transcode Principal(Worker) Transcoder
+POST /v1/monitor/alerts/{alert}/acknowledge Principal(Monitor) Monitor
+POST /v1/monitor/alerts/{alert}/silence Principal(Monitor) Monitor
 POST /v1/schedules Principal(Worker) Worker
 POST /v1/schedules/{schedule_id}/pause Principal(Worker) Worker
 POST /v1/schedules/{schedule_id}/resume Principal(Worker) Worker
@@ -602,6 +613,15 @@ impl Story {
         self.does(&format!("delete {place}"), path, json, "", 204).await;
     }
 
+    async fn alerts(&mut self, key: &str) {
+        let json = format!("{key}Content-Type: application/json\r\n");
+        for action in ["silence", "acknowledge"] {
+            let place = format!("post /v1/monitor/alerts/{{alert}}/{action}");
+            let path = format!("/v1/monitor/alerts/StreamGateDeadLetters/{action}");
+            self.does(&place, &path, &json, "{\"for_ms\":60000}", 200).await;
+        }
+    }
+
     async fn schedules(&mut self, json: &str, job: &Value) {
         let body = json!({ "timing": { "type": "every", "interval_ms": 60_000 }, "job": job }).to_string();
         let made = self.does("post /v1/schedules", "/v1/schedules", json, &body, 201).await;
@@ -722,6 +742,7 @@ async fn every_change_publishes_the_events_it_names_and_no_other() {
     story.hooks(&key).await;
     story.workers(&key).await;
     story.dead_letters(&key).await;
+    story.alerts(&key).await;
     story.does("delete /v1/cache", "/v1/cache", &key, "", 204).await;
     story.sign_in().await;
     let all: BTreeSet<String> =

@@ -57,6 +57,12 @@ impl<M: KeyedCell> KeyedFamily<M> {
         Self { declaration, series: Mutex::new(BTreeMap::new()) }
     }
 
+    /// The same, with the alerts that ask for it.
+    pub(crate) const fn used_by(mut self, alerts: &'static [&'static str]) -> Self {
+        self.declaration.used_by = alerts;
+        self
+    }
+
     /// The same with bounds.
     pub(crate) const fn with_buckets(mut self, buckets: &'static [f64]) -> Self {
         self.declaration.buckets = buckets;

@@ -134,6 +134,17 @@ label_values! {
         Own = "own",
         Refused = "refused",
     }
+    /// What is wrong with the audit log.
+    AuditFault "kind" {
+        // Events left EVENTS before they were recorded.
+        Gap = "gap",
+        // Messages in AUDIT that are no records.
+        Foreign = "foreign",
+        // The chain of hashes does not hold.
+        Broken = "broken",
+        // An event was offered again.
+        Repeated = "repeated",
+    }
     /// Level of a record of the log.
     LogLevel "level" {
         Error = "error",

@@ -469,7 +469,11 @@ async fn run_worker_role(
             Ok(index::run(bus, settings, shutdown).await?)
         }
         ProcessRole::Audit => Ok(audit::run(bus, config.audit.clone(), shutdown).await?),
-        ProcessRole::Monitor => Ok(monitor::run(bus, config.monitor.clone(), counts, shutdown).await?),
+        ProcessRole::Monitor => {
+            let metrics = site.metrics.clone();
+            let document: monitor::MetricsDocument = Arc::new(move || metrics.write_document());
+            Ok(monitor::run(bus, config.monitor.clone(), counts, document, shutdown).await?)
+        }
         ProcessRole::Keeper => run_keeper_role(site, bus).await,
     }
 }

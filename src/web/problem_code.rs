@@ -58,6 +58,8 @@ kinds! {
         "Send no more than `limit_bytes`; media are brought in by `/v1/uploads`.";
     BodyTooSlow 408 "body_too_slow" "Too few bytes of the body came in time"
         "Send the request again over a better connection.";
+    AlertMarksTooMany 409 "alert_marks_too_many" "As many alerts are silenced or acknowledged as may be"
+        "Take some back with `for_ms` 0, or wait until they end.";
     Busy 503 "busy" "This replica has as much to do as it can"
         "Wait for `Retry-After` seconds and repeat.";
     CacheFull 507 "cache_full" "There is no room for this entry"

@@ -237,6 +237,10 @@ fn describe_path_parameter(name: &str) -> (&'static str, Value) {
             "An owner, or a kind of jobs.",
             json!({ "type": "string", "minLength": 1, "maxLength": NAME_CHARS_MAX }),
         ),
+        "alert" => (
+            "The name of a rule, or the id of an alert.",
+            json!({ "type": "string", "minLength": 1, "maxLength": 64 }),
+        ),
         "key" => (
             "The key, which is one's own.",
             json!({ "type": "string", "pattern": crate::cached::KEY_PATTERN }),
