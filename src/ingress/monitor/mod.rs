@@ -32,3 +32,6 @@ impl openapi::OperationGroup for MonitorApiDoc {
         schemas.add_request::<alerts::AlertMarkRequest>();
     }
 }
+
+#[cfg(test)]
+mod tests;

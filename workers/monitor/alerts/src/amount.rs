@@ -4,7 +4,24 @@ use std::fmt::Write as _;
 
 use serde::{Deserialize, Deserializer, de::Error};
 
-use crate::rule::Amount;
+/// A number, or a time.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Amount {
+    /// As it is.
+    Number(f64),
+    /// In milliseconds; compared as seconds, and shortened by a drill.
+    DurationMs(u64),
+}
+
+impl Amount {
+    /// In the unit of the metric: seconds for a time.
+    pub fn to_number(self) -> f64 {
+        match self {
+            Self::Number(number) => number,
+            Self::DurationMs(ms) => ms as f64 / 1_000.0,
+        }
+    }
+}
 
 /// Seconds, minutes, hours and days of a duration such as `1h`; whole ones with one unit, as Prometheus takes them.
 pub(crate) fn parse_duration_ms(text: &str) -> Option<u64> {

@@ -6,10 +6,11 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-use crate::{rule::Selector, sample::MetricPoint};
+use crate::{
+    rule::{Selector, WINDOW_MS_MAX},
+    sample::MetricPoint,
+};
 
-/// Longest window, in milliseconds: an hour.
-pub const WINDOW_MS_MAX: u64 = 3_600_000;
 /// Most series whose last value is kept.
 pub const SERIES_MAX: usize = 32_768;
 /// Most groups of series.

@@ -20,14 +20,15 @@ mod runbook;
 mod sample;
 mod summary;
 
+pub use amount::Amount;
 pub use board::{BoardChange, Transition, advance_board, compute_fingerprint};
 pub use evaluator::{ConditionHolding, Evaluator};
-pub use history::{GROUPS_MAX, POINTS_MAX, SERIES_MAX, WINDOW_MS_MAX};
+pub use history::{GROUPS_MAX, POINTS_MAX, SERIES_MAX};
 pub use payload::{PayloadContext, build_payload};
 pub use prometheus::{RenderOptions, render_rules};
 pub use rule::{
-    Aggregate, AlertRule, Amount, BurnWindow, Comparison, Condition, Operator, RULES_SOURCE, RuleSet,
-    RulesError, Selector, ServiceObjective,
+    Aggregate, AlertRule, BurnWindow, Comparison, Condition, Operator, RULES_SOURCE, RuleSet, RulesError,
+    Selector, ServiceObjective, WINDOW_MS_MAX,
 };
 pub use runbook::{RUNBOOKS, Runbook, find_runbook, runbook_path};
 pub use sample::MetricPoint;

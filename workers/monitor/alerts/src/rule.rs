@@ -6,7 +6,13 @@ use instruments::{FAMILY_SERIES_MAX, MetricDeclaration, MetricKind, declarations
 use schemas::alert::AlertSeverity;
 use serde::Deserialize;
 
-use crate::{amount, history::WINDOW_MS_MAX, summary};
+use crate::{
+    amount::{self, Amount},
+    summary,
+};
+
+/// Longest window that the monitor keeps, in milliseconds: an hour.
+pub const WINDOW_MS_MAX: u64 = 3_600_000;
 
 /// The text of all rules.
 pub const RULES_SOURCE: &str = include_str!("../rules.toml");
@@ -26,25 +32,6 @@ pub enum RulesError {
         /// Why.
         reason: String,
     },
-}
-
-/// A number, or a time.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Amount {
-    /// As it is.
-    Number(f64),
-    /// In milliseconds; compared as seconds, and shortened by a drill.
-    DurationMs(u64),
-}
-
-impl Amount {
-    /// In the unit of the metric: seconds for a time.
-    pub fn to_number(self) -> f64 {
-        match self {
-            Self::Number(number) => number,
-            Self::DurationMs(ms) => ms as f64 / 1_000.0,
-        }
-    }
 }
 
 /// How a value is compared.

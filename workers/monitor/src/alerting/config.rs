@@ -93,13 +93,3 @@ pub struct SmtpConfig {
     #[serde(default)]
     pub tls: SmtpEncryption,
 }
-
-impl MonitorAlertsConfig {
-    /// Refuses what can't work.
-    ///
-    /// # Errors
-    /// The field, and what is wrong with it.
-    pub fn check(&self) -> Result<(), (String, String)> {
-        super::notify::Notifier::new(self).map(|_| ()).map_err(|error| (error.field(), error.to_string()))
-    }
-}

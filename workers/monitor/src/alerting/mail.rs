@@ -12,7 +12,11 @@ use lettre::{
 };
 use schemas::alert::{AlertPhase, AlertState};
 
-use super::{SmtpConfig, SmtpEncryption, notify::SendError, webhook::format_time};
+use super::{
+    config::{SmtpConfig, SmtpEncryption},
+    send_error::SendError,
+    webhook::format_time,
+};
 
 /// Most alerts that a mail names.
 const LINES_MAX: usize = 50;

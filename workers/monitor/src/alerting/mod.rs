@@ -14,6 +14,7 @@ mod mail;
 mod notify;
 mod observe;
 mod outage;
+mod send_error;
 mod webhook;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     MonitorAlertsConfig, WRITE_TIME_MAX,
     mail::{MailReceiver, MailSetupError},
+    send_error::SendError,
     webhook::{WebhookReceiver, WebhookSetupError},
 };
 
@@ -60,15 +61,14 @@ impl AlertsSetupError {
     }
 }
 
-/// Why something was not sent.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum SendError {
-    #[error("{0}")]
-    Webhook(#[from] OutboundError),
-    #[error("the mail server: {0}")]
-    Mail(String),
-    #[error("it takes too long")]
-    TimedOut,
+impl MonitorAlertsConfig {
+    /// Refuses what can't work.
+    ///
+    /// # Errors
+    /// The field, and what is wrong with it.
+    pub fn check(&self) -> Result<(), (String, String)> {
+        Notifier::new(self).map(|_| ()).map_err(|error| (error.field(), error.to_string()))
+    }
 }
 
 /// Who is informed.

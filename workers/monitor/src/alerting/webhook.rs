@@ -10,7 +10,7 @@ use reqwest::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use schemas::alert::AlertState;
 use webhooks::signature;
 
-use super::{WebhookReceiverConfig, notify::SendError};
+use super::{config::WebhookReceiverConfig, send_error::SendError};
 
 /// Most alerts in one body.
 const GROUP_ALERTS_MAX: usize = 64;
