@@ -135,7 +135,7 @@ label_values! {
         Refused = "refused",
     }
     /// What is wrong with the audit log.
-    AuditFault "kind" {
+    AuditLogFault "kind" {
         // Events left EVENTS before they were recorded.
         Gap = "gap",
         // Messages in AUDIT that are no records.

@@ -40,7 +40,8 @@ CAUSES = {
     "StreamGateAuditBehind": "audit is ended",
     "StreamGateNobodyDispatches": "keeper is ended",
     "StreamGateNobodyDispatchesTasks": "keeper is ended",
-    "StreamGateNoWorker": "a fetch is asked for, no worker of tasks runs",
+    "StreamGateNoWorker": "fetches are asked for, no worker of tasks runs",
+    "StreamGateQueueNotServed": "fetches are asked for, no worker of tasks runs",
     "StreamGateMonitorMissing": "monitor is ended",
     "StreamGateBrokerDown": "the broker is frozen",
     "StreamGateMonitorStale": "the broker is frozen",
@@ -222,7 +223,11 @@ class Drill:
             "route": {"receiver": "drill", "group_by": ["..."], "group_wait": "0s", "group_interval": "1s", "repeat_interval": "1h"},
             "receivers": [{"name": "drill", "webhook_configs": [{"url": f"http://{self.own}/alertmanager", "send_resolved": True}]}],
         }))
-        self.start("alertmanager", [TOOLS / "alertmanager", "--config.file", self.folder / "alertmanager.yml", "--storage.path", self.folder / "am",
+        # The package's program reads its templates below /usr/share alone, where nothing is installed: it gets a /usr/share of its own.
+        template = "/usr/share/prometheus/alertmanager"
+        inside = f'mount -t tmpfs tmpfs /usr/share && mkdir -p {template} && cp "$0"/* {template} && exec "$@"'
+        apart = ["unshare", "--map-root-user", "--mount", "sh", "-c", inside, ROOT / ".tools/alertmanager"]
+        self.start("alertmanager", [*apart, TOOLS / "alertmanager", "--config.file", self.folder / "alertmanager.yml", "--storage.path", self.folder / "am",
                                     "--web.listen-address", f"127.0.0.1:{self.alertmanager}", "--cluster.listen-address="])
         self.start("prometheus", [TOOLS / "prometheus", "--config.file", self.folder / "prometheus.yml", "--storage.tsdb.path", self.folder / "tsdb",
                                   "--web.listen-address", f"127.0.0.1:{self.prometheus}", "--rules.alert.resend-delay=1s"])
@@ -275,6 +280,8 @@ class Drill:
         self.start_prometheus()
         self.wait_for("fired", self.of_both(["StreamGateWatchdog"]), 60)
         time.sleep(10)
+        if not self.story.has("fired", "alertmanager", "StreamGateWatchdog"):
+            raise SystemExit(f"drill: Alertmanager says nothing; logs: {self.folder}")
         unexpected = sorted({name for _, name in self.story.fired} - {"StreamGateWatchdog"})
         if unexpected:
             self.say(f"fired without a cause: {', '.join(unexpected)}")
@@ -282,10 +289,13 @@ class Drill:
         with self.stand_in.lock:
             self.stand_in.state = dict.fromkeys(self.stand_in.state, "fires")
         self.say("the stand-in shows what is wrong; keeper, index and audit are ended")
-        status, answer = self.ask("POST", "/v1/media", json.dumps({"source_url": f"http://{self.own}/film.mp4"}).encode())
-        if status != 202:
-            self.say(f"a fetch was answered with {status}: {answer.decode()}")
-        self.wait_for("fired", self.of_both(["StreamGateNoWorker"]), 60)
+        # A few parts are let into the queue without a worker; the others wait before it.
+        for number in range(12):
+            asked = json.dumps({"source_url": f"http://{self.own}/film{number}.mp4"}).encode()
+            status, answer = self.ask("POST", "/v1/media", asked)
+            if status != 202:
+                self.say(f"a fetch was answered with {status}: {answer.decode()}")
+        self.wait_for("fired", self.of_both(["StreamGateNoWorker", "StreamGateQueueNotServed"]), 60)
         for role in ("index", "audit"):
             self.stop(role)
         self.ask("PUT", "/v1/files/film.mp4", b"no film", "video/mp4")

@@ -3,7 +3,7 @@
 use super::metric_table;
 use crate::{
     CounterFamily, LabelDeclaration, MetricDeclaration,
-    labels::{AuditFault, ReportOutcome},
+    labels::{AuditLogFault, ReportOutcome},
 };
 
 const CLASS: &[LabelDeclaration] = &[LabelDeclaration::bounded("class", 17, "classes of messages")];
@@ -67,6 +67,6 @@ metric_table! { Monitor;
     ROLE_REPORT_AGE_SECONDS: MetricDeclaration = gauge(Service, "streamgate_role_report_age_seconds", "Age of the last report of metrics of each process, until it is an hour old")
         with_labels(&[LabelDeclaration::bounded("role", 10, "roles"), LabelDeclaration::bounded("process", 200, "processes")]) used_by(&["StreamGateRoleSilent"]);
     AUDIT_RECORDS: CounterFamily<()> = declare(Operation, "streamgate_audit_records", "Records that this process appended to the log");
-    AUDIT_FAULTS: CounterFamily<AuditFault> = declare(Service, "streamgate_audit_faults", "Faults of the log that this process found, by kind")
+    AUDIT_FAULTS: CounterFamily<AuditLogFault> = declare(Service, "streamgate_audit_faults", "Faults of the log that this process found, by kind")
         used_by(&["StreamGateAuditFault"]);
 }

@@ -5,7 +5,7 @@ use async_nats::jetstream::{
     message::PublishMessage,
 };
 use nats::metrics::{
-    labels::AuditFault,
+    labels::AuditLogFault,
     table::{AUDIT_FAULTS, AUDIT_RECORDS},
 };
 use nats::{
@@ -98,7 +98,7 @@ async fn append_skip_note(
     head: &AuditHead,
     foreign: &ForeignMessages,
 ) -> Result<AuditHead, AuditError> {
-    AUDIT_FAULTS.increment(AuditFault::Foreign);
+    AUDIT_FAULTS.increment(AuditLogFault::Foreign);
     tracing::error!(
         from = foreign.from,
         to = foreign.to,
@@ -113,7 +113,7 @@ async fn note_legacy_duplicates(bus: &Bus, head: AuditHead) -> Result<AuditHead,
     let walk = match verify::scan_log(bus).await? {
         Ok(walk) => walk,
         Err(AuditLogStatus::Broken { n, fault }) => {
-            AUDIT_FAULTS.increment(AuditFault::Broken);
+            AUDIT_FAULTS.increment(AuditLogFault::Broken);
             tracing::error!(n, %fault, "the audit log is broken; it goes on behind its last record");
             return Ok(head);
         }
@@ -142,7 +142,7 @@ pub(crate) async fn append_event(
 ) -> Result<AuditHead, AuditError> {
     // Refused here as well as by the reader: a repeated record could never be taken back.
     if event.sequence <= head.source_sequence {
-        AUDIT_FAULTS.increment(AuditFault::Repeated);
+        AUDIT_FAULTS.increment(AuditLogFault::Repeated);
         tracing::error!(
             sequence = event.sequence,
             audited = head.source_sequence,
@@ -151,7 +151,7 @@ pub(crate) async fn append_event(
         return Ok(head.clone());
     }
     if event.sequence != head.source_sequence + 1 {
-        AUDIT_FAULTS.increment(AuditFault::Gap);
+        AUDIT_FAULTS.increment(AuditLogFault::Gap);
         tracing::error!(
             from = head.source_sequence + 1,
             to = event.sequence - 1,

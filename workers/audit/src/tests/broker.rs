@@ -4,6 +4,7 @@ use async_nats::jetstream::stream;
 use futures::StreamExt;
 use nats::{
     Bus, ReaderStart, Role,
+    metrics::{labels::AuditLogFault, table::AUDIT_FAULTS},
     testing::TestBroker,
     topology::{self, TopologySettings},
 };
@@ -258,6 +259,7 @@ async fn messages_that_are_no_records_stop_nobody() {
         panic!("{:?}", verify_log(&bus).await.unwrap())
     };
     assert_eq!((head.n, head.source_sequence, events_missing), (9, 4, 0));
+    assert!(AUDIT_FAULTS.count(AuditLogFault::Foreign) >= 2);
     let skipped: Vec<_> = notes.iter().map(|(n, note)| (*n, note.skipped)).collect();
     assert_eq!(
         skipped,
@@ -308,6 +310,7 @@ async fn an_event_that_is_offered_again_is_not_recorded_again() {
         head = append::append_event(&bus, &AuditConfig::default(), &head, &event).await.unwrap();
     }
     assert_eq!((head.n, head.source_sequence, lines(&bus).await.len()), (3, 3, 3));
+    assert!(AUDIT_FAULTS.count(AuditLogFault::Repeated) >= 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
