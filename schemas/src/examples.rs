@@ -1378,8 +1378,8 @@ fn visit_schedule_events(visitor: &mut impl ExampleVisitor) {
         resumed_by: owned_text("admin"),
     };
     visit_event(visitor, resumed);
-    visit_alert_events(visitor, request_id);
     visit_event(visitor, cached::CacheCleared { request_id, cleared_by: owned_text("admin"), epoch: 2 });
+    visit_alert_events(visitor, request_id);
 }
 
 /// What fires, one silence, and one acknowledgement.

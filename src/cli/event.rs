@@ -59,6 +59,9 @@ pub fn format_detail(event: &FollowedEvent) -> String {
             render::format_duration(number("wall_ms")),
             render::format_duration(number("cpu_ms"))
         ),
+        "alert.fired" => format!("{}: {}", text("name"), text("summary")),
+        "alert.resolved" => text("name").to_owned(),
+        "alert.silenced" | "alert.acknowledged" => text("alert").to_owned(),
         "job.dead" => format!("part {} ({})", text("part"), text("code")),
         _ => reason(),
     }

@@ -196,7 +196,7 @@ class Drill:
         (self.folder / "settings.toml").write_text(
             f'data_dir = "{self.folder}/data"\n[broker]\nurls = ["nats://127.0.0.1:{self.nats}"]\nseed_file = "{self.folder}/keys/seeds"\n'
             f'[ingress]\npublic_url = "http://127.0.0.1:{self.api}"\n[outbound]\nallow = ["127.0.0.0/8"]\n'
-            f'[monitor]\npoll = "500ms"\npoll_timeout = "2s"\n[monitor.alerts]\ntime_scale = {self.scale}\ngroup = "100ms"\n'
+            f'[monitor]\npoll = "500ms"\npoll_timeout = "500ms"\n[monitor.alerts]\ntime_scale = {self.scale}\ngroup = "100ms"\n'
             f'webhooks = [{{ url = "http://{self.own}/monitor" }}]\n'
         )
         self.start_broker()
@@ -312,10 +312,10 @@ class Drill:
 
         def ask_on():
             while not asking.is_set():
-                self.ask("GET", "/v1/media", timeout=2)
+                self.ask("GET", "/v1/media", timeout=60)
                 time.sleep(0.1)
 
-        threads = [threading.Thread(target=ask_on, daemon=True) for _ in range(4)]
+        threads = [threading.Thread(target=ask_on, daemon=True) for _ in range(8)]
         for thread in threads:
             thread.start()
         self.wait_for("fired", self.of_both(frozen), 120)

@@ -4,11 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use schemas::alert::{ALERTS_MAX, AlertBoard, AlertPhase, AlertState};
 
-use crate::{
-    evaluator::ConditionHolding,
-    rule::{AlertRule, RuleSet},
-    summary,
-};
+use crate::{evaluator::ConditionHolding, rule::AlertRule, rule_set::RuleSet, summary};
 
 /// How often a board is written that did not change, in milliseconds: so that readers see that somebody evaluates.
 const WRITE_PERIOD_MS: u64 = 60_000;

@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use crate::{
     history::{CounterTrack, SERIES_MAX},
     rule::{
-        Aggregate, AlertRule, BurnWindow, Comparison, Condition, Operator, RuleSet, SERIES_OF_FAMILY_MAX,
-        Selector, ServiceObjective,
+        Aggregate, AlertRule, BurnWindow, Comparison, Condition, Operator, SERIES_OF_FAMILY_MAX, Selector,
+        ServiceObjective,
     },
+    rule_set::RuleSet,
     sample::MetricPoint,
 };
 

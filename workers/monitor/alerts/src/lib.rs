@@ -12,10 +12,12 @@
 mod amount;
 mod board;
 mod evaluator;
+mod family;
 mod history;
 mod payload;
 mod prometheus;
 mod rule;
+mod rule_set;
 mod runbook;
 mod sample;
 mod summary;
@@ -27,8 +29,9 @@ pub use history::{GROUPS_MAX, POINTS_MAX, SERIES_MAX};
 pub use payload::{PayloadContext, build_payload};
 pub use prometheus::{RenderOptions, render_rules};
 pub use rule::{
-    Aggregate, AlertRule, BurnWindow, Comparison, Condition, Operator, RULES_SOURCE, RuleSet, RulesError,
-    Selector, ServiceObjective, WINDOW_MS_MAX,
+    Aggregate, AlertRule, BurnWindow, Comparison, Condition, Operator, Selector, ServiceObjective,
+    WINDOW_MS_MAX,
 };
+pub use rule_set::{RULES_SOURCE, RuleSet, RulesError};
 pub use runbook::{RUNBOOKS, Runbook, find_runbook, runbook_path};
 pub use sample::MetricPoint;

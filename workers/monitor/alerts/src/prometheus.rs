@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 
 use crate::{
     amount::{format_duration, format_number},
-    rule::{AlertRule, Comparison, Condition, Operator, RuleSet, Selector, ServiceObjective},
+    rule::{AlertRule, Comparison, Condition, Operator, Selector, ServiceObjective},
+    rule_set::RuleSet,
     runbook, summary,
 };
 

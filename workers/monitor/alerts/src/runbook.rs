@@ -80,7 +80,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::rule::RuleSet;
+    use crate::rule_set::RuleSet;
 
     const PARTS: [&str; 4] = ["\n## Meaning\n", "\n## Impact\n", "\n## Diagnosis\n", "\n## Mitigation\n"];
 
@@ -122,8 +122,8 @@ mod tests {
             for word in
                 text.split(|c| !is_part(c)).filter(|word| word.len() > 11 && word.starts_with("streamgate_"))
             {
-                let is_there =
-                    crate::rule::find_family(word).is_some() || instruments::find_declaration(word).is_some();
+                let is_there = crate::family::find_family(word).is_some()
+                    || instruments::find_declaration(word).is_some();
                 assert!(is_there, "{name} names {word}");
             }
         }

@@ -82,6 +82,8 @@ pub(crate) async fn run_alerts(
     let writing = bus.run_with_lease(LEASE, shutdown.clone(), |held| {
         let (bus, set, notifier) = (bus.clone(), Arc::clone(&set), Arc::clone(&notifier));
         let (observed, board) = (observed.clone(), Arc::clone(&board));
+        // What another monitor did meanwhile is read before anybody is informed.
+        board.lock().alerts.clear();
         async move {
             let writing = write_board(&bus, &set, observed, &board, &held);
             let informing = notify::inform_receivers(&bus, &notifier, &board, &held);
