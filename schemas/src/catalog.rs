@@ -55,7 +55,7 @@ pub fn content_type(name: &str) -> &'static str {
 
 /// Every event kind.
 pub fn event_entries() -> Vec<CatalogEntry> {
-    vec![
+    let mut entries = vec![
         event_entry::<upload::UploadCreated>(),
         event_entry::<upload::UploadReceived>(),
         event_entry::<upload::UploadExpired>(),
@@ -115,6 +115,14 @@ pub fn event_entries() -> Vec<CatalogEntry> {
         event_entry::<alert::AlertResolved>(),
         event_entry::<alert::AlertSilenced>(),
         event_entry::<alert::AlertAcknowledged>(),
+    ];
+    entries.extend(hook_event_entries());
+    entries
+}
+
+/// Those of webhooks.
+fn hook_event_entries() -> Vec<CatalogEntry> {
+    vec![
         event_entry::<hook_event::HookCreated>(),
         event_entry::<hook_event::HookChanged>(),
         event_entry::<hook_event::HookRemoved>(),
