@@ -392,6 +392,7 @@ fn visit_job_events(visitor: &mut impl ExampleVisitor) {
         kind: kind(),
         wall_ms: 6_214,
         cpu_ms: 9_870,
+        exported: None,
     };
     visit_event(visitor, succeeded);
     let failed = job::JobFailed {
@@ -590,6 +591,8 @@ pub fn job_record() -> job::JobRecord {
         acted: None,
         fetch: None,
         thumbnails: None,
+        export: None,
+        exported: None,
     }
 }
 

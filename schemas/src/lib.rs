@@ -17,6 +17,7 @@ pub mod encode;
 pub mod encode_settings;
 pub mod envelope;
 pub mod examples;
+pub mod export;
 pub mod fault;
 pub mod gate;
 pub mod hook;

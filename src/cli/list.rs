@@ -11,7 +11,7 @@ use super::{
     client::{ApiClient, ClientError},
     download,
     each::act_on_each,
-    edit, fetch, history, jobs_act, jobs_watch, output, publish, render, search, thumbnail, transcode,
+    edit, export, fetch, history, jobs_act, jobs_watch, output, publish, render, search, thumbnail, transcode,
     verify,
 };
 
@@ -168,6 +168,7 @@ async fn restore_medium(client: &ApiClient, media_id: &str, as_json: bool) -> an
 /// When the server refuses.
 pub async fn run_jobs(command: JobsCommand, as_json: bool) -> anyhow::Result<CommandOutcome> {
     match command {
+        JobsCommand::Export(args) => export::export_medium(&args, as_json).await,
         JobsCommand::Act(args) => return jobs_act::act_on_jobs(&args, as_json).await,
         JobsCommand::Watch(args) => return jobs_watch::watch_jobs(&args, as_json).await,
         JobsCommand::Ls { media, page, client } => {

@@ -19,6 +19,7 @@ mod edit;
 pub mod environment;
 pub mod event;
 mod events_tail;
+mod export;
 mod failure;
 mod fetch;
 pub mod follow;
@@ -75,7 +76,7 @@ pub use queue::{QueueCommand, QueueScopeArgs};
 pub use schedules::{ScheduleIdsArgs, SchedulesCommand};
 pub use search::MediaSearchArgs;
 pub use subcommands::{
-    AuditCommand, DeadCommand, DownloadArgs, EditArgs, FetchArgs, JobIdsArgs, JobsCommand, JobsWatchArgs,
+    AuditCommand, DeadCommand, DownloadArgs, EditArgs, ExportArgs, FetchArgs, JobIdsArgs, JobsCommand, JobsWatchArgs,
     MediaCommand, NatsCommand, OwnerCommand, ReplayArgs, SchemasCommand, StoreCommand, ThumbnailArgs,
     TranscodeArgs, VerifyArgs, WorkerNameArgs, WorkersCommand,
 };

@@ -399,10 +399,46 @@ not run, `streamgate watch` has each event.")]
 A job does it, for the jobs that were there when it was asked for, and says with how many it was done and which could not be done and why;
 the command waits for that, and ends with 1 if some could not. Ctrl-C leaves the job at it: `streamgate jobs cancel` stops it.")]
     Act(JobsActArgs),
+    /// Send a file of a medium to an address by PUT, such as one that a store has signed
+    #[command(after_help = "Examples:
+  streamgate jobs export 068p... --to 'https://bucket.s3.example/film.mp4?X-Amz-Signature=...' --wait
+  streamgate jobs export 068p... --to https://archive.example/film.mp4 --height 720 --audio de
+  streamgate jobs export 068p... --to https://archive.example/film.mov --what source
+
+What plays is sent as one MP4 file, without being encoded again. --wait prints its size and SHA-256; `jobs show` has them, too.")]
+    Export(ExportArgs),
     /// Try jobs again that failed or were cancelled; what a failed one had made is kept
     #[command(after_help = "Example:
   streamgate jobs retry 068p...                prints the id of the job that goes on")]
     Retry(JobIdsArgs),
+}
+
+/// Flags of `jobs export`.
+#[derive(Debug, clap::Args)]
+pub struct ExportArgs {
+    /// The medium
+    pub media_id: String,
+    /// Address of http or https that takes the file; it is kept until the job ends, and shown to nobody with its query
+    #[arg(long, value_name = "URL")]
+    pub to: String,
+    /// What plays as one MP4 file, or the file that was uploaded
+    #[arg(long, value_parser = ["mp4", "source"], default_value = "mp4")]
+    pub what: String,
+    /// The largest rendition whose short side has at most so many pixels; the best one unless said otherwise
+    #[arg(long, value_name = "PIXELS")]
+    pub height: Option<u32>,
+    /// Track of sound by name or language, or none; the first one unless said otherwise
+    #[arg(long, value_name = "TRACK")]
+    pub audio: Option<String>,
+    /// p0 (for keys of admins), p1 or p2; p1 unless said otherwise
+    #[arg(long, value_parser = ["p0", "p1", "p2"])]
+    pub priority: Option<String>,
+    /// Wait until it is sent, and print its size and SHA-256
+    #[arg(long)]
+    pub wait: bool,
+    /// The server.
+    #[command(flatten)]
+    pub client: ClientArgs,
 }
 
 /// Flags of `jobs watch`.

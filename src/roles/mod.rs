@@ -6,6 +6,7 @@
 //! Limits: after the shutdown all of them have the longest grace time and [`CLOSING_MAX`].
 
 pub mod connection;
+mod exported_files;
 mod fetched_uploads;
 mod job_actor;
 mod pictures;
@@ -429,7 +430,7 @@ async fn run_worker_role(
         }
         ProcessRole::Tasks => {
             let store = site.open_store(&bus).await?;
-            let IngressConfig { capacity, uploads, profiles, quotas, .. } = &config.ingress;
+            let IngressConfig { capacity, uploads, profiles, quotas, playback, .. } = &config.ingress;
             let capacity = CapacityMonitor::new(bus.clone(), store.clone(), capacity.clone(), uploads);
             let context = JobActionContext::new(
                 bus.clone(),
@@ -438,11 +439,14 @@ async fn run_worker_role(
                 capacity,
             );
             let state = UploadState::new(bus.clone(), store.clone(), uploads.clone(), profiles.clone());
+            let plans = ingress::play::DownloadPlans::new(playback)?;
+            let files = exported_files::DownloadedFiles { store: store.clone(), plans };
             let services = tasks::TaskServices {
                 actor: Arc::new(job_actor::IngressJobActor(context)),
                 uploads: Arc::new(fetched_uploads::IngressUploads(state.clone())),
                 client: OutboundClient::new(config.outbound.clone())?,
                 pictures: Arc::new(pictures::ChildPictures(driver)),
+                files: Arc::new(files),
             };
             // One ends with the other; what came of a fetch is recorded before.
             let stop = shutdown.child_token();

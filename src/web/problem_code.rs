@@ -118,6 +118,8 @@ kinds! {
         "Ask for less, or leave `expires_in_s` out for a key that does not expire.";
     GateClosed 403 "gate_closed" "The gate of this medium is closed to you"
         "`reason` says what the wallet lacks; another wallet may have it.";
+    ExportScheduled 422 "export_scheduled" "An export begins when it is asked for"
+        "Ask for it without a time, once the file is to be sent: its address is a secret that no schedule keeps.";
     FormInvalid 400 "form_malformed" "The form can't be taken"
         "`detail` says why: a form has one file, and what is said about it stands before it.";
     FormatUnsupported 501 "format_unsupported" "There is no such format"
@@ -286,6 +288,8 @@ kinds! {
         "The operator may let the site in by `ingress.manners.origins`; programs send no `Origin`.";
     StreamsTooMany 429 "streams_too_many" "You follow events as often as you may at once"
         "Close other streams, or follow more by one: without `media` and `job` it has everything that is yours.";
+    TargetRefused 422 "target_refused" "Nothing is sent to this address"
+        "Give one of `http` or `https` at a public host, without user and password; the operator may let others through.";
     TargetTooLong 414 "target_too_long" "Path and query are longer than their limit"
         "Send no more than `limit_bytes`.";
     Timeout 503 "timeout" "The answer took too long"

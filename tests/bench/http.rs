@@ -116,6 +116,8 @@ impl Site {
                 acted: None,
                 fetch: None,
                 thumbnails: None,
+                export: None,
+                exported: None,
             };
             self.admin.commit_record(&mut VersionedRecord::new(job), Outbox::new()).await.unwrap();
             for part in parts.iter().map(String::as_str).chain([job::FINISH]) {

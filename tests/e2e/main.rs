@@ -22,6 +22,7 @@ mod crowd;
 mod demo;
 mod downloads;
 mod encryption;
+mod exports;
 mod faults;
 mod fetch;
 mod flow;

@@ -33,7 +33,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{AppState, cache, openapi};
-pub use download::DownloadPlans;
+pub use download::{DownloadPlans, EncodeFile, EncodeFileError};
 use gate::grant::{PlaybackDenied, token::PlaybackToken};
 pub use growing::GrowingPlaylists;
 use path::PlaybackPath;

@@ -360,6 +360,8 @@ fn build_job_record(wanted: &EncodeRequest, plan: job::EncodePlan) -> job::JobRe
         acted: None,
         fetch: None,
         thumbnails: None,
+        export: None,
+        exported: None,
     }
 }
 

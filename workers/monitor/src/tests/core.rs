@@ -59,6 +59,7 @@ fn succeeded() -> (String, Vec<u8>) {
         kind: "transcode".into(),
         wall_ms: 6_000,
         cpu_ms: 9_000,
+        exported: None,
     };
     (subjects::event_subject(&event), nats::encode_message("event", &event).unwrap())
 }
