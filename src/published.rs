@@ -571,7 +571,7 @@ fn worker_message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static s
         "hook.created" | "hook.removed" | "hook.resumed" | "hook.rotated" | "hook.tested"
         | "hook.redelivered" | "hook.replayed" => Some((vec!["ingress"], vec![])),
         "hook.paused" => Some((vec!["ingress", "keeper"], vec![])),
-        "hook.skipped" => Some((vec!["keeper"], vec![])),
+        "hook.skipped" | "job.waiting" => Some((vec!["keeper"], vec![])),
         "kv.hooks.requests" => Some((vec!["ingress", "keeper"], vec!["ingress", "keeper"])),
         "hooklog.delivery" | "kv.hooks.progress" => Some((vec!["keeper"], vec!["ingress", "keeper"])),
         "ask.position" | "ask.tasks_position" => Some((vec!["ingress"], vec!["keeper"])),

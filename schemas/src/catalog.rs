@@ -71,6 +71,7 @@ pub fn event_entries() -> Vec<CatalogEntry> {
         event_entry::<media::MediaReopened>(),
         event_entry::<document::MediaChanged>(),
         event_entry::<job::JobQueued>(),
+        event_entry::<job::JobWaiting>(),
         event_entry::<job::JobStarted>(),
         event_entry::<job::JobRetried>(),
         event_entry::<job::JobSucceeded>(),

@@ -373,6 +373,17 @@ fn visit_job_events(visitor: &mut impl ExampleVisitor) {
         total_ms: 10_592,
     };
     visit_event(visitor, queued);
+    let waiting = job::JobWaiting {
+        job_id,
+        media_id,
+        owner: example_owner(),
+        kind: kind(),
+        reason: owned_text("owner_share"),
+        sentence: owned_text(
+            "The queue holds 4 of 4 parts, and it is one of 3 owners that take turns: about 2 parts go first.",
+        ),
+    };
+    visit_event(visitor, waiting);
     let worker = owned_text("transcode-7f3a91c2");
     visit_event(visitor, job::JobStarted { job_id, media_id, owner: example_owner(), kind: kind(), worker });
     let retried = job::JobRetried {
@@ -558,6 +569,7 @@ fn encode_plan() -> job::EncodePlan {
         clock: Vec::new(),
         reasons: vec![owned_text("the source has 720 lines: no rung above")],
         warnings: Vec::new(),
+        copy: None,
     }
 }
 

@@ -10,6 +10,7 @@ use crate::{
     ids::{JobId, MediaId, UploadId},
     job_action::{JobActionOrder, JobActionProgress, JobActionReport},
     media::{ClockMark, MediaWarning, Rational},
+    renditions::CopyPlan,
     schedule::ScheduledRun,
     subjects::{self, JobPriority},
     thumbnails::ThumbnailOrder,
@@ -336,6 +337,9 @@ pub struct EncodePlan {
     /// What of the source is left out or changed by the profile.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<MediaWarning>,
+    /// The files whose samples are copied in place of encoding; absent where the source is encoded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copy: Option<Box<CopyPlan>>,
 }
 
 /// One job in the bucket `jobs`, key `<job_id>`.
@@ -411,10 +415,10 @@ pub struct JobRecord {
     pub thumbnails: Option<ThumbnailOrder>,
     /// What a job of the kind [`EXPORT`] sends, and where.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub export: Option<ExportOrder>,
+    pub export: Option<Box<ExportOrder>>,
     /// What it sent; absent until it has succeeded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub exported: Option<ExportReport>,
+    pub exported: Option<Box<ExportReport>>,
 }
 
 /// Where the bytes of an upload are fetched from.
@@ -929,6 +933,17 @@ job_event!(
         part_count: u32,
         /// Milliseconds of output over all parts, what progress adds up to.
         total_ms: u64,
+    }
+);
+job_event!(
+    /// `evt.job.waiting`: it waits for its turn for a while, and what hinders it is another thing than before. It is published of the jobs
+    /// that are next of their owners, not of all that wait behind them.
+    #[schemars(rename = "Waiting")]
+    JobWaiting, "waiting", false {
+        /// What hinders it most, as `GET /v1/jobs/{job_id}/why` names it; others may come.
+        reason: String,
+        /// The same for people.
+        sentence: String,
     }
 );
 job_event!(

@@ -11,8 +11,8 @@ use super::{
     client::{ApiClient, ClientError},
     download,
     each::act_on_each,
-    edit, export, fetch, history, jobs_act, jobs_watch, output, publish, render, search, thumbnail, transcode,
-    verify,
+    edit, export, fetch, history, jobs_act, jobs_watch, output, publish, render, renditions, search,
+    thumbnail, transcode, verify,
 };
 
 /// A way to show an item of a list: the heads of the columns, and what stands in them.
@@ -103,6 +103,7 @@ pub async fn run_media(command: MediaCommand, as_json: bool) -> anyhow::Result<C
         MediaCommand::Download(args) => download::download_medium(&args, as_json).await,
         MediaCommand::Edit(args) => edit::edit_medium(&args, as_json).await,
         MediaCommand::Thumbnail(args) => thumbnail::fetch_thumbnail(&args, as_json).await,
+        MediaCommand::Renditions(args) => renditions::publish_renditions(&args, as_json).await,
         MediaCommand::Transcode(args) => transcode::transcode_media(&args, as_json).await,
         MediaCommand::Verify(args) => verify::verify_media(&args, as_json).await,
         MediaCommand::Rm { media_ids, permanent, client } => {

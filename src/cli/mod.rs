@@ -42,6 +42,7 @@ pub mod published_schemas;
 pub mod queue;
 pub mod refusal;
 pub mod render;
+mod renditions;
 pub mod resume;
 pub mod schedules;
 mod search;
@@ -76,9 +77,9 @@ pub use queue::{QueueCommand, QueueScopeArgs};
 pub use schedules::{ScheduleIdsArgs, SchedulesCommand};
 pub use search::MediaSearchArgs;
 pub use subcommands::{
-    AuditCommand, DeadCommand, DownloadArgs, EditArgs, ExportArgs, FetchArgs, JobIdsArgs, JobsCommand, JobsWatchArgs,
-    MediaCommand, NatsCommand, OwnerCommand, ReplayArgs, SchemasCommand, StoreCommand, ThumbnailArgs,
-    TranscodeArgs, VerifyArgs, WorkerNameArgs, WorkersCommand,
+    AuditCommand, DeadCommand, DownloadArgs, EditArgs, ExportArgs, FetchArgs, JobIdsArgs, JobsCommand,
+    JobsWatchArgs, MediaCommand, NatsCommand, OwnerCommand, RenditionsArgs, ReplayArgs, SchemasCommand,
+    StoreCommand, ThumbnailArgs, TranscodeArgs, VerifyArgs, WorkerNameArgs, WorkersCommand,
 };
 
 use crate::roles::ProcessRole;

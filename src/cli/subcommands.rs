@@ -112,6 +112,16 @@ It is the picture that is shown then. Afterwards it is at /v1/media/068p.../thum
 Each prints the id of its job: `streamgate jobs show` says how far it is, `jobs cancel` ends it and leaves what plays. Who plays the old
 encode plays it to the end of the session; then it is removed.")]
     Transcode(TranscodeArgs),
+    /// Publish renditions that were made elsewhere in the place of an encode: nothing is encoded
+    #[command(after_help = "Examples:
+  streamgate media renditions 068p... 1080p.mp4 720p.mp4 480p.mp4       waits until they play
+  streamgate media renditions 068p... 1080p.mp4 720p.mp4 sound.m4a     sound is taken from a file of sound alone, else from the first
+
+The files are H.264 and AAC of one frame rate and length, with keyframes at the same places, as this makes them:
+  ffmpeg -i film.mov -vf scale=-2:720 -c:v libx264 -pix_fmt yuv420p -force_key_frames 'expr:gte(t,n_forced*2)' -sc_threshold 0 \
+    -c:a aac 720p.mp4
+What plays goes on playing until they are checked; where they do not go together it stays, and the command says why.")]
+    Renditions(RenditionsArgs),
     /// Have the server fetch a medium from an address, and encode it
     #[command(after_help = "Examples:
   streamgate media fetch https://films.example.org/sea.mp4                    waits until it is there, then prints its id
@@ -286,6 +296,25 @@ pub struct VerifyArgs {
     /// p0 (for keys of admins), p1 or p2; p1 unless said otherwise
     #[arg(long, value_parser = ["p0", "p1", "p2"])]
     pub priority: Option<String>,
+    /// The server.
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+/// Flags of `media renditions`.
+#[derive(Debug, clap::Args)]
+pub struct RenditionsArgs {
+    /// The medium
+    pub media_id: String,
+    /// The files
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<std::path::PathBuf>,
+    /// p0 (for keys of admins), p1 or p2; p1 unless said otherwise
+    #[arg(long, value_parser = ["p0", "p1", "p2"])]
+    pub priority: Option<String>,
+    /// Begin and do not wait
+    #[arg(long)]
+    pub detach: bool,
     /// The server.
     #[command(flatten)]
     pub client: ClientArgs,

@@ -118,6 +118,8 @@ kinds! {
         "Ask for less, or leave `expires_in_s` out for a key that does not expire.";
     GateClosed 403 "gate_closed" "The gate of this medium is closed to you"
         "`reason` says what the wallet lacks; another wallet may have it.";
+    ExportInvalid 422 "export_invalid" "There is no such file to send"
+        "`errors` points at the member that does not go with the file, and says why.";
     ExportScheduled 422 "export_scheduled" "An export begins when it is asked for"
         "Ask for it without a time, once the file is to be sent: its address is a secret that no schedule keeps.";
     FormInvalid 400 "form_malformed" "The form can't be taken"
@@ -250,6 +252,8 @@ kinds! {
         "Sign in again: the refresh token was used before, so one of its holders stole it.";
     Refused 400 "refused" "The request is refused"
         "The status says why.";
+    RenditionsInvalid 422 "renditions_invalid" "An upload can't be a rendition"
+        "Send each file as a partial upload (`Upload-Concat: partial`) to its last byte, as the owner of the medium; `errors` points at the upload.";
     RequestInvalid 400 "request_invalid" "The request makes no sense"
         "Compare it with the description of its operation.";
     RequestMalformed 400 "request_malformed" "The request can't be read"

@@ -38,6 +38,7 @@ mod library;
 mod links;
 mod messages;
 mod metrics;
+mod own_ladders;
 mod parts;
 mod piped_uploads;
 mod players;

@@ -69,7 +69,9 @@ impl Encoded {
     }
 
     async fn act(&self, action: JobAction, job: &JobRecord) -> Option<JobActionOutcome> {
-        self.actions(0).act_on_job(job.job_id, &order(action), &action_job()).await.unwrap()
+        // On the heap: it is larger than a future of a test may be.
+        let (order, by) = (order(action), action_job());
+        Box::pin(self.actions(0).act_on_job(job.job_id, &order, &by)).await.unwrap()
     }
 
     async fn send_as(&self, key: &str, method: &str, path: &str, body: &Value) -> Answer {

@@ -17,7 +17,8 @@ pub(super) fn read_order(
     };
     if wanted.file == ExportFile::Source && (wanted.height.is_some() || wanted.audio.is_some()) {
         let member = if wanted.height.is_some() { "height" } else { "audio" };
-        return invalid(member, "the file that was uploaded is sent as it is: leave this out".to_owned());
+        let detail = "the file that was uploaded is sent as it is: leave this out";
+        return Err(Problem::new(ProblemCode::ExportInvalid).with_pointer(&to_pointer(member), detail));
     }
     if wanted.height.is_some_and(|height| height == 0 || height > packaging::SIDE_PIXELS_MAX) {
         return invalid("height", format!("1 to {} pixels", packaging::SIDE_PIXELS_MAX));

@@ -315,7 +315,11 @@ async fn load_job_document(
     let waiting = load_waiting_reason(&app.bus, job).await?;
     let reported_ms = app.followers.hub().part_progress_ms(job.job_id);
     let now_ms = app.bus.broker_now_ms(&subjects::kv_stream_name(JobPartRecord::BUCKET)).await?;
-    let mut document = JobDocument { waiting, export: JobExportDocument::of(job, who), ..build_job_document(job, &parts, &reported_ms, now_ms) };
+    let mut document = JobDocument {
+        waiting,
+        export: JobExportDocument::of(job, who),
+        ..build_job_document(job, &parts, &reported_ms, now_ms)
+    };
     if let Some(fetch) = load_fetch(&app.bus, job, who).await? {
         let (done_ms, total_ms) = (fetch.received_bytes, fetch.total_bytes.unwrap_or_default());
         document.progress =
@@ -505,7 +509,7 @@ struct JobExportDocument<'a> {
 
 impl<'a> JobExportDocument<'a> {
     fn of(job: &'a job::JobRecord, who: &Principal) -> Option<Self> {
-        let order = job.export.as_ref()?;
+        let order = job.export.as_deref()?;
         let target = (who.owner == job.owner).then_some(order.shown.as_str());
         Some(Self { target, file: order.file, height: order.height, audio: order.audio.as_deref() })
     }
@@ -660,7 +664,7 @@ fn build_job_document<'a>(
         fetch: None,
         thumbnails: job.thumbnails.as_ref(),
         export: None,
-        exported: job.exported.as_ref(),
+        exported: job.exported.as_deref(),
         progress: JobProgressDocument { done_ms, total_ms, percent: whole_percent(done_ms, total_ms) },
         parts: parts.iter().map(|(name, part)| build_part_document(job, name, part.as_ref())).collect(),
         created_at_ms: job.created_at_ms,

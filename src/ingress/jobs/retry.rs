@@ -86,7 +86,8 @@ impl NextEncodeError {
 /// How a job was asked for, for the one that goes on from it.
 pub fn settings_of_job(job: &JobRecord) -> EncodeSettings {
     let profile = Some(job.plan.profile.clone()).filter(|name| !name.is_empty());
-    EncodeSettings { profile, priority: job.priority, scheduled: None, range: job.plan.range }
+    let renditions = job.plan.copy.as_ref().map(|copy| copy.files.clone()).unwrap_or_default();
+    EncodeSettings { profile, priority: job.priority, scheduled: None, range: job.plan.range, renditions }
 }
 
 /// Begins the encode behind number `ended` of the medium, which came to nothing.

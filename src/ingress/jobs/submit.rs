@@ -19,9 +19,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{
-    explain_encode_failure, require_priority,
-    tasks::{TaskBeginning, TaskOrigin, TaskRequest, begin_task},
+    explain_encode_failure,
     export_order::read_order,
+    require_priority,
+    tasks::{TaskBeginning, TaskOrigin, TaskRequest, begin_task},
     thumbnail_order::check_order,
 };
 use crate::{AppState, capacity, media, quotas, schedules, transcode::begin_transcode};

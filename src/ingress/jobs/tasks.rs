@@ -137,7 +137,7 @@ pub async fn begin_task(
         scheduled: origin.scheduled,
         retry_of: origin.retry_of,
         thumbnails,
-        export,
+        export: export.map(Box::new),
         ..JobRecord::new_task(job_id, kind, (media_id, &owner), (plan, priority), now_ms)
     };
     let queued = JobQueued { job_id, media_id, owner, kind: kind.to_owned(), part_count: 1, total_ms };
@@ -236,11 +236,16 @@ async fn load_job(bus: &Bus, job_id: JobId) -> Result<Option<JobRecord>, BusErro
     Ok(bus.load_record::<JobRecord>(&job_id.to_string()).await?.map(|held| held.record))
 }
 
-/// What is sent as one file: the encode that plays.
+/// What is sent as one file: the best pictures of the encode that plays, and some of its sound, by whose bytes it counts.
 fn describe_encode(medium: &MediaRecord) -> Result<EncodePlan, &'static str> {
     let encode = medium.encode.as_ref().filter(|_| medium.status == MediaStatus::Ready);
     let encode = encode.ok_or("it is not ready: wait for media.ready")?;
-    Ok(EncodePlan { duration_ms: encode.duration_ms, ..EncodePlan::default() })
+    let largest = |is_picture: bool| {
+        let found = encode.renditions.iter().filter(|rendition| (rendition.width > 0) == is_picture);
+        found.map(|rendition| rendition.size_bytes).max().unwrap_or_default()
+    };
+    let source_bytes = largest(true).saturating_add(largest(false));
+    Ok(EncodePlan { source_bytes, duration_ms: encode.duration_ms, ..EncodePlan::default() })
 }
 
 /// Of what pictures are made: the encode that plays.

@@ -256,7 +256,9 @@ async fn find_job_owner(
 ) -> Result<String, Problem> {
     if matches!(job, JobRequest::Export(_)) {
         let detail = "its address is kept until its job ends, and by nothing else";
-        return Err(Problem::new(ProblemCode::ExportScheduled).with_pointer(&place.job_pointer("kind"), detail));
+        return Err(
+            Problem::new(ProblemCode::ExportScheduled).with_pointer(&place.job_pointer("kind"), detail)
+        );
     }
     let (Some(media_id), Some(priority)) = (job.media_id(), job.priority()) else {
         return Err(unknown_kind(&place.job_pointer("kind")));

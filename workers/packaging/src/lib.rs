@@ -2,6 +2,7 @@
 //! output, no clock, the same input gives the same bytes.
 //!
 //! - [`EncodeProfile`]: what is wished for. [`ladder`] and [`plan`]: what is made, and in which parts.
+//! - [`copied`]: the same for what was made elsewhere.
 //! - [`presentation`]: what was made. [`playlist`] and [`mpd`]: its description for players.
 //! - [`mp4`]: the files of an encode, and one file made of them.
 //! - [`GrowingPartReader`]: which parts of a job that grows are read.
@@ -12,6 +13,7 @@ mod audio_frame;
 mod audio_names;
 mod changes;
 mod checksums;
+pub mod copied;
 pub mod ladder;
 pub mod language;
 pub mod mp4;

@@ -594,8 +594,7 @@ async fn another_profile_takes_the_place_of_what_plays_and_leaves_it_beside() {
     let settings = EncodeSettings {
         profile: Some("small".into()),
         priority: subjects::JobPriority::P2,
-        scheduled: None,
-        range: None,
+        ..EncodeSettings::default()
     };
     reopen_medium(&bus, clip.media_id, MediaStatus::Ready, (2, settings)).await;
     let second = packaging::plan::derive_job_id(clip.media_id, 2);

@@ -343,7 +343,13 @@ async fn a_cancelled_fetch_stops_at_once_and_ends_its_upload() {
     site.site
         .worker_of(
             config(),
-            TaskServices { actor: Arc::new(NoActor), uploads, client, pictures: Arc::new(NoPictures), files: Arc::new(NoFiles) },
+            TaskServices {
+                actor: Arc::new(NoActor),
+                uploads,
+                client,
+                pictures: Arc::new(NoPictures),
+                files: Arc::new(NoFiles),
+            },
         )
         .await;
     let job_id = site.begin("/stuck").await;

@@ -27,8 +27,8 @@ use tempfile::TempDir;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
-    ExportError, ExportedFile, ExportedFiles, FetchError, FetchStanding, FetchedUploads, JobActor, PictureError, PictureRequest, PictureTaker,
-    SourceBytes, TaskError, TaskServices, TasksConfig, run_tasks,
+    ExportError, ExportedFile, ExportedFiles, FetchError, FetchStanding, FetchedUploads, JobActor,
+    PictureError, PictureRequest, PictureTaker, SourceBytes, TaskError, TaskServices, TasksConfig, run_tasks,
 };
 
 mod fetch;
@@ -147,7 +147,13 @@ impl Site {
         let client = outbound::OutboundClient::new(outbound::OutboundConfig::default()).unwrap();
         self.worker_of(
             config,
-            TaskServices { actor, uploads: Arc::new(NoUploads), client, pictures: Arc::new(NoPictures), files: Arc::new(NoFiles) },
+            TaskServices {
+                actor,
+                uploads: Arc::new(NoUploads),
+                client,
+                pictures: Arc::new(NoPictures),
+                files: Arc::new(NoFiles),
+            },
         )
         .await;
     }
