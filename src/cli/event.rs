@@ -45,6 +45,7 @@ pub fn format_detail(event: &FollowedEvent) -> String {
         "media.stored" => format_technical(&data["technical"]),
         "media.playable" => "the first segments play".into(),
         "media.ready" => format_renditions(&data["encode"]),
+        "job.waiting" => text("sentence").to_owned(),
         "job.queued" => {
             format!(
                 "{} parts, {} of output",

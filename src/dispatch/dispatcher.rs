@@ -150,7 +150,8 @@ impl Dispatcher {
                 }
             }
         };
-        tokio::join!(answering, letting);
+        let reporting = Box::pin(crate::wait_reports::report_waits(&self.bus, &self.state, &held));
+        tokio::join!(answering, letting, reporting);
         self.metrics.record_term(self.queue, false);
     }
 
