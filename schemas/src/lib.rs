@@ -9,7 +9,9 @@
 pub mod access;
 pub mod audit;
 pub mod cached;
+pub mod captions;
 pub mod catalog;
+pub mod chapters;
 pub mod dead_letter;
 pub mod dispatch_query;
 pub mod document;
@@ -32,6 +34,7 @@ pub mod limit;
 pub mod media;
 pub mod media_details;
 pub mod pause;
+pub mod poster;
 pub mod rejection;
 pub mod schedule;
 pub mod search_query;

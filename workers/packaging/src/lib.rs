@@ -10,7 +10,9 @@
 
 mod audio_frame;
 mod audio_names;
+pub mod captions;
 mod changes;
+pub mod chapters;
 mod checksums;
 pub mod ladder;
 pub mod language;
@@ -36,4 +38,4 @@ pub use audio_names::{ListedAudio, list_audio};
 pub use checksums::{ChecksumList, LIST_BYTES_MAX as CHECKSUMS_BYTES_MAX};
 pub use part_reader::GrowingPartReader;
 pub use profile::{EncodeProfile, ProfileRung, SIDE_PIXELS_MAX, STEP_RATE_BPS_MAX, STEPS_MAX, X264Preset};
-pub use segment_search::{ListedSegment, find_segment};
+pub use segment_search::{ListedSegment, find_segment, find_segment_span};
