@@ -450,6 +450,9 @@ fn message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
         | "auth.key_created"
         | "auth.link_created"
         | "auth.upload_token_created"
+        | "upload.grant_created"
+        | "upload.grant_used"
+        | "upload.grant_revoked"
         | "auth.key_revoked"
         | "auth.refreshed"
         | "auth.refused"
@@ -479,9 +482,8 @@ fn message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
         ),
         "gate.changed" | "gate.granted" | "gate.denied" | "kv.apikeys" | "kv.apikeys.owner"
         | "kv.idempotency" | "kv.keys" | "kv.limits.replicas" | "kv.limits.reported" | "kv.nonces"
-        | "kv.nonces.link" | "kv.nonces.upload" | "kv.nonces.prefix" | "kv.secrets" | "kv.secrets.ring" => {
-            (vec!["ingress"], vec!["ingress"])
-        }
+        | "kv.nonces.link" | "kv.nonces.upload" | "kv.nonces.grant" | "kv.nonces.grants"
+        | "kv.nonces.prefix" | "kv.secrets" | "kv.secrets.ring" => (vec!["ingress"], vec!["ingress"]),
         "kv.store" => {
             (vec!["admin", "ingress"], vec!["admin", "ingress", "keeper", "tasks", "transcode", "upload"])
         }

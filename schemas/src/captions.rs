@@ -23,7 +23,7 @@ pub const NAME_PREFIX: char = 'c';
 #[serde(rename_all = "snake_case")]
 #[schemars(rename = "CaptionKind")]
 pub enum CaptionKind {
-    /// What is said, for those who hear it.
+    /// What is said, for those who do not understand the language.
     #[default]
     Subtitles,
     /// What is said, and sounds beside it, for those who are deaf or hard of hearing.
@@ -84,6 +84,7 @@ impl CaptionTrack {
     }
 }
 
-fn is_subtitles(kind: &CaptionKind) -> bool {
-    *kind == CaptionKind::Subtitles
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes what it asks about by reference")]
+const fn is_subtitles(kind: &CaptionKind) -> bool {
+    matches!(kind, CaptionKind::Subtitles)
 }

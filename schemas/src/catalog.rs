@@ -5,7 +5,7 @@ use schemars::{Schema, schema_for};
 use crate::{
     BusEvent, KvRecord, access, audit, cached, dead_letter, dispatch_query, document, envelope, gate, hook,
     hook_delivery, hook_event, idempotency, index_query, job, limit, media, pause, schedule, search_query,
-    session, store, upload, usage, view, worker,
+    session, store, upload, upload_grant, usage, view, worker,
 };
 
 /// One kind of message.
@@ -95,6 +95,9 @@ pub fn event_entries() -> Vec<CatalogEntry> {
         event_entry::<session::AuthLinkCreated>(),
         event_entry::<session::AuthUploadTokenCreated>(),
         event_entry::<session::AuthKeyRevoked>(),
+        event_entry::<upload_grant::UploadGrantCreated>(),
+        event_entry::<upload_grant::UploadGrantUsed>(),
+        event_entry::<upload_grant::UploadGrantRevoked>(),
         event_entry::<gate::GateChanged>(),
         event_entry::<gate::GateGranted>(),
         event_entry::<gate::GateDenied>(),
@@ -149,6 +152,11 @@ pub fn record_entries() -> Vec<CatalogEntry> {
         ),
         record_entry::<session::SignInLink>("nonces.link", &session::sign_in_link_key("{code_sha256}")),
         record_entry::<session::UploadToken>("nonces.upload", &session::upload_token_key("{token_sha256}")),
+        record_entry::<upload_grant::UploadGrant>("nonces.grant", "grant.{grant_id}"),
+        record_entry::<upload_grant::OwnerUploadGrants>(
+            "nonces.grants",
+            &upload_grant::upload_grant_list_key("{owner_sha256}"),
+        ),
         record_entry::<session::AuthSession>("sessions", "{session_id}"),
         record_entry::<session::WalletSessions>(
             "sessions.wallet",

@@ -15,13 +15,13 @@ use crate::{
     envelope, gate, hook, hook_delivery, hook_event, idempotency,
     ids::{
         ChallengeId, DeliveryId, HookId, JobId, KeyId, MediaId, PlaybackId, RequestId, ScheduleId, SessionId,
-        StoreId, UploadId,
+        StoreId, UploadGrantId, UploadId,
     },
     index_query, job, keys, limit,
     media::{self, Rational},
     pause, schedule, search_query, session, store,
     subjects::{self, JobPriority},
-    upload, usage, view, worker,
+    upload, upload_grant, usage, view, worker,
 };
 
 /// What every kind of message can do.
@@ -81,6 +81,7 @@ const SESSION: SessionId = SessionId::from_bytes(*b"\x01\x9a\xb0\x01\x02\x05\x7a
 const CHALLENGE: ChallengeId = ChallengeId::from_bytes(*b"a sample of nonc");
 const ADDRESS: &str = "0x5aaeb6053f3e94c9b9a09f33669435e7ef1beaed";
 const PLAYBACK: PlaybackId = PlaybackId::from_bytes(*b"\x01\x9a\xb0\x02\x0b\x07\x7a\x01\x80sample-");
+const GRANT: UploadGrantId = UploadGrantId::from_bytes(*b"\x01\x9a\xb0\x01\x02\x06\x7a\x01\x80sample-");
 const KEY: KeyId = KeyId::from_bytes(*b"\x01\x9a\xb0\x00\x01\x01\x7a\x01\x80sample-");
 const SCHEDULE: ScheduleId = ScheduleId::from_bytes(*b"\x01\x9a\xb0\x01\x03\x08\x7a\x01\x80sample-");
 const HOOK: HookId = HookId::from_bytes(*b"\x01\x9a\xb0\x01\x04\x09\x7a\x01\x80sample-");
@@ -445,6 +446,7 @@ fn upload_record() -> upload::UploadRecord {
         is_unlisted: false,
         protocol: upload::UploadProtocol::Tus,
         fetch: None,
+        grant_id: None,
         freed: false,
         created_at_ms: MADE_AT_MS,
         expires_at_ms: MADE_AT_MS + 86_400_000,
@@ -819,6 +821,43 @@ fn visit_session_events(visitor: &mut impl ExampleVisitor) {
     visit_event(visitor, session::AuthLinkCreated { request_id, owner: owner(), by: owner() });
     visit_event(visitor, session::AuthUploadTokenCreated { request_id, owner: owner() });
     visit_event(visitor, session::AuthKeyRevoked { request_id, key_id: KEY, owner: owner(), by: owner() });
+    let grant = upload_grant();
+    let created = upload_grant::UploadGrantCreated {
+        grant_id: GRANT,
+        owner: owner(),
+        size_bytes_max: grant.size_bytes_max,
+        types: grant.types,
+        expires_at_ms: grant.expires_at_ms,
+    };
+    visit_event(visitor, created);
+    let used = upload_grant::UploadGrantUsed { grant_id: GRANT, owner: owner(), upload_id: UPLOAD };
+    visit_event(visitor, used);
+    let revoked = upload_grant::UploadGrantRevoked { grant_id: GRANT, owner: owner(), by: owner() };
+    visit_event(visitor, revoked);
+}
+
+fn visit_grant_records(visitor: &mut impl ExampleVisitor, owner_sha256: String) {
+    visitor.visit("kv.nonces.grant", upload_grant());
+    let expires_at_ms = MADE_AT_MS + 3_600_000;
+    let listed = upload_grant::OwnerUploadGrants { owner_sha256, grant_ids: vec![GRANT], expires_at_ms };
+    visitor.visit("kv.nonces.grants", listed);
+}
+
+/// A right to bring one film, which was used.
+pub(crate) fn upload_grant() -> upload_grant::UploadGrant {
+    upload_grant::UploadGrant {
+        grant_id: GRANT,
+        secret_sha256: ByteBuf::from(vec![7; 32]),
+        owner: example_owner(),
+        credential: gate::PlaybackCredential::Key(KEY),
+        size_bytes_max: 1 << 30,
+        types: vec![owned_text("video/*")],
+        title: None,
+        created_at_ms: MADE_AT_MS,
+        expires_at_ms: MADE_AT_MS + 3_600_000,
+        used: Some(upload_grant::UploadGrantUse { upload_id: UPLOAD, until_ms: MADE_AT_MS + 86_400_000 }),
+        revoked_at_ms: None,
+    }
 }
 
 fn visit_session_records(visitor: &mut impl ExampleVisitor) {
@@ -859,6 +898,7 @@ fn visit_session_records(visitor: &mut impl ExampleVisitor) {
         used_at_ms: None,
     };
     visitor.visit("kv.nonces.upload", token);
+    visit_grant_records(visitor, hash());
     let expires_at_ms = MADE_AT_MS + 2_592_000_000;
     let session = session::AuthSession {
         session_id: SESSION,

@@ -43,6 +43,7 @@ pub mod store;
 pub mod subjects;
 pub mod thumbnails;
 pub mod upload;
+pub mod upload_grant;
 pub mod usage;
 pub mod value;
 pub mod view;

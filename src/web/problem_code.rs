@@ -66,6 +66,12 @@ kinds! {
         "Choose a key as `detail` says; the digest of a longer one is one, too.";
     CacheMiss 404 "cache_miss" "There is no such entry"
         "Make the value anew, and put it: an entry ends by itself, when it is removed, and when everything is cleared.";
+    CaptionsInvalid 422 "captions_invalid" "This can't be captions of the medium"
+        "`detail` says why, and `line` where in the file: correct it there, and send it again.";
+    CaptionsMissing 404 "captions_missing" "The medium has no such captions"
+        "`GET /v1/media/{media_id}/captions` lists its languages and kinds; those of its file can't be removed.";
+    CaptionsTooMany 409 "captions_too_many" "The medium has as many captions as it may have"
+        "Remove a language that is not needed any more.";
     ChainRefused 401 "chain_refused" "The sign-in was refused"
         "Sign for the chain that the challenge names.";
     ChainUnavailable 503 "chain_unavailable" "The chain can't be read at present"
@@ -220,6 +226,8 @@ kinds! {
         "Resume one that need not be paused any more.";
     PersonNeeded 403 "person_needed" "Keys are managed by a signed-in wallet or an administrator"
         "Sign in with a wallet: an API key neither makes nor revokes keys.";
+    PictureInvalid 422 "picture_invalid" "This can't be the poster"
+        "`detail` says why: send a whole picture of JPEG, PNG or WebP with sides of 16 to 8,192 pixels.";
     PlaybackRefused 403 "playback_refused" "This playback address is not valid any more"
         "Ask for a new one by `POST /v1/media/{media_id}/playback`.";
     PreconditionFailed 412 "precondition_failed" "What is there is not the version you have seen"
@@ -327,6 +335,12 @@ kinds! {
         "Append to the uploads that it was made of, or begin another one.";
     UploadFinished 403 "upload_finished" "A complete upload can't be ended"
         "Nothing is left to end: the medium is there.";
+    UploadGrantRefused 403 "upload_grant_refused" "An upload began with this grant already, or its time is over"
+        "Ask who gave it for another: each is good for one upload, which goes on at its own address.";
+    UploadGrantsTooMany 409 "upload_grants_too_many" "The account has as many grants that wait as it may"
+        "Take some back, or wait until they are used or their time is over.";
+    UploadGrantInvalid 422 "upload_grant_invalid" "There is no such grant to be given"
+        "`errors` points at the member and says why.";
     UploadIdle 503 "upload_idle" "No byte came for too long"
         "Go on from the offset that HEAD tells: what came is kept.";
     UploadLengthInconsistent 400 "upload_length_inconsistent" "The length of the upload is said in two ways that differ"

@@ -103,7 +103,8 @@ async fn read_status_checked(
         .await?
         .ok_or(UploadRefusal::NotFound)?;
     let record = held.record;
-    if !who.may_see(&record.owner) {
+    let is_own_grant = who.upload_grant.is_none() || who.upload_grant == record.grant_id;
+    if !who.may_see(&record.owner) || !is_own_grant {
         return Err(UploadRefusal::NotFound);
     }
     let medium = shared.bus.load_record::<media::MediaRecord>(&record.media_id.to_string()).await?;

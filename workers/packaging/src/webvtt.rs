@@ -133,9 +133,9 @@ pub fn render_segments<'a>(
 
 /// The segment of a track that covers a time in microseconds, from sorted cues: each that is shown in it, whole.
 pub fn render_segment(cues: &[WebVttCue], start_us: u64, end_us: u64) -> String {
-    let (start_ms, end_ms) = (start_us / 1_000, end_us.div_ceil(1_000));
-    let begun = cues.get(..cues.partition_point(|cue| cue.start_ms < end_ms)).unwrap_or_default();
-    render_file(format!("{HEADER}{TIMESTAMP_MAP}"), begun.iter().filter(|cue| cue.end_ms > start_ms))
+    let (from_ms, until_ms) = (start_us / 1_000, end_us.div_ceil(1_000));
+    let begun = cues.get(..cues.partition_point(|cue| cue.start_ms < until_ms)).unwrap_or_default();
+    render_file(format!("{HEADER}{TIMESTAMP_MAP}"), begun.iter().filter(|cue| cue.end_ms > from_ms))
 }
 
 fn render_file<'a>(header: String, cues: impl Iterator<Item = &'a WebVttCue>) -> String {

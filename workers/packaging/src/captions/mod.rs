@@ -15,7 +15,12 @@ mod times;
 
 use std::fmt;
 
-use crate::webvtt::{WebVttCue, render_whole, sort_cues};
+use schemas::captions::CaptionTrack;
+
+use crate::{
+    language::language_name,
+    webvtt::{WebVttCue, render_whole, sort_cues},
+};
 use blocks::split_blocks;
 use cue_text::clean_cue_text;
 
@@ -205,6 +210,12 @@ impl CaptionFile {
     }
 }
 
+/// The name of a track for people: that of its language where nobody gave it one.
+pub fn track_label(track: &CaptionTrack) -> String {
+    let named = track.label.clone().or_else(|| language_name(&track.language));
+    named.unwrap_or_else(|| track.language.clone())
+}
+
 /// The text with one kind of line ends.
 fn decode(bytes: &[u8]) -> Result<String, CaptionFileError> {
     if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
@@ -213,7 +224,7 @@ fn decode(bytes: &[u8]) -> Result<String, CaptionFileError> {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     let text = std::str::from_utf8(bytes).map_err(|error| {
         let before = bytes.get(..error.valid_up_to()).unwrap_or_default();
-        CaptionFault::NotUtf8.at(before.iter().filter(|byte| **byte == b'\n').count() + 1)
+        CaptionFault::NotUtf8.at(before.split(|byte| *byte == b'\n').count())
     })?;
     Ok(text.replace("\r\n", "\n").replace('\r', "\n"))
 }

@@ -20,7 +20,7 @@ const SET_BEGIN: &str = "    <AdaptationSet ";
 const SET_END: &str = "    </AdaptationSet>";
 const PERIOD_END: &str = "  </Period>";
 
-/// A track as players are told of it.
+/// A track as players find it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServedCaptions<'a> {
     /// Name of its folder.
