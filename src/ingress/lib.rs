@@ -29,6 +29,7 @@ pub mod probes;
 pub mod quotas;
 pub mod removal;
 pub mod schedules;
+mod seconds;
 pub mod sharing;
 pub mod sign_in;
 pub mod transcode;
@@ -108,6 +109,8 @@ pub struct IngressConfig {
     pub documents: cache::CacheConfig,
     /// The cache API.
     pub cache: cached::CachedConfig,
+    /// What owners bring beside the file of a medium.
+    pub media: media::MediaConfig,
     /// How much each owner may have done.
     pub quotas: quotas::QuotaConfig,
     /// From where on nothing new is taken.
@@ -141,6 +144,7 @@ impl Default for IngressConfig {
                 age_s: 30 * 60,
             },
             cache: cached::CachedConfig::default(),
+            media: media::MediaConfig::default(),
             quotas: quotas::QuotaConfig::default(),
             capacity: capacity::CapacityConfig::default(),
             profiles: transcode::ProfileCatalog::default(),

@@ -140,8 +140,11 @@ DELETE /v1/cache/entries/{key} Principal(Cache) Cache
 DELETE /v1/hooks/{hook_id} Principal(Events) Api
 DELETE /v1/jobs/pauses/{scope}/{name} Principal(Worker) Worker
 DELETE /v1/media/{media_id} Principal(Metadata) Metadata
+DELETE /v1/media/{media_id}/captions/{language} Principal(Metadata) Metadata
 DELETE /v1/media/{media_id}/gate Principal(Gate) Metadata
+DELETE /v1/media/{media_id}/poster Principal(Metadata) Metadata
 DELETE /v1/schedules/{schedule_id} Principal(Worker) Worker
+DELETE /v1/uploads/grants/{grant_id} Principal(Upload) Upload
 DELETE /v1/uploads/{upload_id} Principal(Upload) Upload
 GET / Open Api
 GET /docs Open Api
@@ -177,6 +180,8 @@ GET /v1/library Open Metadata
 GET /v1/media Principal(Metadata) Metadata
 GET /v1/media/search Principal(Metadata) Metadata
 GET /v1/media/{media_id} Principal(Metadata) Metadata
+GET /v1/media/{media_id}/captions Principal(Metadata) Metadata
+GET /v1/media/{media_id}/captions/{language} Principal(Metadata) Metadata
 GET /v1/media/{media_id}/gate Principal(Gate) Metadata
 GET /v1/media/{media_id}/history Principal(Events) Api
 GET /v1/media/{media_id}/poster Optional(Metadata) Streaming
@@ -186,6 +191,7 @@ GET /v1/profiles Principal(Worker) Transcoder
 GET /v1/schedules Principal(Worker) Worker
 GET /v1/schedules/{schedule_id} Principal(Worker) Worker
 GET /v1/transcode/metrics Principal(Worker) Transcoder
+GET /v1/uploads/grants Principal(Upload) Upload
 GET /v1/uploads/{upload_id} Principal(Upload) none
 GET /v1/uploads/{upload_id}/status Principal(Upload) Upload
 GET /v1/usage Principal(Metadata) Metadata
@@ -239,6 +245,7 @@ POST /v1/schedules/{schedule_id}/pause Principal(Worker) Worker
 POST /v1/schedules/{schedule_id}/resume Principal(Worker) Worker
 POST /v1/schedules/{schedule_id}/run-now Principal(Worker) Transcoder
 POST /v1/uploads Principal(Upload) Upload
+POST /v1/uploads/grants Principal(Upload) Upload
 POST /v1/uploads/{upload_id} Principal(Upload) none
 POST /v1/workers/{worker}/drain Principal(Worker) Worker
 POST /v1/workers/{worker}/pause Principal(Worker) Worker
@@ -246,7 +253,9 @@ POST /v1/workers/{worker}/resume Principal(Worker) Worker
 PUT /v1/cache/entries/{key} Principal(Cache) Cache
 PUT /v1/files/{filename} Principal(Upload) Upload
 PUT /v1/jobs/pauses/{scope}/{name} Principal(Worker) Worker
+PUT /v1/media/{media_id}/captions/{language} Principal(Metadata) Metadata
 PUT /v1/media/{media_id}/gate Principal(Gate) Metadata
+PUT /v1/media/{media_id}/poster Principal(Metadata) Metadata
 ";
 
 #[test]
@@ -420,6 +429,9 @@ async fn a_parameter_that_no_operation_takes_is_refused_where_nobody_else_adds_a
 
 const FORM_TYPE: &str = "Content-Type: multipart/form-data; boundary=xx\r\n";
 
+/// A picture of 17 by 17 pixels, of its head alone (RFC 9649, 2.7).
+const WEBP: &str = "RIFF\u{16}\0\0\0WEBPVP8X\u{a}\0\0\0\0\0\0\0\u{10}\0\0\u{10}\0\0";
+
 /// A form with a token and a file.
 fn form_with(token: &str) -> String {
     let part = |head: &str, value: &str| {
@@ -505,10 +517,27 @@ impl Story {
         let json_body = format!("{key}Content-Type: application/json\r\n");
         let token = self.does("post /v1/forms/tokens", "/v1/forms/tokens", &json_body, body, 201).await;
         let token: Value = serde_json::from_str(&token.body).unwrap();
+        let wanted = json!({ "size_bytes_max": 5 }).to_string();
+        let place = "/v1/uploads/grants";
+        let grant = self.does(&format!("post {place}"), place, &json_body, &wanted, 201).await;
+        let grant: Value = serde_json::from_str(&grant.body).unwrap();
+        let path = format!("{place}/{}", grant["grant_id"].as_str().unwrap());
+        let place = "/v1/uploads/grants/{grant_id}";
+        self.does(&format!("delete {place}"), &path, key, "", 204).await;
         let form = form_with(token["token"].as_str().unwrap());
         self.does("post /v1/forms", "/v1/forms", FORM_TYPE, &form, 201).await;
         let medium = format!("/v1/media/{}", made.header("streamgate-media-id").unwrap());
         self.does("patch /v1/media/{media_id}", &medium, &json, "{\"title\":\"new\"}", 200).await;
+        let any = format!("{key}If-Match: *\r\n");
+        let (captions, poster) = (format!("{medium}/captions/de"), format!("{medium}/poster"));
+        let vtt = "WEBVTT\n\n00:01.000 --> 00:02.000\nHallo\n";
+        let typed = format!("{any}Content-Type: text/vtt\r\n");
+        let place = "/v1/media/{media_id}/captions/{language}";
+        self.does(&format!("put {place}"), &captions, &typed, vtt, 201).await;
+        self.does(&format!("delete {place}"), &captions, &any, "", 200).await;
+        let typed = format!("{any}Content-Type: image/webp\r\n");
+        self.does("put /v1/media/{media_id}/poster", &poster, &typed, WEBP, 200).await;
+        self.does("delete /v1/media/{media_id}/poster", &poster, &any, "", 200).await;
         let gate = format!("{medium}/gate");
         self.does("put /v1/media/{media_id}/gate", &gate, &json, "{\"kind\":\"public\"}", 200).await;
         self.fetches(key, &json_body).await;

@@ -26,6 +26,7 @@ use super::{
     AppState, capacity,
     jobs::{answer_with_begun_job, explain_encode_failure, require_priority, retry},
     media, openapi, quotas,
+    seconds::{SECONDS_MAX, to_millis},
 };
 use auth::Principal;
 use web::{
@@ -43,9 +44,6 @@ mod profiles;
 pub(crate) mod tests;
 
 pub use profiles::ProfileCatalog;
-
-/// Latest time of a part, in seconds: longer than any medium.
-pub(super) const SECONDS_MAX: f64 = 1_000_000.0;
 
 /// Most characters of the name of a profile that a request may carry.
 const PROFILE_NAME_LENGTH_MAX: usize = 64;
@@ -177,17 +175,6 @@ async fn transcode_media(
     let wanted = TranscodeJobRequest { media_id, profile, range, priority: priority.unwrap_or_default() };
     let begun = begin_transcode(&app, wanted, &who, (["/profile", ""], 0)).await?;
     answer_with_begun_job(&address, begun.job_id, begun)
-}
-
-/// Seconds to the millisecond; `None` for what is no time of a medium.
-pub(super) fn to_millis(seconds: f64) -> Option<u64> {
-    let is_time = (0.0..=SECONDS_MAX).contains(&seconds);
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "it is in the range just checked"
-    )]
-    is_time.then(|| (seconds * 1_000.0).round() as u64)
 }
 
 /// Begins an encode that `who` asks for; the pointers say where in the request its profile and its part stand, and
