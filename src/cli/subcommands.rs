@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 
-use super::{ClientArgs, JobsActArgs, MediaSearchArgs, PageArgs, ServerArgs};
+use super::{
+    CaptionsArgs, ClientArgs, GrantArgs, JobsActArgs, MediaSearchArgs, PageArgs, PosterArgs, ServerArgs,
+};
 
 /// What to do with media.
 #[derive(Debug, Subcommand)]
@@ -82,6 +84,7 @@ A person sees the words that were found in bold; `--json` has where they are.")]
   streamgate media edit 068p... --title 'By the sea' --tag sea --tag summer --language de
   streamgate media edit 068p... --link 'https://example.org/sea The whole story' --contact ann@example.org
   streamgate media edit 068p... --attributes '{\"shelf\": 7}'   merged with those that are there; null in it removes one
+  streamgate media edit 068p... --chapter '0 Arrival' --chapter '61.5 The sea'
   streamgate media edit 068p... --description '' --tag ''       an empty text takes away what was said
 
 What is not named stays.")]
@@ -102,6 +105,29 @@ A download that was cut goes on where it ended when the command is run again. Ot
 
 It is the picture that is shown then. Afterwards it is at /v1/media/068p.../thumbnail?t=12.5, for all who may play a public medium.")]
     Thumbnail(ThumbnailArgs),
+    /// List the captions of a medium, add a file of them, or remove some
+    #[command(after_help = "Examples:
+  streamgate media captions 068p...                                      what plays, of its file and of yours
+  streamgate media captions 068p... --add sea.srt --language de          WebVTT or SubRip, in UTF-8
+  streamgate media captions 068p... --add sea.vtt --language de --kind captions --label 'Deutsch (CC)'
+  streamgate media captions 068p... --remove de
+
+They play at once. Those of one language and kind take the place of those of the file.")]
+    Captions(CaptionsArgs),
+    /// Choose the poster of a medium: a picture of yours, or what is shown at a time
+    #[command(after_help = "Examples:
+  streamgate media poster 068p... --at 12.5
+  streamgate media poster 068p... --file sea.png
+  streamgate media poster 068p... --remove        that of the encode is shown again")]
+    Poster(PosterArgs),
+    /// Give somebody without a credential the right to bring one file, list those that you gave, or take one back
+    #[command(after_help = "Examples:
+  streamgate media grant --size 500MiB --type 'video/*' --expires 30m    prints it; who has it sends it as a bearer token
+  streamgate media grant --list
+  streamgate media grant --revoke 06db...
+
+It is good for one upload to /v1/uploads (tus) or /v1/files/NAME, which is yours and counts for your quotas, and for nothing else.")]
+    Grant(GrantArgs),
     /// Encode media again; what plays goes on playing until the new encode is ready
     #[command(after_help = "Examples:
   streamgate media transcode 068p... 068q...                 by the profile that uploads are encoded by
@@ -187,6 +213,9 @@ pub struct EditArgs {
     /// A JSON object of one's own, merged with the one that is there
     #[arg(long, value_name = "JSON")]
     pub attributes: Option<String>,
+    /// A chapter: when it begins, in seconds, and its title, in place of those before; once for each, the first at 0
+    #[arg(long = "chapter", value_name = "SECONDS TITLE")]
+    pub chapters: Vec<String>,
     /// The transaction that minted its token
     #[arg(long, value_name = "HASH")]
     pub mint_tx: Option<String>,
