@@ -6,6 +6,7 @@
 //! Limits: [`super::MediaConfig`], [`SIDE_PIXELS_MIN`] and [`SIDE_PIXELS_MAX`] of each side.
 
 use axum::{
+    body::Body,
     extract::{Path, Request, State},
     http::{HeaderMap, Method, header, request::Parts},
     response::Response,
@@ -128,21 +129,18 @@ pub(super) async fn set_poster(
 ) -> Result<Response, Problem> {
     let media_id = parse_media_id(&id)?;
     let (parts, body) = request.into_parts();
+    let sent = read_sent(&parts)?;
+    // Nothing but a few members: a picture is read only of one who may change the medium.
+    let (choice, body) = match sent {
+        SentPoster::Time => (Some(read_choice(&parts, body).await?), Body::empty()),
+        SentPoster::Picture(_) => (None, body),
+    };
     let medium = commit::load_owned(&app.bus, media_id, &who).await?;
     commit::check_seen(&parts.headers, &medium.render_document(media_id)?)?;
-    let (bytes, at_ms) = if content_type(&parts).as_deref() == Some("application/json") {
-        let limits = BodyLimits::from_extensions(&parts.extensions);
-        let choice = body::parse_json(&body::read_body(body, &limits).await?)?;
-        load_thumbnail(&app, &medium, choice).await?
-    } else {
-        let format = sent_format(&parts)?;
-        let limits = BodyLimits::from_extensions(&parts.extensions);
-        let limits = BodyLimits { bytes_max: app.config.media.poster_bytes_max, ..limits };
-        let bytes = body::read_body(body, &limits).await?;
-        if find_format(&bytes) != Some(format) {
-            return Err(picture_invalid(format!("the bytes are no {}", format.media_type())));
-        }
-        (bytes, None)
+    let (bytes, at_ms) = match (sent, choice) {
+        (SentPoster::Picture(format), _) => (read_picture(&app, &parts, body, format).await?, None),
+        (SentPoster::Time, Some(choice)) => load_thumbnail(&app, &medium, choice).await?,
+        (SentPoster::Time, None) => return Err(picture_invalid("it names no time".to_owned())),
     };
     let chosen = describe_picture(&bytes, at_ms)?;
     let quota = app.config.quotas.quota_of(medium.owner());
@@ -246,6 +244,42 @@ async fn load_thumbnail(
 
 fn content_type(parts: &Parts) -> Option<String> {
     parts.headers.get(header::CONTENT_TYPE)?.to_str().ok().and_then(clean_media_type)
+}
+
+/// What a request sends.
+#[derive(Debug, Clone, Copy)]
+enum SentPoster {
+    /// When the picture is shown.
+    Time,
+    /// A picture.
+    Picture(PictureFormat),
+}
+
+fn read_sent(parts: &Parts) -> Result<SentPoster, Problem> {
+    if content_type(parts).as_deref() == Some("application/json") {
+        return Ok(SentPoster::Time);
+    }
+    sent_format(parts).map(SentPoster::Picture)
+}
+
+async fn read_choice(parts: &Parts, body: Body) -> Result<PosterChoiceRequest, Problem> {
+    let limits = BodyLimits::from_extensions(&parts.extensions);
+    body::parse_json(&body::read_body(body, &limits).await?)
+}
+
+async fn read_picture(
+    app: &AppState,
+    parts: &Parts,
+    body: Body,
+    format: PictureFormat,
+) -> Result<Bytes, Problem> {
+    let limits = BodyLimits::from_extensions(&parts.extensions);
+    let limits = BodyLimits { bytes_max: app.config.media.poster_bytes_max, ..limits };
+    let bytes = body::read_body(body, &limits).await?;
+    if find_format(&bytes) != Some(format) {
+        return Err(picture_invalid(format!("the bytes are no {}", format.media_type())));
+    }
+    Ok(bytes)
 }
 
 /// The format that a request says that it sends.
