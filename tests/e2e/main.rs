@@ -11,6 +11,7 @@ mod api;
 mod audit_replay;
 mod brokers;
 mod browser;
+mod captions;
 mod chain;
 mod cli;
 mod clients;
