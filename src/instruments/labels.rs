@@ -30,6 +30,13 @@ label_values! {
         Failed = "failed",
         Expired = "expired",
     }
+    /// What became of a span that was kept.
+    SpanOutcome "outcome" {
+        Sent = "sent",
+        QueueFull = "queue_full",
+        Refused = "refused",
+        Unsent = "unsent",
+    }
     /// How a request with bytes of an upload ended.
     AppendOutcome "outcome" {
         Kept = "kept",

@@ -2,8 +2,8 @@
 
 use super::metric_table;
 use crate::{
-    CounterFamily, LabelDeclaration, MetricDeclaration,
-    labels::{LogLevel, PublishOutcome},
+    CounterFamily, GaugeFamily, LabelDeclaration, MetricDeclaration,
+    labels::{LogLevel, PublishOutcome, SpanOutcome},
 };
 
 const ROLE: LabelDeclaration = LabelDeclaration::bounded("role", 10, "roles");
@@ -30,5 +30,7 @@ metric_table! { Process;
     PROCESS_MAX_FDS: MetricDeclaration = gauge(Service, "process_max_fds", "Most that it may have open");
     PROCESS_START_TIME_SECONDS: MetricDeclaration = gauge(Service, "process_start_time_seconds", "Unix time at which this process began to count");
     LOG_RECORDS: CounterFamily<LogLevel> = declare(Service, "streamgate_log_records", "Records that this process wrote into its log, by level");
+    TRACE_SPANS: CounterFamily<SpanOutcome> = declare(Service, "streamgate_trace_spans", "Spans of this process that were to be sent, by what became of them");
+    TRACE_QUEUE_SPANS: GaugeFamily<()> = declare(Service, "streamgate_trace_queue_spans", "Spans that wait to be sent");
     REPORTS: CounterFamily<PublishOutcome> = declare(Service, "streamgate_metric_reports", "Reports of the metrics of this process to the monitor, by what became of them");
 }
