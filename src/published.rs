@@ -396,7 +396,10 @@ fn build_event_trait() -> Value {
         (names::SUBJECT, "The entity's id."),
         (names::DATA_SCHEMA, "Path of the JSON Schema of the payload."),
         (names::DATA_CONTENT_TYPE, "Media type of the payload."),
-        (names::TRACE_PARENT, "W3C trace context."),
+        (
+            names::TRACE_PARENT,
+            "W3C trace context of the change that the event is of: the trace of its request, or of the upload or job that it belongs to. No id of the event. Never with `tracestate` or `baggage`.",
+        ),
         (names::OWNER, "Owner of the media concerned."),
         (names::MEDIA_ID, "Media concerned."),
         (names::JOB_ID, "Job concerned."),

@@ -1067,6 +1067,7 @@ fn audit_record() -> audit::AuditRecord {
         owner: Some(example_owner()),
         media_id: Some(MEDIA.to_string()),
         job_id: Some(JOB.to_string()),
+        trace_id: None,
         data: serde_json::to_value(&event).unwrap_or_default(),
         prev_hash: owned_text(audit::FIRST_PREV_HASH),
     }
@@ -1451,6 +1452,7 @@ fn visit_others(visitor: &mut impl ExampleVisitor) {
         unsent: vec![unsent],
         changed_at_ms: MADE_AT_MS,
         expires_at_ms: None,
+        trace: None,
     };
     visitor.visit("kv.envelope", envelope);
     let opened = view::ViewOpened { media_id: MEDIA, owner: example_owner(), playback_id: PLAYBACK };

@@ -611,6 +611,7 @@ pub fn part_subject(kind: &str, priority: JobPriority, job_id: JobId, part: &str
 
 impl crate::KvRecord for JobRecord {
     const BUCKET: &'static str = "jobs";
+    const KEEPS_TRACE: bool = true;
     fn key(&self) -> String {
         self.job_id.to_string()
     }
@@ -778,6 +779,7 @@ impl JobPartRecord {
 
 impl crate::KvRecord for JobPartRecord {
     const BUCKET: &'static str = "jobs";
+    const KEEPS_TRACE: bool = true;
     fn key(&self) -> String {
         subjects::part_key(self.job_id, &self.part)
     }

@@ -118,6 +118,9 @@ pub trait KvRecord: Serialize + DeserializeOwned + JsonSchema + Clone + Send + S
     fn is_removed(&self) -> bool {
         false
     }
+
+    /// True when the record keeps the trace that it was made in: what is done with it later, belongs to that trace.
+    const KEEPS_TRACE: bool = false;
 }
 
 /// Names of the headers every event carries.
@@ -138,7 +141,8 @@ pub mod headers {
     pub const DATA_SCHEMA: &str = "ce-dataschema";
     /// CloudEvents content type, prefixed as the NATS binding asks.
     pub const DATA_CONTENT_TYPE: &str = "ce-datacontenttype";
-    /// W3C trace context.
+    /// W3C trace context of the change that the event is of: the trace is that of the request or the upload it belongs to. Not an id of
+    /// the event. Never with `tracestate` or `baggage`.
     pub const TRACE_PARENT: &str = "traceparent";
     /// Owner of the media concerned.
     pub const OWNER: &str = "sg-owner";

@@ -271,6 +271,7 @@ impl UploadRecord {
 
 impl crate::KvRecord for UploadRecord {
     const BUCKET: &'static str = "uploads";
+    const KEEPS_TRACE: bool = true;
     fn key(&self) -> String {
         self.upload_id.to_string()
     }

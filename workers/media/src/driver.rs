@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::{Arc, mpsc as std_mpsc};
 
+use spans::{Span, SpanKind};
 use tokio::process::{Child, Command};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, SemaphorePermit, mpsc, oneshot};
@@ -160,8 +161,17 @@ impl MediaDriver {
             () = cancel.cancelled() => return Err(MediaTaskError::Cancelled),
             room = self.reserve_capacity(&task) => room?,
         };
-        let session = self.spawn_child("run", part.bytes).await?;
-        session.run(MediaTaskRun { config: &self.config, source, task, out, cancel }).await
+        // What the child does is a span here: it has no network to say more.
+        let span = Span::begin(SpanKind::Internal, || format!("media child {}", task.name()).into());
+        let working = async {
+            let session = self.spawn_child("run", part.bytes).await?;
+            session.run(MediaTaskRun { config: &self.config, source, task, out, cancel }).await
+        };
+        let ended = span.scope(working).await;
+        if let Err(error) = &ended {
+            span.fail(error.code());
+        }
+        ended
     }
 
     /// Waits for a place among the children and for the memory that the task may use.

@@ -92,6 +92,17 @@ pub enum MediaTask {
 }
 
 impl MediaTask {
+    /// Its name in traces.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Probe => "probe",
+            Self::Encode(_) => "encode",
+            Self::Audio(_) => "audio",
+            Self::Stills(_) => "stills",
+            Self::Subtitles(_) => "subtitles",
+        }
+    }
+
     /// How time stamps are read; none for a probe, which finds that out.
     #[must_use]
     pub fn clock(&self) -> Option<&ClockMap> {

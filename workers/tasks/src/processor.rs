@@ -9,6 +9,7 @@ use std::{
 
 use futures::StreamExt;
 use nats::metrics::table::TASK_SECONDS;
+use nats::spans::{Span, SpanAttribute, SpanKind};
 use nats::{BusError, FailureClass, MessageDelivery, PipelineStage, StageFault, StageOutcome};
 use parking_lot::Mutex;
 use queue_worker::{
@@ -192,7 +193,13 @@ impl TaskProcessor {
         let try_time_ms_max = self.context.config.try_time_ms_max;
         let working = async {
             let began = Instant::now();
-            let done = self.run_kind(job, (claim, acted)).await;
+            let span = Span::begin(SpanKind::Internal, || format!("run {} job", kind_name(job)).into());
+            span.set(|| SpanAttribute::JobId(job.job_id.to_string()));
+            span.set(|| SpanAttribute::MediaId(job.media_id.to_string()));
+            let done = span.scope(self.run_kind(job, (claim, acted))).await;
+            if let Err(error) = &done {
+                span.fail(error.code());
+            }
             TASK_SECONDS.series(&[kind_name(job)]).observe(began.elapsed().as_secs_f64());
             done
         };
