@@ -63,6 +63,7 @@ use web::{
     problem_page, query, registry, request,
     request_metrics::{self, RequestMetrics},
     request_policy,
+    request_trace::{self, RequestTracing},
 };
 
 /// Whose metrics a replica shows from its start.
@@ -118,6 +119,9 @@ pub struct IngressConfig {
     /// How long a removed medium can be restored, in milliseconds; set by `retention.removed_ms`.
     #[serde(skip)]
     pub restorable_ms: u64,
+    /// How many of a million requests are sampled that are not sampled anyway; set by `telemetry.tracing.reads_per_million`.
+    #[serde(skip)]
+    pub traced_reads_per_million: u32,
 }
 
 impl Default for IngressConfig {
@@ -145,6 +149,7 @@ impl Default for IngressConfig {
             capacity: capacity::CapacityConfig::default(),
             profiles: transcode::ProfileCatalog::default(),
             restorable_ms: 0,
+            traced_reads_per_million: 0,
         }
     }
 }
@@ -406,7 +411,7 @@ impl AppServices {
 
 /// The public router.
 ///
-/// Layers from the outside in: the operation, what is counted of it, safe headers, foreign origins, the request's id, panics, the head, the client's address, limits of
+/// Layers from the outside in: the operation, its trace, what is counted of it, safe headers, foreign origins, the request's id, panics, the head, the client's address, limits of
 /// bodies, the client's rate; then, for what needs a right, authentication, the principal's rate, parameters that nothing takes,
 /// room for what is new, repeated requests.
 pub fn router(app: AppState) -> Router {
@@ -491,6 +496,9 @@ fn router_with_routes(app: AppState, more: OperationRouter<AppState>) -> Router 
         .route_layer(filter::filter_requests_with(app.capacity.clone()));
     let all = guarded.merge(forms).merge(admitted).merge(open).merge(signing_in);
     let counted = RequestMetrics::new(all.operations());
+    let clients = client_identification(config);
+    let read_ratio = f64::from(config.traced_reads_per_million) / 1_000_000.0;
+    let tracing = Arc::new(RequestTracing { read_ratio, clients: Arc::clone(&clients) });
     let (router, operations) = all.into_parts();
     router
         .fallback(request::no_such_path)
@@ -499,6 +507,7 @@ fn router_with_routes(app: AppState, more: OperationRouter<AppState>) -> Router 
         .layer(
             ServiceBuilder::new()
                 .layer(operations.match_layer())
+                .layer(middleware::from_fn_with_state(tracing, request_trace::trace_request))
                 .layer(middleware::from_fn_with_state(counted, request_metrics::count_request))
                 .layer(middleware::from_fn(request_policy::add_safe_headers))
                 .layer(middleware::from_fn_with_state(app.origins.clone(), request_policy::apply_cors))
@@ -506,7 +515,7 @@ fn router_with_routes(app: AppState, more: OperationRouter<AppState>) -> Router 
                 .layer(CatchPanicLayer::custom(request::panic_response))
                 .layer(middleware::from_fn(request::ensure_problem_body))
                 .layer(middleware::from_fn_with_state(manners, request_policy::limit_request_head))
-                .layer(middleware::from_fn_with_state(client_identification(config), client::identify_client))
+                .layer(middleware::from_fn_with_state(clients, client::identify_client))
                 .layer(middleware::from_fn(problem_page::show_problem_page))
                 .layer(middleware::from_fn_with_state(Arc::new(config.body), body::attach_limits))
                 .layer(limit::limit_by_client(app.limits.clone(), move |token| {

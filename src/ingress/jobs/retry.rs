@@ -298,7 +298,10 @@ async fn next_encode_number(bus: &Bus, record: &media::MediaRecord) -> Result<u3
 /// The job of an encode, if it was planned.
 async fn find_job(bus: &Bus, media_id: MediaId, encode: u32) -> Result<Option<JobRecord>, nats::BusError> {
     let key = plan::derive_job_id(media_id, encode).to_string();
-    Ok(bus.load_record::<JobRecord>(&key).await?.map(|held| held.record))
+    let held = bus.load_record::<JobRecord>(&key).await?;
+    // What is begun anew has a trace of its own.
+    nats::spans::link_current(held.as_ref().and_then(nats::VersionedRecord::trace));
+    Ok(held.map(|held| held.record))
 }
 
 /// Gives a medium its next attempt, which begins with `step`; answers its number.

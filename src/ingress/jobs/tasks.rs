@@ -226,7 +226,9 @@ pub async fn begin_scheduled_task(
 }
 
 async fn load_job(bus: &Bus, job_id: JobId) -> Result<Option<JobRecord>, BusError> {
-    Ok(bus.load_record::<JobRecord>(&job_id.to_string()).await?.map(|held| held.record))
+    let held = bus.load_record::<JobRecord>(&job_id.to_string()).await?;
+    nats::spans::link_current(held.as_ref().and_then(nats::VersionedRecord::trace));
+    Ok(held.map(|held| held.record))
 }
 
 /// Of what pictures are made: the encode that plays.

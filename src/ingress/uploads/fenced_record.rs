@@ -120,6 +120,11 @@ impl FencedUploadRecord {
         }
     }
 
+    /// The trace of the request that made the upload.
+    pub(super) fn trace(&self) -> Option<nats::spans::TraceContext> {
+        self.held.trace()
+    }
+
     /// The record as it was last read or written.
     pub fn record(&self) -> &UploadRecord {
         &self.held.record

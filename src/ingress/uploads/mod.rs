@@ -224,7 +224,7 @@ impl UploadContext {
         }
         // Without its marker the store is away: nothing is made, judged or ended on the strength of what is not there.
         self.store.verify_marker().await?;
-        match self.tasks.spawn(Box::pin(work)).await {
+        match self.tasks.spawn(web::request::with_current_id(Box::pin(work))).await {
             Ok(outcome) => outcome,
             Err(error) => {
                 tracing::error!(%error, "an upload request ended in a panic");
