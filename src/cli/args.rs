@@ -83,6 +83,9 @@ pub struct ServerArgs {
         value_delimiter = ','
     )]
     pub origins: Vec<String>,
+    /// Address that takes traces by OTLP over HTTP, such as `http://127.0.0.1:4318` [default: none]
+    #[arg(long, value_name = "URL", env = "STREAMGATE_OTLP_ENDPOINT")]
+    pub otlp_endpoint: Option<String>,
     /// Name of the transcode profile
     #[arg(long, value_name = "NAME", env = "STREAMGATE_PROFILE")]
     pub profile: Option<String>,

@@ -59,6 +59,11 @@ fn check_addresses(settings: &Settings) -> Result<(), SettingsError> {
             SettingsError::invalid(&format!("store.{key}"), format!("{shown}{reason}"))
         })?;
     }
+    settings.telemetry.tracing.parse_endpoint().map_err(|reason| {
+        let shown = hide_credentials(settings.telemetry.tracing.endpoint.as_deref().unwrap_or_default());
+        let reason = format!("{shown:?} {reason}; write an address such as \"http://127.0.0.1:4318\"");
+        SettingsError::invalid("telemetry.tracing.endpoint", reason)
+    })?;
     let Some(url) = &settings.ingress.public_url else { return Ok(()) };
     let shown = hide_credentials(url);
     public_url_fault(url).map_or(Ok(()), |fault| {

@@ -31,7 +31,8 @@ use crate::{
     explained::{self, ExplainedError},
     keeper,
     readiness::{self, classify_ending},
-    stores, telemetry,
+    stores,
+    telemetry::{self, export::SpanExport},
 };
 use web::registry;
 
@@ -229,6 +230,27 @@ impl Runtime {
 /// # Errors
 /// The first error of any role.
 pub async fn run_roles(
+    site: Runtime,
+    kinds: &[ProcessRole],
+    ready: Option<oneshot::Sender<StartedRoles>>,
+) -> anyhow::Result<()> {
+    let export = SpanExport::start(&site.config.telemetry.tracing, service_name(kinds))?;
+    let ended = run_until_stopped(site, kinds, ready).await;
+    if let Some(export) = export {
+        export.finish().await;
+    }
+    ended
+}
+
+/// What a process is called among others.
+fn service_name(kinds: &[ProcessRole]) -> String {
+    match kinds {
+        [kind] => format!("streamgate-{}", kind.bus_role().name()),
+        _ => "streamgate".to_owned(),
+    }
+}
+
+async fn run_until_stopped(
     site: Runtime,
     kinds: &[ProcessRole],
     mut ready: Option<oneshot::Sender<StartedRoles>>,

@@ -55,6 +55,7 @@ mod soak;
 mod subscriptions;
 mod subtitles;
 mod thumbnails;
+mod traces;
 mod transcode;
 mod tus;
 mod upgrade;
