@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use async_nats::HeaderMap;
-use schemas::headers;
+use schemas::{headers, subjects};
 use serde::{Serialize, de::DeserializeOwned};
 use spans::{Span, SpanAttribute, SpanKind};
 
@@ -25,8 +25,7 @@ impl Bus {
         wait_max: Duration,
     ) -> Result<A, BusError> {
         let payload = bytes::Bytes::from(publish::encode_message(&subject, question)?);
-        // Subjects of questions hold no ids.
-        let name = || format!("request {subject}").into();
+        let name = || format!("request {}", subjects::subject_template(&subject)).into();
         // What is asked in the background, again and again, is kept by nobody.
         let span = match spans::current() {
             Some(asking) => Span::child(asking, SpanKind::Client, name),

@@ -59,7 +59,7 @@ pub fn parse_event_subject(subject: &str) -> Option<(&str, &str, &str)> {
     tokens.next().is_none().then_some(parts)
 }
 
-/// A subject of an event or of a part of a job without its ids, as names of spans have it: one for each kind of message.
+/// A subject of an event, a question or a part of a job without its ids, as names of spans have it: one for each kind of message.
 pub fn subject_template(subject: &str) -> String {
     if let Some((entity, verb, _)) = parse_event_subject(subject) {
         return format!("evt.{entity}.{verb}.{{id}}");
@@ -67,7 +67,9 @@ pub fn subject_template(subject: &str) -> String {
     let tokens: Vec<&str> = subject.split('.').collect();
     match tokens[..] {
         ["job", queue, priority, _, _] => format!("job.{queue}.{priority}.{{job_id}}.{{part}}"),
-        // What is known of others is what they are about.
+        // Verbs of questions are a few words.
+        ["ask", ..] => subject.to_owned(),
+        // Others may hold names of workers: what is known of them is what they are about.
         [first, ..] => format!("{first}.>"),
         [] => String::new(),
     }
