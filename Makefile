@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test soak lint bench
+.PHONY: help setup demo up test soak drill lint bench
 
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 export NATS_SERVER ?= $(CURDIR)/.tools/bin/nats-server
@@ -44,6 +44,11 @@ soak: ## Run the fault tests at length: SOAK_ROUNDS (9) times seven kills, SOAK_
 	@.ci/setup test
 	@cargo build --workspace --locked
 	@SOAK_ROUNDS=$${SOAK_ROUNDS:-9} SOAK_JOBS=$${SOAK_JOBS:-100000} SOAK_FREEZES_S=$${SOAK_FREEZES_S:-20,60} SOAK_OUTAGE_S=$${SOAK_OUTAGE_S:-20} cargo nextest run --workspace --locked --profile soak -E 'test(soak) + test(outages::)' $(ARGS)
+
+drill: ## Make each alert fire and end against a real installation with Prometheus and Alertmanager; ARGS=--time-scale=20
+	@.ci/setup drill
+	@cargo build --workspace --locked
+	@tests/drill/drill.py $(ARGS)
 
 lint: setup ## Check the formatting and run clippy, warnings denied
 	@cargo fmt --all --check

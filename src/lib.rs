@@ -28,6 +28,7 @@ pub mod explained;
 pub mod keeper;
 pub mod owner_removal;
 pub mod ownership_transfer;
+pub mod process_reports;
 pub mod published;
 pub mod readiness;
 pub mod roles;

@@ -396,7 +396,10 @@ fn build_event_trait() -> Value {
         (names::SUBJECT, "The entity's id."),
         (names::DATA_SCHEMA, "Path of the JSON Schema of the payload."),
         (names::DATA_CONTENT_TYPE, "Media type of the payload."),
-        (names::TRACE_PARENT, "W3C trace context."),
+        (
+            names::TRACE_PARENT,
+            "W3C trace context of the change that the event is of: the trace of its request, or of the upload or job that it belongs to. No id of the event. Never with `tracestate` or `baggage`.",
+        ),
         (names::OWNER, "Owner of the media concerned."),
         (names::MEDIA_ID, "Media concerned."),
         (names::JOB_ID, "Job concerned."),
@@ -450,6 +453,9 @@ fn message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
         | "auth.key_created"
         | "auth.link_created"
         | "auth.upload_token_created"
+        | "upload.grant_created"
+        | "upload.grant_used"
+        | "upload.grant_revoked"
         | "auth.key_revoked"
         | "auth.refreshed"
         | "auth.refused"
@@ -479,9 +485,8 @@ fn message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
         ),
         "gate.changed" | "gate.granted" | "gate.denied" | "kv.apikeys" | "kv.apikeys.owner"
         | "kv.idempotency" | "kv.keys" | "kv.limits.replicas" | "kv.limits.reported" | "kv.nonces"
-        | "kv.nonces.link" | "kv.nonces.upload" | "kv.nonces.prefix" | "kv.secrets" | "kv.secrets.ring" => {
-            (vec!["ingress"], vec!["ingress"])
-        }
+        | "kv.nonces.link" | "kv.nonces.upload" | "kv.nonces.grant" | "kv.nonces.grants"
+        | "kv.nonces.prefix" | "kv.secrets" | "kv.secrets.ring" => (vec!["ingress"], vec!["ingress"]),
         "kv.store" => {
             (vec!["admin", "ingress"], vec!["admin", "ingress", "keeper", "tasks", "transcode", "upload"])
         }
@@ -490,7 +495,9 @@ fn message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
         }
         "kv.grants.cursor" | "kv.limits.views" => (vec!["keeper"], vec!["keeper"]),
         "view.opened" => (vec!["ingress", "keeper"], vec!["keeper"]),
-        "kv.envelope" => (vec!["index", "ingress", "keeper", "tasks", "transcode", "upload"], vec!["keeper"]),
+        "kv.envelope" => {
+            (vec!["index", "ingress", "keeper", "monitor", "tasks", "transcode", "upload"], vec!["keeper"])
+        }
         "audit.record" => (vec!["audit"], vec!["ingress"]),
         other => index_message_roles(other).or_else(|| worker_message_roles(other))?,
     };
@@ -528,6 +535,7 @@ fn index_message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static st
 /// of the queue is asked.
 fn worker_message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
     match name {
+        "job.waiting" => Some((vec!["keeper"], vec![])),
         "job.queued" => Some((vec!["admin", "ingress", "keeper", "tasks", "transcode"], vec!["index"])),
         "kv.cache" | "kv.cache.flush" | "kv.cache.tick" | "kv.limits.cache_epoch" => {
             Some((vec!["ingress"], vec!["ingress"]))
@@ -542,6 +550,9 @@ fn worker_message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static s
         "kv.limits.usage" => {
             Some((vec!["ingress", "tasks", "transcode"], vec!["ingress", "tasks", "transcode"]))
         }
+        "alert.fired" | "alert.resolved" => Some((vec!["monitor"], vec![])),
+        "alert.silenced" | "alert.acknowledged" => Some((vec!["ingress"], vec![])),
+        "kv.limits.alerts" => Some((vec!["ingress", "monitor"], vec!["ingress", "monitor"])),
         "kv.limits.pauses" => Some((vec!["ingress"], vec!["ingress", "keeper"])),
         "job.dead" | "job.failed" | "job.parked" | "job.retried" | "job.started" | "job.succeeded" => {
             Some((vec!["tasks", "transcode"], vec!["index"]))

@@ -5,6 +5,10 @@
 //! priority first, one at the second, one at the third, so the lower ones do not starve. An idle slot waits for a core
 //! message on the queue's subject, with a slow poll behind it.
 //!
+//! Handling a message is a span of the trace that its headers name, and so is all that is done meanwhile: one trace leads from a
+//! request through all stages. A message that comes again has a span of its own in that trace, with a link to the one before where this
+//! process had it.
+//!
 //! Limits: [`ConsumeConfig`] names slots, attempts, waits and the grace time.
 
 use std::{
@@ -28,6 +32,7 @@ use schemas::{
     subjects::{self, JobPriority},
 };
 use serde::{Deserialize, Serialize};
+use spans::{Span, SpanAttribute, SpanKind, TraceContext};
 use tokio::{
     sync::{Notify, watch},
     task::JoinSet,
@@ -38,7 +43,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Bus, BusError, backoff,
     backoff::backoff_delay,
-    clock,
+    clock, message_span,
     metrics::table::{DEAD_LETTERS, STAGE_BUSY, STAGE_MESSAGES, STAGE_SECONDS, STAGE_WAIT_SECONDS},
     stage::{MessageDelivery, PipelineStage, StageFault, StageMessage, StageOutcome},
 };
@@ -129,6 +134,8 @@ const TRIES_KEPT_MAX: usize = 10_000;
 struct FailureCounts {
     faults: u32,
     outages: u32,
+    /// The span of the last time.
+    last: Option<TraceContext>,
 }
 
 struct ConsumeLoop<S> {
@@ -294,7 +301,18 @@ fn count_handling(
     started: Instant,
     result: &Result<StageOutcome, StageFault>,
 ) {
-    let outcome = match result {
+    STAGE_MESSAGES.increment(&[stage, outcome_name(result)]);
+    let took = started.elapsed();
+    STAGE_SECONDS.series(&[stage]).observe(took.as_secs_f64());
+    if delivery.delivered <= 1 {
+        let now_ms = clock::estimated_broker_now_ms();
+        let waited = Duration::from_millis(now_ms.saturating_sub(delivery.stored_at_ms)).saturating_sub(took);
+        STAGE_WAIT_SECONDS.series(&[stage]).observe(waited.as_secs_f64());
+    }
+}
+
+fn outcome_name(result: &Result<StageOutcome, StageFault>) -> &'static str {
+    match result {
         Ok(StageOutcome::Done) => "done",
         Ok(StageOutcome::Later { .. }) => "later",
         Ok(StageOutcome::Lost) => "lost",
@@ -303,14 +321,14 @@ fn count_handling(
             FailureClass::Fault => "fault",
             FailureClass::Reject => "reject",
         },
-    };
-    STAGE_MESSAGES.increment(&[stage, outcome]);
-    let took = started.elapsed();
-    STAGE_SECONDS.series(&[stage]).observe(took.as_secs_f64());
-    if delivery.delivered <= 1 {
-        let now_ms = clock::estimated_broker_now_ms();
-        let waited = Duration::from_millis(now_ms.saturating_sub(delivery.stored_at_ms)).saturating_sub(took);
-        STAGE_WAIT_SECONDS.series(&[stage]).observe(waited.as_secs_f64());
+    }
+}
+
+/// Says of a span how handling its message ended.
+fn describe_outcome(span: &Span, result: &Result<StageOutcome, StageFault>) {
+    span.set(|| SpanAttribute::Outcome(outcome_name(result)));
+    if let Err(fault) = result {
+        span.fail(fault.code);
     }
 }
 
@@ -428,12 +446,39 @@ impl<S: PipelineStage> ConsumeLoop<S> {
 
     async fn process_message(&self, raw: jetstream::Message) {
         let Some(delivery) = self.parse_delivery(&raw) else { return };
+        let span = self.begin_span(&raw, &delivery);
+        span.scope(self.process_delivery(&raw, delivery, &span)).await;
+    }
+
+    fn begin_span(&self, raw: &jetstream::Message, delivery: &MessageDelivery) -> Span {
+        let name = || format!("process {}", subjects::subject_template(&delivery.subject)).into();
+        let span = match message_span::message_context(&delivery.headers) {
+            Some(sent) => Span::child(sent, SpanKind::Consumer, name),
+            None => Span::root(SpanKind::Consumer, true, name),
+        };
+        if span.is_kept() {
+            span.link(self.tries.lock().get(&delivery.sequence).and_then(|tries| tries.last));
+            span.set(|| SpanAttribute::Messaging("process"));
+            span.set(|| SpanAttribute::DestinationTemplate(subjects::subject_template(&delivery.subject)));
+            span.set(|| SpanAttribute::Stream(delivery.stream.clone()));
+            span.set(|| SpanAttribute::StreamSequence(delivery.sequence));
+            span.set(|| SpanAttribute::DeliveryCount(u64::from(delivery.delivered)));
+            if let Ok(info) = raw.info() {
+                span.set(|| SpanAttribute::ConsumerGroup(info.consumer.to_owned()));
+            }
+            message_span::describe_entities(&span, &delivery.headers);
+        }
+        span
+    }
+
+    async fn process_delivery(&self, raw: &jetstream::Message, delivery: MessageDelivery, span: &Span) {
         let _busy = STAGE_BUSY.hold(&[S::NAME]);
         let message = match S::Message::decode(&delivery, &raw.payload) {
             Ok(message) => message,
             Err(error) => {
                 STAGE_MESSAGES.increment(&[S::NAME, "undecodable"]);
-                return self.send_to_dead_letters(&raw, None, &delivery, StageFault::from(error)).await;
+                span.fail("undecodable");
+                return self.send_to_dead_letters(raw, None, &delivery, StageFault::from(error)).await;
             }
         };
         let started = Instant::now();
@@ -441,7 +486,7 @@ impl<S: PipelineStage> ConsumeLoop<S> {
             // A panic is one failed try of this message, not the end of a slot.
             let handling = AssertUnwindSafe(self.stage.handle(&message, &delivery)).catch_unwind();
             let handling = handling.map(|ended| ended.unwrap_or_else(|_| Err(handler_panic_fault())));
-            let pinging = self.send_progress(&raw, &message, &delivery);
+            let pinging = self.send_progress(raw, &message, &delivery);
             tokio::pin!(handling);
             tokio::pin!(pinging);
             tokio::select! {
@@ -457,11 +502,12 @@ impl<S: PipelineStage> ConsumeLoop<S> {
             }
         };
         count_handling(S::NAME, &delivery, started, &result);
+        describe_outcome(span, &result);
         let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         match result {
-            Ok(StageOutcome::Done) => self.acknowledge_message(&raw, &delivery, duration_ms).await,
+            Ok(StageOutcome::Done) => self.acknowledge_message(raw, &delivery, duration_ms).await,
             Ok(StageOutcome::Later { delay_ms }) => {
-                self.redeliver_after(&raw, Duration::from_millis(delay_ms)).await;
+                self.redeliver_after(raw, Duration::from_millis(delay_ms)).await;
             }
             Ok(StageOutcome::Lost) => {
                 tracing::info!(
@@ -470,7 +516,7 @@ impl<S: PipelineStage> ConsumeLoop<S> {
                     "work left to the worker that holds it"
                 );
             }
-            Err(fault) => self.handle_failure(&raw, &message, &delivery, fault).await,
+            Err(fault) => self.handle_failure(raw, &message, &delivery, fault).await,
         }
     }
 
@@ -638,7 +684,9 @@ impl<S: PipelineStage> ConsumeLoop<S> {
         if tries.len() >= TRIES_KEPT_MAX && !tries.contains_key(&delivery.sequence) {
             tries.clear();
         }
-        let count = which(tries.entry(delivery.sequence).or_default());
+        let counts = tries.entry(delivery.sequence).or_default();
+        counts.last = spans::current();
+        let count = which(counts);
         *count = count.saturating_add(1);
         *count
     }

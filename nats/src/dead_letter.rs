@@ -14,6 +14,7 @@ use async_nats::{
 };
 use bytes::Bytes;
 use schemas::subjects;
+use spans::TraceContext;
 
 use crate::{Bus, BusError, MessageDelivery, PublishOutcome, ReaderStart, StageFault, reader};
 
@@ -117,6 +118,8 @@ pub struct DeadLetter {
     pub mark: Option<(LetterMark, u64)>,
     /// The payload as it was.
     pub payload: Vec<u8>,
+    /// The trace that it belongs to.
+    pub trace: Option<TraceContext>,
 }
 
 fn dead_letter_from_message(
@@ -138,6 +141,7 @@ fn dead_letter_from_message(
         buried_at_ms,
         mark: None,
         payload: payload.to_vec(),
+        trace: TraceContext::parse(&text(schemas::headers::TRACE_PARENT)),
     }
 }
 

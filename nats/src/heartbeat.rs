@@ -78,6 +78,7 @@ impl Bus {
             unsent: Vec::new(),
             changed_at_ms,
             expires_at_ms: Some(changed_at_ms.saturating_add(ttl_ms)),
+            trace: None,
         };
         let payload = state::encode_envelope(R::BUCKET, &key, &envelope)?;
         // The broker refuses a time to live below one second.

@@ -17,12 +17,14 @@ use schemas::{BusEvent, envelope::UnsentEvent, headers, subjects};
 use serde::Serialize;
 use serde_bytes::ByteBuf;
 use sha2::{Digest, Sha256};
+use spans::{Span, SpanAttribute, SpanKind, TraceContext};
 
 use crate::{
     Bus, BusError,
     backoff::{ATTEMPTS_MAX, retry_delay},
     client::ConnectionLoss,
     error::is_publish_transient,
+    message_span::{describe_event, send_span_name},
 };
 
 /// What a publish led to.
@@ -86,24 +88,38 @@ impl Outbox {
     }
 
     /// Completes the events: `cause` names the one change they belong to, and no other change ever; `after` is a sequence
-    /// that EVENTS had before it.
+    /// that EVENTS had before it. Each event has a span that is open until it is dropped: of the trace of `origin`, where the record
+    /// that changes has one, else of the work under way.
     pub(crate) fn into_unsent(
         self,
         source: &str,
         cause: &str,
         after: Option<u64>,
-    ) -> Result<Vec<UnsentEvent>, BusError> {
-        self.drafts
-            .into_iter()
-            .enumerate()
+        origin: Option<TraceContext>,
+    ) -> Result<(Vec<UnsentEvent>, Vec<Span>), BusError> {
+        let (mut unsent, mut sending) = (Vec::new(), Vec::new());
+        for (i, draft) in self.drafts.into_iter().enumerate() {
+            // Of one trace, also where the first of them begins it.
+            let origin = origin.or_else(|| sending.first().map(Span::context));
+            let span = Span::resume(origin, SpanKind::Producer, || send_span_name(&draft.subject).into());
             // The number keeps two events of one change apart that have the same subject.
-            .map(|(i, draft)| draft.into_unsent(source, &format!("{cause}#{i}"), after))
-            .collect()
+            let event = draft.into_unsent(source, &format!("{cause}#{i}"), after, span.context())?;
+            describe_event(&span, &event);
+            unsent.push(event);
+            sending.push(span);
+        }
+        Ok((unsent, sending))
     }
 }
 
 impl EventDraft {
-    fn into_unsent(self, source: &str, cause: &str, after: Option<u64>) -> Result<UnsentEvent, BusError> {
+    fn into_unsent(
+        self,
+        source: &str,
+        cause: &str,
+        after: Option<u64>,
+        context: TraceContext,
+    ) -> Result<UnsentEvent, BusError> {
         let payload =
             self.payload.map_err(|source| BusError::Unencodable { what: self.subject.clone(), source })?;
         if payload.len() > schemas::EVENT_BYTES_MAX {
@@ -123,7 +139,7 @@ impl EventDraft {
             (headers::SUBJECT.into(), self.entity_id),
             (headers::DATA_SCHEMA.into(), format!("schemas/json/{}.v1.json", self.kind)),
             (headers::DATA_CONTENT_TYPE.into(), schemas::CONTENT_TYPE.into()),
-            (headers::TRACE_PARENT.into(), trace_parent(&id)),
+            (headers::TRACE_PARENT.into(), context.to_string()),
         ]);
         let about = self.about;
         let optional = [
@@ -155,13 +171,6 @@ fn event_id(subject: &str, cause: &str) -> String {
     hash.update([0]);
     hash.update(cause.as_bytes());
     HEXLOWER.encode(&hash.finalize())
-}
-
-/// W3C trace context: trace and span are taken from the event id, so that a repeated publish belongs to the same trace.
-fn trace_parent(id: &str) -> String {
-    let (trace, rest) = id.split_at_checked(32).unwrap_or((id, ""));
-    let span = rest.get(..16).unwrap_or_default();
-    format!("00-{trace}-{span}-01")
 }
 
 /// A broker's answer to one try of a publish.
@@ -228,12 +237,11 @@ impl Bus {
         // Before the first try: a lost answer is looked for behind this sequence.
         let after = self.events_position().await;
         let own = data_encoding::HEXLOWER.encode(&crate::new_id_bytes());
-        for unsent in Outbox::new().with_event(event).into_unsent(
-            self.role().name(),
-            &format!("{cause}/{own}"),
-            after,
-        )? {
-            self.publish_unsent(&unsent).await?;
+        let cause = format!("{cause}/{own}");
+        let outbox = Outbox::new().with_event(event);
+        let (unsent, sending) = outbox.into_unsent(self.role().name(), &cause, after, None)?;
+        for (unsent, span) in unsent.iter().zip(sending) {
+            self.publish_unsent(unsent).await.inspect_err(|error| span.fail(error.code()))?;
         }
         Ok(())
     }
@@ -273,7 +281,8 @@ impl Bus {
         }
     }
 
-    /// Publishes `message` to `subject` only if the subject is empty. A conflict means it is there already.
+    /// Publishes `message` to `subject` only if the subject is empty. A conflict means it is there already. It carries the trace of the
+    /// work under way.
     ///
     /// # Errors
     /// [`BusError::Unavailable`] when the broker did not confirm in time.
@@ -284,11 +293,21 @@ impl Bus {
         message: &T,
     ) -> Result<PublishOutcome, BusError> {
         let payload = encode_message(subject, message)?;
+        let span = Span::begin(SpanKind::Producer, || send_span_name(subject).into());
+        span.set(|| SpanAttribute::Messaging("send"));
+        span.set(|| SpanAttribute::DestinationTemplate(subjects::subject_template(subject)));
         let message = PublishMessage::build()
             .payload(payload.into())
+            .header(headers::TRACE_PARENT, span.context().to_string().as_str())
             .expected_stream(stream)
             .expected_last_subject_sequence(0);
-        self.publish_message(stream, subject, message).await
+        let published = self.publish_message(stream, subject, message).await;
+        match &published {
+            Ok(PublishOutcome::Stored(_)) => {}
+            Ok(PublishOutcome::Known) => span.set(|| SpanAttribute::Outcome("known")),
+            Err(error) => span.fail(error.code()),
+        }
+        published
     }
 
     /// Publishes to `subject` of `stream` with `id` as its identity inside the duplicate window.

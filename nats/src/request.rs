@@ -1,11 +1,15 @@
 //! Questions over core request/reply.
 //!
+//! A question has a span and carries its trace; who answers goes on with it ([`crate::answer_span`]).
+//!
 //! Limits: an answer is waited for at most the time its asker names; only what the broker lost is asked twice.
 
 use std::time::Duration;
 
-use schemas::ids::RequestId;
+use async_nats::HeaderMap;
+use schemas::{headers, ids::RequestId};
 use serde::{Serialize, de::DeserializeOwned};
+use spans::{Span, SpanAttribute, SpanKind};
 
 use crate::{Bus, BusError, client::ConnectionLoss, new_id_bytes, publish};
 
@@ -21,18 +25,30 @@ impl Bus {
         wait_max: Duration,
     ) -> Result<A, BusError> {
         let payload = bytes::Bytes::from(publish::encode_message(&subject, question)?);
+        // Subjects of questions hold no ids.
+        let name = || format!("request {subject}").into();
+        // What is asked in the background, again and again, is kept by nobody.
+        let span = match spans::current() {
+            Some(asking) => Span::child(asking, SpanKind::Client, name),
+            None => Span::root(SpanKind::Client, false, name),
+        };
+        span.set(|| SpanAttribute::Messaging("request"));
+        let mut all = HeaderMap::new();
+        all.insert(headers::TRACE_PARENT, span.context().to_string().as_str());
         let asking = || {
             // Random, and of this question alone: a role that answers one can't answer another.
             let inbox = format!("{}.{}", self.role().answer_prefix(), RequestId::from_bytes(new_id_bytes()));
-            let request =
-                async_nats::Request::new().payload(payload.clone()).inbox(inbox).timeout(Some(wait_max));
+            let request = async_nats::Request::new().payload(payload.clone()).headers(all.clone());
+            let request = request.inbox(inbox).timeout(Some(wait_max));
             self.while_connected(self.client().send_request(subject.clone(), request))
         };
         let answer = match asking().await {
             Err(ConnectionLoss::Anew) => asking().await,
             answer => answer,
         };
-        let answer = answer.map_err(BusError::unavailable)?.map_err(BusError::unavailable)?;
+        let answer =
+            answer.map_err(BusError::unavailable).and_then(|answer| answer.map_err(BusError::unavailable));
+        let answer = answer.inspect_err(|error| span.fail(error.code()))?;
         publish::decode_message(&subject, &answer.payload)
     }
 }

@@ -6,6 +6,9 @@
 //! A record that has an end is removed by the broker after it; each write sets the time again, the sweeper's too. One that holds
 //! unsent events has no end yet: the write that clears them sets it. What is removed by hand leaves a marker that ends by itself.
 //!
+//! A record that keeps its trace ([`schemas::KvRecord::KEEPS_TRACE`]) has the context of the request or message that made it in its
+//! envelope, and its later events belong to that trace. The events carry theirs, so that one that is sent after a crash has the same.
+//!
 //! A tombstone ([`schemas::KvRecord::is_removed`]) is nothing to its readers and is never written again; it can only be purged.
 //!
 //! Limits: a record has at most [`schemas::RECORD_BYTES_MAX`] bytes; [`Bus::change_record`] tries at most [`CHANGE_ATTEMPTS_MAX`]
@@ -25,9 +28,10 @@ use schemas::{
     subjects,
 };
 use serde_bytes::ByteBuf;
+use spans::{Span, SpanAttribute, SpanKind, TraceContext};
 
 use crate::{
-    Bus, BusError, Outbox,
+    Bus, BusError, Outbox, message_span,
     publish::{self, PublishReply},
 };
 
@@ -43,12 +47,13 @@ pub struct VersionedRecord<R> {
     unsent: Vec<UnsentEvent>,
     changed_at_ms: u64,
     stored_at_ms: u64,
+    trace: Option<TraceContext>,
 }
 
 impl<R: KvRecord> VersionedRecord<R> {
     /// A record that does not exist yet; committing it fails when it does.
     pub const fn new(record: R) -> Self {
-        Self { record, revision: 0, unsent: Vec::new(), changed_at_ms: 0, stored_at_ms: 0 }
+        Self { record, revision: 0, unsent: Vec::new(), changed_at_ms: 0, stored_at_ms: 0, trace: None }
     }
 
     /// The revision it was read or written at; 0 before the first commit.
@@ -64,6 +69,11 @@ impl<R: KvRecord> VersionedRecord<R> {
     /// Unix time in milliseconds of the last change, by the writer's clock.
     pub const fn changed_at_ms(&self) -> u64 {
         self.changed_at_ms
+    }
+
+    /// The trace that the record was made in, where it keeps that.
+    pub const fn trace(&self) -> Option<TraceContext> {
+        self.trace
     }
 }
 
@@ -101,6 +111,7 @@ impl Bus {
         Ok(Some(VersionedRecord {
             record,
             revision: raw.revision,
+            trace: envelope.trace.as_deref().and_then(TraceContext::parse),
             unsent: envelope.unsent,
             changed_at_ms: envelope.changed_at_ms,
             stored_at_ms: raw.stored_at_ms,
@@ -128,19 +139,31 @@ impl Bus {
         let carried = held.unsent.len();
         // What an earlier change left comes first, so that the events of a record keep their order.
         let mut unsent = held.unsent.clone();
-        unsent.extend(outbox.into_unsent(self.role().name(), &cause, after)?);
+        if R::KEEPS_TRACE && held.revision == 0 {
+            held.trace = spans::current();
+        }
+        let (own, sending) = outbox.into_unsent(self.role().name(), &cause, after, held.trace)?;
+        if R::KEEPS_TRACE && held.trace.is_none() {
+            // Nothing was under way: the record begins the trace of what follows from it.
+            held.trace = sending.first().map(Span::context);
+        }
+        unsent.extend(own);
         let record = ByteBuf::from(publish::encode_message(&key, &held.record)?);
         let expires_at_ms = held.record.expires_at_ms();
-        let mut envelope = RecordEnvelope { record, unsent, changed_at_ms, expires_at_ms };
-        held.revision = self.write_envelope(R::BUCKET, &key, held.revision, &envelope).await?;
+        let trace = held.trace.map(|trace| trace.to_string());
+        let mut envelope = RecordEnvelope { record, unsent, changed_at_ms, expires_at_ms, trace };
+        let written = self.write_envelope(R::BUCKET, &key, held.revision, &envelope).await;
+        held.revision = written.inspect_err(|error| fail_spans(&sending, error.code()))?;
         held.changed_at_ms = envelope.changed_at_ms;
         // Kept until they are cleared: the next commit of this value has to carry them on.
         held.unsent.clone_from(&envelope.unsent);
         if let Err(error) = self.publish_all(&envelope.unsent, carried, changed).await {
+            fail_spans(&sending, error.code());
             tracing::warn!(%error, key, "events stay in the record until the sweeper sends them");
             // The change is stored: an error would make the caller repeat it.
             return Ok(());
         }
+        drop(sending);
         match self.clear_unsent(R::BUCKET, &key, held.revision, &mut envelope).await {
             Ok(revision) => {
                 held.revision = revision;
@@ -222,7 +245,14 @@ impl Bus {
             return Ok(false);
         }
         for unsent in &envelope.unsent {
-            self.publish_missing(unsent).await?;
+            // A later span of the trace that the change belongs to.
+            let origin = message_span::message_context(&unsent.headers);
+            let span = Span::resume(origin, SpanKind::Producer, || {
+                message_span::send_span_name(&unsent.subject).into()
+            });
+            message_span::describe_event(&span, unsent);
+            span.set(|| SpanAttribute::Outcome("left_unsent"));
+            self.publish_missing(unsent).await.inspect_err(|error| span.fail(error.code()))?;
         }
         match self.clear_unsent(bucket, key, revision, &mut envelope).await {
             Ok(_) => Ok(true),
@@ -391,6 +421,12 @@ impl Bus {
             return Ok(raw.revision);
         }
         Err(BusError::Conflict { what: subjects::kv_subject(bucket, key) })
+    }
+}
+
+fn fail_spans(spans: &[Span], code: &'static str) {
+    for span in spans {
+        span.fail(code);
     }
 }
 

@@ -82,6 +82,10 @@ pub struct AuditRecord {
     pub media_id: Option<String>,
     /// Job concerned.
     pub job_id: Option<String>,
+    /// The trace that the event belongs to: that of the request, or of the upload or job that the request changes. Absent in records from
+    /// before it was written down, and in notes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace_id: Option<String>,
     /// Payload; byte fields are base64. A payload that is no MessagePack or too large is replaced by an object with
     /// `undecodable_base64`, or `sha256` and `size_bytes`. Of a note: `reason`, and `skipped` or `repeated` numbers.
     pub data: serde_json::Value,

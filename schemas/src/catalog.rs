@@ -3,9 +3,9 @@
 use schemars::{Schema, schema_for};
 
 use crate::{
-    BusEvent, KvRecord, access, audit, cached, dead_letter, dispatch_query, document, envelope, gate, hook,
-    hook_delivery, hook_event, idempotency, index_query, job, limit, media, pause, schedule, search_query,
-    session, store, upload, usage, view, worker,
+    BusEvent, KvRecord, access, alert, audit, cached, dead_letter, dispatch_query, document, envelope, gate,
+    hook, hook_delivery, hook_event, idempotency, index_query, job, limit, media, monitor_query, pause,
+    process_report, schedule, search_query, session, store, upload, upload_grant, usage, view, worker,
 };
 
 /// One kind of message.
@@ -71,6 +71,7 @@ pub fn event_entries() -> Vec<CatalogEntry> {
         event_entry::<media::MediaReopened>(),
         event_entry::<document::MediaChanged>(),
         event_entry::<job::JobQueued>(),
+        event_entry::<job::JobWaiting>(),
         event_entry::<job::JobStarted>(),
         event_entry::<job::JobRetried>(),
         event_entry::<job::JobSucceeded>(),
@@ -95,6 +96,9 @@ pub fn event_entries() -> Vec<CatalogEntry> {
         event_entry::<session::AuthLinkCreated>(),
         event_entry::<session::AuthUploadTokenCreated>(),
         event_entry::<session::AuthKeyRevoked>(),
+        event_entry::<upload_grant::UploadGrantCreated>(),
+        event_entry::<upload_grant::UploadGrantUsed>(),
+        event_entry::<upload_grant::UploadGrantRevoked>(),
         event_entry::<gate::GateChanged>(),
         event_entry::<gate::GateGranted>(),
         event_entry::<gate::GateDenied>(),
@@ -111,6 +115,10 @@ pub fn event_entries() -> Vec<CatalogEntry> {
         event_entry::<pause::QueuePaused>(),
         event_entry::<pause::QueueResumed>(),
         event_entry::<cached::CacheCleared>(),
+        event_entry::<alert::AlertFired>(),
+        event_entry::<alert::AlertResolved>(),
+        event_entry::<alert::AlertSilenced>(),
+        event_entry::<alert::AlertAcknowledged>(),
         event_entry::<hook_event::HookCreated>(),
         event_entry::<hook_event::HookChanged>(),
         event_entry::<hook_event::HookRemoved>(),
@@ -149,6 +157,11 @@ pub fn record_entries() -> Vec<CatalogEntry> {
         ),
         record_entry::<session::SignInLink>("nonces.link", &session::sign_in_link_key("{code_sha256}")),
         record_entry::<session::UploadToken>("nonces.upload", &session::upload_token_key("{token_sha256}")),
+        record_entry::<upload_grant::UploadGrant>("nonces.grant", "grant.{grant_id}"),
+        record_entry::<upload_grant::OwnerUploadGrants>(
+            "nonces.grants",
+            &upload_grant::upload_grant_list_key("{owner_sha256}"),
+        ),
         record_entry::<session::AuthSession>("sessions", "{session_id}"),
         record_entry::<session::WalletSessions>(
             "sessions.wallet",
@@ -159,6 +172,7 @@ pub fn record_entries() -> Vec<CatalogEntry> {
         record_entry::<limit::IngressReplicas>("limits.replicas", limit::IngressReplicas::KEY),
         record_entry::<limit::RateLimitEventCounter>("limits.reported", limit::RateLimitEventCounter::KEY),
         record_entry::<pause::QueuePauses>("limits.pauses", pause::QueuePauses::KEY),
+        record_entry::<alert::AlertBoard>("limits.alerts", alert::AlertBoard::KEY),
         record_entry::<cached::CachedEntry>("cache", &cached::entry_key("{owner_digest}", "{key_digest}")),
         record_entry::<cached::CacheEpoch>("limits.cache_epoch", cached::CacheEpoch::KEY),
         record_entry::<cached::CacheFlush>("cache.flush", cached::CacheFlush::KEY),
@@ -259,7 +273,29 @@ pub fn other_entries() -> Vec<CatalogEntry> {
             schema: schema_for!(worker::WorkerCommand),
         },
         reply_entry::<worker::WorkerCommandReply>("worker"),
+        CatalogEntry {
+            name: "log".into(),
+            address: crate::subjects::log_subject("{role}"),
+            stream: String::new(),
+            schema: schema_for!(process_report::ProcessReport),
+        },
+        monitor_request_entry::<monitor_query::ProcessQuery>(monitor_query::PROCESSES),
+        reply_entry::<monitor_query::ProcessList>(monitor_query::PROCESSES),
+        monitor_request_entry::<monitor_query::LogQuery>(monitor_query::LOGS),
+        reply_entry::<monitor_query::LogPage>(monitor_query::LOGS),
+        monitor_request_entry::<monitor_query::MetricQuery>(monitor_query::METRICS),
+        reply_entry::<monitor_query::MetricPage>(monitor_query::METRICS),
     ]
+}
+
+/// A question to the monitor.
+fn monitor_request_entry<Q: schemars::JsonSchema>(verb: &str) -> CatalogEntry {
+    CatalogEntry {
+        name: format!("ask.{verb}"),
+        address: crate::subjects::monitor_request_subject(verb),
+        stream: String::new(),
+        schema: schema_for!(Q),
+    }
 }
 
 /// The question to the dispatcher of a queue.

@@ -6,9 +6,12 @@ use serde_bytes::ByteBuf;
 
 use crate::{
     BusEvent, EventContext,
+    captions::CaptionTrack,
+    chapters::Chapter,
     gate::{GateRule, MediaGate},
     ids::{MediaId, UploadId},
     media_details::{MediaDetails, MediaLink},
+    poster::ChosenPoster,
     value::{TransactionHash, is_zero},
 };
 
@@ -85,6 +88,15 @@ pub struct MediaDocumentRecord {
     /// Who may have it as a file; its owner alone when absent.
     #[serde(default, skip_serializing_if = "DownloadPolicy::is_none")]
     pub downloads: DownloadPolicy,
+    /// Texts that its owner brought, ordered by language and kind.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub captions: Vec<CaptionTrack>,
+    /// Chapters that its owner set, in order of time; those of the file, where it has some, when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chapters: Option<Vec<Chapter>>,
+    /// The poster that its owner chose; that of the encode when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub poster: Option<ChosenPoster>,
     /// Unix time in milliseconds.
     pub created_at_ms: u64,
     /// Unix time in milliseconds.
@@ -166,6 +178,9 @@ impl MediaDocumentRecord {
             is_unlisted: false,
             encryption: SegmentEncryption::None,
             downloads: DownloadPolicy::None,
+            captions: Vec::new(),
+            chapters: None,
+            poster: None,
             created_at_ms,
             changed_at_ms: created_at_ms,
             removed_at_ms: None,
@@ -184,6 +199,9 @@ impl MediaDocumentRecord {
             details: MediaDetails::default(),
             mint_tx: None,
             gate: None,
+            captions: Vec::new(),
+            chapters: None,
+            poster: None,
             is_restorable: false,
             ..self.into_restorable(now_ms)
         }

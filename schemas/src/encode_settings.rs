@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{schedule::ScheduledRun, subjects::JobPriority};
+use crate::{renditions::RenditionFile, schedule::ScheduledRun, subjects::JobPriority};
 
 /// A part of a source that is encoded, and plays then from 0 on. Times are in milliseconds from the beginning of the source; each is taken
 /// for that of the nearest frame.
@@ -35,6 +35,9 @@ pub struct EncodeSettings {
     /// The part of the source that is encoded; all of it when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub range: Option<EncodeRange>,
+    /// Files whose samples it is put together of, as they are; it is encoded from the source where there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub renditions: Vec<RenditionFile>,
 }
 
 impl EncodeRange {

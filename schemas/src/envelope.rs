@@ -21,6 +21,10 @@ pub struct RecordEnvelope {
     /// Unix time in milliseconds from which on the record means nothing; absent for a record without an end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at_ms: Option<u64>,
+    /// W3C trace context (`traceparent`) of the request or message that made the record, where the record keeps it: what is done with the
+    /// record later belongs to that trace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<String>,
 }
 
 /// An event waiting to be published, complete with its headers.
@@ -31,7 +35,7 @@ pub struct UnsentEvent {
     pub subject: String,
     /// Event id: SHA-256 of subject and cause, in hex; also `Nats-Msg-Id`.
     pub id: String,
-    /// Headers besides the message id.
+    /// Headers besides the message id; with the trace that the change belongs to, also where another process publishes the event.
     pub headers: BTreeMap<String, String>,
     /// Payload, MessagePack.
     #[schemars(with = "Vec<u8>")]

@@ -10,18 +10,18 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_bytes::ByteBuf;
 
 use crate::{
-    BusEvent, access, audit, cached, dead_letter, dispatch_query, document,
+    BusEvent, access, alert, audit, cached, dead_letter, dispatch_query, document,
     encode::EncodeSettings,
     envelope, gate, hook, hook_delivery, hook_event, idempotency,
     ids::{
         ChallengeId, DeliveryId, HookId, JobId, KeyId, MediaId, PlaybackId, RequestId, ScheduleId, SessionId,
-        StoreId, UploadId,
+        StoreId, UploadGrantId, UploadId,
     },
     index_query, job, keys, limit,
     media::{self, Rational},
-    pause, schedule, search_query, session, store,
+    monitor_query, pause, process_report, schedule, search_query, session, store,
     subjects::{self, JobPriority},
-    upload, usage, view, worker,
+    upload, upload_grant, usage, view, worker,
 };
 
 /// What every kind of message can do.
@@ -81,6 +81,7 @@ const SESSION: SessionId = SessionId::from_bytes(*b"\x01\x9a\xb0\x01\x02\x05\x7a
 const CHALLENGE: ChallengeId = ChallengeId::from_bytes(*b"a sample of nonc");
 const ADDRESS: &str = "0x5aaeb6053f3e94c9b9a09f33669435e7ef1beaed";
 const PLAYBACK: PlaybackId = PlaybackId::from_bytes(*b"\x01\x9a\xb0\x02\x0b\x07\x7a\x01\x80sample-");
+const GRANT: UploadGrantId = UploadGrantId::from_bytes(*b"\x01\x9a\xb0\x01\x02\x06\x7a\x01\x80sample-");
 const KEY: KeyId = KeyId::from_bytes(*b"\x01\x9a\xb0\x00\x01\x01\x7a\x01\x80sample-");
 const SCHEDULE: ScheduleId = ScheduleId::from_bytes(*b"\x01\x9a\xb0\x01\x03\x08\x7a\x01\x80sample-");
 const HOOK: HookId = HookId::from_bytes(*b"\x01\x9a\xb0\x01\x04\x09\x7a\x01\x80sample-");
@@ -373,6 +374,17 @@ fn visit_job_events(visitor: &mut impl ExampleVisitor) {
         total_ms: 10_592,
     };
     visit_event(visitor, queued);
+    let waiting = job::JobWaiting {
+        job_id,
+        media_id,
+        owner: example_owner(),
+        kind: kind(),
+        reason: owned_text("owner_share"),
+        sentence: owned_text(
+            "The queue holds 4 of 4 parts, and it is one of 3 owners that take turns: about 2 parts go first.",
+        ),
+    };
+    visit_event(visitor, waiting);
     let worker = owned_text("transcode-7f3a91c2");
     visit_event(visitor, job::JobStarted { job_id, media_id, owner: example_owner(), kind: kind(), worker });
     let retried = job::JobRetried {
@@ -392,6 +404,7 @@ fn visit_job_events(visitor: &mut impl ExampleVisitor) {
         kind: kind(),
         wall_ms: 6_214,
         cpu_ms: 9_870,
+        exported: None,
     };
     visit_event(visitor, succeeded);
     let failed = job::JobFailed {
@@ -446,6 +459,7 @@ pub fn upload_record() -> upload::UploadRecord {
         is_unlisted: false,
         protocol: upload::UploadProtocol::Tus,
         fetch: None,
+        grant_id: None,
         freed: false,
         created_at_ms: MADE_AT_MS,
         expires_at_ms: MADE_AT_MS + 86_400_000,
@@ -558,6 +572,7 @@ fn encode_plan() -> job::EncodePlan {
         clock: Vec::new(),
         reasons: vec![owned_text("the source has 720 lines: no rung above")],
         warnings: Vec::new(),
+        copy: None,
     }
 }
 
@@ -591,6 +606,8 @@ pub fn job_record() -> job::JobRecord {
         acted: None,
         fetch: None,
         thumbnails: None,
+        export: None,
+        exported: None,
     }
 }
 
@@ -820,6 +837,43 @@ fn visit_session_events(visitor: &mut impl ExampleVisitor) {
     visit_event(visitor, session::AuthLinkCreated { request_id, owner: owner(), by: owner() });
     visit_event(visitor, session::AuthUploadTokenCreated { request_id, owner: owner() });
     visit_event(visitor, session::AuthKeyRevoked { request_id, key_id: KEY, owner: owner(), by: owner() });
+    let grant = upload_grant();
+    let created = upload_grant::UploadGrantCreated {
+        grant_id: GRANT,
+        owner: owner(),
+        size_bytes_max: grant.size_bytes_max,
+        types: grant.types,
+        expires_at_ms: grant.expires_at_ms,
+    };
+    visit_event(visitor, created);
+    let used = upload_grant::UploadGrantUsed { grant_id: GRANT, owner: owner(), upload_id: UPLOAD };
+    visit_event(visitor, used);
+    let revoked = upload_grant::UploadGrantRevoked { grant_id: GRANT, owner: owner(), by: owner() };
+    visit_event(visitor, revoked);
+}
+
+fn visit_grant_records(visitor: &mut impl ExampleVisitor, owner_sha256: String) {
+    visitor.visit("kv.nonces.grant", upload_grant());
+    let expires_at_ms = MADE_AT_MS + 3_600_000;
+    let listed = upload_grant::OwnerUploadGrants { owner_sha256, grant_ids: vec![GRANT], expires_at_ms };
+    visitor.visit("kv.nonces.grants", listed);
+}
+
+/// A right to bring one film, which was used.
+pub(crate) fn upload_grant() -> upload_grant::UploadGrant {
+    upload_grant::UploadGrant {
+        grant_id: GRANT,
+        secret_sha256: ByteBuf::from(vec![7; 32]),
+        owner: example_owner(),
+        credential: gate::PlaybackCredential::Key(KEY),
+        size_bytes_max: 1 << 30,
+        types: vec![owned_text("video/*")],
+        title: None,
+        created_at_ms: MADE_AT_MS,
+        expires_at_ms: MADE_AT_MS + 3_600_000,
+        used: Some(upload_grant::UploadGrantUse { upload_id: UPLOAD, until_ms: MADE_AT_MS + 86_400_000 }),
+        revoked_at_ms: None,
+    }
 }
 
 fn visit_session_records(visitor: &mut impl ExampleVisitor) {
@@ -860,6 +914,7 @@ fn visit_session_records(visitor: &mut impl ExampleVisitor) {
         used_at_ms: None,
     };
     visitor.visit("kv.nonces.upload", token);
+    visit_grant_records(visitor, hash());
     let expires_at_ms = MADE_AT_MS + 2_592_000_000;
     let session = session::AuthSession {
         session_id: SESSION,
@@ -922,6 +977,7 @@ fn visit_limits(visitor: &mut impl ExampleVisitor) {
     let pauses =
         pause::QueuePauses { owners: BTreeMap::from([(example_owner(), pause)]), kinds: BTreeMap::new() };
     visitor.visit("kv.limits.pauses", pauses);
+    visitor.visit("kv.limits.alerts", example_board());
     let entry = cached::CachedEntry {
         owner_digest: owned_text("9f86d081884c7d659a2feaa0c55ad015"),
         key_digest: owned_text("2c26b46b68ffc68ff99b453c1d304134"),
@@ -1068,6 +1124,7 @@ fn audit_record() -> audit::AuditRecord {
         owner: Some(example_owner()),
         media_id: Some(MEDIA.to_string()),
         job_id: Some(JOB.to_string()),
+        trace_id: None,
         data: serde_json::to_value(&event).unwrap_or_default(),
         prev_hash: owned_text(audit::FIRST_PREV_HASH),
     }
@@ -1379,6 +1436,82 @@ fn visit_schedule_events(visitor: &mut impl ExampleVisitor) {
     };
     visit_event(visitor, resumed);
     visit_event(visitor, cached::CacheCleared { request_id, cleared_by: owned_text("admin"), epoch: 2 });
+    visit_alert_events(visitor, request_id);
+}
+
+/// What fires, one silence, and one acknowledgement.
+fn example_board() -> alert::AlertBoard {
+    let mark = alert::AlertMark {
+        made_at_ms: MADE_AT_MS + 65_000,
+        until_ms: MADE_AT_MS + 7_200_000,
+        made_by: owned_text("admin"),
+        reason: Some(owned_text("the disk is being replaced")),
+    };
+    let fired = example_alert();
+    let state = alert::AlertState {
+        alert_id: fired.alert_id,
+        name: fired.name,
+        severity: fired.severity,
+        labels: fired.labels,
+        phase: alert::AlertPhase::Firing,
+        summary: fired.summary,
+        value: fired.value,
+        since_ms: fired.since_ms,
+        fired_at_ms: Some(fired.fired_at_ms),
+        resolved_at_ms: None,
+        notified_at_ms: BTreeMap::from([(owned_text("webhook-1"), MADE_AT_MS + 61_000)]),
+    };
+    alert::AlertBoard {
+        evaluated_at_ms: MADE_AT_MS + 66_000,
+        acknowledgements: BTreeMap::from([(state.alert_id.clone(), mark.clone())]),
+        silences: BTreeMap::from([(owned_text("StreamGateStreamFilling"), mark)]),
+        alerts: vec![state],
+        omitted_count: 0,
+    }
+}
+
+fn example_alert() -> alert::AlertFired {
+    alert::AlertFired {
+        alert_id: owned_text("5d5ba0a1b2c3d4e5"),
+        name: owned_text("StreamGateDeadLetters"),
+        severity: alert::AlertSeverity::Ticket,
+        labels: BTreeMap::from([(owned_text("stage"), owned_text("transcode"))]),
+        summary: owned_text("3 dead letters of transcode; see `streamgate dead ls`"),
+        value: 3.0,
+        since_ms: MADE_AT_MS,
+        fired_at_ms: MADE_AT_MS + 60_000,
+        is_silenced: false,
+    }
+}
+
+fn visit_alert_events(visitor: &mut impl ExampleVisitor, request_id: RequestId) {
+    let fired = example_alert();
+    let resolved = alert::AlertResolved {
+        alert_id: fired.alert_id.clone(),
+        name: fired.name.clone(),
+        severity: fired.severity,
+        labels: fired.labels.clone(),
+        fired_at_ms: fired.fired_at_ms,
+        resolved_at_ms: fired.fired_at_ms + 600_000,
+    };
+    visit_event(visitor, fired);
+    visit_event(visitor, resolved);
+    let silenced = alert::AlertSilenced {
+        request_id,
+        alert: owned_text("StreamGateStreamFilling"),
+        until_ms: MADE_AT_MS + 7_200_000,
+        silenced_by: owned_text("admin"),
+        reason: Some(owned_text("the disk is being replaced")),
+    };
+    visit_event(visitor, silenced);
+    let acknowledged = alert::AlertAcknowledged {
+        request_id,
+        alert: owned_text("5d5ba0a1b2c3d4e5"),
+        until_ms: MADE_AT_MS + 7_200_000,
+        acknowledged_by: owned_text("admin"),
+        reason: None,
+    };
+    visit_event(visitor, acknowledged);
 }
 
 /// A worker that holds a part.
@@ -1452,6 +1585,7 @@ fn visit_others(visitor: &mut impl ExampleVisitor) {
         unsent: vec![unsent],
         changed_at_ms: MADE_AT_MS,
         expires_at_ms: None,
+        trace: None,
     };
     visitor.visit("kv.envelope", envelope);
     let opened = view::ViewOpened { media_id: MEDIA, owner: example_owner(), playback_id: PLAYBACK };
@@ -1506,6 +1640,90 @@ fn visit_others(visitor: &mut impl ExampleVisitor) {
     visitor.visit("ask.tasks_position.answer", dispatch_position());
     visitor.visit("ask.worker", worker::WorkerCommand { action: worker::WorkerAction::Pause });
     visitor.visit("ask.worker.answer", worker::WorkerCommandReply { state: worker::WorkerState::Paused });
+    visit_monitor_questions(visitor);
+}
+
+fn log_line() -> process_report::LogLine {
+    process_report::LogLine {
+        at_ms: MADE_AT_MS,
+        severity: process_report::LogSeverity::Warn,
+        target: owned_text("upload::verify"),
+        message: owned_text("a file was rejected"),
+        fields: [(owned_text("media.id"), MEDIA.to_string())].into(),
+    }
+}
+
+fn health_cause() -> process_report::HealthCause {
+    let detail = owned_text("store: it does not answer");
+    process_report::HealthCause { code: owned_text("store_unavailable"), detail }
+}
+
+fn visit_monitor_questions(visitor: &mut impl ExampleVisitor) {
+    let (instance, roles) = (owned_text("51b0c7e40a9d3f26"), vec![owned_text("upload")]);
+    let report = process_report::ProcessReport {
+        instance: instance.clone(),
+        roles: roles.clone(),
+        version: owned_text("0.1.0"),
+        started_at_ms: MADE_AT_MS,
+        causes: vec![health_cause()],
+        lines: vec![log_line()],
+        dropped_lines: 3,
+    };
+    visitor.visit("log", report);
+    visitor.visit("ask.processes", monitor_query::ProcessQuery {});
+    let seen = monitor_query::SeenProcess {
+        instance: instance.clone(),
+        roles,
+        version: owned_text("0.1.0"),
+        started_at_ms: MADE_AT_MS,
+        silent_ms: 1_200,
+        causes: vec![health_cause()],
+        dropped_lines: 3,
+    };
+    let list =
+        monitor_query::ProcessList { processes: vec![seen], omitted_count: 0, listening_ms: 3_600_000 };
+    visitor.visit("ask.processes.answer", list);
+    let question = monitor_query::LogQuery {
+        behind: Some(16),
+        severity_min: Some(process_report::LogSeverity::Warn),
+        limit: 100,
+        ..monitor_query::LogQuery::default()
+    };
+    visitor.visit("ask.logs", question);
+    let kept = monitor_query::KeptLine {
+        number: 17,
+        role: owned_text("upload"),
+        instance: instance.clone(),
+        line: log_line(),
+    };
+    visitor.visit(
+        "ask.logs.answer",
+        monitor_query::LogPage {
+            lines: vec![kept],
+            last: 17,
+            monitor: owned_text("9a0d3f2651b0c7e4"),
+            lost: 0,
+        },
+    );
+    let question = monitor_query::MetricQuery {
+        prefix: owned_text("streamgate_ready"),
+        behind: String::new(),
+        limit: 20,
+    };
+    visitor.visit("ask.metrics", question);
+    let sample = monitor_query::MetricSampleView {
+        name: owned_text("streamgate_ready"),
+        labels: [(owned_text("instance"), instance)].into(),
+        value: owned_text("1"),
+    };
+    let family = monitor_query::MetricFamilyView {
+        name: owned_text("streamgate_ready"),
+        kind: owned_text("gauge"),
+        help: owned_text("1 when the process can do its work."),
+        samples: vec![sample],
+        omitted_samples: 0,
+    };
+    visitor.visit("ask.metrics.answer", monitor_query::MetricPage { families: vec![family], next: None });
 }
 
 #[cfg(test)]

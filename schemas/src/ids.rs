@@ -145,6 +145,10 @@ id!(
     ScheduleId
 );
 id!(
+    /// A right to bring one file, its public half.
+    UploadGrantId
+);
+id!(
     /// A webhook.
     HookId
 );

@@ -6,9 +6,11 @@ use serde::{Deserialize, Serialize};
 use crate::{
     BusEvent, EventContext,
     encode_settings::EncodeRange,
+    export::{ExportOrder, ExportReport},
     ids::{JobId, MediaId, UploadId},
     job_action::{JobActionOrder, JobActionProgress, JobActionReport},
     media::{ClockMark, MediaWarning, Rational},
+    renditions::CopyPlan,
     schedule::ScheduledRun,
     subjects::{self, JobPriority},
     thumbnails::ThumbnailOrder,
@@ -33,6 +35,9 @@ pub const FETCH: &str = "fetch";
 /// Kind of the jobs that make pictures of a medium at times of its owner's choice.
 pub const THUMBNAILS: &str = "thumbnails";
 
+/// Kind of the jobs that send a file of a medium to an address.
+pub const EXPORT: &str = "export";
+
 /// What a job does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum JobKind {
@@ -46,12 +51,14 @@ pub enum JobKind {
     Fetch,
     /// Makes pictures of its medium.
     Thumbnails,
+    /// Sends a file of its medium to an address.
+    Export,
 }
 
 impl JobKind {
     /// All kinds.
-    pub const ALL: [Self; 5] =
-        [Self::Transcode, Self::Verify, Self::JobAction, Self::Fetch, Self::Thumbnails];
+    pub const ALL: [Self; 6] =
+        [Self::Transcode, Self::Verify, Self::JobAction, Self::Fetch, Self::Thumbnails, Self::Export];
 
     /// Its name in records, events and for people.
     pub const fn name(self) -> &'static str {
@@ -61,6 +68,7 @@ impl JobKind {
             Self::JobAction => JOB_ACTION,
             Self::Fetch => FETCH,
             Self::Thumbnails => THUMBNAILS,
+            Self::Export => EXPORT,
         }
     }
 
@@ -73,7 +81,7 @@ impl JobKind {
     pub const fn queue(self) -> JobQueue {
         match self {
             Self::Transcode => JobQueue::Transcode,
-            Self::Verify | Self::JobAction | Self::Fetch | Self::Thumbnails => JobQueue::Tasks,
+            Self::Verify | Self::JobAction | Self::Fetch | Self::Thumbnails | Self::Export => JobQueue::Tasks,
         }
     }
 }
@@ -329,6 +337,9 @@ pub struct EncodePlan {
     /// What of the source is left out or changed by the profile.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<MediaWarning>,
+    /// The files whose samples are copied in place of encoding; absent where the source is encoded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copy: Option<CopyPlan>,
 }
 
 /// One job in the bucket `jobs`, key `<job_id>`.
@@ -337,7 +348,7 @@ pub struct EncodePlan {
 pub struct JobRecord {
     /// The job.
     pub job_id: JobId,
-    /// Kind: `transcode`, `verify`, `job_action`, `fetch` or `thumbnails`; others may come.
+    /// Kind: `transcode`, `verify`, `job_action`, `fetch`, `thumbnails` or `export`; others may come.
     pub kind: String,
     /// Priority of its parts.
     pub priority: JobPriority,
@@ -402,6 +413,12 @@ pub struct JobRecord {
     /// What a job of the kind [`THUMBNAILS`] makes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub thumbnails: Option<ThumbnailOrder>,
+    /// What a job of the kind [`EXPORT`] sends, and where.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub export: Option<ExportOrder>,
+    /// What it sent; absent until it has succeeded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exported: Option<ExportReport>,
 }
 
 /// Where the bytes of an upload are fetched from.
@@ -494,6 +511,8 @@ impl JobRecord {
             acted: None,
             fetch: None,
             thumbnails: None,
+            export: None,
+            exported: None,
         }
     }
 
@@ -507,10 +526,13 @@ impl JobRecord {
         self.queue() == Some(JobQueue::Transcode)
     }
 
-    /// Ends the job; from now on it is kept for `kept_ms`, in milliseconds, without the address that it fetched.
+    /// Ends the job; from now on it is kept for `kept_ms`, in milliseconds, without the address that it fetched or sent to.
     pub fn mark_ended(&mut self, status: JobStatus, now_ms: u64, kept_ms: u64) {
         if let Some(fetch) = &mut self.fetch {
             fetch.url = None;
+        }
+        if let Some(export) = &mut self.export {
+            export.url = None;
         }
         self.status = status;
         self.ended_at_ms = Some(now_ms);
@@ -611,6 +633,7 @@ pub fn part_subject(kind: &str, priority: JobPriority, job_id: JobId, part: &str
 
 impl crate::KvRecord for JobRecord {
     const BUCKET: &'static str = "jobs";
+    const KEEPS_TRACE: bool = true;
     fn key(&self) -> String {
         self.job_id.to_string()
     }
@@ -778,6 +801,7 @@ impl JobPartRecord {
 
 impl crate::KvRecord for JobPartRecord {
     const BUCKET: &'static str = "jobs";
+    const KEEPS_TRACE: bool = true;
     fn key(&self) -> String {
         subjects::part_key(self.job_id, &self.part)
     }
@@ -914,6 +938,17 @@ job_event!(
     }
 );
 job_event!(
+    /// `evt.job.waiting`: it waits for its turn for a while, and what hinders it is another thing than before. It is published of the jobs
+    /// that are next of their owners, not of all that wait behind them.
+    #[schemars(rename = "Waiting")]
+    JobWaiting, "waiting", false {
+        /// What hinders it most, as `GET /v1/jobs/{job_id}/why` names it; others may come.
+        reason: String,
+        /// The same for people.
+        sentence: String,
+    }
+);
+job_event!(
     /// `evt.job.started`: a worker took the first part.
     #[schemars(rename = "Started")]
     JobStarted, "started", true {
@@ -941,6 +976,9 @@ job_event!(
         wall_ms: u64,
         /// CPU milliseconds of all media children.
         cpu_ms: u64,
+        /// What was sent, with its digest; absent where the job is of another kind than [`EXPORT`].
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        exported: Option<ExportReport>,
     }
 );
 job_event!(

@@ -42,6 +42,16 @@ pub fn encode_prefix(media_id: MediaId, encode: u32, digest: &str) -> String {
     format!("media/{media_id}/e{encode}/{digest}")
 }
 
+/// Texts that an owner brought for a medium, as WebVTT; `name` is that of the track, which is ours.
+pub fn captions_key(media_id: MediaId, name: &str) -> String {
+    format!("media/{media_id}/captions/{name}.vtt")
+}
+
+/// Picture that an owner chose as poster of a medium; `name` is ours.
+pub fn chosen_poster_key(media_id: MediaId, name: &str) -> String {
+    format!("media/{media_id}/posters/{name}")
+}
+
 /// Folder of a job that makes no encode. Nothing is stored there: it is what such a job names in the place of an encode's folder, so
 /// that nobody who removes what a job has stored removes anything.
 pub fn task_prefix(media_id: MediaId, job_id: JobId) -> String {
@@ -66,7 +76,12 @@ pub fn segment_path(rendition: &str, number: u32) -> String {
 
 /// Segment of subtitles, relative to the encode's folder; numbers start at 1.
 pub fn subtitle_segment_path(rendition: &str, number: u32) -> String {
-    format!("{rendition}/{number}.vtt")
+    format!("{rendition}/{}", text_segment_name(number))
+}
+
+/// The same, relative to its playlist.
+pub fn text_segment_name(number: u32) -> String {
+    format!("{number}.vtt")
 }
 
 /// All of the subtitles of a rendition in one file, relative to the encode's folder.
@@ -117,6 +132,8 @@ pub const MULTIVARIANT: &str = "master.m3u8";
 pub const MANIFEST: &str = "manifest.mpd";
 /// Poster image, relative to the encode's folder.
 pub const POSTER: &str = "poster.jpg";
+/// Chapters of a medium (WebVTT), relative to the folder a player sees. Rendered as it is read; no object has this key.
+pub const CHAPTERS: &str = "chapters.vtt";
 /// List of the tiles of a storyboard (WebVTT), relative to the encode's folder.
 pub const STORYBOARD: &str = "storyboard.vtt";
 /// Folder of its sheets, relative to the encode's folder.

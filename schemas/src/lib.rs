@@ -7,9 +7,12 @@
 //! Limits: an event payload stays below [`EVENT_BYTES_MAX`]; a record below [`RECORD_BYTES_MAX`].
 
 pub mod access;
+pub mod alert;
 pub mod audit;
 pub mod cached;
+pub mod captions;
 pub mod catalog;
+pub mod chapters;
 pub mod dead_letter;
 pub mod dispatch_query;
 pub mod document;
@@ -17,6 +20,7 @@ pub mod encode;
 pub mod encode_settings;
 pub mod envelope;
 pub mod examples;
+pub mod export;
 pub mod fault;
 pub mod gate;
 pub mod hook;
@@ -27,12 +31,17 @@ pub mod ids;
 pub mod index_query;
 pub mod job;
 pub mod job_action;
+pub mod job_why;
 pub mod keys;
 pub mod limit;
 pub mod media;
 pub mod media_details;
+pub mod monitor_query;
 pub mod pause;
+pub mod poster;
+pub mod process_report;
 pub mod rejection;
+pub mod renditions;
 pub mod schedule;
 pub mod search_query;
 pub mod session;
@@ -40,6 +49,7 @@ pub mod store;
 pub mod subjects;
 pub mod thumbnails;
 pub mod upload;
+pub mod upload_grant;
 pub mod usage;
 pub mod value;
 pub mod view;
@@ -118,6 +128,9 @@ pub trait KvRecord: Serialize + DeserializeOwned + JsonSchema + Clone + Send + S
     fn is_removed(&self) -> bool {
         false
     }
+
+    /// True when the record keeps the trace that it was made in: what is done with it later, belongs to that trace.
+    const KEEPS_TRACE: bool = false;
 }
 
 /// Names of the headers every event carries.
@@ -138,7 +151,8 @@ pub mod headers {
     pub const DATA_SCHEMA: &str = "ce-dataschema";
     /// CloudEvents content type, prefixed as the NATS binding asks.
     pub const DATA_CONTENT_TYPE: &str = "ce-datacontenttype";
-    /// W3C trace context.
+    /// W3C trace context of the change that the event is of: the trace is that of the request or the upload it belongs to. Not an id of
+    /// the event. Never with `tracestate` or `baggage`.
     pub const TRACE_PARENT: &str = "traceparent";
     /// Owner of the media concerned.
     pub const OWNER: &str = "sg-owner";

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     BusEvent, EventContext, KvRecord,
     encode_settings::EncodeRange,
+    export::ExportJobRequest,
     ids::{JobId, MediaId, ScheduleId},
     subjects::JobPriority,
     thumbnails::{self, ThumbnailOrder},
@@ -52,6 +53,9 @@ pub enum JobRequest {
     Verify(VerifyJobRequest),
     /// Makes pictures of what plays of a medium, which `GET /v1/media/{media_id}/thumbnail` answers then.
     Thumbnails(ThumbnailsJobRequest),
+    /// Sends a file of a medium to an address by PUT: the one that was uploaded, or what plays as one MP4 file. It begins at once: schedules
+    /// keep no address.
+    Export(ExportJobRequest),
     /// A kind that only newer versions know.
     #[serde(other)]
     #[schemars(skip)]
@@ -133,6 +137,7 @@ impl JobRequest {
             Self::Transcode(wanted) => Some(wanted.media_id),
             Self::Verify(wanted) => Some(wanted.media_id),
             Self::Thumbnails(wanted) => Some(wanted.media_id),
+            Self::Export(wanted) => Some(wanted.media_id),
             Self::Unknown => None,
         }
     }
@@ -143,6 +148,7 @@ impl JobRequest {
             Self::Transcode(wanted) => Some(wanted.priority),
             Self::Verify(wanted) => Some(wanted.priority),
             Self::Thumbnails(wanted) => Some(wanted.priority),
+            Self::Export(wanted) => Some(wanted.priority),
             Self::Unknown => None,
         }
     }

@@ -59,6 +59,20 @@ pub fn parse_event_subject(subject: &str) -> Option<(&str, &str, &str)> {
     tokens.next().is_none().then_some(parts)
 }
 
+/// A subject of an event or of a part of a job without its ids, as names of spans have it: one for each kind of message.
+pub fn subject_template(subject: &str) -> String {
+    if let Some((entity, verb, _)) = parse_event_subject(subject) {
+        return format!("evt.{entity}.{verb}.{{id}}");
+    }
+    let tokens: Vec<&str> = subject.split('.').collect();
+    match tokens[..] {
+        ["job", queue, priority, _, _] => format!("job.{queue}.{priority}.{{job_id}}.{{part}}"),
+        // What is known of others is what they are about.
+        [first, ..] => format!("{first}.>"),
+        [] => String::new(),
+    }
+}
+
 /// Filter for every event of one kind.
 pub fn event_filter<E: BusEvent>() -> String {
     format!("evt.{}.{}.*", E::ENTITY, E::VERB)
@@ -195,6 +209,22 @@ pub const CONTROL_REVOKED: &str = "ctl.revoked";
 pub fn index_request_subject(verb: &str) -> String {
     format!("ask.index.{verb}")
 }
+
+/// Question to the monitor.
+pub fn monitor_request_subject(verb: &str) -> String {
+    format!("ask.monitor.{verb}")
+}
+
+/// Every question to the monitor.
+pub const MONITOR_REQUESTS: &str = "ask.monitor.*";
+
+/// Subject of what the processes of a role say of themselves.
+pub fn log_subject(role: &str) -> String {
+    format!("log.{role}")
+}
+
+/// What all processes say of themselves.
+pub const LOG_ALL: &str = "log.*";
 
 /// Subject of a KV entry; its stream is `KV_<bucket>`.
 pub fn kv_subject(bucket: &str, key: &str) -> String {

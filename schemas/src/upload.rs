@@ -7,7 +7,7 @@ use serde_bytes::ByteBuf;
 use crate::{
     BusEvent, EventContext,
     encode_settings::EncodeSettings,
-    ids::{JobId, MediaId, UploadId},
+    ids::{JobId, MediaId, UploadGrantId, UploadId},
     value::TransactionHash,
 };
 
@@ -172,6 +172,9 @@ pub struct UploadRecord {
     /// The job that brings its bytes; absent where a client does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fetch: Option<UploadFetch>,
+    /// The grant that it began with; absent where its owner's credential brings it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grant_id: Option<UploadGrantId>,
     /// True once an upload that ended unfinished left nothing in the store.
     #[serde(default)]
     pub freed: bool,
@@ -213,6 +216,7 @@ impl UploadRecord {
             concat: None,
             protocol: UploadProtocol::Tus,
             fetch: None,
+            grant_id: None,
             freed: false,
             created_at_ms: 0,
             expires_at_ms: 0,
@@ -271,6 +275,7 @@ impl UploadRecord {
 
 impl crate::KvRecord for UploadRecord {
     const BUCKET: &'static str = "uploads";
+    const KEEPS_TRACE: bool = true;
     fn key(&self) -> String {
         self.upload_id.to_string()
     }

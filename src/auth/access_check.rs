@@ -30,6 +30,9 @@ pub(super) fn check_access(
     method: &Method,
     access: Option<OperationAccess>,
 ) -> Result<(), ScopeDenial> {
+    if principal.upload_grant.is_some() && access != Some(OperationAccess::Principal(ApiKeyScope::Upload)) {
+        return Err(ScopeDenial::Scope);
+    }
     if access == Some(OperationAccess::Own) {
         return Ok(());
     }
@@ -86,6 +89,25 @@ mod tests {
                 );
             }
             assert_eq!(denial(None, PrincipalRole::Admin, access), None, "{access:?}");
+        }
+    }
+
+    #[test]
+    fn a_grant_is_for_uploads_and_says_nothing_of_its_owner() {
+        let grant = Principal {
+            scopes: Some(vec![ApiKeyScope::Upload]),
+            upload_grant: Some(schemas::ids::UploadGrantId::from_bytes([7; 16])),
+            ..Principal::new("ann", PrincipalRole::Owner)
+        };
+        for (access, is_allowed) in [
+            (Some(needs(ApiKeyScope::Upload)), true),
+            (Some(OperationAccess::Own), false),
+            (Some(needs(ApiKeyScope::Metadata)), false),
+            (Some(OperationAccess::Optional(ApiKeyScope::Upload)), false),
+            (Some(OperationAccess::UnlimitedPrincipal), false),
+            (None, false),
+        ] {
+            assert_eq!(check_access(&grant, &Method::GET, access).is_ok(), is_allowed, "{access:?}");
         }
     }
 

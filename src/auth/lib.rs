@@ -35,6 +35,7 @@ pub mod testing;
 mod tests;
 pub mod token;
 pub mod typed;
+pub mod upload_grant;
 pub mod upload_token;
 pub mod uri;
 mod wallet_list;
@@ -53,7 +54,7 @@ use nats::metrics::{labels::CredentialOutcome, table::CREDENTIALS};
 use schemas::{
     access::{ApiKey, ApiKeyScope, PrincipalRole},
     gate::PlaybackCredential,
-    ids::{KeyId, SessionId},
+    ids::{KeyId, SessionId, UploadGrantId},
     subjects,
 };
 use tokio::{sync::broadcast, time::Instant};
@@ -100,12 +101,22 @@ pub struct Principal {
     pub key_id: Option<KeyId>,
     /// Where it may do what it may; absent for everywhere.
     pub scopes: Option<Vec<ApiKeyScope>>,
+    /// The grant, if it is one: then it works on the one upload that began with that.
+    pub upload_grant: Option<UploadGrantId>,
 }
 
 impl Principal {
     /// A principal without wallet, session or key.
     pub fn new(owner: impl Into<String>, role: PrincipalRole) -> Self {
-        Self { owner: owner.into(), role, wallet: None, session_id: None, key_id: None, scopes: None }
+        Self {
+            owner: owner.into(),
+            role,
+            wallet: None,
+            session_id: None,
+            key_id: None,
+            scopes: None,
+            upload_grant: None,
+        }
     }
 
     /// Puts it among the request's extensions, where handlers find it, and its owner, by whom requests are counted.
@@ -244,8 +255,11 @@ impl SignInService {
     }
 
     /// The same without asking the account of a session whether it stands by it.
-    async fn look_up_credential(&self, credential: &str) -> Result<Option<Principal>, nats::BusError> {
+    async fn look_up_credential(&self, credential: &str) -> Result<Option<Principal>, SignInError> {
         let shared = &self.shared;
+        if credential.starts_with(upload_grant::PREFIX) {
+            return self.find_grant_holder(credential).await;
+        }
         if credential.starts_with("sg_") {
             let key = key::find_key(&shared.bus, credential).await?;
             return Ok(key.map(Principal::from_key));
@@ -343,6 +357,12 @@ async fn wait_for_owner(ends: &mut broadcast::Receiver<Arc<str>>, owner: &str) {
             Err(broadcast::error::RecvError::Lagged(_)) => return,
             Err(broadcast::error::RecvError::Closed) => std::future::pending::<()>().await,
         }
+    }
+}
+
+impl SignInService {
+    fn role_of_wallet(&self, wallet: WalletAccount) -> PrincipalRole {
+        self.shared.role_of_wallet(wallet)
     }
 }
 

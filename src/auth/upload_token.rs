@@ -123,7 +123,7 @@ impl SignInService {
     }
 
     /// Who holds a credential that was seen before; `None` once it is over.
-    async fn holder_of(
+    pub(super) async fn holder_of(
         &self,
         credential: PlaybackCredential,
         now_ms: u64,

@@ -83,6 +83,9 @@ pub struct ServerArgs {
         value_delimiter = ','
     )]
     pub origins: Vec<String>,
+    /// Address that takes traces by OTLP over HTTP, such as `http://127.0.0.1:4318` [default: none]
+    #[arg(long, value_name = "URL", env = "STREAMGATE_OTLP_ENDPOINT")]
+    pub otlp_endpoint: Option<String>,
     /// Name of the transcode profile
     #[arg(long, value_name = "NAME", env = "STREAMGATE_PROFILE")]
     pub profile: Option<String>,
@@ -100,6 +103,12 @@ pub struct ConfigArgs {
     /// Print what is counted: the text of METRICS.md
     #[arg(long, hide = true, conflicts_with = "markdown")]
     pub metrics: bool,
+    /// Print the rules of alerts as a file for Prometheus (`rule_files`), with links to runbooks below the public URL
+    #[arg(long, conflicts_with_all = ["markdown", "metrics"])]
+    pub rules: bool,
+    /// Divide all durations of the rules by this, for drills
+    #[arg(long, value_name = "NUMBER", default_value_t = 1, requires = "rules", value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    pub time_scale: u64,
 }
 
 /// How a client reaches a server.

@@ -7,10 +7,10 @@ use clap::CommandFactory;
 
 use super::{
     AuditCommand, Cli, CliCommand, CommandOutcome, DeadCommand, EXIT_CONFIG, EXIT_FAILURE, EventsCommand,
-    GlobalArgs, NatsCommand, OwnerCommand, ServerArgs, StoreCommand, audit_log, broker, cache,
+    GlobalArgs, NatsCommand, OwnerCommand, ServerArgs, StoreCommand, alerts, audit_log, broker, cache,
     client::ApiClient, credentials, dead_letters, demo, doctor, environment, events_tail, failure, hooks,
-    link, list, output, owner, published_schemas, queue, schedules, serve, settings, store, topology,
-    transcode, upload, usage, watch, workers,
+    link, list, monitor, output, owner, published_schemas, queue, schedules, serve, settings, store,
+    topology, transcode, upload, usage, watch, workers,
 };
 use crate::{
     config::{self, describe},
@@ -95,6 +95,12 @@ async fn execute_command(global: &GlobalArgs, command: CliCommand) -> anyhow::Re
         }
         CliCommand::Usage(client) => usage::print_usage(&ApiClient::new(&client)?, as_json).await?,
         CliCommand::Cache(command) => cache::run_cache(command, as_json).await?,
+        CliCommand::Alerts(args) => alerts::run_alerts(args, as_json).await?,
+        CliCommand::Health(args) => {
+            let is_degraded = monitor::show_health(&args, as_json).await?;
+            return Ok(if is_degraded { CommandOutcome::Badly } else { CommandOutcome::Well });
+        }
+        CliCommand::Logs(args) => monitor::show_logs(&args, as_json).await?,
         CliCommand::Queue(command) => queue::run_queue(command, as_json).await?,
         CliCommand::Workers(command) => workers::run_workers(command, as_json).await?,
         CliCommand::Audit(AuditCommand::Replay(args)) => audit_log::replay_log(args).await?,
@@ -108,6 +114,10 @@ async fn execute_command(global: &GlobalArgs, command: CliCommand) -> anyhow::Re
         CliCommand::Schemas(command) => return published_schemas::run_schemas(command, as_json),
         CliCommand::Config(args) if args.metrics => {
             output::print_line(nats::metrics::render_markdown().trim_end())?;
+        }
+        CliCommand::Config(args) if args.rules => {
+            let config = settings::load_settings(global, &args.server)?;
+            alerts::print_rules(config.monitor.alerts.base_url.as_deref(), args.time_scale)?;
         }
         CliCommand::Config(args) if args.markdown => {
             output::print_line(describe::render_markdown().trim_end())?;

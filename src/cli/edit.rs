@@ -64,6 +64,11 @@ fn describe_change(args: &EditArgs) -> anyhow::Result<Map<String, Value>> {
             });
         change.insert("links".into(), links.collect());
     }
+    if !args.chapters.is_empty() {
+        let chapters =
+            args.chapters.iter().filter(|chapter| !chapter.is_empty()).map(|text| parse_chapter(text));
+        change.insert("chapters".into(), chapters.collect::<anyhow::Result<_>>()?);
+    }
     if let Some(text) = &args.attributes {
         let attributes = if text.is_empty() {
             Value::Null
@@ -75,4 +80,13 @@ fn describe_change(args: &EditArgs) -> anyhow::Result<Map<String, Value>> {
         change.insert("attributes".into(), attributes);
     }
     Ok(change)
+}
+
+/// A chapter by when it begins, in seconds, and its title.
+fn parse_chapter(text: &str) -> anyhow::Result<Value> {
+    let parsed = text.split_once(' ').and_then(|(start, title)| Some((start.parse::<f64>().ok()?, title)));
+    let (start_s, title) = parsed.with_context(|| {
+        format!("--chapter takes seconds and a title, such as '61.5 The sea', and not {text:?}")
+    })?;
+    Ok(json!({ "start_s": start_s, "title": title.trim() }))
 }

@@ -45,6 +45,7 @@ pub fn format_detail(event: &FollowedEvent) -> String {
         "media.stored" => format_technical(&data["technical"]),
         "media.playable" => "the first segments play".into(),
         "media.ready" => format_renditions(&data["encode"]),
+        "job.waiting" => text("sentence").to_owned(),
         "job.queued" => {
             format!(
                 "{} parts, {} of output",
@@ -59,6 +60,9 @@ pub fn format_detail(event: &FollowedEvent) -> String {
             render::format_duration(number("wall_ms")),
             render::format_duration(number("cpu_ms"))
         ),
+        "alert.fired" => format!("{}: {}", text("name"), text("summary")),
+        "alert.resolved" => text("name").to_owned(),
+        "alert.silenced" | "alert.acknowledged" => text("alert").to_owned(),
         "job.dead" => format!("part {} ({})", text("part"), text("code")),
         _ => reason(),
     }

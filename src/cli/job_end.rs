@@ -12,7 +12,7 @@ use super::{
 };
 
 /// How often a job is looked at until it has ended.
-const LOOK_PERIOD: Duration = Duration::from_millis(500);
+pub(super) const LOOK_PERIOD: Duration = Duration::from_millis(500);
 
 /// The job once it has ended; `name` stands before the bar. Of a job without a known length the state alone is shown.
 pub(super) async fn wait_for_end(client: &ApiClient, name: &str, job_id: &str) -> anyhow::Result<Value> {

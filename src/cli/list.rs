@@ -7,12 +7,12 @@ use reqwest::{
 use serde_json::{Value, json};
 
 use super::{
-    CommandOutcome, JobIdsArgs, JobsCommand, MediaCommand, PageArgs,
+    CommandOutcome, JobIdsArgs, JobsCommand, MediaCommand, PageArgs, captions,
     client::{ApiClient, ClientError},
     download,
     each::act_on_each,
-    edit, fetch, history, jobs_act, jobs_watch, output, publish, render, search, thumbnail, transcode,
-    verify,
+    edit, export, fetch, grant, history, jobs_act, jobs_watch, output, poster, publish, render, renditions,
+    search, thumbnail, transcode, verify,
 };
 
 /// A way to show an item of a list: the heads of the columns, and what stands in them.
@@ -103,6 +103,10 @@ pub async fn run_media(command: MediaCommand, as_json: bool) -> anyhow::Result<C
         MediaCommand::Download(args) => download::download_medium(&args, as_json).await,
         MediaCommand::Edit(args) => edit::edit_medium(&args, as_json).await,
         MediaCommand::Thumbnail(args) => thumbnail::fetch_thumbnail(&args, as_json).await,
+        MediaCommand::Renditions(args) => renditions::publish_renditions(&args, as_json).await,
+        MediaCommand::Captions(args) => captions::run_captions(&args, as_json).await,
+        MediaCommand::Poster(args) => poster::choose_poster(&args, as_json).await,
+        MediaCommand::Grant(args) => grant::run_grant(&args, as_json).await,
         MediaCommand::Transcode(args) => transcode::transcode_media(&args, as_json).await,
         MediaCommand::Verify(args) => verify::verify_media(&args, as_json).await,
         MediaCommand::Rm { media_ids, permanent, client } => {
@@ -168,6 +172,7 @@ async fn restore_medium(client: &ApiClient, media_id: &str, as_json: bool) -> an
 /// When the server refuses.
 pub async fn run_jobs(command: JobsCommand, as_json: bool) -> anyhow::Result<CommandOutcome> {
     match command {
+        JobsCommand::Export(args) => export::export_medium(&args, as_json).await,
         JobsCommand::Act(args) => return jobs_act::act_on_jobs(&args, as_json).await,
         JobsCommand::Watch(args) => return jobs_watch::watch_jobs(&args, as_json).await,
         JobsCommand::Ls { media, page, client } => {

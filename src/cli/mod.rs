@@ -3,10 +3,12 @@
 //! Data goes to stdout, talk to stderr, and why a command failed (`failure`). The process ends with 0 when it did what was asked, 1 when it could not, 2 when the
 //! command line is wrong, 64 when the settings are.
 
+pub mod alerts;
 pub mod args;
 pub mod audit_log;
 pub mod broker;
 pub mod cache;
+mod captions;
 pub mod client;
 pub mod credentials;
 pub mod dead_letters;
@@ -19,9 +21,11 @@ mod edit;
 pub mod environment;
 pub mod event;
 mod events_tail;
+mod export;
 mod failure;
 mod fetch;
 pub mod follow;
+mod grant;
 mod history;
 pub mod hooks;
 mod job_end;
@@ -31,16 +35,20 @@ mod jobs_watch;
 pub mod lines;
 pub mod link;
 pub mod list;
+mod monitor;
 mod outcome;
 pub mod output;
 pub mod owner;
+mod picture;
 pub mod play;
+mod poster;
 pub mod progress;
 pub mod publish;
 pub mod published_schemas;
 pub mod queue;
 pub mod refusal;
 pub mod render;
+mod renditions;
 pub mod resume;
 pub mod schedules;
 mod search;
@@ -64,20 +72,25 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
+pub use alerts::{AlertsArgs, AlertsCommand};
 pub use args::{ClientArgs, ConfigArgs, GlobalArgs, PageArgs, ServerArgs};
 pub use cache::CacheCommand;
+pub use captions::CaptionsArgs;
 pub use dispatch::dispatch_command;
 pub use failure::parse_command_line;
+pub use grant::GrantArgs;
 pub use hooks::{HookCreateArgs, HookEditArgs, HookIdArgs, HookIdsArgs, HooksCommand};
 pub use jobs_act::{JobFilterArgs, JobsActArgs};
+pub use monitor::{HealthArgs, LogsArgs};
 pub use outcome::CommandOutcome;
+pub use poster::PosterArgs;
 pub use queue::{QueueCommand, QueueScopeArgs};
 pub use schedules::{ScheduleIdsArgs, SchedulesCommand};
 pub use search::MediaSearchArgs;
 pub use subcommands::{
-    AuditCommand, DeadCommand, DownloadArgs, EditArgs, FetchArgs, JobIdsArgs, JobsCommand, JobsWatchArgs,
-    MediaCommand, NatsCommand, OwnerCommand, ReplayArgs, SchemasCommand, StoreCommand, ThumbnailArgs,
-    TranscodeArgs, VerifyArgs, WorkerNameArgs, WorkersCommand,
+    AuditCommand, DeadCommand, DownloadArgs, EditArgs, ExportArgs, FetchArgs, JobIdsArgs, JobsCommand,
+    JobsWatchArgs, MediaCommand, NatsCommand, OwnerCommand, RenditionsArgs, ReplayArgs, SchemasCommand,
+    StoreCommand, ThumbnailArgs, TranscodeArgs, VerifyArgs, WorkerNameArgs, WorkersCommand,
 };
 
 use crate::roles::ProcessRole;
@@ -188,6 +201,15 @@ The end of a pipe is the end of its file: if what feeds it may fail, look at its
     /// Keep the jobs of an owner, or of a kind, out of the queue for a while, for admins
     #[command(subcommand)]
     Queue(QueueCommand),
+    /// What goes wrong: list alerts, silence or acknowledge one, for operators
+    Alerts(AlertsArgs),
+    /// How every process and what they stand on is, for operators; ends with 1 when something does not work
+    Health(HealthArgs),
+    /// What all processes logged in the last quarter of an hour, for operators
+    #[command(after_help = "Examples:
+  streamgate logs --follow --severity warn
+  streamgate logs --job JOB_ID                 everything about one job, from whichever process")]
+    Logs(LogsArgs),
     /// Values that are kept for a while, the same on every replica
     #[command(subcommand)]
     Cache(CacheCommand),

@@ -89,7 +89,23 @@ fn effective_table(config: &Settings) -> anyhow::Result<(Table, usize)> {
     if let Some(url) = table.get_mut("ingress").and_then(|ingress| ingress.get_mut("public_url")) {
         hide_credentials(url, &mut count);
     }
+    hide_receivers(&mut table, &mut count);
     Ok((table, count))
+}
+
+/// Hides what receivers of alerts are sent to and signed with: the path of an address may be a secret.
+fn hide_receivers(table: &mut Table, count: &mut usize) {
+    let alerts = table.get_mut("monitor").and_then(|monitor| monitor.get_mut("alerts"));
+    let Some(Value::Array(webhooks)) = alerts.and_then(|alerts| alerts.get_mut("webhooks")) else { return };
+    for webhook in webhooks {
+        if let Some(url) = webhook.get_mut("url") {
+            hide_credentials(url, count);
+        }
+        if let Some(secret) = webhook.get_mut("secret") {
+            *secret = Value::String(HIDDEN.into());
+            *count += 1;
+        }
+    }
 }
 
 /// Hides name and password in an address.

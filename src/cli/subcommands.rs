@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 
-use super::{ClientArgs, JobsActArgs, MediaSearchArgs, PageArgs, ServerArgs};
+use super::{
+    CaptionsArgs, ClientArgs, GrantArgs, JobsActArgs, MediaSearchArgs, PageArgs, PosterArgs, ServerArgs,
+};
 
 /// What to do with media.
 #[derive(Debug, Subcommand)]
@@ -82,6 +84,7 @@ A person sees the words that were found in bold; `--json` has where they are.")]
   streamgate media edit 068p... --title 'By the sea' --tag sea --tag summer --language de
   streamgate media edit 068p... --link 'https://example.org/sea The whole story' --contact ann@example.org
   streamgate media edit 068p... --attributes '{\"shelf\": 7}'   merged with those that are there; null in it removes one
+  streamgate media edit 068p... --chapter '0 Arrival' --chapter '61.5 The sea'
   streamgate media edit 068p... --description '' --tag ''       an empty text takes away what was said
 
 What is not named stays.")]
@@ -102,6 +105,29 @@ A download that was cut goes on where it ended when the command is run again. Ot
 
 It is the picture that is shown then. Afterwards it is at /v1/media/068p.../thumbnail?t=12.5, for all who may play a public medium.")]
     Thumbnail(ThumbnailArgs),
+    /// List the captions of a medium, add a file of them, or remove some
+    #[command(after_help = "Examples:
+  streamgate media captions 068p...                                      what plays, of its file and of yours
+  streamgate media captions 068p... --add sea.srt --language de          WebVTT or SubRip, in UTF-8
+  streamgate media captions 068p... --add sea.vtt --language de --kind captions --label 'Deutsch (CC)'
+  streamgate media captions 068p... --remove de
+
+They play at once. Those of one language and kind take the place of those of the file.")]
+    Captions(CaptionsArgs),
+    /// Choose the poster of a medium: a picture of yours, or what is shown at a time
+    #[command(after_help = "Examples:
+  streamgate media poster 068p... --at 12.5
+  streamgate media poster 068p... --file sea.png
+  streamgate media poster 068p... --remove        that of the encode is shown again")]
+    Poster(PosterArgs),
+    /// Give somebody without a credential the right to bring one file, list those that you gave, or take one back
+    #[command(after_help = "Examples:
+  streamgate media grant --size 500MiB --type 'video/*' --expires 30m    prints it; who has it sends it as a bearer token
+  streamgate media grant --list
+  streamgate media grant --revoke 06db...
+
+It is good for one upload to /v1/uploads (tus) or /v1/files/NAME, which is yours and counts for your quotas, and for nothing else.")]
+    Grant(GrantArgs),
     /// Encode media again; what plays goes on playing until the new encode is ready
     #[command(after_help = "Examples:
   streamgate media transcode 068p... 068q...                 by the profile that uploads are encoded by
@@ -112,6 +138,16 @@ It is the picture that is shown then. Afterwards it is at /v1/media/068p.../thum
 Each prints the id of its job: `streamgate jobs show` says how far it is, `jobs cancel` ends it and leaves what plays. Who plays the old
 encode plays it to the end of the session; then it is removed.")]
     Transcode(TranscodeArgs),
+    /// Publish renditions that were made elsewhere in the place of an encode: nothing is encoded
+    #[command(after_help = "Examples:
+  streamgate media renditions 068p... 1080p.mp4 720p.mp4 480p.mp4       waits until they play
+  streamgate media renditions 068p... 1080p.mp4 720p.mp4 sound.m4a     sound is taken from a file of sound alone, else from the first
+
+The files are H.264 and AAC of one frame rate and length, with keyframes at the same places, as this makes them:
+  ffmpeg -i film.mov -vf scale=-2:720 -c:v libx264 -pix_fmt yuv420p -force_key_frames 'expr:gte(t,n_forced*2)' -sc_threshold 0 \
+    -c:a aac 720p.mp4
+What plays goes on playing until they are checked; where they do not go together it stays, and the command says why.")]
+    Renditions(RenditionsArgs),
     /// Have the server fetch a medium from an address, and encode it
     #[command(after_help = "Examples:
   streamgate media fetch https://films.example.org/sea.mp4                    waits until it is there, then prints its id
@@ -187,6 +223,9 @@ pub struct EditArgs {
     /// A JSON object of one's own, merged with the one that is there
     #[arg(long, value_name = "JSON")]
     pub attributes: Option<String>,
+    /// A chapter: when it begins, in seconds, and its title, in place of those before; once for each, the first at 0
+    #[arg(long = "chapter", value_name = "SECONDS TITLE")]
+    pub chapters: Vec<String>,
     /// The transaction that minted its token
     #[arg(long, value_name = "HASH")]
     pub mint_tx: Option<String>,
@@ -286,6 +325,25 @@ pub struct VerifyArgs {
     /// p0 (for keys of admins), p1 or p2; p1 unless said otherwise
     #[arg(long, value_parser = ["p0", "p1", "p2"])]
     pub priority: Option<String>,
+    /// The server.
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+/// Flags of `media renditions`.
+#[derive(Debug, clap::Args)]
+pub struct RenditionsArgs {
+    /// The medium
+    pub media_id: String,
+    /// The files
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<std::path::PathBuf>,
+    /// p0 (for keys of admins), p1 or p2; p1 unless said otherwise
+    #[arg(long, value_parser = ["p0", "p1", "p2"])]
+    pub priority: Option<String>,
+    /// Begin and do not wait
+    #[arg(long)]
+    pub detach: bool,
     /// The server.
     #[command(flatten)]
     pub client: ClientArgs,
@@ -399,10 +457,46 @@ not run, `streamgate watch` has each event.")]
 A job does it, for the jobs that were there when it was asked for, and says with how many it was done and which could not be done and why;
 the command waits for that, and ends with 1 if some could not. Ctrl-C leaves the job at it: `streamgate jobs cancel` stops it.")]
     Act(JobsActArgs),
+    /// Send a file of a medium to an address by PUT, such as one that a store has signed
+    #[command(after_help = "Examples:
+  streamgate jobs export 068p... --to 'https://bucket.s3.example/film.mp4?X-Amz-Signature=...' --wait
+  streamgate jobs export 068p... --to https://archive.example/film.mp4 --height 720 --audio de
+  streamgate jobs export 068p... --to https://archive.example/film.mov --what source
+
+What plays is sent as one MP4 file, without being encoded again. --wait prints its size and SHA-256; `jobs show` has them, too.")]
+    Export(ExportArgs),
     /// Try jobs again that failed or were cancelled; what a failed one had made is kept
     #[command(after_help = "Example:
   streamgate jobs retry 068p...                prints the id of the job that goes on")]
     Retry(JobIdsArgs),
+}
+
+/// Flags of `jobs export`.
+#[derive(Debug, clap::Args)]
+pub struct ExportArgs {
+    /// The medium
+    pub media_id: String,
+    /// Address of http or https that takes the file; it is kept until the job ends, and shown to nobody with its query
+    #[arg(long, value_name = "URL")]
+    pub to: String,
+    /// What plays as one MP4 file, or the file that was uploaded
+    #[arg(long, value_parser = ["mp4", "source"], default_value = "mp4")]
+    pub what: String,
+    /// The largest rendition whose short side has at most so many pixels; the best one unless said otherwise
+    #[arg(long, value_name = "PIXELS")]
+    pub height: Option<u32>,
+    /// Track of sound by name or language, or none; the first one unless said otherwise
+    #[arg(long, value_name = "TRACK")]
+    pub audio: Option<String>,
+    /// p0 (for keys of admins), p1 or p2; p1 unless said otherwise
+    #[arg(long, value_parser = ["p0", "p1", "p2"])]
+    pub priority: Option<String>,
+    /// Wait until it is sent, and print its size and SHA-256
+    #[arg(long)]
+    pub wait: bool,
+    /// The server.
+    #[command(flatten)]
+    pub client: ClientArgs,
 }
 
 /// Flags of `jobs watch`.

@@ -81,6 +81,8 @@ pub struct FileDescription<'a> {
     pub profile: Option<&'a str>,
     /// Priority of its encode.
     pub priority: Option<&'a str>,
+    /// True for bytes that become no medium of their own (tus 1.0, concatenation).
+    pub is_partial: bool,
 }
 
 impl FileDescription<'_> {
@@ -144,6 +146,7 @@ async fn request_upload(
     let request = tus_request(client, Method::POST, "v1/uploads")
         .header("idempotency-key", key)
         .header("upload-metadata", file.to_metadata());
+    let request = if file.is_partial { request.header("upload-concat", "partial") } else { request };
     let request = match length_bytes {
         Some(length_bytes) => request.header(LENGTH, length_bytes),
         None => request.header("upload-defer-length", 1),

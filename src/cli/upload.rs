@@ -122,6 +122,7 @@ fn describe_file<'a>(args: &'a UploadArgs, name: &'a str) -> FileDescription<'a>
         is_public: args.public,
         profile: args.profile.as_deref(),
         priority: args.priority.as_deref(),
+        is_partial: false,
     }
 }
 

@@ -27,6 +27,8 @@ pub(super) fn check_settings(settings: &Settings) -> Result<(), SettingsError> {
     if let Err(invalid) = web::request_policy::CorsPolicy::new(&settings.ingress.manners) {
         return Err(SettingsError::invalid("ingress.manners.origins", invalid.to_string()));
     }
+    let alerts = settings.monitor.alerts.check();
+    alerts.map_err(|(key, reason)| SettingsError::invalid(&format!("monitor.alerts.{key}"), reason))?;
     settings.grants.check().map_err(|(key, reason)| SettingsError::invalid(key, reason))?;
     settings.auth.check().map_err(|(key, reason)| SettingsError::invalid(key, reason))
 }
@@ -59,6 +61,11 @@ fn check_addresses(settings: &Settings) -> Result<(), SettingsError> {
             SettingsError::invalid(&format!("store.{key}"), format!("{shown}{reason}"))
         })?;
     }
+    settings.telemetry.tracing.parse_endpoint().map_err(|reason| {
+        let shown = hide_credentials(settings.telemetry.tracing.endpoint.as_deref().unwrap_or_default());
+        let reason = format!("{shown:?} {reason}; write an address such as \"http://127.0.0.1:4318\"");
+        SettingsError::invalid("telemetry.tracing.endpoint", reason)
+    })?;
     let Some(url) = &settings.ingress.public_url else { return Ok(()) };
     let shown = hide_credentials(url);
     public_url_fault(url).map_or(Ok(()), |fault| {

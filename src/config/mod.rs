@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use gate::grant::{self, PlaybackGrants};
 
-use crate::{cli::ServerArgs, keeper};
+use crate::{cli::ServerArgs, keeper, telemetry::tracing_config::TelemetryConfig};
 pub use listener::BrokerListenerConfig;
 pub use tree::LegacySetting;
 
@@ -138,6 +138,8 @@ pub struct Settings {
     pub keeper: keeper::KeeperConfig,
     /// The media child.
     pub media: media::MediaDriverConfig,
+    /// What others learn about this process.
+    pub telemetry: TelemetryConfig,
 }
 
 /// A setting that can't be used.
@@ -213,6 +215,10 @@ impl Settings {
         self.admin_listen = args.admin_listen.or(self.admin_listen);
         self.data_dir = args.data_dir.clone().or_else(|| self.data_dir.take());
         self.ingress.public_url = args.public_url.clone().or_else(|| self.ingress.public_url.take());
+        // Empty in the environment is absent: compose files can't leave a variable out.
+        let endpoint = args.otlp_endpoint.clone().filter(|endpoint| !endpoint.is_empty());
+        let tracing = &mut self.telemetry.tracing;
+        tracing.endpoint = endpoint.or_else(|| tracing.endpoint.take());
         self.broker.replicas = args.replicas.or(self.broker.replicas);
         self.broker.seed_file = args.nats_seed_file.clone().or_else(|| self.broker.seed_file.take());
         if !args.origins.is_empty() {
@@ -238,6 +244,7 @@ impl Settings {
             self.grants.session_ms.saturating_add(keeper::purge::SUPERSEDED_MARGIN_MS);
         self.keeper.purge.restorable_ms = self.retention.removed_ms;
         self.ingress.restorable_ms = self.retention.removed_ms;
+        self.ingress.traced_reads_per_million = self.telemetry.tracing.reads_per_million;
         let kept_ms = self.retention.ended_ms;
         self.transcode.ended_kept_ms = kept_ms;
         self.tasks.ended_kept_ms = kept_ms;
@@ -252,6 +259,8 @@ impl Settings {
         self.ingress.uploads.fetch_networks.clone_from(&self.outbound.allow);
         self.keeper.uploads = self.ingress.uploads.clone();
         self.keeper.capacity = self.ingress.capacity.clone();
+        let alerts = &mut self.monitor.alerts;
+        alerts.base_url = alerts.base_url.take().or_else(|| self.ingress.public_url.clone());
     }
 
     /// Reads a TOML file over the defaults. Also says what of it is in the old form.

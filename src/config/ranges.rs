@@ -36,6 +36,7 @@ pub const ZERO: &[&str] = &[
     "ingress.uploads.finish_wait_ms",
     "ingress.uploads.release_ms",
     "ingress.uploads.takeover_ms",
+    "telemetry.tracing.reads_per_million",
     "store.in_flight_wait_ms",
     "store.marker_ms",
     "store.retries_max",

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use nats::{Bus, BusError, PublishOutcome};
+use nats::{
+    Bus, BusError, PublishOutcome,
+    spans::{self, TraceContext},
+};
 use parking_lot::Mutex;
 use schemas::{
     KvRecord as _,
@@ -122,8 +125,10 @@ impl Dispatcher {
             let found = records::load_runnable_job(&self.bus, job_id).await?;
             let mut state = self.state.lock();
             state.unread.remove(&job_id);
-            if let Some(job) =
-                found.as_ref().and_then(WaitingJob::of).filter(|job| job.kind.queue() == self.queue)
+            if let Some(job) = found
+                .as_ref()
+                .and_then(|held| WaitingJob::of(&held.record))
+                .filter(|job| job.kind.queue() == self.queue)
             {
                 state.let_wait(&job);
             }
@@ -150,7 +155,8 @@ impl Dispatcher {
                 }
             }
         };
-        tokio::join!(answering, letting);
+        let reporting = crate::wait_reports::report_waits(&self.bus, &self.state, &held);
+        tokio::join!(answering, letting, reporting);
         self.metrics.record_term(self.queue, false);
     }
 
@@ -220,7 +226,8 @@ impl Dispatcher {
         };
         let is_new = fate == PartFate::Open && !listing.contains(&subject);
         if is_new {
-            match self.publish_part(job_id, &subject, &part.name).await {
+            let trace = self.state.lock().open.get(&job_id).and_then(|open| open.trace);
+            match self.publish_part((job_id, trace), &subject, &part.name).await {
                 Ok(()) => _ = listing.insert(subject.clone()),
                 Err(error) if error.failure_class() == FailureClass::Outage => return Err(error),
                 Err(error) => {
@@ -249,15 +256,16 @@ impl Dispatcher {
         Ok(if is_new { TurnOutcome::LetIn } else { TurnOutcome::Skipped })
     }
 
-    /// Lets a part in. Another dispatcher may have been first, or it came between two looks.
+    /// Lets a part of a job in, in the trace that the job was made in. Another dispatcher may have been first, or it came between two looks.
     pub(crate) async fn publish_part(
         &self,
-        job_id: JobId,
+        (job_id, trace): (JobId, Option<TraceContext>),
         subject: &str,
         part: &str,
     ) -> Result<(), BusError> {
         let task = JobPartTask { job_id, part: part.to_owned() };
-        let outcome = self.bus.publish_once(subjects::JOBS, subject, &task).await?;
+        let publishing = self.bus.publish_once(subjects::JOBS, subject, &task);
+        let outcome = spans::with_context(trace, publishing).await?;
         if matches!(outcome, PublishOutcome::Stored(_)) {
             self.metrics.count_let_in(self.queue);
             tracing::debug!(job.id = %job_id, part, "let in");
@@ -283,8 +291,10 @@ impl Dispatcher {
             let mut state = self.state.lock();
             // It may have ended since it was read.
             if state.queue.contains(job_id) {
+                let trace = job.trace();
+                let job = job.record;
                 let priority = state.priority_of(&job.owner, &job.kind, job.priority);
-                state.open_job(job_id, OpenJob::new(&job, priority));
+                state.open_job(job_id, OpenJob::new(&job, priority, trace));
             }
         }
         let mut state = self.state.lock();

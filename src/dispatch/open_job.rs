@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use nats::spans::TraceContext;
 use packaging::plan;
 use schemas::{
     job::{self, JobRecord},
@@ -40,6 +41,8 @@ pub(crate) struct HeldBackPart {
 /// A job of which parts were let in, or are next.
 #[derive(Debug)]
 pub(crate) struct OpenJob {
+    /// The trace that the job was made in: its parts belong to it, whenever they are let in.
+    pub(crate) trace: Option<TraceContext>,
     kind: String,
     priority: JobPriority,
     /// Parts to let in, the next one in front.
@@ -54,10 +57,11 @@ pub(crate) struct OpenJob {
 
 impl OpenJob {
     /// What is left of a job: all but what the job before it made.
-    pub(crate) fn new(record: &JobRecord, priority: JobPriority) -> Self {
+    pub(crate) fn new(record: &JobRecord, priority: JobPriority, trace: Option<TraceContext>) -> Self {
         let made: BTreeSet<&String> = record.made.iter().collect();
         let pending = record.parts.iter().filter(|part| !made.contains(part));
         Self {
+            trace,
             kind: record.kind.clone(),
             priority,
             pending: pending

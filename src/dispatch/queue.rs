@@ -197,6 +197,20 @@ impl FairQueue {
             .find_map(|(class, waiting)| waiting.front_of(|owner| class == urgent || may_go(owner)))
     }
 
+    /// Owner and kind of a waiting job, and when it was created.
+    pub(crate) fn describe(&self, job_id: JobId) -> Option<(Arc<str>, JobKind, u64)> {
+        let place = self.places.get(&job_id)?;
+        Some((Arc::clone(&place.owner), place.kind, place.created_at_ms))
+    }
+
+    /// The job that is next of each owner at each priority, owners in the order of their turns; at most `count_max`.
+    pub(crate) fn heads(&self, count_max: usize) -> Vec<JobId> {
+        let owners = self.classes.iter().flat_map(|class| {
+            class.order.iter().filter_map(|(_, _, owner)| Some(class.owners.get(owner)?.jobs.first()?.1))
+        });
+        owners.take(count_max).collect()
+    }
+
     /// Whose a waiting job is, and whether it goes before everybody's.
     pub(crate) fn owner_of(&self, job_id: JobId) -> Option<(&str, bool)> {
         let place = self.places.get(&job_id)?;

@@ -38,9 +38,12 @@ pub(crate) enum PartFate {
 }
 
 /// The job, if its parts are to be run.
-pub(crate) async fn load_runnable_job(bus: &Bus, job_id: JobId) -> Result<Option<JobRecord>, BusError> {
+pub(crate) async fn load_runnable_job(
+    bus: &Bus,
+    job_id: JobId,
+) -> Result<Option<VersionedRecord<JobRecord>>, BusError> {
     match bus.load_record::<JobRecord>(&job_id.to_string()).await {
-        Ok(held) => Ok(held.map(|held| held.record).filter(JobRecord::is_to_be_run)),
+        Ok(held) => Ok(held.filter(|held| held.record.is_to_be_run())),
         Err(error @ BusError::Undecodable { .. }) => {
             // One record that can't be read must not stop all others.
             tracing::error!(error = error_chain(&error), job.id = %job_id, "this job is left out");

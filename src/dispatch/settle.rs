@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use nats::BusError;
+use nats::{BusError, VersionedRecord};
 use schemas::{
     ids::JobId,
     job::{self, JobRecord},
@@ -55,7 +55,7 @@ impl Dispatcher {
             (PartFate::Open, _) if part == job::FINISH => {}
             (PartFate::Open, Some(job)) => {
                 tracing::info!(job.id = %job_id, part, "it is to be made, and waits for a turn again");
-                state.put_back(&job, part);
+                state.put_back(&job.record, part);
             }
             (fate, _) => open.note_fate(("", &part), fate, Instant::now(), now_ms),
         }
@@ -74,7 +74,8 @@ impl Dispatcher {
         Ok(())
     }
 
-    async fn look_at_finish(&self, job: &JobRecord) -> Result<(), BusError> {
+    async fn look_at_finish(&self, held: &VersionedRecord<JobRecord>) -> Result<(), BusError> {
+        let job = &held.record;
         let (finish, mut missing) = (job.part_subject(job::FINISH), Vec::new());
         let fate = match records::load_finish_state(self.bus(), job.job_id).await? {
             FinishState::Held => None,
@@ -86,7 +87,7 @@ impl Dispatcher {
         };
         if fate == Some(PartFate::Open) {
             // Whatever the queue holds: it is short, and all else of the job is done.
-            self.publish_part(job.job_id, &finish, job::FINISH).await?;
+            self.publish_part((job.job_id, held.trace()), &finish, job::FINISH).await?;
         }
         let now_ms = self.broker_now_ms();
         let age_ms = now_ms.saturating_sub(job.created_at_ms);

@@ -2,11 +2,16 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
+    sync::Arc,
     time::Duration,
 };
 
 use schemas::{
-    dispatch_query::DispatchPosition, ids::JobId, job::JobRecord, pause::QueuePauses, subjects::JobPriority,
+    dispatch_query::DispatchPosition,
+    ids::JobId,
+    job::{JobKind, JobRecord},
+    pause::QueuePauses,
+    subjects::JobPriority,
 };
 use tokio::time::Instant;
 
@@ -289,6 +294,43 @@ impl DispatchState {
         let mut due: Vec<(Instant, JobId)> = due.map(|(job_id, job)| (job.check_at, *job_id)).collect();
         due.sort_unstable();
         due.into_iter().take(IDLE_JOBS_MAX).map(|(_, job_id)| job_id).collect()
+    }
+
+    /// Jobs that are next and are not let in, at most `count_max`: of each owner the first that waits for a turn, some of those that are kept out
+    /// of their turns, and those of which parts lie where no worker takes them or are held back.
+    pub(crate) fn hindered_jobs(&self, count_max: usize, now: Instant) -> Vec<JobId> {
+        let lacks_workers = self.workers.count(now).0 == 0;
+        let is_hindered = |job: &OpenJob| {
+            if job.queued.is_empty() { !job.held_back.is_empty() } else { lacks_workers }
+        };
+        let open = self.open.iter().filter(|(_, job)| is_hindered(job)).map(|(job_id, _)| *job_id);
+        let kept_out = self.paused.keys().copied().chain(self.version_waits.oldest());
+        let heads = self
+            .queue
+            .heads(count_max)
+            .into_iter()
+            .filter(|job_id| self.open.get(job_id).is_none_or(|job| job.queued.is_empty()));
+        heads.chain(kept_out.take(count_max)).chain(open.take(count_max)).take(count_max).collect()
+    }
+
+    /// Owner and kind of a job that waits or is kept out of its turns, and when it was created.
+    pub(crate) fn describe_waiting(&self, job_id: JobId) -> Option<(Arc<str>, JobKind, u64)> {
+        let paused =
+            || self.paused.get(&job_id).map(|job| (Arc::clone(&job.owner), job.kind, job.created_at_ms));
+        self.queue.describe(job_id).or_else(paused)
+    }
+
+    /// True while a job waits, or parts of it are let in.
+    pub(crate) fn is_known(&self, job_id: JobId) -> bool {
+        self.queue.contains(job_id)
+            || self.open.contains_key(&job_id)
+            || self.paused.contains_key(&job_id)
+            || self.version_waits.contains(job_id)
+    }
+
+    /// What is paused.
+    pub(crate) const fn pauses(&self) -> &QueuePauses {
+        &self.pauses
     }
 
     /// Where a job stands.

@@ -34,6 +34,11 @@ impl VersionWaits {
         }
     }
 
+    /// The oldest job of each version.
+    pub(crate) fn oldest(&self) -> impl Iterator<Item = JobId> {
+        self.versions.values().filter_map(|jobs| jobs.keys().next()).map(|(_, job_id)| *job_id)
+    }
+
     pub(crate) fn contains(&self, job_id: JobId) -> bool {
         self.places.contains_key(&job_id)
     }

@@ -21,6 +21,7 @@ pub mod jobs;
 pub mod library;
 pub mod media;
 pub mod metrics;
+mod monitor;
 pub mod openapi;
 mod own_writes;
 mod page_assets;
@@ -29,6 +30,7 @@ pub mod probes;
 pub mod quotas;
 pub mod removal;
 pub mod schedules;
+mod seconds;
 pub mod sharing;
 pub mod sign_in;
 pub mod transcode;
@@ -63,6 +65,7 @@ use web::{
     problem_page, query, registry, request,
     request_metrics::{self, RequestMetrics},
     request_policy,
+    request_trace::{self, RequestTracing},
 };
 
 /// Whose metrics a replica shows from its start.
@@ -110,6 +113,8 @@ pub struct IngressConfig {
     pub upload_statuses: cache::CacheConfig,
     /// The cache API.
     pub cache: cached::CachedConfig,
+    /// What owners bring beside the file of a medium.
+    pub media: media::MediaConfig,
     /// How much each owner may have done.
     pub quotas: quotas::QuotaConfig,
     /// From where on nothing new is taken.
@@ -120,6 +125,9 @@ pub struct IngressConfig {
     /// How long a removed medium can be restored, in milliseconds; set by `retention.removed_ms`.
     #[serde(skip)]
     pub restorable_ms: u64,
+    /// How many of a million requests are sampled that are not sampled anyway; set by `telemetry.tracing.reads_per_million`.
+    #[serde(skip)]
+    pub traced_reads_per_million: u32,
 }
 
 impl Default for IngressConfig {
@@ -148,10 +156,12 @@ impl Default for IngressConfig {
                 age_s: 30 * 60,
             },
             cache: cached::CachedConfig::default(),
+            media: media::MediaConfig::default(),
             quotas: quotas::QuotaConfig::default(),
             capacity: capacity::CapacityConfig::default(),
             profiles: transcode::ProfileCatalog::default(),
             restorable_ms: 0,
+            traced_reads_per_million: 0,
         }
     }
 }
@@ -428,7 +438,7 @@ impl AppServices {
 
 /// The public router.
 ///
-/// Layers from the outside in: the operation, what is counted of it, safe headers, foreign origins, the request's id, panics, the head, the client's address, limits of
+/// Layers from the outside in: the operation, its trace, what is counted of it, safe headers, foreign origins, the request's id, panics, the head, the client's address, limits of
 /// bodies, the client's rate; then, for what needs a right, authentication, the principal's rate, parameters that nothing takes,
 /// room for what is new, repeated requests.
 pub fn router(app: AppState) -> Router {
@@ -489,6 +499,7 @@ fn router_with_routes(app: AppState, more: OperationRouter<AppState>) -> Router 
         .merge(events::router().merge(hooks::router()))
         .merge(audit::router())
         .merge(metrics::router())
+        .merge(monitor::router())
         .merge(crate::gates::router(gates))
         .route_layer(in_time.clone());
     let allowed = middleware::from_fn_with_state(app.sign_in.clone(), auth::enforce_access);
@@ -513,6 +524,9 @@ fn router_with_routes(app: AppState, more: OperationRouter<AppState>) -> Router 
         .route_layer(filter::filter_requests_with(app.capacity.clone()));
     let all = guarded.merge(forms).merge(admitted).merge(open).merge(signing_in);
     let counted = RequestMetrics::new(all.operations());
+    let clients = client_identification(config);
+    let read_ratio = f64::from(config.traced_reads_per_million) / 1_000_000.0;
+    let tracing = Arc::new(RequestTracing { read_ratio, clients: Arc::clone(&clients) });
     let (router, operations) = all.into_parts();
     router
         .fallback(request::no_such_path)
@@ -521,6 +535,7 @@ fn router_with_routes(app: AppState, more: OperationRouter<AppState>) -> Router 
         .layer(
             ServiceBuilder::new()
                 .layer(operations.match_layer())
+                .layer(middleware::from_fn_with_state(tracing, request_trace::trace_request))
                 .layer(middleware::from_fn_with_state(counted, request_metrics::count_request))
                 .layer(middleware::from_fn(request_policy::add_safe_headers))
                 .layer(middleware::from_fn_with_state(app.origins.clone(), request_policy::apply_cors))
@@ -528,7 +543,7 @@ fn router_with_routes(app: AppState, more: OperationRouter<AppState>) -> Router 
                 .layer(CatchPanicLayer::custom(request::panic_response))
                 .layer(middleware::from_fn(request::ensure_problem_body))
                 .layer(middleware::from_fn_with_state(manners, request_policy::limit_request_head))
-                .layer(middleware::from_fn_with_state(client_identification(config), client::identify_client))
+                .layer(middleware::from_fn_with_state(clients, client::identify_client))
                 .layer(middleware::from_fn(problem_page::show_problem_page))
                 .layer(middleware::from_fn_with_state(Arc::new(config.body), body::attach_limits))
                 .layer(limit::limit_by_client(app.limits.clone(), move |token| {

@@ -120,6 +120,24 @@ pub(crate) async fn require_upload_room(
     check_daily("daily_encode_ms", quota.daily_encode_ms_max, (usage.encoded_ms, least_ms), &usage)
 }
 
+/// Refuses bytes that come at once and that their owner may not bring any more today.
+///
+/// # Errors
+/// `quota_exceeded`; those of a broker that does not answer.
+pub(crate) async fn require_byte_room(
+    bus: &Bus,
+    quota: OwnerQuota,
+    owner: &str,
+    size_bytes: u64,
+) -> Result<(), Problem> {
+    if quota.daily_upload_bytes_max.is_none() {
+        return Ok(());
+    }
+    let usage = load_usage(bus, owner).await?;
+    let with_own = usage.uploaded_bytes.saturating_add(size_bytes);
+    check_daily("daily_upload_bytes", quota.daily_upload_bytes_max, (usage.uploaded_bytes, with_own), &usage)
+}
+
 /// What an open upload counts for that does not declare its length, in bytes: all that its owner may bring.
 pub(crate) fn undeclared_bytes(quota: OwnerQuota) -> u64 {
     quota.daily_upload_bytes_max.unwrap_or_default()

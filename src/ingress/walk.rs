@@ -27,8 +27,14 @@ use auth::{link::create_sign_in_link, testing::TestWallet};
 use web::operation::{Operation, OperationAccess};
 
 /// Files of pages, none of the API.
-const FILES: [&str; 4] =
-    ["/docs/docs.css", "/docs/programs", "/library/assets/{file}", "/watch/assets/{file}"];
+const FILES: [&str; 6] = [
+    "/docs/docs.css",
+    "/docs/programs",
+    "/docs/runbooks",
+    "/docs/runbooks/{name}",
+    "/library/assets/{file}",
+    "/watch/assets/{file}",
+];
 /// Sources whose routes are those of another listener, or of all operations.
 const ELSEWHERE: [&str; 2] = ["src/telemetry.rs", "src/web/operation.rs"];
 /// What may be sent without a credential, though its method changes things.
@@ -140,13 +146,18 @@ DELETE /v1/cache/entries/{key} Principal(Cache) Cache
 DELETE /v1/hooks/{hook_id} Principal(Events) Api
 DELETE /v1/jobs/pauses/{scope}/{name} Principal(Worker) Worker
 DELETE /v1/media/{media_id} Principal(Metadata) Metadata
+DELETE /v1/media/{media_id}/captions/{language} Principal(Metadata) Metadata
 DELETE /v1/media/{media_id}/gate Principal(Gate) Metadata
+DELETE /v1/media/{media_id}/poster Principal(Metadata) Metadata
 DELETE /v1/schedules/{schedule_id} Principal(Worker) Worker
+DELETE /v1/uploads/grants/{grant_id} Principal(Upload) Upload
 DELETE /v1/uploads/{upload_id} Principal(Upload) Upload
 GET / Open Api
 GET /docs Open Api
 GET /docs/docs.css Open Api
 GET /docs/programs Open Api
+GET /docs/runbooks Open Api
+GET /docs/runbooks/{name} Open Api
 GET /embed/{media_id} Open Api
 GET /library/assets/{file} Open Api
 GET /livez Open none
@@ -177,15 +188,22 @@ GET /v1/library Open Metadata
 GET /v1/media Principal(Metadata) Metadata
 GET /v1/media/search Principal(Metadata) Metadata
 GET /v1/media/{media_id} Principal(Metadata) Metadata
+GET /v1/media/{media_id}/captions Principal(Metadata) Metadata
+GET /v1/media/{media_id}/captions/{language} Principal(Metadata) Metadata
 GET /v1/media/{media_id}/gate Principal(Gate) Metadata
 GET /v1/media/{media_id}/history Principal(Events) Api
 GET /v1/media/{media_id}/poster Optional(Metadata) Streaming
 GET /v1/media/{media_id}/thumbnail Optional(Metadata) Streaming
+GET /v1/monitor/alerts Principal(Monitor) Monitor
+GET /v1/monitor/health Principal(Monitor) Monitor
+GET /v1/monitor/logs Principal(Monitor) Monitor
+GET /v1/monitor/metrics Principal(Monitor) Monitor
 GET /v1/oembed Open Streaming
 GET /v1/profiles Principal(Worker) Transcoder
 GET /v1/schedules Principal(Worker) Worker
 GET /v1/schedules/{schedule_id} Principal(Worker) Worker
 GET /v1/transcode/metrics Principal(Worker) Transcoder
+GET /v1/uploads/grants Principal(Upload) Upload
 GET /v1/uploads/{upload_id} Principal(Upload) none
 GET /v1/uploads/{upload_id}/status Principal(Upload) Upload
 GET /v1/usage Principal(Metadata) Metadata
@@ -234,11 +252,14 @@ POST /v1/media Principal(Upload) Upload
 POST /v1/media/{media_id}/playback Optional(Streaming) Streaming
 POST /v1/media/{media_id}/restore Principal(Metadata) Metadata
 POST /v1/media/{media_id}/transcode Principal(Worker) Transcoder
+POST /v1/monitor/alerts/{alert}/acknowledge Principal(Monitor) Monitor
+POST /v1/monitor/alerts/{alert}/silence Principal(Monitor) Monitor
 POST /v1/schedules Principal(Worker) Worker
 POST /v1/schedules/{schedule_id}/pause Principal(Worker) Worker
 POST /v1/schedules/{schedule_id}/resume Principal(Worker) Worker
 POST /v1/schedules/{schedule_id}/run-now Principal(Worker) Transcoder
 POST /v1/uploads Principal(Upload) Upload
+POST /v1/uploads/grants Principal(Upload) Upload
 POST /v1/uploads/{upload_id} Principal(Upload) none
 POST /v1/workers/{worker}/drain Principal(Worker) Worker
 POST /v1/workers/{worker}/pause Principal(Worker) Worker
@@ -246,7 +267,9 @@ POST /v1/workers/{worker}/resume Principal(Worker) Worker
 PUT /v1/cache/entries/{key} Principal(Cache) Cache
 PUT /v1/files/{filename} Principal(Upload) Upload
 PUT /v1/jobs/pauses/{scope}/{name} Principal(Worker) Worker
+PUT /v1/media/{media_id}/captions/{language} Principal(Metadata) Metadata
 PUT /v1/media/{media_id}/gate Principal(Gate) Metadata
+PUT /v1/media/{media_id}/poster Principal(Metadata) Metadata
 ";
 
 #[test]
@@ -420,6 +443,9 @@ async fn a_parameter_that_no_operation_takes_is_refused_where_nobody_else_adds_a
 
 const FORM_TYPE: &str = "Content-Type: multipart/form-data; boundary=xx\r\n";
 
+/// A picture of 17 by 17 pixels, of its head alone (RFC 9649, 2.7).
+const WEBP: &str = "RIFF\u{16}\0\0\0WEBPVP8X\u{a}\0\0\0\0\0\0\0\u{10}\0\0\u{10}\0\0";
+
 /// A form with a token and a file.
 fn form_with(token: &str) -> String {
     let part = |head: &str, value: &str| {
@@ -505,10 +531,27 @@ impl Story {
         let json_body = format!("{key}Content-Type: application/json\r\n");
         let token = self.does("post /v1/forms/tokens", "/v1/forms/tokens", &json_body, body, 201).await;
         let token: Value = serde_json::from_str(&token.body).unwrap();
+        let wanted = json!({ "size_bytes_max": 5 }).to_string();
+        let place = "/v1/uploads/grants";
+        let grant = self.does(&format!("post {place}"), place, &json_body, &wanted, 201).await;
+        let grant: Value = serde_json::from_str(&grant.body).unwrap();
+        let path = format!("{place}/{}", grant["grant_id"].as_str().unwrap());
+        let place = "/v1/uploads/grants/{grant_id}";
+        self.does(&format!("delete {place}"), &path, key, "", 204).await;
         let form = form_with(token["token"].as_str().unwrap());
         self.does("post /v1/forms", "/v1/forms", FORM_TYPE, &form, 201).await;
         let medium = format!("/v1/media/{}", made.header("streamgate-media-id").unwrap());
         self.does("patch /v1/media/{media_id}", &medium, &json, "{\"title\":\"new\"}", 200).await;
+        let any = format!("{key}If-Match: *\r\n");
+        let (captions, poster) = (format!("{medium}/captions/de"), format!("{medium}/poster"));
+        let vtt = "WEBVTT\n\n00:01.000 --> 00:02.000\nHallo\n";
+        let typed = format!("{any}Content-Type: text/vtt\r\n");
+        let place = "/v1/media/{media_id}/captions/{language}";
+        self.does(&format!("put {place}"), &captions, &typed, vtt, 201).await;
+        self.does(&format!("delete {place}"), &captions, &any, "", 200).await;
+        let typed = format!("{any}Content-Type: image/webp\r\n");
+        self.does("put /v1/media/{media_id}/poster", &poster, &typed, WEBP, 200).await;
+        self.does("delete /v1/media/{media_id}/poster", &poster, &any, "", 200).await;
         let gate = format!("{medium}/gate");
         self.does("put /v1/media/{media_id}/gate", &gate, &json, "{\"kind\":\"public\"}", 200).await;
         self.fetches(key, &json_body).await;
@@ -600,6 +643,15 @@ impl Story {
         let (place, path) = ("/v1/jobs/pauses/{scope}/{name}", "/v1/jobs/pauses/owner/olga");
         self.does(&format!("put {place}"), path, json, "{}", 200).await;
         self.does(&format!("delete {place}"), path, json, "", 204).await;
+    }
+
+    async fn alerts(&mut self, key: &str) {
+        let json = format!("{key}Content-Type: application/json\r\n");
+        for action in ["silence", "acknowledge"] {
+            let place = format!("post /v1/monitor/alerts/{{alert}}/{action}");
+            let path = format!("/v1/monitor/alerts/StreamGateDeadLetters/{action}");
+            self.does(&place, &path, &json, "{\"for_ms\":60000}", 200).await;
+        }
     }
 
     async fn schedules(&mut self, json: &str, job: &Value) {
@@ -722,6 +774,7 @@ async fn every_change_publishes_the_events_it_names_and_no_other() {
     story.hooks(&key).await;
     story.workers(&key).await;
     story.dead_letters(&key).await;
+    story.alerts(&key).await;
     story.does("delete /v1/cache", "/v1/cache", &key, "", 204).await;
     story.sign_in().await;
     let all: BTreeSet<String> =

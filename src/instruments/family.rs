@@ -4,13 +4,16 @@ use std::{
     fmt,
     marker::PhantomData,
     sync::{OnceLock, atomic::AtomicU64},
-    time::Instant,
+    time::{Instant, SystemTime},
 };
 
 use prometheus_client::{
-    encoding::{DescriptorEncoder, EncodeMetric},
-    metrics::{counter::Counter, gauge::Gauge, histogram::Histogram},
+    encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder},
+    metrics::{
+        MetricType, counter::Counter, exemplar::HistogramWithExemplars, gauge::Gauge, histogram::Histogram,
+    },
 };
+use spans::TraceContext;
 
 use crate::{LabelSet, MetricCategory, MetricDeclaration, MetricHandler, MetricKind};
 
@@ -78,6 +81,38 @@ impl FamilyCell for Histogram {
     }
 }
 
+/// A histogram that names a trace for each of its buckets: that of the last observation in it which was sampled. Clones share it.
+#[derive(Debug, Clone)]
+pub struct TracedHistogram(HistogramWithExemplars<[(&'static str, String); 1]>);
+
+impl TracedHistogram {
+    /// Observes a value of the work under way.
+    pub fn observe(&self, value: f64) {
+        let trace = spans::current().filter(TraceContext::is_sampled);
+        let named = trace.map(|trace| [("trace_id", trace.trace_id_text())]);
+        let observed_at = named.is_some().then(SystemTime::now);
+        self.0.observe(value, named, observed_at);
+    }
+}
+
+impl EncodeMetric for TracedHistogram {
+    fn encode(&self, encoder: MetricEncoder<'_>) -> fmt::Result {
+        self.0.encode(encoder)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        self.0.metric_type()
+    }
+}
+
+impl FamilyCell for TracedHistogram {
+    const KIND: MetricKind = MetricKind::Histogram;
+
+    fn make(declaration: &MetricDeclaration) -> Self {
+        Self(HistogramWithExemplars::new(declaration.buckets.iter().copied()))
+    }
+}
+
 /// A family with the labels `L`.
 pub struct MetricFamily<L, M> {
     declaration: MetricDeclaration,
@@ -110,6 +145,12 @@ impl<L: LabelSet, M: FamilyCell> MetricFamily<L, M> {
     ) -> Self {
         let declaration = MetricDeclaration::new(M::KIND, about, name, help).with_labels(L::LABELS);
         Self { declaration, cells: OnceLock::new(), labels: PhantomData }
+    }
+
+    /// The same, with the alerts that ask for it.
+    pub(crate) const fn used_by(mut self, alerts: &'static [&'static str]) -> Self {
+        self.declaration.used_by = alerts;
+        self
     }
 
     /// The same with bounds.

@@ -16,7 +16,7 @@ use prometheus_client::{
 
 use crate::{
     DeclaredMetric, FAMILY_SERIES_MAX, FamilyCell, GaugeHold, LabelDeclaration, MetricCategory,
-    MetricDeclaration, MetricHandler, declaration::OVERFLOW,
+    MetricDeclaration, MetricHandler, TracedHistogram, declaration::OVERFLOW,
 };
 
 /// Most series of all families of a process whose values are found while running.
@@ -33,6 +33,7 @@ pub trait KeyedCell: FamilyCell {}
 impl KeyedCell for Counter {}
 impl KeyedCell for Gauge {}
 impl KeyedCell for Histogram {}
+impl KeyedCell for TracedHistogram {}
 
 /// A family by the values of its labels, in their order.
 pub struct KeyedFamily<M> {
@@ -55,6 +56,12 @@ impl<M: KeyedCell> KeyedFamily<M> {
     ) -> Self {
         let declaration = MetricDeclaration::new(M::KIND, about, name, help).with_labels(labels);
         Self { declaration, series: Mutex::new(BTreeMap::new()) }
+    }
+
+    /// The same, with the alerts that ask for it.
+    pub(crate) const fn used_by(mut self, alerts: &'static [&'static str]) -> Self {
+        self.declaration.used_by = alerts;
+        self
     }
 
     /// The same with bounds.

@@ -11,6 +11,11 @@ pub trait LabelValue: Copy + Send + Sync + 'static {
 
     /// Its place among the values.
     fn position(self) -> usize;
+
+    /// The value.
+    fn text(self) -> &'static str {
+        Self::VALUES.get(self.position()).copied().unwrap_or_default()
+    }
 }
 
 /// All labels of a family; each set of values has a number.

@@ -30,6 +30,13 @@ label_values! {
         Failed = "failed",
         Expired = "expired",
     }
+    /// What became of a span that was kept.
+    SpanOutcome "outcome" {
+        Sent = "sent",
+        QueueFull = "queue_full",
+        Refused = "refused",
+        Unsent = "unsent",
+    }
     /// How a request with bytes of an upload ended.
     AppendOutcome "outcome" {
         Kept = "kept",
@@ -133,6 +140,17 @@ label_values! {
         // It is the monitor's own process, whose metrics it has.
         Own = "own",
         Refused = "refused",
+    }
+    /// What is wrong with the audit log.
+    AuditLogFault "kind" {
+        // Events left EVENTS before they were recorded.
+        Gap = "gap",
+        // Messages in AUDIT that are no records.
+        Foreign = "foreign",
+        // The chain of hashes does not hold.
+        Broken = "broken",
+        // An event was offered again.
+        Repeated = "repeated",
     }
     /// Level of a record of the log.
     LogLevel "level" {

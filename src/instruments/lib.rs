@@ -7,6 +7,8 @@
 //! Instruments are statics: a process has one of each, whichever roles it runs. A family is shown once it has counted, or once a role
 //! of its handler has said that it runs here ([`show_handlers`]), from then on with all its values at 0, where they are known.
 //!
+//! Histograms of latency name traces ([`TracedHistogram`]): as exemplars of OpenMetrics, which the older text format leaves out.
+//!
 //! Limits: [`FAMILY_SERIES_MAX`] series a family and [`KEYED_SERIES_MAX`] of all families with values that are found while running;
 //! what is beyond is counted in one series with `overflow="true"`. No label is an id, an address, a path or a text of a client.
 
@@ -30,7 +32,7 @@ pub use encode::{
 };
 pub use family::{
     CounterFamily, DeclaredMetric, FamilyCell, FloatCounterFamily, FloatGaugeFamily, GaugeFamily, GaugeHold,
-    HistogramFamily, MetricFamily,
+    HistogramFamily, MetricFamily, TracedHistogram,
 };
 pub use keyed::{KEYED_SERIES_MAX, KeyedCell, KeyedFamily};
 pub use label_set::{LabelSet, LabelValue};
@@ -43,4 +45,4 @@ pub use prometheus_client::{
     registry::Registry,
 };
 pub use table::{DeclaredFamilies, all_metrics, declarations, find_declaration, show_handlers};
-pub use text::to_prometheus_text;
+pub use text::{drop_exemplars, to_prometheus_text};

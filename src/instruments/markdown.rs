@@ -13,6 +13,9 @@ Counters end in `_total`, histograms have `_bucket`, `_sum` and `_count`. Withou
 the text format 0.0.4. A label has at most the values that are named; a family has at most 1,024 series, and what is beyond is counted
 with `overflow=\"true\"`. A process shows the families of the roles that it runs.
 
+In OpenMetrics, buckets of `streamgate_http_request_seconds` and `streamgate_stage_seconds` have an exemplar: the `trace_id` of the last
+observation whose trace is sampled. Reports to the monitor have none.
+
 Each process also reports all of its metrics on the bus every 10 s (`stat.<role>.<instance>`). The monitor shows them with the labels
 `role` and `instance` beside its own, until 60 s after the last report. So there are two ways to scrape an installation, of which one is
 enough: each process (`.container/prometheus.yml`, which leaves out what the monitor shows of others), or the monitor alone with

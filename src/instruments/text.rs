@@ -25,6 +25,16 @@ pub fn to_prometheus_text(document: &str) -> String {
     text
 }
 
+/// A document of OpenMetrics without its exemplars, which make it several times as large: for readers that drop them.
+pub fn drop_exemplars(document: &str) -> String {
+    let mut text = String::with_capacity(document.len());
+    for line in document.lines() {
+        text.push_str(if line.starts_with('#') { line } else { without_exemplar(line) });
+        text.push('\n');
+    }
+    text
+}
+
 /// A sample up to its value. The value of a label may have anything: what is behind the labels is looked at alone.
 fn without_exemplar(line: &str) -> &str {
     let labels_length = if line.find(['{', ' ']).is_some_and(|at| line.as_bytes().get(at) == Some(&b'{')) {
@@ -46,6 +56,13 @@ fn without_exemplar(line: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_document_without_exemplars_is_the_same_otherwise() {
+        let document = "# HELP a All # of {a} # b.\n# TYPE a histogram\na_bucket{le=\"1.0\"} 1 # {trace_id=\"t\"} 0.5 1.0\n\
+                        a_count{kind=\"x # y\"} 1\n# EOF\n";
+        assert_eq!(drop_exemplars(document), document.replace(" # {trace_id=\"t\"} 0.5 1.0", ""));
+    }
 
     #[test]
     fn counters_have_the_name_of_their_series() {

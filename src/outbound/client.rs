@@ -148,6 +148,14 @@ impl OutboundClient {
         &self.networks
     }
 
+    pub(crate) fn config(&self) -> &OutboundConfig {
+        &self.config
+    }
+
+    pub(crate) fn build_put(&self, url: &OutboundUrl) -> reqwest::RequestBuilder {
+        self.client.put(url.url().clone())
+    }
+
     /// Asks, and follows redirects until somebody answers otherwise.
     ///
     /// # Errors
@@ -208,7 +216,7 @@ impl OutboundClient {
         }
     }
 
-    fn to_response(
+    pub(crate) fn to_response(
         &self,
         url: OutboundUrl,
         response: reqwest::Response,
@@ -230,7 +238,7 @@ impl OutboundClient {
     }
 
     /// What the client's error comes down to; its own text holds the address.
-    fn explain_failure(&self, url: &OutboundUrl, error: &reqwest::Error) -> OutboundError {
+    pub(crate) fn explain_failure(&self, url: &OutboundUrl, error: &reqwest::Error) -> OutboundError {
         let host = url.host().to_owned();
         match find_cause::<ResolveFailure>(error) {
             Some(ResolveFailure::Refused(rule)) => {

@@ -4,7 +4,7 @@ use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Settings of requests to addresses that users give: media that are fetched, and webhooks.
+/// Settings of requests to addresses that users give: media that are fetched or exported, and webhooks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct OutboundConfig {
@@ -15,9 +15,9 @@ pub struct OutboundConfig {
     pub connect_timeout_ms: u64,
     /// Longest time from a request to the head of its answer, with the connection, in milliseconds; for each redirect anew.
     pub head_timeout_ms: u64,
-    /// Longest silence inside an answer, in milliseconds.
+    /// Longest silence inside an answer, and longest time in which a host takes no more of a file that is sent to it, in milliseconds.
     pub idle_timeout_ms: u64,
-    /// Longest time of a request with its redirects and the whole answer, in milliseconds.
+    /// Longest time of a request with its redirects, what is sent and the whole answer, in milliseconds.
     pub total_time_ms_max: u64,
     /// Largest body of an answer, in bytes, counted as it arrives; uploads have a limit of their own, `ingress.uploads.size_max`.
     pub body_bytes_max: u64,

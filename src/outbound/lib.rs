@@ -8,6 +8,8 @@
 //! Text for people names what the user gave and nothing that was found out behind it: neither an address that a name stands for, nor
 //! the query of an address, which may hold a secret.
 //!
+//! A file is sent by [`OutboundClient::put`], as it is read.
+//!
 //! Limits: [`OutboundConfig`]; an address has at most [`URL_BYTES_MAX`] bytes, a name stands for at most [`ADDRESSES_MAX`] addresses.
 
 mod body;
@@ -15,6 +17,7 @@ mod client;
 mod config;
 mod error;
 mod networks;
+mod put;
 mod resolver;
 mod target;
 #[cfg(test)]
@@ -25,5 +28,6 @@ pub use client::{OutboundClient, OutboundRequest, OutboundResponse, RedirectScop
 pub use config::OutboundConfig;
 pub use error::OutboundError;
 pub use networks::{NetworkRule, Networks};
+pub use put::{OutboundFile, PIECE_BYTES_MAX};
 pub use resolver::{ADDRESSES_MAX, LookUp, SystemLookUp};
 pub use target::{OutboundUrl, URL_BYTES_MAX};

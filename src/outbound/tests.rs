@@ -27,8 +27,8 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
-    LookUp, Networks, OutboundClient, OutboundConfig, OutboundError, OutboundRequest, OutboundResponse,
-    OutboundUrl, RedirectScope,
+    LookUp, Networks, OutboundClient, OutboundConfig, OutboundError, OutboundFile, OutboundRequest,
+    OutboundResponse, OutboundUrl, RedirectScope,
 };
 
 /// Names that stand for what a test says; each look-up is counted.
@@ -298,4 +298,71 @@ fn names_need_no_network_to_be_read() {
         OutboundUrl::parse("http://localhost/", &Networks::default()).is_ok(),
         "a name is looked up later"
     );
+}
+
+/// The file of `length_bytes` that `bytes` bring.
+fn file(
+    client: &OutboundClient,
+    address: SocketAddr,
+    (length_bytes, bytes): (u64, Vec<io::Result<Bytes>>),
+) -> OutboundFile {
+    let url = OutboundUrl::parse(&format!("http://{address}/take"), client.networks()).unwrap();
+    OutboundFile { url, length_bytes, content_type: "video/mp4", bytes: futures::stream::iter(bytes).boxed() }
+}
+
+#[tokio::test]
+async fn a_file_is_sent_with_its_length_and_a_redirect_is_an_answer() {
+    let take = async |headers: HeaderMap, body: Body| {
+        let length = headers[header::CONTENT_LENGTH].to_str().unwrap().to_owned();
+        let bytes = axum::body::to_bytes(body, usize::MAX).await.unwrap();
+        assert_eq!(length, bytes.len().to_string());
+        assert!(headers.get(header::TRANSFER_ENCODING).is_none());
+        (StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, "/elsewhere")])
+    };
+    let (address, _server) = serve(Router::new().route("/take", axum::routing::put(take))).await;
+    let client = OutboundClient::new(loopback()).unwrap();
+    let pieces = vec![Ok(Bytes::from(vec![1; 300_000])), Ok(Bytes::from(vec![2; 5]))];
+    let response = client.put(file(&client, address, (300_005, pieces))).await.unwrap();
+    assert_eq!(response.status, 307);
+    assert!(response.check_success().is_err());
+}
+
+#[tokio::test]
+async fn who_takes_no_more_of_a_file_or_gives_no_answer_is_given_up() {
+    let hang = async |body: Body| {
+        std::future::pending::<()>().await;
+        drop(body);
+    };
+    let never = async |body: Body| {
+        axum::body::to_bytes(body, usize::MAX).await.unwrap();
+        std::future::pending::<()>().await;
+    };
+    let config = OutboundConfig { idle_timeout_ms: 300, head_timeout_ms: 400, ..loopback() };
+    let client = OutboundClient::new(config).unwrap();
+    for (handler, wanted_ms) in [(axum::routing::put(hang), 300), (axum::routing::put(never), 400)] {
+        let (address, _server) = serve(Router::new().route("/take", handler)).await;
+        // More than any buffer of the system on the way.
+        let pieces = (0..64).map(|_| Ok(Bytes::from(vec![0; 1 << 20]))).collect();
+        let refused = client.put(file(&client, address, (64 << 20, pieces))).await.unwrap_err();
+        let OutboundError::TimedOut { limit_ms, .. } = refused else { panic!("{refused:?}") };
+        assert_eq!(limit_ms, wanted_ms);
+        assert_eq!(refused.class(), FailureClass::Fault);
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_breaks_off_here_is_no_file_there() {
+    let taken = Arc::new(AtomicUsize::new(0));
+    let counted = taken.clone();
+    let take = async move |body: Body| {
+        if axum::body::to_bytes(body, usize::MAX).await.is_ok() {
+            counted.fetch_add(1, Ordering::SeqCst);
+        }
+    };
+    let (address, _server) = serve(Router::new().route("/take", axum::routing::put(take))).await;
+    let client = OutboundClient::new(loopback()).unwrap();
+    let pieces = vec![Ok(Bytes::from_static(b"half")), Err(io::Error::other("the disk"))];
+    let refused = client.put(file(&client, address, (8, pieces))).await.unwrap_err();
+    assert!(matches!(refused, OutboundError::Broken { .. }), "{refused:?}");
+    assert_eq!(taken.load(Ordering::SeqCst), 0);
 }

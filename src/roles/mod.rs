@@ -6,6 +6,7 @@
 //! Limits: after the shutdown all of them have the longest grace time and [`CLOSING_MAX`].
 
 pub mod connection;
+mod exported_files;
 mod fetched_uploads;
 mod job_actor;
 mod pictures;
@@ -30,8 +31,10 @@ use crate::{
     data_folder,
     explained::{self, ExplainedError},
     keeper,
+    process_reports::{self, ProcessIdentity},
     readiness::{self, classify_ending},
-    stores, telemetry,
+    stores,
+    telemetry::{self, export::SpanExport},
 };
 use web::registry;
 
@@ -231,6 +234,27 @@ impl Runtime {
 pub async fn run_roles(
     site: Runtime,
     kinds: &[ProcessRole],
+    ready: Option<oneshot::Sender<StartedRoles>>,
+) -> anyhow::Result<()> {
+    let export = SpanExport::start(&site.config.telemetry.tracing, service_name(kinds))?;
+    let ended = run_until_stopped(site, kinds, ready).await;
+    if let Some(export) = export {
+        export.finish().await;
+    }
+    ended
+}
+
+/// What a process is called among others.
+fn service_name(kinds: &[ProcessRole]) -> String {
+    match kinds {
+        [kind] => format!("streamgate-{}", kind.bus_role().name()),
+        _ => "streamgate".to_owned(),
+    }
+}
+
+async fn run_until_stopped(
+    site: Runtime,
+    kinds: &[ProcessRole],
     mut ready: Option<oneshot::Sender<StartedRoles>>,
 ) -> anyhow::Result<()> {
     let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
@@ -258,9 +282,15 @@ pub async fn run_roles(
     ];
     // One of them looks at it for all.
     let looks = kinds.iter().copied().find(|kind| with_store.contains(kind));
+    let identity = Arc::new(ProcessIdentity {
+        instance: site.metrics.instance().to_owned(),
+        roles: kinds.iter().map(|kind| kind.bus_role().name().to_owned()).collect(),
+        started_at_ms: nats::now_ms(),
+    });
     for kind in kinds.iter().copied() {
         let site = site.clone();
-        let duties = ProcessDuties { looks: looks == Some(kind), reports: reporter == Some(kind) };
+        let reports = (reporter == Some(kind)).then(|| Arc::clone(&identity));
+        let duties = ProcessDuties { looks: looks == Some(kind), reports };
         let driver = driver.clone();
         let serves = kind == ProcessRole::Ingress || !kinds.contains(&ProcessRole::Ingress);
         let ready = if serves { ready.take() } else { None };
@@ -326,12 +356,12 @@ fn start_process_tasks(site: &Runtime, kinds: &[ProcessRole], tasks: &mut JoinSe
 }
 
 /// What a role does for its whole process.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct ProcessDuties {
     /// It watches the store.
     looks: bool,
-    /// It reports the metrics.
-    reports: bool,
+    /// It reports the metrics, and what this process says of itself.
+    reports: Option<Arc<ProcessIdentity>>,
 }
 
 /// Runs one role: waits for the broker, then works until the shutdown, and does its `duties` beside that.
@@ -367,8 +397,12 @@ async fn run_role(
         Ok(())
     });
     let reporting = tasks.keep_running("metrics", classify_ending, || async {
-        if duties.reports {
-            report::report_metrics(site, kind.bus_role(), &bus).await;
+        if let Some(identity) = &duties.reports {
+            let (role, shutdown) = (kind.bus_role(), &site.shutdown);
+            tokio::join!(
+                report::report_metrics(site, role, &bus),
+                process_reports::send_reports(&bus, role, identity, &site.health, shutdown),
+            );
         }
         site.shutdown.cancelled().await;
         Ok(())
@@ -429,7 +463,7 @@ async fn run_worker_role(
         }
         ProcessRole::Tasks => {
             let store = site.open_store(&bus).await?;
-            let IngressConfig { capacity, uploads, profiles, quotas, .. } = &config.ingress;
+            let IngressConfig { capacity, uploads, profiles, quotas, playback, .. } = &config.ingress;
             let capacity = CapacityMonitor::new(bus.clone(), store.clone(), capacity.clone(), uploads);
             let context = JobActionContext::new(
                 bus.clone(),
@@ -438,11 +472,14 @@ async fn run_worker_role(
                 capacity,
             );
             let state = UploadState::new(bus.clone(), store.clone(), uploads.clone(), profiles.clone(), None);
+            let plans = ingress::play::DownloadPlans::new(playback)?;
+            let files = exported_files::DownloadedFiles { store: store.clone(), plans };
             let services = tasks::TaskServices {
                 actor: Arc::new(job_actor::IngressJobActor(context)),
                 uploads: Arc::new(fetched_uploads::IngressUploads(state.clone())),
                 client: OutboundClient::new(config.outbound.clone())?,
                 pictures: Arc::new(pictures::ChildPictures(driver)),
+                files: Arc::new(files),
             };
             // One ends with the other; what came of a fetch is recorded before.
             let stop = shutdown.child_token();
@@ -469,7 +506,11 @@ async fn run_worker_role(
             Ok(index::run(bus, settings, shutdown).await?)
         }
         ProcessRole::Audit => Ok(audit::run(bus, config.audit.clone(), shutdown).await?),
-        ProcessRole::Monitor => Ok(monitor::run(bus, config.monitor.clone(), counts, shutdown).await?),
+        ProcessRole::Monitor => {
+            let metrics = site.metrics.clone();
+            let document: monitor::MetricsDocument = Arc::new(move || metrics.write_document());
+            Ok(monitor::run(bus, config.monitor.clone(), counts, document, shutdown).await?)
+        }
         ProcessRole::Keeper => run_keeper_role(site, bus).await,
     }
 }

@@ -82,7 +82,8 @@ pub(super) async fn report_metrics(site: &Runtime, role: Role, bus: &Bus) {
         if paused_until.is_some_and(|until| Instant::now() < until) {
             continue;
         }
-        let document = site.metrics.render_text();
+        // The monitor has no use for exemplars.
+        let document = nats::metrics::drop_exemplars(&site.metrics.render_text());
         let size_bytes = document.len();
         REPORTS.increment(if size_bytes > subjects::REPORT_BYTES_MAX {
             if !std::mem::replace(&mut was_too_large, true) {

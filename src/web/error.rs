@@ -1,4 +1,4 @@
-//! Errors as people and machines see them: `application/problem+json` (RFC 9457) with a stable code and the request id.
+//! Errors as people and machines see them: `application/problem+json` (RFC 9457) with a stable code, the request id and the id of the trace.
 //!
 //! `type` leads to what the page says of the code. `instance` is the request id as a URN of its own: it names this occurrence,
 //! unlike the path, which other requests share and which may carry a token.
@@ -176,6 +176,9 @@ impl Problem {
         if let Some(id) = super::request::current_id() {
             body.insert("instance".into(), json!(instance_urn(id)));
             body.insert("request_id".into(), json!(id.to_string()));
+        }
+        if let Some(trace) = nats::spans::current() {
+            body.insert("trace_id".into(), json!(trace.trace_id_text()));
         }
         Value::Object(body)
     }

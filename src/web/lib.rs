@@ -30,4 +30,5 @@ pub mod request;
 pub mod request_head;
 pub mod request_metrics;
 pub mod request_policy;
+pub mod request_trace;
 pub mod serve;

@@ -58,6 +58,8 @@ kinds! {
         "Send no more than `limit_bytes`; media are brought in by `/v1/uploads`.";
     BodyTooSlow 408 "body_too_slow" "Too few bytes of the body came in time"
         "Send the request again over a better connection.";
+    AlertMarksTooMany 409 "alert_marks_too_many" "As many alerts are silenced or acknowledged as may be"
+        "Take some back with `for_ms` 0, or wait until they end.";
     Busy 503 "busy" "This replica has as much to do as it can"
         "Wait for `Retry-After` seconds and repeat.";
     CacheFull 507 "cache_full" "There is no room for this entry"
@@ -66,6 +68,12 @@ kinds! {
         "Choose a key as `detail` says; the digest of a longer one is one, too.";
     CacheMiss 404 "cache_miss" "There is no such entry"
         "Make the value anew, and put it: an entry ends by itself, when it is removed, and when everything is cleared.";
+    CaptionsInvalid 422 "captions_invalid" "This can't be captions of the medium"
+        "`detail` says why, and `line` where in the file: correct it there, and send it again.";
+    CaptionsMissing 404 "captions_missing" "The medium has no such captions"
+        "`GET /v1/media/{media_id}/captions` lists its languages and kinds; those of its file can't be removed.";
+    CaptionsTooMany 409 "captions_too_many" "The medium has as many captions as it may have"
+        "Remove a language that is not needed any more.";
     ChainRefused 401 "chain_refused" "The sign-in was refused"
         "Sign for the chain that the challenge names.";
     ChainUnavailable 503 "chain_unavailable" "The chain can't be read at present"
@@ -118,6 +126,10 @@ kinds! {
         "Ask for less, or leave `expires_in_s` out for a key that does not expire.";
     GateClosed 403 "gate_closed" "The gate of this medium is closed to you"
         "`reason` says what the wallet lacks; another wallet may have it.";
+    ExportInvalid 422 "export_invalid" "There is no such file to send"
+        "`errors` points at the member that does not go with the file, and says why.";
+    ExportScheduled 422 "export_scheduled" "An export begins when it is asked for"
+        "Ask for it without a time, once the file is to be sent: its address is a secret that no schedule keeps.";
     FormInvalid 400 "form_malformed" "The form can't be taken"
         "`detail` says why: a form has one file, and what is said about it stands before it.";
     FormatUnsupported 501 "format_unsupported" "There is no such format"
@@ -220,6 +232,8 @@ kinds! {
         "Resume one that need not be paused any more.";
     PersonNeeded 403 "person_needed" "Keys are managed by a signed-in wallet or an administrator"
         "Sign in with a wallet: an API key neither makes nor revokes keys.";
+    PictureInvalid 422 "picture_invalid" "This can't be the poster"
+        "`detail` says why: send a whole picture of JPEG, PNG or WebP with sides of 16 to 8,192 pixels.";
     PlaybackRefused 403 "playback_refused" "This playback address is not valid any more"
         "Ask for a new one by `POST /v1/media/{media_id}/playback`.";
     PreconditionFailed 412 "precondition_failed" "What is there is not the version you have seen"
@@ -248,6 +262,8 @@ kinds! {
         "Sign in again: the refresh token was used before, so one of its holders stole it.";
     Refused 400 "refused" "The request is refused"
         "The status says why.";
+    RenditionsInvalid 422 "renditions_invalid" "An upload can't be a rendition"
+        "Send each file as a partial upload (`Upload-Concat: partial`) to its last byte, as the owner of the medium; `errors` points at the upload.";
     RequestInvalid 400 "request_invalid" "The request makes no sense"
         "Compare it with the description of its operation.";
     RequestMalformed 400 "request_malformed" "The request can't be read"
@@ -286,6 +302,8 @@ kinds! {
         "The operator may let the site in by `ingress.manners.origins`; programs send no `Origin`.";
     StreamsTooMany 429 "streams_too_many" "You follow events as often as you may at once"
         "Close other streams, or follow more by one: without `media` and `job` it has everything that is yours.";
+    TargetRefused 422 "target_refused" "Nothing is sent to this address"
+        "Give one of `http` or `https` at a public host, without user and password; the operator may let others through.";
     TargetTooLong 414 "target_too_long" "Path and query are longer than their limit"
         "Send no more than `limit_bytes`.";
     Timeout 503 "timeout" "The answer took too long"
@@ -327,6 +345,12 @@ kinds! {
         "Append to the uploads that it was made of, or begin another one.";
     UploadFinished 403 "upload_finished" "A complete upload can't be ended"
         "Nothing is left to end: the medium is there.";
+    UploadGrantRefused 403 "upload_grant_refused" "An upload began with this grant already, or its time is over"
+        "Ask who gave it for another: each is good for one upload, which goes on at its own address.";
+    UploadGrantsTooMany 409 "upload_grants_too_many" "The account has as many grants that wait as it may"
+        "Take some back, or wait until they are used or their time is over.";
+    UploadGrantInvalid 422 "upload_grant_invalid" "There is no such grant to be given"
+        "`errors` points at the member and says why.";
     UploadIdle 503 "upload_idle" "No byte came for too long"
         "Go on from the offset that HEAD tells: what came is kept.";
     UploadLengthInconsistent 400 "upload_length_inconsistent" "The length of the upload is said in two ways that differ"

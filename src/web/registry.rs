@@ -97,7 +97,8 @@ impl MetricsRegistry {
         }
     }
 
-    fn write_document(&self) -> String {
+    /// All that this process shows, as OpenMetrics text. It may have many megabytes: for a thread that may block.
+    pub fn write_document(&self) -> String {
         let merging = self.merging.read().clone();
         let document = self.render_text();
         match merging {

@@ -35,9 +35,9 @@ pub fn current_id() -> Option<RequestId> {
     CURRENT.try_with(|id| *id).ok()
 }
 
-/// Runs `work` as a part of the request being answered, also in a task of its own.
-pub(crate) fn with_current_id<F: Future>(work: F) -> impl Future<Output = F::Output> {
-    CURRENT.scope(current_or_fresh_id(), work)
+/// Runs `work` as a part of the request being answered, also in a task of its own: with its id and its trace.
+pub fn with_current_id<F: Future>(work: F) -> impl Future<Output = F::Output> {
+    nats::spans::carry(CURRENT.scope(current_or_fresh_id(), work))
 }
 
 /// Gives the request its id, logs its end, counts it when it was refused, and names it in the answer.

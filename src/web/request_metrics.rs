@@ -23,7 +23,7 @@ use axum::{
 };
 use hyper::body::{Frame, SizeHint};
 use nats::metrics::{
-    Counter, Gauge, GaugeHold, Histogram,
+    Counter, Gauge, GaugeHold, TracedHistogram,
     table::{BODY_BYTES, CUT_ANSWERS, PROBLEMS, REQUEST_SECONDS, REQUESTS, REQUESTS_IN_FLIGHT},
 };
 use pin_project_lite::pin_project;
@@ -51,7 +51,7 @@ struct OperationMetrics {
     handler: &'static str,
     operation: String,
     in_flight: OnceLock<Gauge>,
-    answered: [OnceLock<(Counter, Histogram)>; CLASSES.len()],
+    answered: [OnceLock<(Counter, TracedHistogram)>; CLASSES.len()],
     received_bytes: OnceLock<Counter>,
     sent_bytes: OnceLock<Counter>,
 }

@@ -259,6 +259,7 @@ async fn store_jobs(bus: &Bus, jobs: impl Iterator<Item = JobRecord>) {
                     unsent: Vec::new(),
                     changed_at_ms: 1,
                     expires_at_ms: None,
+                    trace: None,
                 };
                 let bytes = nats::encode_message("job", &envelope).unwrap();
                 context.publish(subject, bytes.into()).await.unwrap().await.unwrap();

@@ -117,6 +117,8 @@ async fn upload(bus: &Bus, kept_ms: u64) {
         acted: None,
         fetch: None,
         thumbnails: None,
+        export: None,
+        exported: None,
     };
     for name in job.parts.iter().map(String::as_str).chain([job::FINISH]) {
         put(bus, part(&job, name)).await;

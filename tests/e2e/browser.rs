@@ -85,6 +85,25 @@ pub(crate) async fn goes_to_scene(watch_url: &str, scene: usize, at_seconds: f64
     .await;
 }
 
+/// Opens the page by its link and goes on to a chapter, counted from 0, by the keyboard; it begins at a time in seconds.
+pub(crate) async fn goes_to_chapter(watch_url: &str, chapter: usize, title: &str, at_seconds: f64) {
+    in_browser(async |page| {
+        page.open(watch_url).await;
+        page.until("page.dataset.state === 'playing' && !document.getElementById('chapters').hidden").await;
+        page.run("video.pause(); video.currentTime = 0; return true").await;
+        page.until("!video.seeking && video.currentTime < 1").await;
+        let button = format!("document.querySelector('#chapters li:nth-child({}) button')", chapter + 1);
+        let text = page.run(&format!("{button}.focus(); return {button}.textContent")).await;
+        assert!(text.as_str().unwrap().contains(title), "{text}");
+        assert!(page.truth(&format!("document.activeElement === {button}")).await, "a keyboard reaches it");
+        page.click(&format!("#chapters li:nth-child({}) button", chapter + 1)).await;
+        page.until_within(&format!("!video.seeking && video.currentTime >= {at_seconds}"), PATIENCE / 4)
+            .await;
+        page.until(&format!("{button}.getAttribute('aria-current') === 'true'")).await;
+    })
+    .await;
+}
+
 /// Opens the page of a still picture by its link: it is shown, and there is nothing to play.
 pub(crate) async fn shows_picture(watch_url: &str) {
     in_browser(async |page| {

@@ -49,7 +49,11 @@ const ZERO_WHEN_IDLE: [&str; 3] =
     ["streamgate_durable_waiting_pulls", "streamgate_stage_busy", "streamgate_upload_writers"];
 
 /// What only trouble counts, and the test that makes it, which looks at the metric.
-const FED_BY_TROUBLE: [(&str, &str, &str); 13] = [
+const FED_BY_TROUBLE: [(&str, &str, &str); 16] = [
+    // Nothing is sent where nobody takes it.
+    ("streamgate_trace_spans", "tests/e2e/traces.rs", "streamgate_trace_spans_total"),
+    ("streamgate_trace_queue_spans", "tests/e2e/traces.rs", "streamgate_trace_queue_spans"),
+    ("streamgate_audit_faults", "workers/audit/src/tests/broker.rs", "AUDIT_FAULTS.count("),
     (
         "streamgate_broker_write_errors",
         "nats/tests/server/full_disk.rs",

@@ -71,6 +71,18 @@ const IN_FILES: &[(&str, &[&str])] = &[
     ),
     ("[broker]\nurls = [\"\"]", &["broker.urls[0]", "\"\"", "nats://broker:4222"]),
     ("[broker]\nurls = [\"nats://\"]", &["broker.urls[0]", "nats://broker:4222"]),
+    (
+        "[telemetry.tracing]\nendpoint = \"collector:4317\"",
+        &["telemetry.tracing.endpoint", "collector:4317", "http://127.0.0.1:4318"],
+    ),
+    (
+        "[telemetry.tracing]\nendpoint = \"http://me:secret@collector\"",
+        &["telemetry.tracing.endpoint", "<hidden>", "headers_file"],
+    ),
+    (
+        "[telemetry.tracing]\nreads_per_million = 1000001",
+        &["telemetry.tracing.reads_per_million", "it is 1000001", "at most 1000000"],
+    ),
     ("[broker]\nreplicas = 2", &["broker.replicas", "it is 2", "1, 3 or 5"]),
     (
         "[broker.listener]\nlisten = \"0.0.0.0:4222\"",

@@ -64,6 +64,13 @@ async fn a_bit_that_flips_in_the_store_is_found_and_named() {
     });
     let why = why.await.unwrap_or_else(|| panic!("it never says so\n{}", cluster.logs()));
     assert!(why["sentence"].as_str().unwrap().contains("streamgate worker tasks"), "{why}");
+    // Who follows it reads the same without asking.
+    let waiting = cluster.event("why it waits", |event| {
+        event.kind == "job.waiting" && event.data["job_id"] == job_id.as_str()
+    });
+    let waiting = waiting.await;
+    let said = (&waiting.data["reason"], &waiting.data["sentence"]);
+    assert_eq!(said, (&why["reason"], &why["sentence"]), "{waiting:?}");
     cluster.spawn("tasks", &["worker", "tasks"]);
     let ended = poll(WAIT_MAX, async || {
         let job = cluster.get(&format!("/v1/jobs/{job_id}")).await;

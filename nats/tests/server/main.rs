@@ -10,6 +10,7 @@ mod reader;
 mod repair;
 mod tasks;
 mod topology;
+mod traces;
 mod waits;
 
 use std::{

@@ -8,6 +8,7 @@ mod principal;
 mod published;
 mod sessions;
 mod signature;
+mod upload_grant;
 
 /// Made by `tests/signin/vectors.mjs` with viem, which shares no code with ours.
 const VECTORS: &str = include_str!("../../../tests/signin/vectors.json");

@@ -886,3 +886,39 @@ async fn a_dispatcher_that_stops_gives_its_lease_back() {
         .unwrap();
     assert!(taken.is_some(), "the next one need not wait");
 }
+
+#[tokio::test]
+async fn why_the_next_jobs_wait_is_published_once_and_nothing_of_those_behind_them() {
+    let mut site = Site::start().await;
+    for number in 0..200 {
+        store(&site.admin, record(number, "olga", JobPriority::P1, 2)).await;
+    }
+    store(&site.admin, record(500, "ann", JobPriority::P1, 2)).await;
+    let settings = nats::reader::ReaderConfig::new(
+        subjects::EVENTS.to_owned(),
+        vec![subjects::event_filter::<job::JobWaiting>()],
+        nats::ReaderStart::All,
+    );
+    let dispatching = site.dispatcher().await;
+    site.tasks.push(dispatching);
+    let said = async || {
+        let mut reader = site.admin.open_reader(settings.clone()).await.unwrap();
+        let mut found: BTreeMap<u32, Vec<job::JobWaiting>> = BTreeMap::new();
+        while let Some(entry) = reader.next_pending().await.unwrap() {
+            let event: job::JobWaiting = nats::decode_message(&entry.subject, &entry.payload).unwrap();
+            found.entry(number_of(event.job_id)).or_default().push(event);
+        }
+        found
+    };
+    site.wait("why jobs wait", async || !said().await.is_empty()).await;
+    // Looks behind that one say nothing of those again.
+    store(&site.admin, record(600, "zoe", JobPriority::P1, 2)).await;
+    site.wait("why another owner's job waits", async || said().await.contains_key(&600)).await;
+    let later = said().await;
+    assert!(later.values().all(|events| events.len() == 1), "{later:?}");
+    assert!(later.len() <= QUEUED_PARTS_MIN + 3, "{} jobs", later.len());
+    let event = &later.values().next().unwrap()[0];
+    assert_eq!(event.reason, "no_worker");
+    assert_eq!(event.sentence, "No worker of its queue shows itself: start `streamgate worker transcode`.");
+    assert!(later.keys().all(|number| *number < 100 || *number >= 500), "{:?}", later.keys());
+}

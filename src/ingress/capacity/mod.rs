@@ -35,7 +35,7 @@ use web::{
 };
 
 pub(crate) use needs::{
-    CACHED, CHALLENGE, ENCODE, HOOK, JOB, KEY, LINK, PLAYBACK, SCHEDULE, SIGN_IN, UPLOAD,
+    CACHED, CAPTIONS, CHALLENGE, ENCODE, HOOK, JOB, KEY, LINK, PLAYBACK, SCHEDULE, SIGN_IN, UPLOAD,
 };
 
 /// From where on nothing new is taken.

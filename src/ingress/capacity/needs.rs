@@ -26,6 +26,11 @@ pub(crate) const UPLOAD: RoomNeed =
 /// Of another encode of a medium.
 pub(crate) const ENCODE: RoomNeed =
     records_need(&[EVENTS[0], EVENTS[1], "KV_assets", "KV_jobs", STORE_DISK, BROKER_DISK]);
+/// Of captions, or of a picture.
+pub(crate) const CAPTIONS: RoomNeed = RoomNeed {
+    limits: &[EVENTS[0], EVENTS[1], "KV_media", "KV_limits", STORE_DISK, BROKER_DISK],
+    size_headers: &["content-length"],
+};
 /// Of a schedule.
 pub(crate) const SCHEDULE: RoomNeed = records_need(&[EVENTS[0], EVENTS[1], "KV_schedules", BROKER_DISK]);
 /// Of a webhook.
@@ -54,7 +59,8 @@ const fn records_need(limits: &'static [&'static str]) -> RoomNeed {
 
 /// Every stream and bucket that is needed, once.
 pub(super) fn required_streams() -> Vec<&'static str> {
-    let all = [UPLOAD, ENCODE, SCHEDULE, HOOK, JOB, CHALLENGE, SIGN_IN, KEY, LINK, PLAYBACK, CACHED];
+    let all =
+        [UPLOAD, ENCODE, SCHEDULE, HOOK, JOB, CHALLENGE, SIGN_IN, KEY, LINK, PLAYBACK, CACHED, CAPTIONS];
     let mut streams: Vec<&str> = all
         .iter()
         .flat_map(|need| need.limits)

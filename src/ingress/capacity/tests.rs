@@ -126,8 +126,11 @@ async fn all_that_creates_is_refused_without_room_and_nothing_else() {
             "POST /v1/schedules",
             "POST /v1/schedules/{schedule_id}/run-now",
             "POST /v1/uploads",
+            "POST /v1/uploads/grants",
             "PUT /v1/cache/entries/{key}",
             "PUT /v1/files/{filename}",
+            "PUT /v1/media/{media_id}/captions/{language}",
+            "PUT /v1/media/{media_id}/poster",
         ]
     );
     assert!(others > 20, "{others}");

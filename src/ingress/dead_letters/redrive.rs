@@ -120,7 +120,9 @@ pub async fn redrive_letter(
     changed_by: &str,
 ) -> Result<RedriveOutcome, RedriveError> {
     let letter = bus.dead_letter(sequence).await?.ok_or(RedriveError::UnknownLetter(sequence))?;
-    let outcome = begin_second_chance(bus, store, &letter).await?;
+    // The second chance is of the trace of who gives it.
+    nats::spans::link_current(letter.trace);
+    let outcome = Box::pin(begin_second_chance(bus, store, &letter)).await?;
     note_change(bus, &letter, LetterMark::Redriven, changed_by).await?;
     Ok(outcome)
 }

@@ -218,7 +218,7 @@ fn foresee(action: JobAction, job: &JobRecord) -> JobActionOutcome {
         }
         JobAction::Retry {}
             if JobKind::parse(&job.kind)
-                .is_none_or(|kind| matches!(kind, JobKind::JobAction | JobKind::Fetch)) =>
+                .is_none_or(|kind| matches!(kind, JobKind::JobAction | JobKind::Fetch | JobKind::Export)) =>
         {
             return refuse(ProblemCode::JobGoesOn, "a job of its kind is not tried again");
         }

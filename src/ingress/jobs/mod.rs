@@ -18,6 +18,7 @@ use schemars::JsonSchema;
 use schemas::{
     KvRecord,
     access::ApiKeyScope,
+    export::{ExportFile, ExportReport},
     ids::{JobId, MediaId, UploadId},
     index_query::{self, JobCounts, JobCountsQuery, JobIndexItem, JobIndexPage, JobIndexQuery},
     job::{self, EncodePlan, JobPartRecord, JobPartStatus, JobPartSummary, VerifyReport},
@@ -50,6 +51,7 @@ pub(crate) use actions::{answer_with_begun_job, explain_encode_failure};
 pub(crate) use priority_right::require_priority;
 pub(crate) use why::{ANSWER_MAX, ask_queue, has_dispatcher};
 pub mod cancellation;
+mod export_order;
 pub(crate) mod fetch;
 mod filter_actions;
 mod pausing;
@@ -313,7 +315,11 @@ async fn load_job_document(
     let waiting = load_waiting_reason(&app.bus, job).await?;
     let reported_ms = app.followers.hub().part_progress_ms(job.job_id);
     let now_ms = app.bus.broker_now_ms(&subjects::kv_stream_name(JobPartRecord::BUCKET)).await?;
-    let mut document = JobDocument { waiting, ..build_job_document(job, &parts, &reported_ms, now_ms) };
+    let mut document = JobDocument {
+        waiting,
+        export: JobExportDocument::of(job, who),
+        ..build_job_document(job, &parts, &reported_ms, now_ms)
+    };
     if let Some(fetch) = load_fetch(&app.bus, job, who).await? {
         let (done_ms, total_ms) = (fetch.received_bytes, fetch.total_bytes.unwrap_or_default());
         document.progress =
@@ -323,9 +329,10 @@ async fn load_job_document(
     let document = json_document::JsonDocument::new(&document)?;
     let is_done =
         |part: &Option<JobPartSummary>| part.as_ref().is_some_and(|part| part.status == JobPartStatus::Done);
-    // Of what is fetched not everybody sees the same.
+    // Of what is fetched or sent not everybody sees the same.
     if job.status == job::JobStatus::Succeeded
         && job.fetch.is_none()
+        && job.export.is_none()
         && parts.iter().all(|(_, part)| is_done(part))
     {
         // Neither the job nor a part of it changes any more.
@@ -404,7 +411,7 @@ async fn load_waiting_reason(
 struct JobDocument<'a> {
     /// The job.
     job_id: JobId,
-    /// Kind: `transcode`, `verify`, `job_action`, `fetch` or `thumbnails`; others may come.
+    /// Kind: `transcode`, `verify`, `job_action`, `fetch`, `thumbnails` or `export`; others may come.
     kind: &'a str,
     /// Priority of its parts.
     priority: JobPriority,
@@ -452,6 +459,12 @@ struct JobDocument<'a> {
     /// What a job of the kind `thumbnails` makes; absent in others.
     #[serde(skip_serializing_if = "Option::is_none")]
     thumbnails: Option<&'a ThumbnailOrder>,
+    /// What a job of the kind `export` sends, and where; absent in others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    export: Option<JobExportDocument<'a>>,
+    /// What it sent; absent in others, and until it has succeeded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exported: Option<&'a ExportReport>,
     /// How far it is.
     progress: JobProgressDocument,
     /// Its parts in queue order, the one that finishes it last.
@@ -475,6 +488,31 @@ struct JobFetchDocument {
     received_bytes: u64,
     /// Bytes that the source has; null while it does not say.
     total_bytes: Option<u64>,
+}
+
+/// What a job sends.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+#[schemars(rename = "JobExport")]
+struct JobExportDocument<'a> {
+    /// Scheme, host and path of the address, for its owner alone; never its query.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    target: Option<&'a str>,
+    /// Which file.
+    file: ExportFile,
+    /// Most pixels of the short side of its pictures; absent where the best ones are sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    height: Option<u32>,
+    /// Name or language of its track of sound; absent where the first one is sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    audio: Option<&'a str>,
+}
+
+impl<'a> JobExportDocument<'a> {
+    fn of(job: &'a job::JobRecord, who: &Principal) -> Option<Self> {
+        let order = job.export.as_ref()?;
+        let target = (who.owner == job.owner).then_some(order.shown.as_str());
+        Some(Self { target, file: order.file, height: order.height, audio: order.audio.as_deref() })
+    }
 }
 
 /// A state, or any other one: a generated client must not refuse what it does not know.
@@ -625,6 +663,8 @@ fn build_job_document<'a>(
         acted: job.acted.as_ref(),
         fetch: None,
         thumbnails: job.thumbnails.as_ref(),
+        export: None,
+        exported: job.exported.as_ref(),
         progress: JobProgressDocument { done_ms, total_ms, percent: whole_percent(done_ms, total_ms) },
         parts: parts.iter().map(|(name, part)| build_part_document(job, name, part.as_ref())).collect(),
         created_at_ms: job.created_at_ms,

@@ -86,7 +86,8 @@ impl NextEncodeError {
 /// How a job was asked for, for the one that goes on from it.
 pub fn settings_of_job(job: &JobRecord) -> EncodeSettings {
     let profile = Some(job.plan.profile.clone()).filter(|name| !name.is_empty());
-    EncodeSettings { profile, priority: job.priority, scheduled: None, range: job.plan.range }
+    let renditions = job.plan.copy.as_ref().map(|copy| copy.files.clone()).unwrap_or_default();
+    EncodeSettings { profile, priority: job.priority, scheduled: None, range: job.plan.range, renditions }
 }
 
 /// Begins the encode behind number `ended` of the medium, which came to nothing.
@@ -298,7 +299,10 @@ async fn next_encode_number(bus: &Bus, record: &media::MediaRecord) -> Result<u3
 /// The job of an encode, if it was planned.
 async fn find_job(bus: &Bus, media_id: MediaId, encode: u32) -> Result<Option<JobRecord>, nats::BusError> {
     let key = plan::derive_job_id(media_id, encode).to_string();
-    Ok(bus.load_record::<JobRecord>(&key).await?.map(|held| held.record))
+    let held = bus.load_record::<JobRecord>(&key).await?;
+    // What is begun anew has a trace of its own.
+    nats::spans::link_current(held.as_ref().and_then(nats::VersionedRecord::trace));
+    Ok(held.map(|held| held.record))
 }
 
 /// Gives a medium its next attempt, which begins with `step`; answers its number.

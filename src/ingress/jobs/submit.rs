@@ -19,7 +19,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{
-    explain_encode_failure, require_priority,
+    explain_encode_failure,
+    export_order::read_order,
+    require_priority,
     tasks::{TaskBeginning, TaskOrigin, TaskRequest, begin_task},
     thumbnail_order::check_order,
 };
@@ -122,7 +124,9 @@ pub(super) static SUBMIT_JOB: Operation = Operation::change(
 /// Of the kind `transcode`, it is what `POST /v1/media/{media_id}/transcode` begins, and counts as one, too. Of the kind `verify`, it
 /// reads all that is stored of the medium and compares it with what was written down then; a medium of which something is lost or
 /// damaged fails the job with the code `media_damaged`, and `verified` names what. Of one that is being verified it is that job. Of the kind
-/// `thumbnails`, it makes pictures of what plays at up to 32 times, which `GET /v1/media/{media_id}/thumbnail` answers then. With `run_at_ms` it begins
+/// `thumbnails`, it makes pictures of what plays at up to 32 times, which `GET /v1/media/{media_id}/thumbnail` answers then. Of the kind
+/// `export`, it sends the file that was uploaded, or what plays as one MP4 file, by PUT to an address such as one that a store has signed, and
+/// `exported` says its SHA-256; each try sends all of it, and no schedule keeps its address. With `run_at_ms` it begins
 /// at that time, by a schedule that fires once, and can be changed or removed until then.
 #[utoipa::path(
     post,
@@ -135,7 +139,7 @@ pub(super) static SUBMIT_JOB: Operation = Operation::change(
         (status = 202, description = "The job, or the schedule", body = ref("#/components/schemas/JobSubmitted"), headers(("Location"))),
         (status = 404, description = "There is no such medium, or it is not yours"),
         (status = 409, description = "The medium can't be encoded now, or nothing is kept of it, or there are too many schedules: `code` says which"),
-        (status = 422, description = "There is no such kind or profile, or the time has passed: `code` says which"),
+        (status = 422, description = "There is no such kind or profile, the time has passed, or nothing is sent to this address: `code` says which"),
     ),
 )]
 pub(super) async fn submit_job(
@@ -242,16 +246,24 @@ async fn submit(
         (JobRequest::Verify(wanted), None) => {
             charge_work()?;
             let (media_id, priority) = (wanted.media_id, wanted.priority);
-            let request = TaskRequest { kind: job::VERIFY, media_id, priority, thumbnails: None };
+            let request = TaskRequest::new(job::VERIFY, media_id, priority);
             let job = begin_owned_task(app, JobId::from_bytes(id), request, (who, begun_count)).await?;
             Ok(JobSubmittedDocument::of_job(job.job_id))
         }
         (JobRequest::Thumbnails(wanted), None) => {
             check_order(&wanted.order(), |member| format!("{place}/job/{member}"))?;
             charge_work()?;
-            let (media_id, priority) = (wanted.media_id, wanted.priority);
             let thumbnails = Some(wanted.order());
-            let request = TaskRequest { kind: job::THUMBNAILS, media_id, priority, thumbnails };
+            let request = TaskRequest::new(job::THUMBNAILS, wanted.media_id, wanted.priority);
+            let request = TaskRequest { thumbnails, ..request };
+            let job = begin_owned_task(app, JobId::from_bytes(id), request, (who, begun_count)).await?;
+            Ok(JobSubmittedDocument::of_job(job.job_id))
+        }
+        (JobRequest::Export(wanted), None) => {
+            let order = read_order(app, &wanted, |member| format!("{place}/job/{member}"))?;
+            charge_work()?;
+            let request = TaskRequest::new(job::EXPORT, wanted.media_id, wanted.priority);
+            let request = TaskRequest { export: Some(order), ..request };
             let job = begin_owned_task(app, JobId::from_bytes(id), request, (who, begun_count)).await?;
             Ok(JobSubmittedDocument::of_job(job.job_id))
         }

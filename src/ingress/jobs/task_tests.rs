@@ -29,8 +29,7 @@ fn verify_job() -> Value {
     json!({ "kind": "verify", "media_id": FILM })
 }
 
-const REQUEST: TaskRequest =
-    TaskRequest { kind: job::VERIFY, media_id: FILM, priority: JobPriority::P1, thumbnails: None };
+const REQUEST: TaskRequest = TaskRequest::new(job::VERIFY, FILM, JobPriority::P1);
 
 impl Encoded {
     async fn ask_json(&self, method: &str, path: &str, more: &str, body: &Value) -> Answer {

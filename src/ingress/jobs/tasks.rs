@@ -9,6 +9,7 @@ use nats::{Bus, BusError, Outbox, VersionedRecord};
 use packaging::plan;
 use schemas::{
     KvRecord as _,
+    export::{ExportFile, ExportOrder},
     ids::{JobId, MediaId},
     job::{self, EncodePlan, JobQueued, JobRecord, JobStatus},
     media::{MediaRecord, MediaStatus},
@@ -30,22 +31,28 @@ pub struct TaskRequest {
     pub priority: JobPriority,
     /// What one of the kind [`job::THUMBNAILS`] makes.
     pub thumbnails: Option<ThumbnailOrder>,
+    /// What one of the kind [`job::EXPORT`] sends, and where.
+    pub export: Option<ExportOrder>,
 }
 
 impl TaskRequest {
+    /// One of this kind that says no more.
+    pub const fn new(kind: &'static str, media_id: MediaId, priority: JobPriority) -> Self {
+        Self { kind, media_id, priority, thumbnails: None, export: None }
+    }
+
     /// What a request asks for; `None` when it is for an encode, or of a kind that this version does not know.
     pub fn of(request: &JobRequest) -> Option<Self> {
         match request {
             JobRequest::Verify(VerifyJobRequest { media_id, priority }) => {
-                Some(Self { kind: job::VERIFY, media_id: *media_id, priority: *priority, thumbnails: None })
+                Some(Self::new(job::VERIFY, *media_id, *priority))
             }
             JobRequest::Thumbnails(wanted) => Some(Self {
-                kind: job::THUMBNAILS,
-                media_id: wanted.media_id,
-                priority: wanted.priority,
                 thumbnails: Some(wanted.order()),
+                ..Self::new(job::THUMBNAILS, wanted.media_id, wanted.priority)
             }),
-            JobRequest::Transcode(_) | JobRequest::Unknown => None,
+            // Only a person asks for it: its address is in no other record.
+            JobRequest::Export(_) | JobRequest::Transcode(_) | JobRequest::Unknown => None,
         }
     }
 
@@ -53,10 +60,8 @@ impl TaskRequest {
     pub fn of_job(record: &JobRecord) -> Option<Self> {
         let kind = [job::VERIFY, job::THUMBNAILS].into_iter().find(|kind| *kind == record.kind)?;
         Some(Self {
-            kind,
-            media_id: record.media_id,
-            priority: record.priority,
             thumbnails: record.thumbnails.clone(),
+            ..Self::new(kind, record.media_id, record.priority)
         })
     }
 }
@@ -98,7 +103,7 @@ pub async fn begin_task(
     request: TaskRequest,
     origin: TaskOrigin<'_>,
 ) -> Result<TaskBeginning, NextEncodeError> {
-    let TaskRequest { kind, media_id, priority, thumbnails } = request;
+    let TaskRequest { kind, media_id, priority, thumbnails, export } = request;
     if let Some(found) = load_job(bus, job_id).await? {
         return Ok(TaskBeginning::Found(Box::new(found)));
     }
@@ -107,9 +112,10 @@ pub async fn begin_task(
     if origin.owner.is_some_and(|owner| owner != held.record.owner) {
         return Ok(TaskBeginning::Refused("the medium belongs to somebody else now"));
     }
-    let described = match &thumbnails {
-        Some(order) => describe_pictures(&held.record, order),
-        None => describe_source(&held.record)
+    let described = match (&thumbnails, &export) {
+        (Some(order), _) => describe_pictures(&held.record, order),
+        (_, Some(ExportOrder { file: ExportFile::Mp4, .. })) => describe_encode(&held.record),
+        _ => describe_source(&held.record)
             .ok_or("it is not verified, waits for its first encode, or its source was removed"),
     };
     let plan = match described {
@@ -131,6 +137,7 @@ pub async fn begin_task(
         scheduled: origin.scheduled,
         retry_of: origin.retry_of,
         thumbnails,
+        export,
         ..JobRecord::new_task(job_id, kind, (media_id, &owner), (plan, priority), now_ms)
     };
     let queued = JobQueued { job_id, media_id, owner, kind: kind.to_owned(), part_count: 1, total_ms };
@@ -226,7 +233,21 @@ pub async fn begin_scheduled_task(
 }
 
 async fn load_job(bus: &Bus, job_id: JobId) -> Result<Option<JobRecord>, BusError> {
-    Ok(bus.load_record::<JobRecord>(&job_id.to_string()).await?.map(|held| held.record))
+    let held = bus.load_record::<JobRecord>(&job_id.to_string()).await?;
+    nats::spans::link_current(held.as_ref().and_then(nats::VersionedRecord::trace));
+    Ok(held.map(|held| held.record))
+}
+
+/// What is sent as one file: the best pictures of the encode that plays, and some of its sound, by whose bytes it counts.
+fn describe_encode(medium: &MediaRecord) -> Result<EncodePlan, &'static str> {
+    let encode = medium.encode.as_ref().filter(|_| medium.status == MediaStatus::Ready);
+    let encode = encode.ok_or("it is not ready: wait for media.ready")?;
+    let largest = |is_picture: bool| {
+        let found = encode.renditions.iter().filter(|rendition| (rendition.width > 0) == is_picture);
+        found.map(|rendition| rendition.size_bytes).max().unwrap_or_default()
+    };
+    let source_bytes = largest(true).saturating_add(largest(false));
+    Ok(EncodePlan { source_bytes, duration_ms: encode.duration_ms, ..EncodePlan::default() })
 }
 
 /// Of what pictures are made: the encode that plays.

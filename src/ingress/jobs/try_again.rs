@@ -90,6 +90,9 @@ pub(crate) async fn try_job_again(
         Some(JobKind::JobAction) => {
             Ok(TryOutcome::Nothing("ask for the action anew: the jobs of its filter are others now".into()))
         }
+        Some(JobKind::Export) => {
+            Ok(TryOutcome::Nothing("ask for the export anew: the address of an ended one is not kept".into()))
+        }
         // Its address is not kept, and its upload has ended.
         Some(JobKind::Fetch) => {
             Ok(TryOutcome::Nothing("ask for the medium anew: the address of an ended one is not kept".into()))

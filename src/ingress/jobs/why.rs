@@ -14,9 +14,10 @@ use schemas::{
     access::ApiKeyScope,
     dispatch_query::{self, DispatchPosition, DispatchPositionQuery},
     ids::JobId,
-    job::{self, JobQueue, JobRecord, JobStatus},
+    job::{JobQueue, JobRecord, JobStatus},
+    job_why::{JobWaitFacts, JobWhyReason},
     media::MediaWaitReason,
-    pause::{PauseScope, QueuePause, QueuePauses},
+    pause::QueuePauses,
     subjects,
 };
 use serde::Serialize;
@@ -36,43 +37,6 @@ pub(crate) const ANSWER_MAX: Duration = Duration::from_secs(2);
 
 /// Longest wait of a probe for it: probes have little time, and one that is late looks as if this process were gone.
 const PROBE_ANSWER_MAX: Duration = Duration::from_millis(300);
-
-/// Why a job does not run, or that it does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-#[schemars(rename = "JobWhyReason")]
-pub(super) enum JobWhyReason {
-    /// It has ended.
-    Ended,
-    /// A person paused it.
-    Paused,
-    /// Something it needs is away; `outage_code` says what.
-    Outage,
-    /// Workers are at it.
-    Running,
-    /// No keeper answers: nothing is let into the queue.
-    NoKeeper,
-    /// No worker shows itself.
-    NoWorker,
-    /// Workers show themselves, and none makes the version of the bytes that the job is made of.
-    NoWorkerOfVersion,
-    /// All jobs of its owner, or of its kind, are paused.
-    QueuePaused,
-    /// Its parts lie in the queue, and every slot is taken.
-    Slots,
-    /// Its owner has as many parts in the queue or under way as it may.
-    OwnerLimit,
-    /// Jobs of its owner go first.
-    OwnJobs,
-    /// Other owners have their turns.
-    OwnerShare,
-    /// Parts of it lost workers, and are tried again later.
-    BackOff,
-    /// Parts of it lost one worker after another, and wait for somebody who resumes them.
-    Parked,
-    /// Nothing is known that hinders it: it goes on within a minute.
-    Settling,
-}
 
 /// Why a job does not run.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -220,8 +184,8 @@ struct KnownOfJob {
 
 impl KnownOfJob {
     fn explain(self) -> JobWhyDocument {
-        let reason = self.reason();
-        let sentence = self.sentence(reason);
+        let facts = self.facts();
+        let (reason, sentence) = (facts.reason(), facts.sentence());
         let place = self.position.map(|position| {
             // At its limit, it waits for the owner's own parts, whatever the rate is.
             let is_limited = position.owner_parts_max.is_some();
@@ -245,131 +209,25 @@ impl KnownOfJob {
         JobWhyDocument { job_id: self.job.job_id, reason, sentence, outage_code, place }
     }
 
-    fn reason(&self) -> JobWhyReason {
-        if self.job.status != JobStatus::Active {
-            return JobWhyReason::Ended;
-        }
-        if self.job.paused_at_ms.is_some() {
-            return JobWhyReason::Paused;
-        }
-        match &self.waiting {
-            // That does not end by itself.
-            Some(waiting) if waiting.code == job::WORKERS_LOST && self.held_parts == 0 => {
-                return JobWhyReason::Parked;
-            }
-            Some(waiting) if waiting.code != job::WORKERS_LOST => return JobWhyReason::Outage,
-            _ => {}
-        }
-        if self.held_parts > 0 {
-            return JobWhyReason::Running;
-        }
-        let Some(position) = &self.position else { return JobWhyReason::NoKeeper };
-        match position {
-            _ if self.pause().is_some() && position.queued_parts == 0 => JobWhyReason::QueuePaused,
-            _ if position.workers == 0 => JobWhyReason::NoWorker,
-            _ if position.lacks_version => JobWhyReason::NoWorkerOfVersion,
-            _ if position.queued_parts > 0 => JobWhyReason::Slots,
-            _ if position.owner_parts_max.is_some() => JobWhyReason::OwnerLimit,
-            _ if position.is_waiting && position.own_jobs_ahead > 0 => JobWhyReason::OwnJobs,
-            _ if position.is_waiting => JobWhyReason::OwnerShare,
-            _ if position.parked_parts > 0 => JobWhyReason::Parked,
-            _ if position.delayed_parts > 0 => JobWhyReason::BackOff,
-            _ => JobWhyReason::Settling,
+    fn facts(&self) -> JobWaitFacts<'_> {
+        JobWaitFacts {
+            status: self.job.status,
+            detail: self.job.detail.as_deref(),
+            is_paused: self.job.paused_at_ms.is_some(),
+            kind: &self.job.kind,
+            owner: &self.job.owner,
+            waiting: self.waiting.as_ref(),
+            held_parts: self.held_parts,
+            position: self.position.as_ref(),
+            pauses: &self.pauses,
+            now_ms: nats::estimated_broker_now_ms(),
         }
     }
-
-    fn pause(&self) -> Option<(PauseScope, &QueuePause)> {
-        self.pauses.find(&self.job.owner, &self.job.kind)
-    }
-
-    /// What is paused, by whom and why.
-    fn describe_pause(&self) -> String {
-        let Some((scope, pause)) = self.pause() else { return "It is not paused.".into() };
-        let what = match scope {
-            PauseScope::Owner => "All jobs of its owner".to_owned(),
-            PauseScope::Kind => format!("All jobs of the kind {}", self.job.kind),
-        };
-        let reason = pause.reason.as_ref().map_or_else(String::new, |reason| format!(" ({reason})"));
-        format!("{what} are paused by {}{reason}, until an admin resumes them.", pause.paused_by)
-    }
-
-    fn sentence(&self, reason: JobWhyReason) -> String {
-        let none = DispatchPosition::default();
-        let place = self.position.as_ref().unwrap_or(&none);
-        match reason {
-            JobWhyReason::Ended => match (self.job.status, &self.job.detail) {
-                (JobStatus::Failed, Some(detail)) => format!("It failed: {detail}."),
-                (JobStatus::Failed, None) => "It failed.".into(),
-                (JobStatus::Cancelled, _) => "It was cancelled.".into(),
-                (JobStatus::Succeeded | JobStatus::Active, _) => "It succeeded.".into(),
-            },
-            JobWhyReason::Paused if self.held_parts > 0 => {
-                format!("It is paused; {} under way are made to their end.", parts(self.held_parts))
-            }
-            JobWhyReason::Paused => "It is paused until somebody resumes it.".into(),
-            JobWhyReason::Outage => {
-                let code = self.waiting.as_ref().map_or("", |waiting| waiting.code.as_str());
-                format!("Something it needs is away ({code}); it goes on by itself.")
-            }
-            JobWhyReason::Running => format!("It runs: workers are at {} of it.", parts(self.held_parts)),
-            JobWhyReason::QueuePaused => self.describe_pause(),
-            JobWhyReason::NoKeeper => {
-                "No keeper answers, and only a keeper lets parts into the queue: start `streamgate keeper`."
-                    .into()
-            }
-            JobWhyReason::NoWorker => {
-                let queue = self.job.queue().map_or("", |queue| queue.name());
-                format!("No worker of its queue shows itself: start `streamgate worker {queue}`.")
-            }
-            JobWhyReason::Slots => {
-                format!(
-                    "{} of it lie in the queue, and the next slot that is free takes one: there are {}.",
-                    parts(place.queued_parts as usize),
-                    place.slots
-                )
-            }
-            JobWhyReason::NoWorkerOfVersion => format!(
-                "None of the workers ({}) makes the version that its other parts are made of: start one that does; after `transcode.other_version_wait` it is given up.",
-                place.workers
-            ),
-            JobWhyReason::BackOff => format!(
-                "Lost workers: {} of it, the first of which is tried again in {} s.",
-                parts(place.delayed_parts as usize),
-                place.retry_at_ms.unwrap_or_default().saturating_sub(nats::estimated_broker_now_ms()).div_ceil(1_000)
-            ),
-            JobWhyReason::OwnerLimit => format!(
-                "Its owner has {} in the queue or under way, as many as it may have at once.",
-                parts(place.owner_parts_max.unwrap_or_default() as usize)
-            ),
-            JobWhyReason::OwnJobs if place.owners_waiting > 1 => format!(
-                "{} of its owner go first, and {} owners take turns.",
-                jobs(place.own_jobs_ahead),
-                place.owners_waiting
-            ),
-            JobWhyReason::OwnJobs => format!("{} of its owner go first.", jobs(place.own_jobs_ahead)),
-            JobWhyReason::OwnerShare => format!(
-                "The queue holds {} of {} parts, and it is one of {} owners that take turns: about {} parts go first.",
-                place.queue_parts, place.queue_parts_max, place.owners_waiting, place.parts_ahead
-            ),
-            JobWhyReason::Parked => {
-                "Parts of it lost one worker after another and wait for somebody who resumes them: `streamgate dead redrive`.".into()
-            }
-            JobWhyReason::Settling => "Nothing hinders it: it goes on within a minute.".into(),
-        }
-    }
-}
-
-fn parts(count: usize) -> String {
-    if count == 1 { "1 part".into() } else { format!("{count} parts") }
-}
-
-fn jobs(count: u32) -> String {
-    if count == 1 { "1 job".into() } else { format!("{count} jobs") }
 }
 
 #[cfg(test)]
 mod tests {
-    use schemas::examples;
+    use schemas::{examples, job, pause::QueuePause};
 
     use super::*;
 

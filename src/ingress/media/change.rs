@@ -7,17 +7,14 @@ use axum::{
     response::Response,
 };
 use gate::rule::compile_rule;
-use nats::metrics::{
-    labels::MetadataWrite,
-    table::{METADATA_CONFLICTS, METADATA_WRITES},
-};
-use nats::{Bus, Outbox};
+use nats::Outbox;
+use nats::metrics::{labels::MetadataWrite, table::METADATA_WRITES};
 use schemars::JsonSchema;
 use schemas::{
     access::ApiKeyScope,
+    chapters::CHAPTERS_MAX,
     document::{self, DownloadPolicy, MediaVisibility, SegmentEncryption},
     gate::GateRule,
-    ids::MediaId,
     media_details::{self, MediaDetails},
     value::{EmailAddress, TransactionHash},
 };
@@ -25,13 +22,13 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::{
-    MediumRecords,
+    chapters::{ChapterDocument, clean_chapters},
+    commit::{CHANGE_ATTEMPTS_MAX, commit_change, load_changeable},
     details::{self, MediaLinkRequest},
     parse_media_id,
 };
 use crate::{
     AppState, gates,
-    play::encryption,
     uploads::metadata::{
         DESCRIPTION_LENGTH_MAX, TITLE_LENGTH_MAX, TITLE_PATTERN, clean_description, clean_title,
     },
@@ -39,15 +36,11 @@ use crate::{
 use auth::Principal;
 use web::{
     body::{self, deserialize_present},
-    conditional,
     error::Problem,
     limit::RateLimitGroup,
     operation::{Operation, OperationAccess},
     problem_code::ProblemCode,
 };
-
-/// Most rounds of reading and compare-and-set of one change.
-pub(super) const CHANGE_ATTEMPTS_MAX: u32 = 4;
 
 /// What of a document its owner may change; what is absent stays as it is.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
@@ -108,6 +101,10 @@ pub(super) struct MediaChangeRequest {
     #[serde(default, deserialize_with = "deserialize_present")]
     #[schemars(with = "DownloadPolicy")]
     downloads: Option<DownloadPolicy>,
+    /// Its chapters in order of time, the first at 0; null for those of the file, where it has some, and an empty list for none.
+    #[serde(default)]
+    #[schemars(with = "Option<Vec<ChapterDocument>>", length(max = CHAPTERS_MAX))]
+    chapters: FieldUpdate<Vec<ChapterDocument>>,
 }
 
 /// What is to become of something that a document may be without.
@@ -150,13 +147,14 @@ impl<T> FieldUpdate<T> {
 }
 
 impl MediaChangeRequest {
-    /// The document with what is to be changed.
+    /// The document with what is to be changed, of a medium that lasts so many milliseconds; 0 before that is known.
     ///
     /// # Errors
     /// What of it can't be used, with a pointer to it.
     fn apply_to(
         &self,
         held: &document::MediaDocumentRecord,
+        duration_ms: u64,
     ) -> Result<document::MediaDocumentRecord, Problem> {
         let title = self.title.as_deref().map(|title| clean_title(title).ok_or_else(invalid_title));
         let description = self.description.apply_to(held.description.as_ref(), |text| {
@@ -181,31 +179,12 @@ impl MediaChangeRequest {
             mint_tx: self.mint_tx.apply_to(held.mint_tx.as_ref(), |hash| Ok(*hash))?,
             encryption: self.encryption.unwrap_or(held.encryption),
             downloads: self.downloads.unwrap_or(held.downloads),
+            chapters: self
+                .chapters
+                .apply_to(held.chapters.as_ref(), |chapters| clean_chapters(chapters, duration_ms))?,
             ..held.clone()
         })
     }
-}
-
-/// The members in which two documents of a medium differ.
-fn changed_fields(
-    before: &document::MediaDocumentRecord,
-    after: &document::MediaDocumentRecord,
-) -> Vec<&'static str> {
-    let (said, says) = (&before.details, &after.details);
-    let members = [
-        ("title", before.title != after.title),
-        ("description", before.description != after.description),
-        ("tags", said.tags != says.tags),
-        ("language", said.language != says.language),
-        ("links", said.links != says.links),
-        ("contact_email", said.contact_email != says.contact_email),
-        ("attributes", said.attributes != says.attributes),
-        ("mint_tx", before.mint_tx != after.mint_tx),
-        ("visibility", before.visibility() != after.visibility()),
-        ("encryption", before.encryption != after.encryption),
-        ("downloads", before.downloads != after.downloads),
-    ];
-    members.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect()
 }
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for FieldUpdate<T> {
@@ -222,7 +201,7 @@ pub(super) static CHANGE_MEDIA: Operation = Operation::change(
     &["media.changed", "gate.changed"],
 );
 
-/// Change what is said about one medium: title, description, tags, language, links, contact, attributes, token, who plays it, how it is served, and who may download it
+/// Change what is said about one medium: title, description, tags, language, links, contact, attributes, token, chapters, who plays it, how it is served, and who may download it
 #[utoipa::path(
     patch,
     path = CHANGE_MEDIA.path,
@@ -248,7 +227,7 @@ pub(super) async fn change_media(
         let mut medium = load_changeable(&app.bus, media_id, &who, &headers).await?;
         attempt += 1;
         let held = medium.to_document(media_id, nats::now_ms());
-        let next = wanted.apply_to(&held.record)?;
+        let next = wanted.apply_to(&held.record, medium.duration_ms())?;
         let (next, outbox) = apply_visibility(next, wanted.visibility, &who)?;
         match commit_change(&app.bus, &mut medium, held, (next, outbox), &who).await {
             Ok(()) => {
@@ -296,32 +275,6 @@ fn apply_visibility(
     Ok(gates::next_document(&document, rule.as_ref(), &who.owner).unwrap_or((document, Outbox::new())))
 }
 
-/// The medium, if `who` may change it and has seen what is there.
-pub(super) async fn load_changeable(
-    bus: &Bus,
-    media_id: MediaId,
-    who: &Principal,
-    headers: &HeaderMap,
-) -> Result<MediumRecords, Problem> {
-    let medium = load_owned(bus, media_id, who).await?;
-    let seen = conditional::check_if_match(headers, Some(medium.render_document(media_id)?.tag()));
-    if seen.as_ref().is_err_and(|problem| problem.code() == ProblemCode::PreconditionFailed.code()) {
-        METADATA_CONFLICTS.increment(());
-    }
-    seen.map(|()| medium)
-}
-
-/// The medium, if `who` may change it.
-pub(crate) async fn load_owned(
-    bus: &Bus,
-    media_id: MediaId,
-    who: &Principal,
-) -> Result<MediumRecords, Problem> {
-    let medium = MediumRecords::load_for(bus, media_id, who).await?;
-    medium.require_changeable(who)?;
-    Ok(medium)
-}
-
 fn invalid_title() -> Problem {
     let detail = format!("it needs something to be shown, and at most {TITLE_LENGTH_MAX} characters");
     Problem::new(ProblemCode::TitleInvalid).with_pointer("/title", detail)
@@ -330,27 +283,4 @@ fn invalid_title() -> Problem {
 fn invalid_description() -> Problem {
     let detail = format!("at most {DESCRIPTION_LENGTH_MAX} characters are kept");
     Problem::new(ProblemCode::DescriptionInvalid).with_pointer("/description", detail)
-}
-
-/// Writes the document as it is to be, if anything of it is new.
-async fn commit_change(
-    bus: &Bus,
-    medium: &mut MediumRecords,
-    mut held: nats::VersionedRecord<document::MediaDocumentRecord>,
-    (next, outbox): (document::MediaDocumentRecord, Outbox),
-    who: &Principal,
-) -> Result<(), nats::BusError> {
-    let fields = changed_fields(&held.record, &next);
-    if fields.is_empty() {
-        return Ok(());
-    }
-    if !next.encryption.is_none() {
-        // Before anybody can see that there should be one.
-        encryption::make_key(bus, next.media_id).await?;
-    }
-    held.record = document::MediaDocumentRecord { changed_at_ms: nats::now_ms(), ..next };
-    let changed = document::MediaChanged::new(&held.record, &who.owner, &fields);
-    bus.commit_record(&mut held, outbox.with_event(&changed)).await?;
-    medium.document = Some(held);
-    Ok(())
 }

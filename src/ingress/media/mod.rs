@@ -3,11 +3,17 @@
 //!
 //! Limits: a page has at most [`index_query::ITEMS_MAX`] items; the index has [`INDEX_WAIT`](crate::index_client::INDEX_WAIT) to answer.
 
+mod captions;
 mod change;
+mod chapters;
+mod commit;
+mod config;
 mod details;
 mod known_documents;
-pub(crate) use change::load_owned;
+pub(crate) use commit::load_owned;
+pub use config::MediaConfig;
 pub use known_documents::KnownDocuments;
+mod poster;
 mod remove;
 mod restore;
 mod search;
@@ -26,6 +32,7 @@ use schemars::JsonSchema;
 use schemas::{
     KvRecord as _,
     access::ApiKeyScope,
+    chapters::Chapter,
     document::{self, DownloadPolicy, MediaVisibility, SegmentEncryption},
     ids::{JobId, MediaId, UploadId},
     index_query::{self, MediaIndexItem, MediaIndexPage, MediaIndexQuery},
@@ -36,6 +43,7 @@ use schemas::{
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use serde_json::{Map, Value, json};
 
+use self::{captions::CaptionDocument, chapters::ChapterDocument, poster::PosterDocument};
 use super::{AppState, index_client::query_index, openapi, own_writes::is_index_behind};
 use auth::Principal;
 use web::{
@@ -59,6 +67,12 @@ pub fn router() -> OperationRouter<AppState> {
         .with(&change::CHANGE_MEDIA, change::change_media)
         .with(&remove::REMOVE_MEDIA, remove::remove_media)
         .with(&restore::RESTORE_MEDIA, restore::restore_media)
+        .with(&captions::LIST_CAPTIONS, captions::list_captions)
+        .with(&captions::READ_CAPTIONS, captions::read_captions)
+        .with(&captions::PUT_CAPTIONS, captions::put_captions)
+        .with(&captions::REMOVE_CAPTIONS, captions::remove_captions)
+        .with(&poster::SET_POSTER, poster::set_poster)
+        .with(&poster::REMOVE_POSTER, poster::remove_poster)
 }
 
 /// Their descriptions.
@@ -69,7 +83,13 @@ pub fn router() -> OperationRouter<AppState> {
     read_media,
     change::change_media,
     remove::remove_media,
-    restore::restore_media
+    restore::restore_media,
+    captions::list_captions,
+    captions::read_captions,
+    captions::put_captions,
+    captions::remove_captions,
+    poster::set_poster,
+    poster::remove_poster
 ))]
 pub(super) struct MediaApiDoc;
 
@@ -83,6 +103,8 @@ impl openapi::OperationGroup for MediaApiDoc {
         schemas.add_response::<search::MediaSearchDocument>();
         schemas.add_response::<MediaDocument<'_>>();
         schemas.add_request::<change::MediaChangeRequest>();
+        schemas.add_response::<captions::CaptionListDocument>();
+        schemas.add_request::<poster::PosterChoiceRequest>();
     }
 }
 
@@ -303,6 +325,11 @@ impl MediumRecords {
         self.document.as_ref().map(|held| held.record.downloads).unwrap_or_default()
     }
 
+    /// Its chapters, as its owner set them.
+    pub(super) fn chapters(&self) -> Option<&[Chapter]> {
+        self.document.as_ref().and_then(|held| held.record.chapters.as_deref())
+    }
+
     fn render_document(&self, media_id: MediaId) -> Result<json_document::JsonDocument, Problem> {
         let document = self.document.as_ref().map(|held| &held.record);
         let details = document.map(|d| &d.details);
@@ -324,6 +351,9 @@ impl MediumRecords {
             visibility: document.map_or(MediaVisibility::Private, document::MediaDocumentRecord::visibility),
             encryption: self.encryption(),
             downloads: self.downloads(),
+            captions: document.into_iter().flat_map(|d| &d.captions).map(CaptionDocument::of_track).collect(),
+            chapters: self.chapters().map(|chapters| chapters.iter().map(ChapterDocument::new).collect()),
+            poster: document.and_then(|d| d.poster.as_ref()).map(PosterDocument::new),
             status: self.status(),
             code: asset.and_then(|a| a.code.as_deref()),
             detail: asset.and_then(|a| a.detail.as_deref()),
@@ -392,6 +422,15 @@ struct MediaDocument<'a> {
     encryption: SegmentEncryption,
     /// Who may have it as a file.
     downloads: DownloadPolicy,
+    /// Texts that its owner brought; those of the file are `subtitles` of its encode.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    captions: Vec<CaptionDocument>,
+    /// Its chapters, in order of time; absent where nobody set any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    chapters: Option<Vec<ChapterDocument>>,
+    /// The poster that its owner chose; absent where it is that of the encode.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    poster: Option<PosterDocument>,
     /// Where it stands.
     status: media::MediaStatus,
     /// Why it was rejected or failed: a stable code.

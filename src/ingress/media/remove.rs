@@ -13,7 +13,7 @@ use schemas::{access::ApiKeyScope, document, ids::MediaId, media, upload::Upload
 use serde::Deserialize;
 
 use super::{
-    change::{CHANGE_ATTEMPTS_MAX, load_changeable},
+    commit::{CHANGE_ATTEMPTS_MAX, load_changeable},
     parse_media_id,
     restore::load_removed,
 };

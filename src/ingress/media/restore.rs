@@ -25,7 +25,7 @@ use schemas::{
     upload::{UploadRecord, UploadStatus},
 };
 
-use super::{MediumRecords, change::CHANGE_ATTEMPTS_MAX, no_such_medium, parse_media_id};
+use super::{MediumRecords, commit::CHANGE_ATTEMPTS_MAX, no_such_medium, parse_media_id};
 use crate::{
     AppState,
     jobs::{

@@ -15,12 +15,14 @@ mod page;
 mod parameters;
 mod portable;
 mod programs;
+mod runbooks;
 mod schema;
 
 use std::sync::LazyLock;
 
 use ::bytes::Bytes;
 use axum::{
+    extract::Path,
     http::{HeaderMap, HeaderName, HeaderValue, header},
     response::Response,
 };
@@ -29,14 +31,15 @@ use serde_json::{Map, Value, json};
 use utoipa::OpenApi;
 
 use super::{
-    audit, cached, dead_letters, events, jobs, library, media, metrics, play, probes, quotas, sharing,
-    transcode, uploads, watch, workers,
+    audit, cached, dead_letters, events, jobs, library, media, metrics, monitor, play, probes, quotas,
+    sharing, transcode, uploads, watch, workers,
 };
 pub(crate) use group::{OperationGroup, query_parameters};
 pub(crate) use schema::{SchemaCollector, id_schema, schema_parameters};
 use web::{
     bytes::{self, RepresentationMetadata},
     conditional,
+    error::Problem,
     limit::RateLimitGroup,
     operation::{Operation, OperationAccess, OperationRouter},
     problem_code,
@@ -70,6 +73,7 @@ const METHODS: [&str; 8] = ["get", "put", "post", "delete", "options", "head", "
         (name = "cache", description = "What programs keep for a while, the same on every replica."),
         (name = "events", description = "Everything that happens, live."),
         (name = "audit", description = "Everything that happened, chained and replayable."),
+        (name = "monitor", description = "What goes wrong, for operators."),
         (name = "api", description = "The service itself."),
     ),
 )]
@@ -136,6 +140,7 @@ fn describe_groups(
         describe_group::<audit::AuditApiDoc>(&mut operations, schemas),
         describe_group::<probes::ProbesApiDoc>(&mut operations, schemas),
         describe_group::<metrics::MetricsApiDoc>(&mut operations, schemas),
+        describe_group::<monitor::MonitorApiDoc>(&mut operations, schemas),
     ];
     (operations, described.into_iter().reduce(utoipa::openapi::OpenApi::merge_from))
 }
@@ -156,6 +161,8 @@ pub fn router<S: Clone + Send + Sync + 'static>() -> OperationRouter<S> {
         .with(&READ_DOCS, read_docs)
         .with(&READ_STYLESHEET, read_stylesheet)
         .with(&READ_PROGRAMS, read_programs)
+        .with(&LIST_RUNBOOKS, list_runbooks)
+        .with(&READ_RUNBOOK, read_runbook)
 }
 
 struct StaticResource {
@@ -259,6 +266,26 @@ static READ_PROGRAMS: Operation =
 
 async fn read_programs(headers: HeaderMap) -> Response {
     PROGRAMS.to_response(&headers)
+}
+
+static RUNBOOK_INDEX: LazyLock<StaticResource> =
+    LazyLock::new(|| StaticResource::new("text/html; charset=utf-8", runbooks::render_index_page()));
+
+static LIST_RUNBOOKS: Operation =
+    Operation::read("/docs/runbooks", OperationAccess::Open, Some(RateLimitGroup::Api)).with_any_query();
+
+async fn list_runbooks(headers: HeaderMap) -> Response {
+    RUNBOOK_INDEX.to_response(&headers)
+}
+
+static READ_RUNBOOK: Operation =
+    Operation::read("/docs/runbooks/{name}", OperationAccess::Open, Some(RateLimitGroup::Api))
+        .with_any_query();
+
+async fn read_runbook(Path(name): Path<String>, headers: HeaderMap) -> Result<Response, Problem> {
+    let page = runbooks::render_runbook_page(&name)
+        .ok_or_else(|| Problem::not_found("there is no such runbook; `/docs/runbooks` lists them"))?;
+    Ok(StaticResource::new("text/html; charset=utf-8", page).to_response(&headers))
 }
 
 /// All operations, for tests that walk over them.

@@ -232,10 +232,18 @@ fn describe_path_parameter(name: &str) -> (&'static str, Value) {
             ("Name of the worker.", json!({ "type": "string", "pattern": crate::workers::NAME_PATTERN }))
         }
         "sequence" => ("Sequence of the dead letter.", json!({ "type": "integer", "minimum": 1 })),
+        "language" => (
+            "Its language: a tag of RFC 5646, such as `de` or `pt-BR`.",
+            json!({ "type": "string", "minLength": 1, "maxLength": 35 }),
+        ),
         "scope" => ("What the name is of.", json!({ "type": "string", "enum": ["owner", "kind"] })),
         "name" => (
             "An owner, or a kind of jobs.",
             json!({ "type": "string", "minLength": 1, "maxLength": NAME_CHARS_MAX }),
+        ),
+        "alert" => (
+            "The name of a rule, or the id of an alert.",
+            json!({ "type": "string", "minLength": 1, "maxLength": 64 }),
         ),
         "key" => (
             "The key, which is one's own.",
@@ -243,6 +251,7 @@ fn describe_path_parameter(name: &str) -> (&'static str, Value) {
         ),
         "upload_id" => ("The upload.", id),
         "filename" => ("Name of the file, as people see it.", json!({ "type": "string", "minLength": 1 })),
+        "grant_id" => ("The public half of the grant.", id),
         "key_id" => ("The public half of the key.", id),
         "token" => ("The right, from the playback session.", json!({ "type": "string", "minLength": 1 })),
         _ => (

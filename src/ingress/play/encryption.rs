@@ -94,7 +94,10 @@ impl<'a> EncryptedResource<'a> {
             PlaybackPath::Segment(_, number) | PlaybackPath::SubtitleSegment(_, number) => {
                 Some(Self::Segment(wanted, number))
             }
-            PlaybackPath::Multivariant | PlaybackPath::Poster | PlaybackPath::Init(_) => None,
+            PlaybackPath::Multivariant
+            | PlaybackPath::Poster
+            | PlaybackPath::Chapters
+            | PlaybackPath::Init(_) => None,
         }
     }
 }
@@ -132,13 +135,7 @@ pub(super) async fn serve_encrypted(
                 let what = format!("{name}: {clear_bytes} bytes are too many to be encrypted");
                 return Err(Problem::internal(&nats::BusError::Invalid { what }));
             }
-            let facts = RepresentationMetadata {
-                size_bytes: encrypted_size_bytes(clear_bytes),
-                // Another tag than that of the clear bytes: ranges of both must never be put together.
-                etag: content_tag(format!("aes-128 {name}").as_bytes()),
-                content_type: wanted.content_type(),
-                cache_control: "private, max-age=3600",
-            };
+            let facts = encrypted_facts(clear_bytes, name.as_bytes(), wanted);
             let cipher = SegmentEncryptor::new(&load_key(&app.bus, media_id).await?, number);
             let clear = match found {
                 BoundedObject::Whole(bytes) => stream::iter([Ok(bytes)]).left_stream(),
@@ -148,6 +145,33 @@ pub(super) async fn serve_encrypted(
                 Body::from_stream(encrypt_range(clear, cipher, range))
             }))
         }
+    }
+}
+
+/// Answers with a segment that no object holds.
+pub(super) async fn serve_encrypted_bytes(
+    app: &AppState,
+    headers: &HeaderMap,
+    media_id: MediaId,
+    (wanted, number): (PlaybackPath<'_>, u32),
+    clear: Bytes,
+) -> Result<Response, Problem> {
+    let facts = encrypted_facts(u64::try_from(clear.len()).unwrap_or(u64::MAX), &clear, wanted);
+    let cipher = SegmentEncryptor::new(&load_key(&app.bus, media_id).await?, number);
+    let clear = futures::stream::iter([io::Result::Ok(clear)]);
+    Ok(super::bytes::range_response(headers, &facts, |range| {
+        Body::from_stream(encrypt_range(clear, cipher, range))
+    }))
+}
+
+/// What is said of an encrypted segment; `name` is of these bytes alone.
+fn encrypted_facts(clear_bytes: u64, name: &[u8], wanted: PlaybackPath<'_>) -> RepresentationMetadata {
+    RepresentationMetadata {
+        size_bytes: encrypted_size_bytes(clear_bytes),
+        // Another tag than that of the clear bytes: ranges of both must never be put together.
+        etag: content_tag(&[b"aes-128 ", name].concat()),
+        content_type: wanted.content_type(),
+        cache_control: "private, max-age=3600",
     }
 }
 
@@ -167,7 +191,7 @@ async fn load_playlist(
 
 /// The playlist with the key before its first segment; `None` when it has none, since all that it grew by would be taken for clear.
 /// Segments have other addresses than clear ones, which caches keep for longer than a medium may stay clear.
-fn insert_key_tag(playlist: &str) -> Option<String> {
+pub(super) fn insert_key_tag(playlist: &str) -> Option<String> {
     // RFC 8216, 4.3.2.4: a key also applies to a map that follows it, so it stands behind the map, which stays clear.
     let first = playlist.find("#EXTINF:")?;
     let (header, segments) = playlist.split_at(first);

@@ -95,6 +95,20 @@ impl GrowingPlaylists {
         Ok(text)
     }
 
+    /// The rendition whose segments all others have; `None` when there is no such job.
+    pub(super) async fn leading_rendition(
+        &self,
+        bus: &Bus,
+        job_id: JobId,
+    ) -> Result<Option<String>, nats::BusError> {
+        let found = self.current_parts(bus, job_id).await?;
+        Ok(found.and_then(|(plan, _)| {
+            let rung = plan.video.as_ref().and_then(|video| video.rungs.first());
+            let name = rung.map(|rung| &rung.name);
+            name.or_else(|| plan.audio.first().map(|audio| &audio.name)).cloned()
+        }))
+    }
+
     async fn current_parts(
         &self,
         bus: &Bus,

@@ -7,6 +7,7 @@
 //! Limits: [`PlaybackConfig`]; one cache holds final playlists and init segments, another small segments, each bounded by count, bytes
 //! and age.
 
+mod captions;
 mod download;
 pub(super) mod encryption;
 mod growing;
@@ -36,10 +37,11 @@ use sha2::{Digest, Sha256};
 use store::BoundedObject;
 
 use super::{AppState, cache, openapi};
-pub use download::DownloadPlans;
+pub use download::{DownloadPlans, EncodeFile, EncodeFileError};
 use gate::grant::{PlaybackDenied, token::PlaybackToken};
 pub use growing::GrowingPlaylists;
 pub use object_cache::ObjectCache;
+use packaging::chapters;
 use path::PlaybackPath;
 pub use playable_media::PlayableMediaCache;
 use web::{
@@ -170,11 +172,11 @@ static READ_PLAYBACK_PATH: Operation = Operation::read(
     responses(
         (status = 200, description = "The file", headers(("ETag")), content(
             ("application/vnd.apple.mpegurl"), ("application/dash+xml"), ("video/mp4"), ("audio/mp4"), ("image/jpeg"),
-            ("application/octet-stream"), ("text/vtt"),
+            ("image/png"), ("image/webp"), ("application/octet-stream"), ("text/vtt"),
         )),
         (status = 206, description = "A part of it", headers(("ETag"), ("Content-Range")), content(
             ("application/vnd.apple.mpegurl"), ("application/dash+xml"), ("video/mp4"), ("audio/mp4"), ("image/jpeg"),
-            ("text/vtt"),
+            ("image/png"), ("image/webp"), ("text/vtt"),
         )),
         (status = 304, description = "It is as known", headers(("ETag"))),
         (status = 403, description = "The session has ended, was revoked, or never was"),
@@ -242,6 +244,9 @@ async fn serve_wanted(
     medium: &playable_media::PlayableMedium,
 ) -> Result<Response, Problem> {
     let encode = &medium.encode;
+    if let Some(found) = captions::CaptionResource::find(wanted, medium) {
+        return captions::serve(app, headers, (wanted, found), media_id, medium).await;
+    }
     if let (schemas::document::SegmentEncryption::Aes128, Some(way)) =
         (medium.encryption, encryption::EncryptedResource::from_path(wanted))
     {
@@ -254,13 +259,25 @@ async fn serve_wanted(
         }
         PlaybackPath::Multivariant if medium.is_growing => {
             let text = app.growing.multivariant_playlist(&app.bus, encode.job_id).await?;
-            Ok(playlist_response(headers, wanted, text.ok_or_else(no_such_resource)?))
-        }
-        PlaybackPath::Multivariant if !medium.encryption.is_none() => {
-            let key = format!("{}/{}", encode.prefix, wanted.object_key());
-            let text = encryption::remove_iframes(&load_playlist_text(app, key).await?);
+            let text = captions::add_to_multivariant(medium, text.ok_or_else(no_such_resource)?);
             Ok(playlist_response(headers, wanted, text))
         }
+        PlaybackPath::Multivariant if !medium.encryption.is_none() || !medium.captions.is_empty() => {
+            let text = load_playlist_text(app, format!("{}/{}", encode.prefix, wanted.object_key())).await?;
+            let is_clear = medium.encryption.is_none();
+            let text = if is_clear { text } else { encryption::remove_iframes(&text) };
+            Ok(playlist_response(headers, wanted, captions::add_to_multivariant(medium, text)))
+        }
+        PlaybackPath::Manifest if !medium.captions.is_empty() => {
+            let text = load_playlist_text(app, format!("{}/{}", encode.prefix, wanted.object_key())).await?;
+            Ok(playlist_response(headers, wanted, captions::add_to_manifest(medium, &text)?))
+        }
+        PlaybackPath::Chapters if medium.chapters.is_empty() => Err(no_such_resource()),
+        PlaybackPath::Chapters => {
+            let text = chapters::render_chapters(&medium.chapters, encode.duration_ms);
+            Ok(playlist_response(headers, wanted, text))
+        }
+        PlaybackPath::Poster => poster::serve_poster(app, headers, media_id, medium).await,
         _ => stored_response(app, headers, wanted, encode).await,
     }
 }
@@ -334,8 +351,9 @@ async fn stored_response(
     encode: &MediaEncode,
 ) -> Result<Response, Problem> {
     let key = format!("{}/{}", encode.prefix, wanted.object_key());
-    // Playlists change with the encryption of their medium.
-    let is_kept = !matches!(wanted, PlaybackPath::Multivariant | PlaybackPath::Playlist(_));
+    // Playlists change with the encryption of their medium, and with the captions that its owner brings.
+    let is_kept =
+        !matches!(wanted, PlaybackPath::Multivariant | PlaybackPath::Manifest | PlaybackPath::Playlist(_));
     let mut facts = RepresentationMetadata {
         size_bytes: 0,
         etag: content_tag(key.as_bytes()),

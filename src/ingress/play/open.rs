@@ -35,7 +35,7 @@ use web::{
 #[schemars(example = json!({
     "media_id": "06db00820dt0303jc5mn0r355k", "title": "A day at the sea", "status": "ready", "hls_url": "/play/TOKEN/06db00820dt0303jc5mn0r355k/master.m3u8",
     "dash_url": "/play/TOKEN/06db00820dt0303jc5mn0r355k/manifest.mpd", "poster_url": null,
-    "storyboard_url": null, "download_url": null, "media_url": null, "watch_url": "/watch/06db00820dt0303jc5mn0r355k#token=TOKEN", "token": "TOKEN", "expires_at": "2025-11-23T18:26:54.467Z",
+    "storyboard_url": null, "chapters_url": null, "download_url": null, "media_url": null, "watch_url": "/watch/06db00820dt0303jc5mn0r355k#token=TOKEN", "token": "TOKEN", "expires_at": "2025-11-23T18:26:54.467Z",
 }))]
 #[schemars(rename = "Playback")]
 pub(super) struct PlaybackDocument {
@@ -57,6 +57,8 @@ pub(super) struct PlaybackDocument {
     poster_url: Option<String>,
     /// List of small pictures of the whole film (WebVTT with media fragments), once the encode is final; never for encrypted segments.
     storyboard_url: Option<String>,
+    /// Its chapters (WebVTT); null where it has none.
+    chapters_url: Option<String>,
     /// The medium as one MP4 file, once the encode is final; null when its owner lets nobody download it. Of `height` and `audio` in its
     /// query it has that rendition and that track.
     download_url: Option<String>,
@@ -157,6 +159,8 @@ async fn open_session(
     let is_moving = !is_final || !encode.renditions.is_empty();
     let is_clear = medium.encryption().is_none();
     let may_download = is_clear && !medium.downloads().is_none();
+    let has_chosen = medium.document.as_ref().is_some_and(|held| held.record.poster.is_some());
+    let has_chapters = medium.chapters().is_some_and(|all| !all.is_empty());
     let has_storyboard = is_final && is_clear && encode.has_storyboard;
     let ends_at = i64::try_from(session.expires_at_ms).ok();
     let ends_at = ends_at.and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
@@ -168,23 +172,28 @@ async fn open_session(
         hls_url: is_moving.then(|| at(keys::MULTIVARIANT)),
         // DASH has no way to say what HLS calls AES-128.
         dash_url: (is_final && is_moving && is_clear).then(|| at(keys::MANIFEST)),
-        poster_url: (is_final && encode.has_poster).then(|| at(keys::POSTER)),
+        poster_url: (has_chosen || (is_final && encode.has_poster)).then(|| at(keys::POSTER)),
         storyboard_url: has_storyboard.then(|| at(keys::STORYBOARD)),
+        chapters_url: has_chapters.then(|| at(keys::CHAPTERS)),
         download_url: (is_final && is_moving && may_download).then(|| at(keys::DOWNLOAD)),
         media_url: who
             .is_some_and(|Extension(who)| may_read_document(&who, medium.owner()))
             .then(|| format!("{base}/v1/media/{media_id}")),
-        watch_url: format!("{base}/watch/{media_id}#{}", watch_fragment(&token, has_storyboard, is_moving)),
+        watch_url: format!(
+            "{base}/watch/{media_id}#{}",
+            watch_fragment(&token, (has_storyboard, has_chapters), is_moving)
+        ),
         expires_at: ends_at.map(|time| time.to_string()),
         token,
     })
 }
 
 /// What the watch page plays, and what there is beside it. Behind `#`: browsers send no fragment, so no log on the way has the token.
-fn watch_fragment(token: &str, has_storyboard: bool, is_moving: bool) -> String {
+fn watch_fragment(token: &str, (has_storyboard, has_chapters): (bool, bool), is_moving: bool) -> String {
     let storyboard = if has_storyboard { "&storyboard" } else { "" };
+    let chapters = if has_chapters { "&chapters" } else { "" };
     let still = if is_moving { "" } else { "&still" };
-    format!("token={token}{storyboard}{still}")
+    format!("token={token}{storyboard}{chapters}{still}")
 }
 
 fn may_read_document(who: &Principal, owner: &str) -> bool {

@@ -14,6 +14,8 @@ pub(super) enum PlaybackPath<'a> {
     Manifest,
     /// The poster.
     Poster,
+    /// The list of its chapters.
+    Chapters,
     /// The list of the tiles of the storyboard.
     Storyboard,
     /// A sheet of the storyboard, from 1.
@@ -43,6 +45,7 @@ impl<'a> PlaybackPath<'a> {
             keys::MULTIVARIANT => return Some(Self::Multivariant),
             keys::MANIFEST => return Some(Self::Manifest),
             keys::POSTER => return Some(Self::Poster),
+            keys::CHAPTERS => return Some(Self::Chapters),
             keys::STORYBOARD => return Some(Self::Storyboard),
             keys::SEGMENT_KEY => return Some(Self::SegmentKey),
             _ => {}
@@ -77,6 +80,7 @@ impl<'a> PlaybackPath<'a> {
             Self::Multivariant => keys::MULTIVARIANT.to_owned(),
             Self::Manifest => keys::MANIFEST.to_owned(),
             Self::Poster => keys::POSTER.to_owned(),
+            Self::Chapters => keys::CHAPTERS.to_owned(),
             Self::Storyboard => keys::STORYBOARD.to_owned(),
             Self::StoryboardSheet(number) => keys::storyboard_sheet_path(number),
             Self::SegmentKey => keys::SEGMENT_KEY.to_owned(),
@@ -98,7 +102,7 @@ impl<'a> PlaybackPath<'a> {
             }
             Self::Manifest => "application/dash+xml",
             Self::Poster | Self::StoryboardSheet(_) => "image/jpeg",
-            Self::Storyboard | Self::SubtitleSegment(..) | Self::WholeSubtitles(_) => {
+            Self::Chapters | Self::Storyboard | Self::SubtitleSegment(..) | Self::WholeSubtitles(_) => {
                 "text/vtt; charset=utf-8"
             }
             Self::SegmentKey => "application/octet-stream",
@@ -133,6 +137,7 @@ mod tests {
             ("manifest.mpd", Some(PlaybackPath::Manifest)),
             ("poster.jpg", Some(PlaybackPath::Poster)),
             ("key", Some(PlaybackPath::SegmentKey)),
+            ("chapters.vtt", Some(PlaybackPath::Chapters)),
             ("storyboard.vtt", Some(PlaybackPath::Storyboard)),
             ("storyboard/3.jpg", Some(PlaybackPath::StoryboardSheet(3))),
             ("storyboard/03.jpg", None),

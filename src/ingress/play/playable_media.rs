@@ -15,10 +15,13 @@ use std::{
 use nats::Bus;
 use schemas::{
     KvRecord as _,
+    captions::CaptionTrack,
+    chapters::Chapter,
     document::{self, DownloadPolicy, SegmentEncryption},
     ids::MediaId,
     keys,
     media::{self, MediaEncode, MediaStatus},
+    poster::ChosenPoster,
     subjects,
 };
 use tokio_util::sync::CancellationToken;
@@ -36,6 +39,12 @@ pub(super) struct PlayableMedium {
     pub(super) downloads: DownloadPolicy,
     /// Empty when nobody gave it one.
     pub(super) title: Arc<str>,
+    /// Texts that its owner brought.
+    pub(super) captions: Arc<[CaptionTrack]>,
+    /// Its chapters, in order of time.
+    pub(super) chapters: Arc<[Chapter]>,
+    /// The poster that its owner chose.
+    pub(super) poster: Option<ChosenPoster>,
     /// It as it was with the encodes that this one replaced.
     superseded: Vec<Arc<Self>>,
 }
@@ -123,15 +132,21 @@ impl PlayableMediaCache {
             return Ok(None);
         };
         let is_growing = asset.status == MediaStatus::Playable;
-        let (encryption, downloads, title) = document.map_or_else(Default::default, |document| {
-            (document.encryption, document.downloads, document.title.into())
+        let document = document.unwrap_or_else(|| {
+            document::MediaDocumentRecord::new(media_id, asset.owner.clone(), asset.created_at_ms)
         });
+        let title: Arc<str> = document.title.into();
+        let captions: Arc<[CaptionTrack]> = document.captions.into();
+        let chapters: Arc<[Chapter]> = document.chapters.unwrap_or_default().into();
         let to_medium = |is_growing, encode, superseded| PlayableMedium {
             is_growing,
             encode,
-            encryption,
-            downloads,
+            encryption: document.encryption,
+            downloads: document.downloads,
             title: Arc::clone(&title),
+            captions: Arc::clone(&captions),
+            chapters: Arc::clone(&chapters),
+            poster: document.poster.clone(),
             superseded,
         };
         let superseded = asset.superseded.into_iter();

@@ -7,9 +7,11 @@ use axum::{
     response::Response,
 };
 use futures::TryStreamExt;
-use schemas::{access::ApiKeyScope, ids::MediaId, keys, media::MediaEncode};
+use schemas::{access::ApiKeyScope, ids::MediaId, keys, media::MediaEncode, poster::ChosenPoster};
 
-use super::{content_tag, no_such_resource, path::PlaybackPath, store_problem};
+use super::{
+    content_tag, no_such_resource, path::PlaybackPath, playable_media::PlayableMedium, store_problem,
+};
 use crate::{AppState, media, sharing::PublicMedium};
 use auth::Principal;
 use web::{
@@ -38,8 +40,8 @@ pub(super) static READ_POSTER: Operation = Operation::read(
     operation_id = "read_poster",
     params(("media_id", Path), ("Range", Header), ("If-None-Match", Header)),
     responses(
-        (status = 200, description = "The picture", headers(("ETag")), content(("image/jpeg"))),
-        (status = 206, description = "A part of it", headers(("ETag"), ("Content-Range")), content(("image/jpeg"))),
+        (status = 200, description = "The picture", headers(("ETag")), content(("image/jpeg"), ("image/png"), ("image/webp"))),
+        (status = 206, description = "A part of it", headers(("ETag"), ("Content-Range")), content(("image/jpeg"), ("image/png"), ("image/webp"))),
         (status = 304, description = "It is as known", headers(("ETag"))),
         (status = 416, description = "The range lies outside of what there is", headers(("Content-Range"))),
     ),
@@ -53,26 +55,59 @@ pub(super) async fn read_poster(
     let media_id = media::parse_media_id(&id)?;
     let who = who.map(|axum::Extension(who)| who);
     let shown = find_shown_encode(&app, media_id, who.as_ref()).await?;
-    let encode = &shown.encode;
-    if !encode.has_poster {
-        return Err(no_such_resource());
-    }
-    let key = poster_key(encode);
-    let facts = RepresentationMetadata {
-        size_bytes: app.store.head(&key).await.map_err(|error| store_problem(&error))?.size_bytes,
-        etag: content_tag(key.as_bytes()),
-        content_type: PlaybackPath::Poster.content_type(),
-        cache_control: shown.cache_control,
-    };
-    let store = app.store.clone();
-    let response =
-        bytes::range_response(&headers, &facts, |range| Body::from_stream(store.get_stream(&key, range)));
+    let poster = StoredPoster::find(media_id, &shown.encode, shown.poster.as_ref());
+    let response = poster.ok_or_else(no_such_resource)?.respond(&app, &headers, shown.cache_control).await?;
     Ok(shown.allow_embedding(response))
+}
+
+/// The poster for players; it changes when its owner chooses another.
+pub(super) async fn serve_poster(
+    app: &AppState,
+    headers: &HeaderMap,
+    media_id: MediaId,
+    medium: &PlayableMedium,
+) -> Result<Response, Problem> {
+    let poster = StoredPoster::find(media_id, &medium.encode, medium.poster.as_ref());
+    poster.ok_or_else(no_such_resource)?.respond(app, headers, "private, no-cache").await
+}
+
+/// Where the poster of a medium is.
+struct StoredPoster {
+    key: String,
+    content_type: &'static str,
+}
+
+impl StoredPoster {
+    /// The one that its owner chose, else that of its encode.
+    fn find(media_id: MediaId, encode: &MediaEncode, chosen: Option<&ChosenPoster>) -> Option<Self> {
+        if let Some(chosen) = chosen {
+            let key = keys::chosen_poster_key(media_id, &chosen.name);
+            return Some(Self { key, content_type: chosen.format.media_type() });
+        }
+        let content_type = PlaybackPath::Poster.content_type();
+        encode.has_poster.then(|| Self { key: poster_key(encode), content_type })
+    }
+
+    async fn respond(
+        &self,
+        app: &AppState,
+        headers: &HeaderMap,
+        cache_control: &'static str,
+    ) -> Result<Response, Problem> {
+        let Self { key, content_type } = self;
+        let size_bytes = app.store.head(key).await.map_err(|error| store_problem(&error))?.size_bytes;
+        let etag = content_tag(key.as_bytes());
+        let facts = RepresentationMetadata { size_bytes, etag, content_type, cache_control };
+        let store = app.store.clone();
+        Ok(bytes::range_response(headers, &facts, |range| Body::from_stream(store.get_stream(key, range))))
+    }
 }
 
 /// The encode whose pictures somebody may see without a playback session.
 pub(super) struct ShownEncode {
     pub(super) encode: MediaEncode,
+    /// The poster that its owner chose.
+    poster: Option<ChosenPoster>,
     /// How long they may be kept.
     pub(super) cache_control: &'static str,
     /// Who asks is its owner, or may see what is the owner's.
@@ -104,15 +139,22 @@ pub(super) async fn find_shown_encode(
         };
         // A medium that stops being public stops being shown by others within a minute.
         let cache_control = "public, max-age=60";
-        return Ok(ShownEncode { encode: medium.encode, cache_control, is_own, is_public: true });
+        return Ok(ShownEncode {
+            encode: medium.encode,
+            poster: medium.poster,
+            cache_control,
+            is_own,
+            is_public: true,
+        });
     }
     let who = who.ok_or_else(no_such_resource)?;
     let medium = media::MediumRecords::load(&app.bus, media_id).await?;
     let may_see = who.may_see(medium.owner());
+    let poster = medium.document.and_then(|held| held.record.poster);
     let encode = medium.asset.and_then(|held| held.record.encode).filter(|_| may_see);
     let encode = encode.ok_or_else(no_such_resource)?;
     // Nobody else at this browser is shown it from its cache.
-    Ok(ShownEncode { encode, cache_control: "private, no-cache", is_own: true, is_public: false })
+    Ok(ShownEncode { encode, poster, cache_control: "private, no-cache", is_own: true, is_public: false })
 }
 
 /// Its address, below `base`.
@@ -125,7 +167,14 @@ fn poster_key(encode: &MediaEncode) -> String {
 }
 
 /// Width and height of the poster in pixels; `None` when there is none, or it can't be read now.
-pub(crate) async fn poster_pixels(app: &AppState, encode: &MediaEncode) -> Option<(u32, u32)> {
+pub(crate) async fn poster_pixels(
+    app: &AppState,
+    encode: &MediaEncode,
+    chosen: Option<&ChosenPoster>,
+) -> Option<(u32, u32)> {
+    if let Some(chosen) = chosen {
+        return Some((chosen.width, chosen.height));
+    }
     if !encode.has_poster {
         return None;
     }

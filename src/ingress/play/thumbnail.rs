@@ -17,7 +17,7 @@ use serde::Deserialize;
 use super::{content_tag, no_such_resource, path::PlaybackPath, poster::find_shown_encode};
 use crate::{
     AppState, media, openapi,
-    transcode::{SECONDS_MAX, to_millis},
+    seconds::{SECONDS_MAX, to_millis},
 };
 use auth::Principal;
 use web::{

@@ -267,7 +267,7 @@ impl ScheduleRunner {
             self.require_room(owner, Some(encode_ms)).await?;
         }
         let (profile, priority) = (wanted.profile.clone(), wanted.priority);
-        let settings = EncodeSettings { profile, priority, scheduled: None, range: wanted.range };
+        let settings = EncodeSettings { profile, priority, range: wanted.range, ..EncodeSettings::default() };
         let medium = (wanted.media_id, owner, attempt_before);
         Ok(match begin_scheduled_encode(&self.bus, &self.store, medium, (run, settings)).await? {
             NextEncode::Begun { job_id, .. } => RunOutcome::Begun { job_id },

@@ -254,6 +254,12 @@ async fn find_job_owner(
     job: &JobRequest,
     place: &RequestPlace<'_>,
 ) -> Result<String, Problem> {
+    if matches!(job, JobRequest::Export(_)) {
+        let detail = "its address is kept until its job ends, and by nothing else";
+        return Err(
+            Problem::new(ProblemCode::ExportScheduled).with_pointer(&place.job_pointer("kind"), detail)
+        );
+    }
     let (Some(media_id), Some(priority)) = (job.media_id(), job.priority()) else {
         return Err(unknown_kind(&place.job_pointer("kind")));
     };
@@ -277,7 +283,7 @@ async fn find_job_owner(
 /// That there are no jobs of the kind that stands at `pointer` of the request.
 pub(crate) fn unknown_kind(pointer: &str) -> Problem {
     Problem::new(ProblemCode::JobKindUnknown)
-        .with_pointer(pointer, "there are transcode, verify and thumbnails")
+        .with_pointer(pointer, "there are transcode, verify, thumbnails and export")
 }
 
 /// A timing that is set at `now_ms`, and its first time.

@@ -29,7 +29,7 @@ fn render_public_head(medium: &PublicMedium, base: &str) -> String {
         ("og:url", page.clone()),
     ];
     tags.extend(medium.description.clone().map(|text| ("og:description", text)));
-    if medium.encode.has_poster {
+    if medium.encode.has_poster || medium.poster.is_some() {
         tags.push(("og:image", poster::poster_url(base, id)));
     }
     match medium.kind() {

@@ -117,7 +117,7 @@ pub(super) async fn read_oembed(
     };
     let medium = found.ok_or_else(|| Problem::not_found("this is not the page of a public medium here"))?;
     let largest = (wanted.maxwidth.unwrap_or(u32::MAX), wanted.maxheight.unwrap_or(u32::MAX));
-    let poster = play::poster::poster_pixels(&app, &medium.encode).await;
+    let poster = play::poster::poster_pixels(&app, &medium.encode, medium.poster.as_ref()).await;
     let document = describe_embed(&medium, &base, largest, poster);
     Ok(([(header::CACHE_CONTROL, "public, max-age=300")], Json(document)).into_response())
 }

@@ -30,6 +30,8 @@ pub(crate) struct PublicMedium {
     pub(crate) title: String,
     pub(crate) description: Option<String>,
     pub(crate) encode: MediaEncode,
+    /// The poster that its owner chose.
+    pub(crate) poster: Option<schemas::poster::ChosenPoster>,
     /// True when no list for visitors shows it.
     pub(crate) is_unlisted: bool,
     status: MediaStatus,
@@ -59,6 +61,7 @@ impl PublicMedium {
             title: document.title,
             description: document.description,
             is_unlisted: document.is_unlisted,
+            poster: document.poster,
             encode: asset.encode.filter(|_| is_shown && plays)?,
             status: asset.status,
             summary: asset.summary,

@@ -267,7 +267,8 @@ pub(super) struct PrincipalDocument {
 
 impl From<Principal> for PrincipalDocument {
     fn from(who: Principal) -> Self {
-        let Principal { owner, role, wallet, session_id, key_id, scopes } = who;
+        // A grant says nothing of its owner.
+        let Principal { owner, role, wallet, session_id, key_id, scopes, upload_grant: _ } = who;
         Self { owner, role, wallet: wallet.map(|account| account.address), session_id, key_id, scopes }
     }
 }

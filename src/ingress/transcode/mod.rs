@@ -14,8 +14,9 @@ use schemars::JsonSchema;
 use schemas::{
     access::ApiKeyScope,
     encode::{EncodeRange, EncodeSettings},
-    ids::{JobId, MediaId},
+    ids::{JobId, MediaId, UploadId},
     media::TechnicalMetadata,
+    renditions::RENDITION_FILES_MAX,
     schedule::TranscodeJobRequest,
     subjects::JobPriority,
 };
@@ -26,6 +27,7 @@ use super::{
     AppState, capacity,
     jobs::{answer_with_begun_job, explain_encode_failure, require_priority, retry},
     media, openapi, quotas,
+    seconds::{SECONDS_MAX, to_millis},
 };
 use auth::Principal;
 use web::{
@@ -39,13 +41,11 @@ use web::{
 
 mod activity;
 mod profiles;
+mod renditions;
 #[cfg(test)]
 pub(crate) mod tests;
 
 pub use profiles::ProfileCatalog;
-
-/// Latest time of a part, in seconds: longer than any medium.
-pub(super) const SECONDS_MAX: f64 = 1_000_000.0;
 
 /// Most characters of the name of a profile that a request may carry.
 const PROFILE_NAME_LENGTH_MAX: usize = 64;
@@ -92,6 +92,11 @@ pub(super) struct TranscodeRequest {
     /// Where that part ends, in the same way, later than it begins; at the end of the source when absent.
     #[schemars(range(min = 0, max = SECONDS_MAX))]
     end_s: Option<f64>,
+    /// Partial uploads with renditions that were made elsewhere, which are published in place of being encoded; goes with neither a profile
+    /// nor a part. MP4 or Matroska with H.264, of one frame rate and length, with keyframes at the same places; sound is taken from a file of
+    /// AAC alone, else from the first that has some.
+    #[schemars(length(min = 1, max = RENDITION_FILES_MAX))]
+    renditions: Option<Vec<UploadId>>,
 }
 
 impl TranscodeRequest {
@@ -151,6 +156,10 @@ static TRANSCODE_MEDIA: Operation = Operation::change(
 ///
 /// With `start_s` or `end_s` the new encode is that part alone, from 0 on: pictures, sound, subtitles and storyboard are cut together, at the
 /// nearest frames. The source stays whole: an encode without them brings all of it back. The encode says so by the warning `range_encoded`.
+///
+/// With `renditions` nothing is encoded: files that were made elsewhere are uploaded as partial uploads (`Upload-Concat: partial`) with a
+/// `filename`, and their samples are put into segments as they are. Files that do not go together fail the job with a code such as
+/// `renditions_misaligned`, which says in `detail` which file and what to do, and what plays stays. The uploads are kept until they expire.
 #[utoipa::path(
     post,
     path = TRANSCODE_MEDIA.path,
@@ -161,7 +170,7 @@ static TRANSCODE_MEDIA: Operation = Operation::change(
     responses(
         (status = 202, description = "The job", body = ref("#/components/schemas/TranscodeBegun"), headers(("Location"))),
         (status = 409, description = "It is being encoded, was not verified, or has nothing to begin with: `code` says which"),
-        (status = 422, description = "There is no such profile, which `profiles` names then, or no such part of it"),
+        (status = 422, description = "There is no such profile, which `profiles` names then, no such part of it, or an upload is no rendition"),
     ),
 )]
 async fn transcode_media(
@@ -173,21 +182,20 @@ async fn transcode_media(
 ) -> Result<Response, Problem> {
     let media_id = media::parse_media_id(&id)?;
     let range = wanted.range()?;
-    let TranscodeRequest { profile, priority, .. } = wanted;
+    let TranscodeRequest { profile, priority, renditions, .. } = wanted;
+    if let Some(upload_ids) = renditions {
+        if profile.is_some() || range.is_some() {
+            let detail = "nothing is encoded of them: leave profile, start_s and end_s out";
+            return Err(Problem::new(ProblemCode::RenditionsInvalid).with_pointer("/renditions", detail));
+        }
+        let begun =
+            renditions::begin_own_ladder(&app, &who, (media_id, priority.unwrap_or_default()), &upload_ids)
+                .await?;
+        return answer_with_begun_job(&address, begun.job_id, begun);
+    }
     let wanted = TranscodeJobRequest { media_id, profile, range, priority: priority.unwrap_or_default() };
     let begun = begin_transcode(&app, wanted, &who, (["/profile", ""], 0)).await?;
     answer_with_begun_job(&address, begun.job_id, begun)
-}
-
-/// Seconds to the millisecond; `None` for what is no time of a medium.
-pub(super) fn to_millis(seconds: f64) -> Option<u64> {
-    let is_time = (0.0..=SECONDS_MAX).contains(&seconds);
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "it is in the range just checked"
-    )]
-    is_time.then(|| (seconds * 1_000.0).round() as u64)
 }
 
 /// Begins an encode that `who` asks for; the pointers say where in the request its profile and its part stand, and
@@ -209,7 +217,8 @@ pub(crate) async fn begin_transcode(
     quotas::require_work_room(&app.bus, &app.config.quotas, medium.owner(), work).await?;
     let profile = find_profile(app, profile, profile_pointer)?;
     require_priority(who, priority)?;
-    let settings = EncodeSettings { profile: Some(profile.clone()), priority, scheduled: None, range };
+    let settings =
+        EncodeSettings { profile: Some(profile.clone()), priority, range, ..EncodeSettings::default() };
     let (encode, job_id) = match retry::begin_new_encode(&app.bus, &app.store, media_id, settings).await {
         Ok(retry::NextEncode::Begun { encode, job_id, .. }) => (encode, job_id),
         Ok(retry::NextEncode::Superseded(why)) => {

@@ -90,7 +90,7 @@ pub(super) async fn join_soon(shared: &Arc<UploadContext>, upload_id: UploadId) 
             }
         }
     };
-    let running = shared.tasks.spawn(Box::pin(work));
+    let running = shared.tasks.spawn(web::request::with_current_id(Box::pin(work)));
     // It goes on without the request.
     tokio::time::timeout(shared.config.finish_timeout(), running).await.ok();
 }

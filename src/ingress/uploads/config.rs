@@ -100,7 +100,7 @@ impl UploadConfig {
         Duration::from_millis(self.drain_ms)
     }
 
-    pub(super) fn expires_at_ms(&self, now_ms: u64) -> u64 {
+    pub(crate) fn expires_at_ms(&self, now_ms: u64) -> u64 {
         now_ms.saturating_add(self.expiry_s.saturating_mul(1000))
     }
 }

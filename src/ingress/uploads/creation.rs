@@ -42,7 +42,14 @@ pub(super) static CREATE_UPLOAD: Operation = Operation::change(
     "/v1/uploads",
     OperationAccess::Principal(ApiKeyScope::Upload),
     Some(RateLimitGroup::Upload),
-    &["upload.created", "gate.changed", "upload.received", "upload.terminated", "media.removed"],
+    &[
+        "upload.created",
+        "upload.grant_used",
+        "gate.changed",
+        "upload.received",
+        "upload.terminated",
+        "media.removed",
+    ],
 )
 .with_any_query()
 .with_room(capacity::UPLOAD);

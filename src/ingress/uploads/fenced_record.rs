@@ -18,7 +18,7 @@ use schemas::{
 use store::{Spool, SpoolCheckpoint, SpooledUpload, Store};
 
 use super::{
-    UploadContext, medium,
+    UploadContext, granted, medium,
     protocol::{self, FetchedVersion},
     refusal::UploadRefusal,
 };
@@ -73,7 +73,7 @@ impl FencedUploadRecord {
         who: &Principal,
     ) -> Result<Self, UploadRefusal> {
         let ledger = Self::load_any(&shared.bus, upload_id, shared.config.ended_kept_ms).await?;
-        if who.may_change(&ledger.record().owner) {
+        if granted::may_continue(who, ledger.record()) {
             Ok(Self { actor: who.owner.clone(), ..ledger })
         } else {
             Err(UploadRefusal::NotFound)
@@ -118,6 +118,11 @@ impl FencedUploadRecord {
             }
             _ => Ok(()),
         }
+    }
+
+    /// The trace of the request that made the upload.
+    pub(super) fn trace(&self) -> Option<nats::spans::TraceContext> {
+        self.held.trace()
     }
 
     /// The record as it was last read or written.

@@ -115,6 +115,11 @@ pub(super) async fn create_by_request(
     let work = {
         let shared = Arc::clone(shared);
         async move {
+            if who.upload_grant.is_some() {
+                return Err(other(
+                    Problem::new(ProblemCode::ScopeMissing).with_detail("a grant is for the bytes of a file"),
+                ));
+            }
             protocol::check_whole_file_fields(&parts.headers)?;
             // What is said of the medium stands in the body; fields have to be right all the same.
             protocol::parse_upload_metadata(&parts.headers, shared.config.metadata_bytes_max)?;

@@ -164,7 +164,7 @@ impl UploadState {
             let shared = Arc::clone(&shared);
             async move { receive(&shared, upload_id, fetched, unwanted).await }
         };
-        match shared.tasks.spawn(Box::pin(work)).await {
+        match shared.tasks.spawn(web::request::with_current_id(Box::pin(work))).await {
             Ok(outcome) => Ok(outcome?),
             Err(error) => {
                 tracing::error!(%error, "taking fetched bytes ended in a panic");

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use auth::Principal;
+use auth::{Principal, upload_grant::return_upload_grant};
 use nats::now_ms;
 use schemas::{
     ids::{MediaId, UploadId},
@@ -14,7 +14,7 @@ use web::{idempotency::IdempotencyClaim, problem_code::ProblemCode};
 use super::{
     UploadContext,
     fenced_record::{self, FencedUploadRecord},
-    medium, open_uploads,
+    granted, medium, open_uploads,
     refusal::UploadRefusal,
     session,
 };
@@ -29,6 +29,7 @@ pub(super) fn new_record(shared: &UploadContext, who: &Principal, length_bytes: 
         length_bytes,
         created_at_ms,
         expires_at_ms: shared.config.expires_at_ms(created_at_ms),
+        grant_id: who.upload_grant,
         ..UploadRecord::new(
             UploadId::from_bytes(nats::new_id_bytes()),
             MediaId::from_bytes(nats::new_id_bytes()),
@@ -39,6 +40,19 @@ pub(super) fn new_record(shared: &UploadContext, who: &Principal, length_bytes: 
 
 /// Makes the upload durable before its URL is returned; an empty one is complete at once.
 pub(super) async fn begin_upload(
+    shared: &Arc<UploadContext>,
+    mut record: UploadRecord,
+) -> Result<FencedUploadRecord, UploadRefusal> {
+    granted::claim_grant(&shared.bus, &mut record).await?;
+    let claimed = (record.grant_id, record.upload_id);
+    let begun = begin_claimed(shared, record).await;
+    if let (Err(_), (Some(grant_id), upload_id)) = (&begun, claimed) {
+        return_upload_grant(&shared.bus, grant_id, upload_id).await;
+    }
+    begun
+}
+
+async fn begin_claimed(
     shared: &Arc<UploadContext>,
     record: UploadRecord,
 ) -> Result<FencedUploadRecord, UploadRefusal> {

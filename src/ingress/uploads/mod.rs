@@ -21,6 +21,8 @@ mod fetched;
 mod fields;
 mod final_parts;
 mod form;
+mod granted;
+mod grants;
 mod known_statuses;
 mod lifecycle;
 mod medium;
@@ -161,7 +163,10 @@ impl UploadState {
     whole_file::create_media,
     whole_file::put_file,
     form::create_upload_token,
-    form::send_form
+    form::send_form,
+    grants::create_grant,
+    grants::list_grants,
+    grants::revoke_grant
 ))]
 pub(super) struct UploadsApiDoc;
 
@@ -178,6 +183,9 @@ impl openapi::OperationGroup for UploadsApiDoc {
         schemas.add_request::<fetch_request::MediaRequest>();
         schemas.add_response::<fetch_request::MediaFetchDocument>();
         schemas.add_request::<form::UploadForm>();
+        schemas.add_request::<grants::UploadGrantRequest>();
+        schemas.add_response::<grants::CreatedUploadGrantDocument>();
+        schemas.add_response::<grants::UploadGrantListDocument>();
         schemas.add_request::<form::UploadTokenRequest>();
         schemas.add_response::<form::UploadTokenDocument>();
     }
@@ -188,9 +196,13 @@ pub fn router<S: Clone + Send + Sync + 'static>(state: UploadState) -> Operation
     operations().with_state(state)
 }
 
-/// Makes the tokens of forms.
+/// Makes the tokens of forms, and grants.
 pub fn form_token_router() -> OperationRouter<AppState> {
-    OperationRouter::default().with(&form::CREATE_UPLOAD_TOKEN, form::create_upload_token)
+    OperationRouter::default()
+        .with(&form::CREATE_UPLOAD_TOKEN, form::create_upload_token)
+        .with(&grants::CREATE_GRANT, grants::create_grant)
+        .with(&grants::LIST_GRANTS, grants::list_grants)
+        .with(&grants::REVOKE_GRANT, grants::revoke_grant)
 }
 
 /// Takes forms, whose right is in a field.
@@ -235,7 +247,7 @@ impl UploadContext {
         }
         // Without its marker the store is away: nothing is made, judged or ended on the strength of what is not there.
         self.store.verify_marker().await?;
-        match self.tasks.spawn(Box::pin(work)).await {
+        match self.tasks.spawn(web::request::with_current_id(Box::pin(work))).await {
             Ok(outcome) => outcome,
             Err(error) => {
                 tracing::error!(%error, "an upload request ended in a panic");

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use http_body_util::BodyExt;
 use nats::{
     metrics::{
+        LabelValue as _,
         labels::AppendOutcome,
         table::{
             UPLOAD_APPEND_SECONDS, UPLOAD_APPENDS, UPLOAD_CHECKSUM_FAILURES, UPLOAD_RECEIVED_BYTES,
@@ -18,6 +19,7 @@ use nats::{
         },
     },
     now_ms,
+    spans::{Span, SpanAttribute, SpanKind},
 };
 use schemas::upload::{UploadProtocol, UploadStatus};
 use store::{Spool, Store};
@@ -81,13 +83,21 @@ impl UploadSession {
         body: &mut Body,
     ) -> Result<FencedUploadRecord, UploadRefusal> {
         let (_writer, began) = (UPLOAD_WRITERS.hold(()), Instant::now());
-        let stop = self.receive_body(body).await;
-        let ended = if self.policy.checks.is_empty() {
-            self.keep_prefix(stop).await
-        } else {
-            self.keep_checked_prefix(stop).await
+        // Of the trace that the upload began, whichever request brings the bytes.
+        let span = Span::resume(self.ledger.trace(), SpanKind::Internal, || "append to upload".into());
+        let upload_id = self.ledger.upload_id();
+        span.set(|| SpanAttribute::UploadId(upload_id.to_string()));
+        let taking = async {
+            let stop = self.receive_body(body).await;
+            if self.policy.checks.is_empty() {
+                self.keep_prefix(stop).await
+            } else {
+                self.keep_checked_prefix(stop).await
+            }
         };
+        let ended = span.scope(taking).await;
         count_append(&ended, began);
+        span.set(|| SpanAttribute::Outcome(append_outcome(&ended).text()));
         ended
     }
 
@@ -294,14 +304,18 @@ impl UploadSession {
 /// Counts a request with bytes of an upload.
 fn count_append(ended: &Result<FencedUploadRecord, UploadRefusal>, began: Instant) {
     UPLOAD_APPEND_SECONDS.observe_since((), began);
-    UPLOAD_APPENDS.increment(match ended {
+    UPLOAD_APPENDS.increment(append_outcome(ended));
+    if matches!(ended, Err(UploadRefusal::ChecksumMismatch | UploadRefusal::DigestMismatch)) {
+        UPLOAD_CHECKSUM_FAILURES.increment(());
+    }
+}
+
+fn append_outcome(ended: &Result<FencedUploadRecord, UploadRefusal>) -> AppendOutcome {
+    match ended {
         Ok(ledger) if ledger.record().status == UploadStatus::Received => AppendOutcome::Completed,
         Ok(_) => AppendOutcome::Kept,
         Err(UploadRefusal::Displaced { .. }) => AppendOutcome::Displaced,
         Err(_) => AppendOutcome::Refused,
-    });
-    if matches!(ended, Err(UploadRefusal::ChecksumMismatch | UploadRefusal::DigestMismatch)) {
-        UPLOAD_CHECKSUM_FAILURES.increment(());
     }
 }
 

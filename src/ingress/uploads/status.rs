@@ -101,7 +101,9 @@ async fn read_status_checked(
     who: &Principal,
 ) -> Result<Response, UploadRefusal> {
     let upload_id = parse_upload_id(id)?;
-    let known = shared.known_statuses.as_ref().and_then(|known| known.get(upload_id));
+    // Who has the right to one upload alone is compared with its record.
+    let known = shared.known_statuses.as_ref().filter(|_| who.upload_grant.is_none());
+    let known = known.and_then(|known| known.get(upload_id));
     let body = match known {
         Some(known) if !who.may_see(&known.owner) => return Err(UploadRefusal::NotFound),
         Some(known) => known.body,
@@ -121,8 +123,11 @@ async fn load_status(
     who: &Principal,
 ) -> Result<Bytes, UploadRefusal> {
     let held = shared.bus.load_record::<UploadRecord>(&upload_id.to_string()).await?;
-    let record = held.map(|held| held.record).filter(|record| who.may_see(&record.owner));
-    let record = record.ok_or(UploadRefusal::NotFound)?;
+    let record = held.map(|held| held.record).ok_or(UploadRefusal::NotFound)?;
+    let is_own_grant = who.upload_grant.is_none() || who.upload_grant == record.grant_id;
+    if !who.may_see(&record.owner) || !is_own_grant {
+        return Err(UploadRefusal::NotFound);
+    }
     let known = shared.known_statuses.as_ref();
     let generation = known.map(|known| known.generation(record.media_id));
     let medium = shared.bus.load_record::<media::MediaRecord>(&record.media_id.to_string()).await?;

@@ -382,7 +382,7 @@ async fn finish_with_timeout(
             finished
         }
     };
-    let running = shared.tasks.spawn(Box::pin(work));
+    let running = shared.tasks.spawn(web::request::with_current_id(Box::pin(work)));
     match tokio::time::timeout(shared.config.finish_timeout(), running).await {
         Ok(Ok(finished)) => {
             finished?;

@@ -36,7 +36,7 @@ use super::{
     takeover::{self, TakeoverOutcome},
 };
 use crate::capacity;
-use auth::Principal;
+use auth::{Principal, upload_grant::return_upload_grant};
 use web::{
     idempotency::IdempotencyClaim,
     limit::RateLimitGroup,
@@ -52,6 +52,7 @@ pub(super) static CREATE_MEDIA: Operation = Operation::change(
     Some(RateLimitGroup::Upload),
     &[
         "upload.created",
+        "upload.grant_used",
         "gate.changed",
         "upload.received",
         "upload.terminated",
@@ -123,7 +124,14 @@ pub(super) static PUT_FILE: Operation = Operation::change(
     "/v1/files/{filename}",
     OperationAccess::Principal(ApiKeyScope::Upload),
     Some(RateLimitGroup::Upload),
-    &["upload.created", "gate.changed", "upload.received", "upload.terminated", "media.removed"],
+    &[
+        "upload.created",
+        "upload.grant_used",
+        "gate.changed",
+        "upload.received",
+        "upload.terminated",
+        "media.removed",
+    ],
 )
 .with_room(capacity::UPLOAD);
 
@@ -293,7 +301,11 @@ async fn receive_file(
 async fn abandon_upload(shared: &UploadContext, upload_id: UploadId, who: &Principal, code: &'static str) {
     let ended = async {
         let mut ledger = FencedUploadRecord::load(shared, upload_id, who).await?;
-        lifecycle::terminate_upload(shared, &mut ledger, Some(code)).await
+        lifecycle::terminate_upload(shared, &mut ledger, Some(code)).await?;
+        if let Some(grant_id) = who.upload_grant {
+            return_upload_grant(&shared.bus, grant_id, upload_id).await;
+        }
+        Ok::<_, UploadRefusal>(())
     };
     if let Err(refusal) = ended.await {
         tracing::debug!(?refusal, upload.id = %upload_id, "an abandoned upload stays until it expires");

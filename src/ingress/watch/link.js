@@ -1,4 +1,4 @@
-// A link that carries the right to play: {page}#token={token}; &storyboard where there is one, &still for a picture.
+// A link that carries the right to play: {page}#token={token}; &storyboard and &chapters where there are some, &still for a picture.
 
 import { base } from "./server.js";
 
@@ -13,5 +13,9 @@ export function sessionOfLink(mediaId, token) {
   const link = new URLSearchParams(location.hash.slice(1));
   const at = (name) => `${base}/play/${token}/${mediaId}/${name}`;
   if (link.has("still")) return { poster_url: at("poster.jpg") };
-  return { hls_url: at("master.m3u8"), storyboard_url: link.has("storyboard") ? at("storyboard.vtt") : null };
+  return {
+    hls_url: at("master.m3u8"),
+    storyboard_url: link.has("storyboard") ? at("storyboard.vtt") : null,
+    chapters_url: link.has("chapters") ? at("chapters.vtt") : null,
+  };
 }

@@ -29,13 +29,14 @@ use web::{
 static PAGE: EmbeddedPage = EmbeddedPage::new(include_bytes!("index.html"), &ASSETS);
 /// Its files are those of the other page.
 static EMBED_PAGE: EmbeddedPage = EmbeddedPage::new(include_bytes!("embed.html"), &ASSETS);
-static ASSETS: [PageAsset; 11] = [
+static ASSETS: [PageAsset; 12] = [
     PageAsset { name: "embed.css", content_type: STYLE, bytes: include_bytes!("embed.css") },
     PageAsset { name: "embed.js", content_type: SCRIPT, bytes: include_bytes!("embed.js") },
     PageAsset { name: "link.js", content_type: SCRIPT, bytes: include_bytes!("link.js") },
     PageAsset { name: "watch.css", content_type: STYLE, bytes: include_bytes!("watch.css") },
     PageAsset { name: "watch.js", content_type: SCRIPT, bytes: include_bytes!("watch.js") },
     PageAsset { name: "player.js", content_type: SCRIPT, bytes: include_bytes!("player.js") },
+    PageAsset { name: "chapters.js", content_type: SCRIPT, bytes: include_bytes!("chapters.js") },
     PageAsset { name: "scenes.js", content_type: SCRIPT, bytes: include_bytes!("scenes.js") },
     PageAsset { name: "wallet.js", content_type: SCRIPT, bytes: include_bytes!("wallet.js") },
     PageAsset { name: "server.js", content_type: SCRIPT, bytes: include_bytes!("server.js") },

@@ -1,12 +1,13 @@
 // The watch page: gets a playback address, plays it, says what is going on.
 //
 // /watch/{media_id}                    asks for an API key when the gateway wants one
-// /watch/{media_id}#token={token}      plays with the path token that is given; &storyboard where there is one, &still for a picture
+// /watch/{media_id}#token={token}      plays with the path token that is given; &storyboard and &chapters where there are some, &still for a picture
 // ?player=native | ?player=hls.js      instead of what suits the browser
 //
 // For tests and for styles, #page carries data-state (starting, waiting, sign-in, ready, playing, failed), data-player and data-level.
 
 import { sessionOfLink, tokenOfFragment } from "./link.js";
+import { showChapters } from "./chapters.js";
 import { play } from "./player.js";
 import { showScenes } from "./scenes.js";
 import { Problem, apiKey, credential, documentOf, follow, playback, session } from "./server.js";
@@ -26,6 +27,7 @@ const walletButton = document.getElementById("wallet");
 const again = document.getElementById("again");
 const unmute = document.getElementById("unmute");
 const picture = document.getElementById("picture");
+const chapters = document.getElementById("chapters");
 const scenes = document.getElementById("scenes");
 const warnings = document.getElementById("warnings");
 const warningCount = document.getElementById("warning-count");
@@ -54,7 +56,7 @@ async function start(startS = 0) {
   player?.stop();
   player = null;
   // They are of the session before, and of who had it.
-  for (const part of [scenes, warnings, picture, description]) part.hidden = true;
+  for (const part of [chapters, scenes, warnings, picture, description]) part.hidden = true;
   video.hidden = false;
   show("starting", "Loading");
   const token = tokenOfFragment();
@@ -99,6 +101,7 @@ function showPicture(session) {
 
 /** Scenes, and for those who may read the document of the medium its warnings; once both are final. */
 async function showBeside(session, signal) {
+  showChapters(chapters, video, session.chapters_url, clock, goTo);
   showScenes(scenes, session.storyboard_url, clock, goTo);
   if (!session.media_url) return;
   let medium = await documentOf(mediaId);

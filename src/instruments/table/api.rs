@@ -2,7 +2,7 @@
 
 use super::metric_table;
 use crate::{
-    Counter, CounterFamily, Gauge, GaugeFamily, Histogram, KeyedFamily, LabelDeclaration,
+    Counter, CounterFamily, Gauge, GaugeFamily, KeyedFamily, LabelDeclaration, TracedHistogram,
     labels::RepeatOutcome,
 };
 
@@ -37,12 +37,13 @@ const CUT_BY: LabelDeclaration = LabelDeclaration::fixed("by", &["client", "serv
 
 metric_table! { Api;
     REQUESTS: KeyedFamily<Counter> = declare(Request, "streamgate_http_requests", "Requests that were answered, by operation and class of status",
-        &[HANDLER, OPERATION, STATUS_CLASS]);
+        &[HANDLER, OPERATION, STATUS_CLASS])
+        used_by(&["StreamGateAvailabilityBurn"]);
     REQUESTS_IN_FLIGHT: KeyedFamily<Gauge> = declare(Request, "streamgate_http_requests_in_flight", "Requests whose answer is not sent yet, by operation",
         &[HANDLER, OPERATION]);
-    REQUEST_SECONDS: KeyedFamily<Histogram> = declare(Performance, "streamgate_http_request_seconds", "Time from the head of a request to that of its answer",
+    REQUEST_SECONDS: KeyedFamily<TracedHistogram> = declare(Performance, "streamgate_http_request_seconds", "Time from the head of a request to that of its answer",
         &[HANDLER, OPERATION, STATUS_CLASS])
-        with_buckets(REQUEST_SECONDS_BOUNDS);
+        with_buckets(REQUEST_SECONDS_BOUNDS) used_by(&["StreamGateLatencyBurn"]);
     BODY_BYTES: KeyedFamily<Counter> = declare(Request, "streamgate_http_body_bytes", "Bytes of bodies as they came and went, before any coding of the connection",
         &[HANDLER, DIRECTION]);
     PROBLEMS: KeyedFamily<Counter> = declare(Request, "streamgate_http_problems", "Problems that were answered, by code",

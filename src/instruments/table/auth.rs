@@ -15,14 +15,14 @@ const PROVIDER: LabelDeclaration =
 
 metric_table! { Auth;
     GATE_DECISIONS: MetricDeclaration = counter(Operation, "streamgate_gate_decisions", "Decisions about viewers, by reason")
-        with_labels(&[LabelDeclaration::bounded("code", 32, "reasons of decisions")]);
+        with_labels(&[LabelDeclaration::bounded("code", 32, "reasons of decisions")]) used_by(&["StreamGateGatesUndecided"]);
     GATE_REFUSALS_UNREPORTED: MetricDeclaration = counter(Operation, "streamgate_gate_refusals_untold", "Refusals of gates that no event reports, since there were too many");
     GATE_SECONDS: HistogramFamily<()> = declare(Performance, "streamgate_gate_decision_seconds", "Time of a decision about a viewer, with what chains took")
         with_buckets(GATE_SECONDS_BOUNDS);
     CHAIN_FAULTS: MetricDeclaration = counter(Operation, "streamgate_chain_faults", "Answers of providers that did not count, by kind")
-        with_labels(&[CHAIN, PROVIDER, LabelDeclaration::bounded("kind", 16, "kinds of faults")]);
+        with_labels(&[CHAIN, PROVIDER, LabelDeclaration::bounded("kind", 16, "kinds of faults")]) used_by(&["StreamGateChainBudget", "StreamGateChainProviderFaulty"]);
     CHAIN_HEAD_LAG_BLOCKS: MetricDeclaration = gauge(Performance, "streamgate_chain_head_lag_blocks", "Blocks by which a provider was behind the newest that a quorum knew")
-        with_labels(&[CHAIN, PROVIDER]);
+        with_labels(&[CHAIN, PROVIDER]) used_by(&["StreamGateChainBehind"]);
     SIGN_IN_CHALLENGES: CounterFamily<()> = declare(Operation, "streamgate_sign_in_challenges", "Challenges that were made for people who want to sign in");
     SIGN_INS: CounterFamily<SignInOutcome> = declare(Operation, "streamgate_sign_ins", "Attempts to sign in, by outcome");
     SIGN_IN_DENIALS: KeyedFamily<Counter> = declare(Operation, "streamgate_sign_in_denials", "Attempts to sign in that were denied, by code",

@@ -28,11 +28,12 @@ metric_table! { Gateway;
     LIMIT_REPLICAS: MetricDeclaration = gauge(Service, "streamgate_limit_replicas", "Replicas that share the rates");
     LIMIT_KEYS: MetricDeclaration = gauge(Service, "streamgate_limit_keys", "Clients and principals whose rates are kept");
     CAPACITY_LIMIT_BYTES: MetricDeclaration = gauge(Service, "streamgate_capacity_limit_bytes", "What a stream, bucket or disk may hold")
-        with_labels(LIMITS);
+        with_labels(LIMITS) used_by(&["StreamGateCapacityFilling"]);
     CAPACITY_USED_BYTES: MetricDeclaration = gauge(Service, "streamgate_capacity_used_bytes", "What it holds")
-        with_labels(LIMITS);
+        with_labels(LIMITS) used_by(&["StreamGateCapacityFilling"]);
     CAPACITY_FULL: MetricDeclaration = gauge(Service, "streamgate_capacity_full", "1 when nothing new is taken for want of room")
-        with_labels(LIMITS);
-    CONNECTIONS: CounterFamily<ConnectionOutcome> = declare(Request, "streamgate_http_connections", "Connections to this process by what became of them");
+        with_labels(LIMITS) used_by(&["StreamGateCapacityFull"]);
+    CONNECTIONS: CounterFamily<ConnectionOutcome> = declare(Request, "streamgate_http_connections", "Connections to this process by what became of them")
+        used_by(&["StreamGateConnectionsRefused"]);
     CONNECTIONS_OPEN: GaugeFamily<()> = declare(Service, "streamgate_http_connections_open", "Connections that are open now");
 }

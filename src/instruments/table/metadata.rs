@@ -21,5 +21,6 @@ metric_table! { Metadata;
     INDEX_CHANGES: CounterFamily<IndexedBucket> = declare(Operation, "streamgate_index_changes", "Changes of records that the index took over");
     INDEX_WRITE_SECONDS: HistogramFamily<IndexedBucket> = declare(Performance, "streamgate_index_write_seconds", "Time of writing a batch of changes into the index")
         with_buckets(INDEX_SECONDS_BOUNDS);
-    INDEX_LAG_SECONDS: FloatGaugeFamily<IndexedBucket> = declare(Performance, "streamgate_index_lag_seconds", "Age of the last change when the index had taken it over, 0 once no other waits");
+    INDEX_LAG_SECONDS: FloatGaugeFamily<IndexedBucket> = declare(Performance, "streamgate_index_lag_seconds", "Age of the last change when the index had taken it over, 0 once no other waits")
+        used_by(&["StreamGateIndexBehind"]);
 }

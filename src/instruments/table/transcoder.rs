@@ -16,6 +16,8 @@ metric_table! { Transcoder;
         with_buckets(JOB_SECONDS_BOUNDS);
     JOB_CPU_SECONDS: MetricDeclaration = histogram(Performance, "streamgate_job_cpu_seconds", "CPU time of the media children of succeeded jobs")
         with_buckets(JOB_SECONDS_BOUNDS);
+    MEDIA_PLAYABLE_SECONDS: MetricDeclaration = histogram(Performance, "streamgate_media_playable_seconds", "Time from the end of an upload until its medium can be played, as the monitor saw both")
+        with_buckets(JOB_SECONDS_BOUNDS) used_by(&["StreamGatePlayableBurn"]);
     TRANSCODE_PARTS: CounterFamily<(PartWorkKind, PartOutcome)> = declare(Operation, "streamgate_transcode_parts", "Tries of parts of encodes, by work and outcome");
     TRANSCODE_PART_SECONDS: HistogramFamily<PartWorkKind> = declare(Performance, "streamgate_transcode_part_seconds", "Time of a try of a part, by work")
         with_buckets(WORK_SECONDS_BOUNDS);
@@ -28,5 +30,6 @@ metric_table! { Transcoder;
         with_buckets(super::REQUEST_SECONDS_BOUNDS);
     TRANSCODE_FAULTS: KeyedFamily<Counter> = declare(Operation, "streamgate_transcode_faults", "Tries of parts that failed, by code; a crash of the media child is one",
         &[LabelDeclaration::bounded("code", 64, "codes of faults")]);
-    ENCODES: CounterFamily<JobOutcome> = declare(Operation, "streamgate_encodes", "Encodes that this process has ended, by outcome");
+    ENCODES: CounterFamily<JobOutcome> = declare(Operation, "streamgate_encodes", "Encodes that this process has ended, by outcome")
+        used_by(&["StreamGateEncodeBurn"]);
 }

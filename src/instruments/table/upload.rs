@@ -11,7 +11,8 @@ pub const TRANSFER_SECONDS_BOUNDS: &[f64] = &[0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60
 
 metric_table! { Upload;
     UPLOADS_OPENED: CounterFamily<UploadWay> = declare(Operation, "streamgate_uploads_opened", "Uploads that were opened, by protocol");
-    UPLOADS_ENDED: CounterFamily<UploadEnding> = declare(Operation, "streamgate_uploads_ended", "Uploads that ended, by how");
+    UPLOADS_ENDED: CounterFamily<UploadEnding> = declare(Operation, "streamgate_uploads_ended", "Uploads that ended, by how")
+        used_by(&["StreamGateUploadBurn"]);
     UPLOADS_RESUMED: CounterFamily<()> = declare(Operation, "streamgate_uploads_resumed", "Requests that went on with an upload of which bytes were there");
     UPLOAD_RECEIVED_BYTES: CounterFamily<()> = declare(Operation, "streamgate_upload_received_bytes", "Bytes of uploads that came, whether they were kept or not");
     UPLOAD_WRITERS: GaugeFamily<()> = declare(Operation, "streamgate_upload_writers", "Requests that bring bytes of an upload now");

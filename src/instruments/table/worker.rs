@@ -3,7 +3,7 @@
 use super::metric_table;
 use crate::{
     Counter, CounterFamily, Gauge, Histogram, HistogramFamily, KeyedFamily, LabelDeclaration,
-    MetricDeclaration, labels::JobOutcome,
+    MetricDeclaration, TracedHistogram, labels::JobOutcome,
 };
 
 /// Bounds of the time that a message waits, and of the work on it, in seconds.
@@ -32,7 +32,7 @@ metric_table! { Worker;
         with_labels(QUEUES);
     STAGE_MESSAGES: KeyedFamily<Counter> = declare(Operation, "streamgate_stage_messages", "Messages that a stage has handled, by outcome",
         &[STAGE, STAGE_OUTCOME]);
-    STAGE_SECONDS: KeyedFamily<Histogram> = declare(Performance, "streamgate_stage_seconds", "Time in which a stage handled a message",
+    STAGE_SECONDS: KeyedFamily<TracedHistogram> = declare(Performance, "streamgate_stage_seconds", "Time in which a stage handled a message",
         &[STAGE]) with_buckets(WORK_SECONDS_BOUNDS);
     STAGE_WAIT_SECONDS: KeyedFamily<Histogram> = declare(Performance, "streamgate_stage_wait_seconds", "Time from the storing of a message to its first delivery to a stage",
         &[STAGE]) with_buckets(WORK_SECONDS_BOUNDS);

@@ -296,7 +296,8 @@ async fn events_that_are_not_sent_go_first() {
         after_sequence: None,
     };
     let record = ByteBuf::from(nats::encode_message(&key, &parts[0]).unwrap());
-    let envelope = RecordEnvelope { record, unsent: vec![unsent], changed_at_ms: 1, expires_at_ms: None };
+    let envelope =
+        RecordEnvelope { record, unsent: vec![unsent], changed_at_ms: 1, expires_at_ms: None, trace: None };
     let payload = nats::encode_message(&key, &envelope).unwrap();
     site.admin.context().publish(subject, payload.into()).await.unwrap().await.unwrap();
     assert_eq!(site.pass(2 * DAY_MS).await, FoldReport::default());

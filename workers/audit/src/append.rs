@@ -1,12 +1,15 @@
 //! Appending: one term of one writer, from the last record on.
 
+use std::time::Duration;
+
 use async_nats::jetstream::{
     context::{PublishError, PublishErrorKind},
     message::PublishMessage,
 };
-use std::time::Duration;
-
-use nats::metrics::table::AUDIT_RECORDS;
+use nats::metrics::{
+    labels::AuditLogFault,
+    table::{AUDIT_FAULTS, AUDIT_RECORDS},
+};
 use nats::{
     Bus, ReaderStart,
     atomic_batch::{BATCH_MESSAGES_MAX, BatchError, BatchMessage, BatchPublisher},
@@ -113,6 +116,7 @@ async fn append_skip_note(
     head: &AuditHead,
     foreign: &ForeignMessages,
 ) -> Result<AuditHead, AuditError> {
+    AUDIT_FAULTS.increment(AuditLogFault::Foreign);
     tracing::error!(
         from = foreign.from,
         to = foreign.to,
@@ -127,6 +131,7 @@ async fn note_legacy_duplicates(bus: &Bus, head: AuditHead) -> Result<AuditHead,
     let walk = match verify::scan_log(bus).await? {
         Ok(walk) => walk,
         Err(AuditLogStatus::Broken { n, fault }) => {
+            AUDIT_FAULTS.increment(AuditLogFault::Broken);
             tracing::error!(n, %fault, "the audit log is broken; it goes on behind its last record");
             return Ok(head);
         }
@@ -171,10 +176,12 @@ impl<'a> AuditLines<'a> {
         let audited = self.head.source_sequence;
         // Refused here as well as by the reader: a repeated record could never be taken back.
         if event.sequence <= audited {
+            AUDIT_FAULTS.increment(AuditLogFault::Repeated);
             tracing::error!(sequence = event.sequence, audited, "an event was offered again");
             return Ok(());
         }
         if event.sequence != audited + 1 {
+            AUDIT_FAULTS.increment(AuditLogFault::Gap);
             tracing::error!(
                 from = audited + 1,
                 to = event.sequence - 1,

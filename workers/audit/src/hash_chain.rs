@@ -3,7 +3,7 @@
 use std::{borrow::Cow, fmt, io::Cursor};
 
 use data_encoding::{BASE64, HEXLOWER};
-use nats::reader::StreamEntry;
+use nats::{reader::StreamEntry, spans::TraceContext};
 use schemas::{
     audit::{AuditNote, AuditRange, AuditRecord, AuditSource, FIRST_PREV_HASH, NOTE},
     headers, subjects,
@@ -97,6 +97,7 @@ impl AuditHead {
             owner: None,
             media_id: None,
             job_id: None,
+            trace_id: None,
             data: serde_json::to_value(note).map_err(|source| AuditError::Unencodable { n, source })?,
             prev_hash: foreign.map_or_else(|| self.hash.clone(), ForeignMessages::hash),
         };
@@ -124,6 +125,7 @@ impl AuditHead {
             owner: text(headers::OWNER),
             media_id: text(headers::MEDIA_ID),
             job_id: text(headers::JOB_ID),
+            trace_id: text(headers::TRACE_PARENT).and_then(|text| trace_id(&text)),
             data: msgpack_to_json(&event.payload),
             prev_hash: self.hash.clone(),
         }
@@ -171,6 +173,10 @@ impl AuditHead {
     }
 }
 
+fn trace_id(trace_parent: &str) -> Option<String> {
+    TraceContext::parse(trace_parent).map(|context| context.trace_id_text())
+}
+
 fn is_note(record: &AuditRecord) -> bool {
     record.kind == NOTE && record.source.stream == subjects::AUDIT
 }
@@ -191,6 +197,7 @@ pub(crate) type RecordContentDigest = [u8; 16];
 pub(crate) fn digest_content(record: &AuditRecord) -> RecordContentDigest {
     let mut plain = AuditRecord { n: 0, prev_hash: String::new(), ..record.clone() };
     plain.source.epoch = None;
+    plain.trace_id = None;
     // Nothing in a record that was read can fail to be written.
     let digest = Sha256::digest(serde_json::to_vec(&plain).unwrap_or_default());
     let mut content = RecordContentDigest::default();

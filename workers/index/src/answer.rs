@@ -9,6 +9,7 @@ use futures::StreamExt;
 use nats::{
     Bus,
     metrics::{
+        LabelValue as _,
         labels::IndexQuestion,
         table::{INDEX_QUESTION_SECONDS, INDEX_QUESTIONS},
     },
@@ -94,6 +95,7 @@ pub(crate) async fn run_responder(
                 let is_search = question.subject.as_str() == search_subject;
                 let is_history = question.subject.as_str() == history_subject;
                 let kind = question_kind(question.subject.as_str());
+                let span = nats::answer_span(&question, kind.text());
                 // Also those for which there is no room.
                 INDEX_QUESTIONS.increment(kind);
                 let is_full = if is_search {
@@ -108,13 +110,14 @@ pub(crate) async fn run_responder(
                 } else if is_search {
                     let searcher = Arc::clone(&searcher);
                     let answering = async move { searcher.answer_search(&question.payload, reply).await };
-                    searching.spawn(observe_question(kind, answering));
+                    searching.spawn(span.run(observe_question(kind, answering)));
                 } else if is_history {
                     let historian = historian.clone();
                     let answering = async move { historian.answer_history(&question.payload, reply).await };
-                    remembering.spawn(observe_question(kind, answering));
+                    remembering.spawn(span.run(observe_question(kind, answering)));
                 } else {
-                    answering.spawn(observe_question(kind, Arc::clone(&desk).handle_query(question, reply)));
+                    let answer = Arc::clone(&desk).handle_query(question, reply);
+                    answering.spawn(span.run(observe_question(kind, answer)));
                 }
             }
         }

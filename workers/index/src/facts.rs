@@ -20,6 +20,9 @@ pub(crate) struct DocumentFacts {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) language: Option<String>,
     pub(crate) visibility: MediaVisibility,
+    /// Its owner chose a poster.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) has_poster: bool,
     pub(crate) created_at_ms: u64,
     pub(crate) changed_at_ms: u64,
     /// While it is removed and can be restored.
@@ -32,6 +35,7 @@ impl DocumentFacts {
         Self {
             revision,
             visibility: record.visibility(),
+            has_poster: record.poster.is_some(),
             owner: record.owner,
             title: record.title,
             description: record.description,
@@ -121,6 +125,7 @@ impl MediaFacts {
         let status = self.status();
         let Self { document, asset, .. } = self;
         let of_document = document.as_ref().map_or(0, |document| document.changed_at_ms);
+        let has_chosen_poster = document.as_ref().is_some_and(|document| document.has_poster);
         let of_asset = asset.as_ref().map_or(0, |asset| asset.changed_at_ms);
         Some(MediaIndexItem {
             media_id,
@@ -134,7 +139,7 @@ impl MediaFacts {
             title: document.map(|document| document.title).unwrap_or_default(),
             size_bytes: asset.as_ref().and_then(|asset| asset.size_bytes),
             encode: asset.as_ref().and_then(|asset| asset.encode),
-            has_poster: asset.as_ref().is_some_and(|asset| asset.has_poster),
+            has_poster: has_chosen_poster || asset.as_ref().is_some_and(|asset| asset.has_poster),
             code: asset.as_ref().and_then(|asset| asset.code.clone()),
             detail: asset.as_ref().and_then(|asset| asset.detail.clone()),
             summary: asset.and_then(|asset| asset.summary),

@@ -8,12 +8,14 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::{Arc, mpsc as std_mpsc};
 
+use spans::{Span, SpanKind};
 use tokio::process::{Child, Command};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, SemaphorePermit, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::MediaDriverConfig;
+use crate::copy::{FrameCopySpec, MediaSurvey, SoundCopySpec};
 use crate::error::MediaTaskError;
 use crate::memory::{ChildMemoryBudget, MemoryReservation};
 use crate::probe::MediaProbe;
@@ -90,6 +92,40 @@ impl MediaDriver {
         }
     }
 
+    /// Says where the samples of a file lie, by scans of its packets without decoding them all.
+    pub async fn survey(
+        &self,
+        source: Arc<dyn MediaByteSource>,
+        cancel: &CancellationToken,
+    ) -> Result<MediaSurvey, MediaTaskError> {
+        match self.run_task(source, MediaTask::Survey, None, cancel).await? {
+            ChildOutcome::Surveyed(survey) => Ok(*survey),
+            _ => Err(MediaTaskError::Protocol("another result than a survey".into())),
+        }
+    }
+
+    /// Puts a range of frames into segments as they are.
+    pub async fn copy_frames(
+        &self,
+        source: Arc<dyn MediaByteSource>,
+        spec: FrameCopySpec,
+        out: mpsc::Sender<MediaTaskOutput>,
+        cancel: &CancellationToken,
+    ) -> Result<MediaTaskReport, MediaTaskError> {
+        self.run_output_task(source, MediaTask::CopyFrames(spec), out, cancel).await
+    }
+
+    /// Puts a track of sound into segments as it is.
+    pub async fn copy_sound(
+        &self,
+        source: Arc<dyn MediaByteSource>,
+        spec: SoundCopySpec,
+        out: mpsc::Sender<MediaTaskOutput>,
+        cancel: &CancellationToken,
+    ) -> Result<MediaTaskReport, MediaTaskError> {
+        self.run_output_task(source, MediaTask::CopySound(spec), out, cancel).await
+    }
+
     /// Encodes a range of the output frame grid into every rung.
     pub async fn encode_video(
         &self,
@@ -160,8 +196,17 @@ impl MediaDriver {
             () = cancel.cancelled() => return Err(MediaTaskError::Cancelled),
             room = self.reserve_capacity(&task) => room?,
         };
-        let session = self.spawn_child("run", part.bytes).await?;
-        session.run(MediaTaskRun { config: &self.config, source, task, out, cancel }).await
+        // What the child does is a span here: it has no network to say more.
+        let span = Span::begin(SpanKind::Internal, || format!("media child {}", task.name()).into());
+        let working = async {
+            let session = self.spawn_child("run", part.bytes).await?;
+            session.run(MediaTaskRun { config: &self.config, source, task, out, cancel }).await
+        };
+        let ended = span.scope(working).await;
+        if let Err(error) = &ended {
+            span.fail(error.code());
+        }
+        ended
     }
 
     /// Waits for a place among the children and for the memory that the task may use.
@@ -171,9 +216,12 @@ impl MediaDriver {
     ) -> Result<(SemaphorePermit<'_>, MemoryReservation<'_>), MediaTaskError> {
         let slot = self.slots.acquire().await.map_err(|_closed| MediaTaskError::Cancelled)?;
         let bytes = match task {
-            MediaTask::Probe | MediaTask::Audio(_) | MediaTask::Subtitles(_) => {
-                self.config.probe_memory_bytes_max
-            }
+            MediaTask::Probe
+            | MediaTask::Audio(_)
+            | MediaTask::Subtitles(_)
+            | MediaTask::Survey
+            | MediaTask::CopyFrames(_)
+            | MediaTask::CopySound(_) => self.config.probe_memory_bytes_max,
             MediaTask::Encode(_) | MediaTask::Stills(_) => self.config.child_memory_bytes_max,
         };
         Ok((slot, self.memory.reserve_bytes(bytes).await?))

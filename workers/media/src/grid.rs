@@ -82,14 +82,23 @@ impl VideoGrid {
 pub struct AudioGrid {
     segment_seconds: MediaRatio,
     frames: u64,
+    /// Samples per second.
+    pub rate_hz: u32,
 }
 
 impl AudioGrid {
     /// The grid of a rendition of `duration_samples` at [`AUDIO_RATE_HZ`]; none when the segment length is not usable.
     #[must_use]
     pub fn new(segment_seconds: MediaRatio, duration_samples: u64) -> Option<Self> {
+        Self::with_rate(segment_seconds, duration_samples, AUDIO_RATE_HZ)
+    }
+
+    /// The grid of a rendition of `duration_samples`, of which there are `rate_hz` a second; none when one of them is not usable.
+    #[must_use]
+    pub fn with_rate(segment_seconds: MediaRatio, duration_samples: u64, rate_hz: u32) -> Option<Self> {
         let frames = duration_samples.div_ceil(u64::from(AUDIO_FRAME_SAMPLES));
-        segment_seconds.is_usable().then_some(Self { segment_seconds, frames })
+        let is_usable = segment_seconds.is_usable() && (7_000..=192_000).contains(&rate_hz);
+        is_usable.then_some(Self { segment_seconds, frames, rate_hz })
     }
 
     /// AAC frames in the whole rendition.
@@ -102,7 +111,7 @@ impl AudioGrid {
     #[must_use]
     pub fn first_frame(self, segment: u32) -> u64 {
         let scale = u128::from(self.segment_seconds.den) * u128::from(AUDIO_FRAME_SAMPLES);
-        let samples = u128::from(segment) * u128::from(self.segment_seconds.num) * u128::from(AUDIO_RATE_HZ);
+        let samples = u128::from(segment) * u128::from(self.segment_seconds.num) * u128::from(self.rate_hz);
         // From the start each time, not from the segment before: rounding must not add up along a long file.
         let nearest = (2 * samples + scale) / (2 * scale);
         u64::try_from(nearest).unwrap_or(u64::MAX).min(self.frames)
@@ -112,7 +121,7 @@ impl AudioGrid {
     /// has no audio segment of its own.
     #[must_use]
     pub fn segment_count(self) -> u32 {
-        let scale = u128::from(self.segment_seconds.num) * u128::from(AUDIO_RATE_HZ);
+        let scale = u128::from(self.segment_seconds.num) * u128::from(self.rate_hz);
         let samples =
             u128::from(self.frames) * u128::from(AUDIO_FRAME_SAMPLES) * u128::from(self.segment_seconds.den);
         let mut count = u32::try_from(samples.div_ceil(scale)).unwrap_or(u32::MAX);

@@ -11,6 +11,7 @@
 
 mod clock;
 mod config;
+mod copy;
 mod driver;
 mod error;
 mod grid;
@@ -24,6 +25,10 @@ mod spec;
 
 pub use clock::{CLOCK_MARKS_MAX, ClockMap, ClockMark};
 pub use config::MediaDriverConfig;
+pub use copy::{
+    DELAY_FRAMES_MAX, FrameCopySpec, FrameFault, FrameIndex, KEY_FRAMES_MAX, MediaSurvey, SoundCopySpec,
+    SoundIndex,
+};
 pub use driver::MediaDriver;
 pub use error::{MediaErrorCode, MediaRetryDecision, MediaTaskError};
 pub use grid::{AUDIO_FRAME_SAMPLES, AUDIO_RATE_HZ, AudioGrid, MediaRatio, VideoGrid};

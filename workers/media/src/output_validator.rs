@@ -6,12 +6,13 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
+use crate::copy::{FrameIndex, KEY_FRAMES_MAX, MediaSurvey};
 use crate::error::MediaTaskError;
 use crate::grid::{AudioGrid, VideoGrid};
 use crate::probe::{MediaProbe, MediaStream, MediaStreamKind, TEXT_CHARS_MAX};
 use crate::protocol::{MediaLimits, MediaTask, MediaTaskReport, to_printable};
 use crate::spec::{
-    CUE_TEXT_BYTES_MAX, CUES_BYTES_MAX, CUES_MAX, EncodeSpec, MediaTaskOutput, SubtitleCue, SubtitlesSpec,
+    CUE_TEXT_BYTES_MAX, CUES_BYTES_MAX, CUES_MAX, MediaTaskOutput, StoryboardSpec, SubtitleCue, SubtitlesSpec,
 };
 
 /// Smallest possible file of each kind, in bytes: less is no segment.
@@ -36,11 +37,28 @@ pub(crate) struct OutputValidator {
 
 #[derive(Debug)]
 enum ExpectedOutput {
-    Video(EncodeSpec, VideoGrid),
+    Video(FrameRangePlan, VideoGrid),
     Audio(AudioGrid),
     Images(u16),
     Cues(SubtitlesSpec),
     Probe,
+    Survey,
+}
+
+/// The frames of a range, and how they are cut.
+#[derive(Debug, Clone, Copy)]
+struct FrameRangePlan {
+    start_frame: u64,
+    frame_count: u32,
+    first_segment: u32,
+    segment_frames: u32,
+    sheet: Option<StoryboardSpec>,
+}
+
+impl FrameRangePlan {
+    fn segment_count(self) -> u32 {
+        self.frame_count.div_ceil(self.segment_frames.max(1))
+    }
 }
 
 #[derive(Debug, Default)]
@@ -70,7 +88,31 @@ impl OutputValidator {
         let plan = match task {
             MediaTask::Encode(spec) => {
                 renditions.extend(spec.rungs.iter().map(|rung| rung.rendition));
-                ExpectedOutput::Video(spec.clone(), spec.check().map_err(MediaTaskError::Spec)?)
+                let grid = spec.check().map_err(MediaTaskError::Spec)?;
+                let range = FrameRangePlan {
+                    start_frame: spec.start_frame,
+                    frame_count: spec.frame_count,
+                    first_segment: spec.first_segment,
+                    segment_frames: spec.segment_frames,
+                    sheet: spec.storyboard,
+                };
+                ExpectedOutput::Video(range, grid)
+            }
+            MediaTask::CopyFrames(spec) => {
+                renditions.push(spec.rendition);
+                let grid = spec.check().map_err(MediaTaskError::Spec)?;
+                let range = FrameRangePlan {
+                    start_frame: spec.start_frame,
+                    frame_count: spec.frame_count,
+                    first_segment: spec.first_segment,
+                    segment_frames: spec.segment_frames,
+                    sheet: None,
+                };
+                ExpectedOutput::Video(range, grid)
+            }
+            MediaTask::CopySound(spec) => {
+                renditions.push(spec.rendition);
+                ExpectedOutput::Audio(spec.check().map_err(MediaTaskError::Spec)?)
             }
             MediaTask::Audio(spec) => {
                 renditions.push(spec.rendition);
@@ -85,6 +127,7 @@ impl OutputValidator {
                 ExpectedOutput::Cues(spec.clone())
             }
             MediaTask::Probe => ExpectedOutput::Probe,
+            MediaTask::Survey => ExpectedOutput::Survey,
         };
         Ok(Self {
             task: task.clone(),
@@ -147,7 +190,7 @@ impl OutputValidator {
                 let side = self.side_pixels_max();
                 let (count, is_size) = match &self.plan {
                     ExpectedOutput::Images(count) => (*count, *width <= side && *height <= side),
-                    ExpectedOutput::Video(EncodeSpec { storyboard: Some(sheet), .. }, _) => {
+                    ExpectedOutput::Video(FrameRangePlan { sheet: Some(sheet), .. }, _) => {
                         (1, sheet.sheet_size() == (*width, *height))
                     }
                     _ => return protocol_error("picture without asking"),
@@ -189,7 +232,7 @@ impl OutputValidator {
             ExpectedOutput::Video(spec, _) => u64::from(spec.frame_count),
             ExpectedOutput::Audio(grid) => grid.frame_count(),
             ExpectedOutput::Images(count) => u64::from(*count),
-            ExpectedOutput::Cues(_) | ExpectedOutput::Probe => self.packets_max,
+            ExpectedOutput::Cues(_) | ExpectedOutput::Probe | ExpectedOutput::Survey => self.packets_max,
         };
         if done <= self.progress || done > done_max {
             return protocol_error(&format!("progress {done} after {} of {done_max}", self.progress));
@@ -215,11 +258,11 @@ impl OutputValidator {
             ExpectedOutput::Audio(grid) => grid.segment_count(),
             ExpectedOutput::Images(count) if self.images == *count => return check_times(report),
             ExpectedOutput::Cues(_) => return check_times(report),
-            ExpectedOutput::Images(_) | ExpectedOutput::Probe => {
+            ExpectedOutput::Images(_) | ExpectedOutput::Probe | ExpectedOutput::Survey => {
                 return protocol_error("result before the work was done");
             }
         };
-        let lacks_sheet = matches!(&self.plan, ExpectedOutput::Video(spec, _) if spec.storyboard.is_some())
+        let lacks_sheet = matches!(&self.plan, ExpectedOutput::Video(range, _) if range.sheet.is_some())
             && self.images == 0;
         if lacks_sheet || self.next.values().any(|next| next.segments != segments) {
             return protocol_error("result before all segments and the sheet");
@@ -227,15 +270,44 @@ impl OutputValidator {
         check_times(report)
     }
 
+    /// Accepts the result of a survey, with its texts made printable.
+    pub(crate) fn check_survey(
+        &self,
+        survey: MediaSurvey,
+        size_bytes: u64,
+    ) -> Result<MediaSurvey, MediaTaskError> {
+        if !matches!(self.plan, ExpectedOutput::Survey) {
+            return protocol_error("survey without asking");
+        }
+        let probe = self.check_probe_texts(survey.probe, size_bytes)?;
+        let is_sorted = |index: &FrameIndex| {
+            let keys = &index.key_frames;
+            let is_inside = keys.last().is_none_or(|key| u64::from(*key) < index.frame_count);
+            keys.len() <= KEY_FRAMES_MAX && is_inside && keys.is_sorted_by(|a, b| a < b)
+        };
+        if survey.frames.as_ref().is_some_and(|index| index.fault.is_none() && !is_sorted(index)) {
+            return protocol_error("keyframes out of order");
+        }
+        Ok(MediaSurvey { probe, ..survey })
+    }
+
     /// Accepts the result of a probe, with its texts made printable.
     pub(crate) fn check_probe(
         &self,
-        mut probe: MediaProbe,
+        probe: MediaProbe,
         size_bytes: u64,
     ) -> Result<MediaProbe, MediaTaskError> {
         if !matches!(self.plan, ExpectedOutput::Probe) {
             return protocol_error("probe without asking");
         }
+        self.check_probe_texts(probe, size_bytes)
+    }
+
+    fn check_probe_texts(
+        &self,
+        mut probe: MediaProbe,
+        size_bytes: u64,
+    ) -> Result<MediaProbe, MediaTaskError> {
         if probe.size_bytes != size_bytes
             || probe.streams.len() > usize::try_from(self.streams_max).unwrap_or(0)
         {
@@ -279,11 +351,14 @@ impl OutputValidator {
                     number: index,
                     start_ticks: start * samples,
                     duration_ticks: (end - start) * samples,
-                    timescale: crate::AUDIO_RATE_HZ,
+                    timescale: grid.rate_hz,
                     sample_count: u32::try_from(end - start).ok()?,
                 })
             }
-            ExpectedOutput::Images(_) | ExpectedOutput::Cues(_) | ExpectedOutput::Probe => None,
+            ExpectedOutput::Images(_)
+            | ExpectedOutput::Cues(_)
+            | ExpectedOutput::Probe
+            | ExpectedOutput::Survey => None,
         }
     }
 
@@ -353,7 +428,7 @@ fn protocol_error<T>(what: &str) -> Result<T, MediaTaskError> {
 mod tests {
     use super::*;
     use crate::grid::MediaRatio;
-    use crate::spec::{AudioSpec, EncodeRung, EncoderPreset, H264Profile};
+    use crate::spec::{AudioSpec, EncodeRung, EncodeSpec, EncoderPreset, H264Profile};
 
     fn encode() -> MediaTask {
         MediaTask::Encode(EncodeSpec {

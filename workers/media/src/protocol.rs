@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::ClockMap;
+use crate::copy::{FrameCopySpec, MediaSurvey, SoundCopySpec};
 use crate::error::MediaErrorCode;
 use crate::probe::MediaProbe;
 use crate::spec::{AudioSpec, EncodeSpec, StillsSpec, SubtitleCue, SubtitlesSpec};
@@ -89,14 +90,35 @@ pub enum MediaTask {
     Stills(StillsSpec),
     /// Read subtitles.
     Subtitles(SubtitlesSpec),
+    /// Say where the samples of the file lie.
+    Survey,
+    /// Put frames into segments as they are.
+    CopyFrames(FrameCopySpec),
+    /// Put sound into segments as it is.
+    CopySound(SoundCopySpec),
 }
 
 impl MediaTask {
+    /// Its name in traces.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Probe => "probe",
+            Self::Encode(_) => "encode",
+            Self::Audio(_) => "audio",
+            Self::Stills(_) => "stills",
+            Self::Subtitles(_) => "subtitles",
+            Self::Survey => "survey",
+            Self::CopyFrames(_) => "copy_frames",
+            Self::CopySound(_) => "copy_sound",
+        }
+    }
+
     /// How time stamps are read; none for a probe, which finds that out.
     #[must_use]
     pub fn clock(&self) -> Option<&ClockMap> {
         match self {
-            Self::Probe => None,
+            // Samples are copied from files whose clock does not jump.
+            Self::Probe | Self::Survey | Self::CopyFrames(_) | Self::CopySound(_) => None,
             Self::Encode(spec) => Some(&spec.clock),
             Self::Audio(spec) => Some(&spec.clock),
             Self::Stills(spec) => Some(&spec.clock),
@@ -192,6 +214,8 @@ pub enum ChildMessage {
     },
     /// The result of a probe; the last frame.
     Probed(Box<MediaProbe>),
+    /// The result of a survey; the last frame.
+    Surveyed(Box<MediaSurvey>),
     /// The result of any other task; the last frame.
     Done(MediaTaskReport),
     /// No result; the last frame.

@@ -17,6 +17,7 @@ use tokio_util::codec::{FramedRead, FramedWrite, LengthDelimitedCodec};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::MediaDriverConfig;
+use crate::copy::MediaSurvey;
 use crate::error::MediaTaskError;
 use crate::output_validator::OutputValidator;
 use crate::probe::MediaProbe;
@@ -44,6 +45,8 @@ const READ_BYTES_ALWAYS: u64 = 256 << 20;
 pub(crate) enum ChildOutcome {
     /// The result of a probe.
     Probed(Box<MediaProbe>),
+    /// The result of a survey.
+    Surveyed(Box<MediaSurvey>),
     /// The result of any other task.
     Done(MediaTaskReport),
     /// The result of the self-check.
@@ -415,6 +418,10 @@ impl ChildOutputReader<'_> {
             ChildMessage::Probed(probe) => {
                 let probe = self.expect.check_probe(*probe, self.size_bytes)?;
                 return Ok(ChildEvent::Last(ChildOutcome::Probed(Box::new(probe))));
+            }
+            ChildMessage::Surveyed(survey) => {
+                let survey = self.expect.check_survey(*survey, self.size_bytes)?;
+                return Ok(ChildEvent::Last(ChildOutcome::Surveyed(Box::new(survey))));
             }
             ChildMessage::Done(report) => {
                 return Ok(ChildEvent::Last(ChildOutcome::Done(self.expect.check_report(report)?)));

@@ -143,7 +143,9 @@ impl EncodeSpec {
         if !is_in(self.frame_count) || !is_in(self.segment_frames) || !is_in(self.gop_frames) {
             return Err("frame_count, segment_frames or gop_frames is out of range".into());
         }
-        if self.start_frame > u64::from(u32::MAX) || self.rungs.is_empty() || self.rungs.len() > RUNGS_MAX {
+        // Without rungs it makes small pictures alone.
+        let is_nothing = self.rungs.is_empty() && self.storyboard.is_none();
+        if self.start_frame > u64::from(u32::MAX) || is_nothing || self.rungs.len() > RUNGS_MAX {
             return Err("start_frame or the number of rungs is out of range".into());
         }
         if let Some(storyboard) = &self.storyboard {

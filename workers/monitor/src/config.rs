@@ -3,6 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::alerting::MonitorAlertsConfig;
+
 /// Limits of the monitor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -17,6 +19,8 @@ pub struct MonitorConfig {
     pub durables_max: usize,
     /// Most stages of dead letters that are shown by name; more are counted as `other`.
     pub dead_stages_max: usize,
+    /// Alerts, and who is informed of them.
+    pub alerts: MonitorAlertsConfig,
 }
 
 impl Default for MonitorConfig {
@@ -27,6 +31,7 @@ impl Default for MonitorConfig {
             streams_max: 64,
             durables_max: 64,
             dead_stages_max: 32,
+            alerts: MonitorAlertsConfig::default(),
         }
     }
 }

@@ -1,9 +1,10 @@
 //! The metrics: one table of names, the families behind it, and the same numbers as a snapshot.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, VecDeque},
     fmt,
     sync::{Arc, atomic::AtomicU64},
+    time::Instant,
 };
 
 use nats::metrics::{
@@ -11,24 +12,28 @@ use nats::metrics::{
     table::{
         ADVISORIES, AUDIT_LAG_EVENTS, AUDIT_LAG_SECONDS, BROKER_UP, BUS_MESSAGES, BUS_PAYLOAD_BYTES,
         DEAD_LETTER_MESSAGES, DROPPED_MESSAGES, DURABLE_OLDEST_AGE_SECONDS, DURABLE_PENDING_MESSAGES,
-        DURABLE_REDELIVERED_MESSAGES, DURABLE_UNACKNOWLEDGED_MESSAGES, DURABLE_WAITING_PULLS, EVENTS,
-        JOB_CPU_SECONDS, JOB_SECONDS_BOUNDS, JOB_WALL_SECONDS, POLL_TIMESTAMP_SECONDS, POLLS, QUEUED_TASKS,
-        STREAM_APPENDS, STREAM_BYTES, STREAM_FILL_RATIO, STREAM_LIMIT_BYTES, STREAM_MESSAGES,
-        STREAM_ROOM_SECONDS,
+        DURABLE_REDELIVERED_MESSAGES, DURABLE_UNACKNOWLEDGED_LIMIT, DURABLE_UNACKNOWLEDGED_MESSAGES,
+        DURABLE_WAITING_PULLS, EVENTS, JOB_CPU_SECONDS, JOB_SECONDS_BOUNDS, JOB_WALL_SECONDS,
+        MEDIA_PLAYABLE_SECONDS, POLL_TIMESTAMP_SECONDS, POLLS, QUEUED_TASKS, STREAM_APPENDS, STREAM_BYTES,
+        STREAM_FILL_RATIO, STREAM_LIMIT_BYTES, STREAM_MESSAGES, STREAM_ROOM_SECONDS,
     },
 };
 use parking_lot::Mutex;
 use prometheus_client::metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram};
 use schemas::{
     BusEvent, catalog,
+    ids::MediaId,
     job::{self, JobSucceeded},
+    media::MediaPlayable,
     subjects::{MessageClass, parse_event_subject},
+    upload::UploadReceived,
 };
 use serde::Serialize;
 
 use crate::{
     growth::StreamGrowth,
     measure::{self, OTHER},
+    process_log::ProcessLog,
     role_reports::RoleReports,
     stats::{DurableStats, PollResult, StreamStats},
 };
@@ -37,6 +42,8 @@ type SingleLabel = [(&'static str, String); 1];
 type LabelPair = [(&'static str, String); 2];
 type FloatGauge = Gauge<f64, AtomicU64>;
 
+/// Most media whose upload was received that are waited for; of older ones the time is not measured.
+const RECEIVED_MAX: usize = 4_096;
 /// Kinds of jobs that are counted by name.
 const TASK_KINDS: [&str; 2] = [job::TRANSCODE, job::VERIFY];
 
@@ -45,6 +52,7 @@ const TASK_KINDS: [&str; 2] = [job::TRANSCODE, job::VERIFY];
 pub struct MonitorMetrics {
     inner: Arc<MetricFamilies>,
     reports: RoleReports,
+    processes: ProcessLog,
 }
 
 impl fmt::Debug for MonitorMetrics {
@@ -91,6 +99,8 @@ struct MetricFamilies {
     dropped: Counter,
     job_wall: Histogram,
     job_cpu: Histogram,
+    playable: Histogram,
+    received: Mutex<ReceivedMedia>,
     streams: StreamMetrics,
     durables: DurableMetrics,
     dead: Family<SingleLabel, Gauge>,
@@ -99,6 +109,31 @@ struct MetricFamilies {
     broker_up: Gauge,
     poll_timestamp: FloatGauge,
     last: Mutex<LastPoll>,
+}
+
+/// Media whose upload was received and that can't be played yet, the newest [`RECEIVED_MAX`].
+#[derive(Default)]
+struct ReceivedMedia {
+    at: HashMap<MediaId, Instant>,
+    order: VecDeque<MediaId>,
+}
+
+impl ReceivedMedia {
+    fn note(&mut self, media_id: MediaId, now: Instant) {
+        if self.at.insert(media_id, now).is_some() {
+            return;
+        }
+        self.order.push_back(media_id);
+        if self.order.len() > RECEIVED_MAX
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.at.remove(&oldest);
+        }
+    }
+
+    fn take(&mut self, media_id: MediaId) -> Option<Instant> {
+        self.at.remove(&media_id)
+    }
 }
 
 /// What the last poll found, and what was added to counters so far.
@@ -125,6 +160,7 @@ struct StreamMetrics {
 struct DurableMetrics {
     pending: Family<LabelPair, Gauge>,
     unacknowledged: Family<LabelPair, Gauge>,
+    unacknowledged_limit: Family<LabelPair, Gauge>,
     redelivered: Family<LabelPair, Gauge>,
     waiting: Family<LabelPair, Gauge>,
     oldest: Family<LabelPair, FloatGauge>,
@@ -192,6 +228,8 @@ impl MonitorMetrics {
             dropped: Counter::default(),
             job_wall: Histogram::new(JOB_SECONDS_BOUNDS.iter().copied()),
             job_cpu: Histogram::new(JOB_SECONDS_BOUNDS.iter().copied()),
+            playable: Histogram::new(JOB_SECONDS_BOUNDS.iter().copied()),
+            received: Mutex::default(),
             streams: StreamMetrics::default(),
             durables: DurableMetrics::default(),
             dead: Family::default(),
@@ -205,7 +243,12 @@ impl MonitorMetrics {
         inner.dead.get_or_create(&[("stage", OTHER.into())]).set(0);
         let reports = RoleReports::default();
         registry.register_collector(Box::new(reports.clone()));
-        Self { inner: Arc::new(inner), reports }
+        Self { inner: Arc::new(inner), reports, processes: ProcessLog::default() }
+    }
+
+    /// What all processes say of themselves.
+    pub(crate) const fn process_log(&self) -> &ProcessLog {
+        &self.processes
     }
 
     /// What other processes reported.
@@ -242,11 +285,18 @@ impl MonitorMetrics {
             MessageClass::Event => {
                 inner.events.counter_for(measure::event_type(subject).unwrap_or_default()).inc();
                 self.observe_job(subject, payload);
+                self.observe_playable(subject, payload);
             }
             MessageClass::Task => {
                 inner.tasks.counter_for(measure::task_kind(subject)).inc();
             }
             MessageClass::Stat => self.reports.receive(subject, payload),
+            MessageClass::Log => {
+                let role = subject.strip_prefix("log.").unwrap_or_default();
+                if !self.processes.receive(role, payload, Instant::now()) {
+                    tracing::debug!(subject, "this is no report of a process");
+                }
+            }
             MessageClass::Advisory => {
                 inner.advisories.counter_for(&measure::advisory_kind(subject)).inc();
             }
@@ -264,6 +314,27 @@ impl MonitorMetrics {
                 self.inner.job_cpu.observe(event.cpu_ms as f64 / 1_000.0);
             }
             Err(error) => tracing::debug!(%error, "an event that can't be decoded"),
+        }
+    }
+
+    /// The time from an upload that was received until its medium can be played.
+    fn observe_playable(&self, subject: &str, payload: &[u8]) {
+        let now = Instant::now();
+        match parse_event_subject(subject) {
+            Some((UploadReceived::ENTITY, UploadReceived::VERB, _)) => {
+                if let Ok(event) = nats::decode_message::<UploadReceived>(subject, payload) {
+                    self.inner.received.lock().note(event.media_id, now);
+                }
+            }
+            Some((MediaPlayable::ENTITY, MediaPlayable::VERB, _)) => {
+                let Ok(event) = nats::decode_message::<MediaPlayable>(subject, payload) else { return };
+                // Another encode of a medium that plays already, and an event that comes again, find nothing.
+                if let Some(received_at) = self.inner.received.lock().take(event.media_id) {
+                    let took = now.saturating_duration_since(received_at);
+                    self.inner.playable.observe(took.as_secs_f64());
+                }
+            }
+            _ => {}
         }
     }
 
@@ -307,6 +378,7 @@ impl MetricFamilies {
         register_metric(r, &DROPPED_MESSAGES, &self.dropped);
         register_metric(r, &JOB_WALL_SECONDS, &self.job_wall);
         register_metric(r, &JOB_CPU_SECONDS, &self.job_cpu);
+        register_metric(r, &MEDIA_PLAYABLE_SECONDS, &self.playable);
         register_metric(r, &STREAM_APPENDS, &self.streams.appends);
         register_metric(r, &STREAM_MESSAGES, &self.streams.messages);
         register_metric(r, &STREAM_BYTES, &self.streams.bytes);
@@ -315,6 +387,7 @@ impl MetricFamilies {
         register_metric(r, &STREAM_ROOM_SECONDS, &self.streams.room);
         register_metric(r, &DURABLE_PENDING_MESSAGES, &self.durables.pending);
         register_metric(r, &DURABLE_UNACKNOWLEDGED_MESSAGES, &self.durables.unacknowledged);
+        register_metric(r, &DURABLE_UNACKNOWLEDGED_LIMIT, &self.durables.unacknowledged_limit);
         register_metric(r, &DURABLE_REDELIVERED_MESSAGES, &self.durables.redelivered);
         register_metric(r, &DURABLE_WAITING_PULLS, &self.durables.waiting);
         register_metric(r, &DURABLE_OLDEST_AGE_SECONDS, &self.durables.oldest);
@@ -371,6 +444,7 @@ impl DurableMetrics {
         let labels = durable_labels(durable);
         self.pending.get_or_create(&labels).set(saturating_i64(durable.pending));
         self.unacknowledged.get_or_create(&labels).set(saturating_i64(durable.unacknowledged));
+        self.unacknowledged_limit.get_or_create(&labels).set(saturating_i64(durable.unacknowledged_limit));
         self.redelivered.get_or_create(&labels).set(saturating_i64(durable.redelivered));
         self.waiting.get_or_create(&labels).set(saturating_i64(durable.waiting_pulls));
         self.oldest.get_or_create(&labels).set(durable.oldest_age_seconds);
@@ -380,6 +454,7 @@ impl DurableMetrics {
         let labels = durable_labels(durable);
         self.pending.remove(&labels);
         self.unacknowledged.remove(&labels);
+        self.unacknowledged_limit.remove(&labels);
         self.redelivered.remove(&labels);
         self.waiting.remove(&labels);
         self.oldest.remove(&labels);

@@ -181,6 +181,7 @@ impl BrokerPoller<'_> {
                 durable: info.name,
                 pending: info.num_pending,
                 unacknowledged: info.num_ack_pending as u64,
+                unacknowledged_limit: u64::try_from(info.config.max_ack_pending).unwrap_or(0),
                 redelivered: info.num_redelivered as u64,
                 waiting_pulls: info.num_waiting as u64,
                 oldest_age_seconds,

@@ -11,7 +11,7 @@ use nats::{
     Role,
     metrics::{
         DeclaredMetric as _, MetricDeclaration, MetricHandler, MetricKind, find_declaration,
-        table::AUDIT_RECORDS,
+        table::{AUDIT_FAULTS, AUDIT_RECORDS},
     },
 };
 
@@ -77,7 +77,7 @@ fn name_series(sample: &MetricSample<'_>, role: &str, instance: &str) -> String 
 /// Whether a role may report a family: what the monitor says of the bus is said by no other.
 fn may_report(role: &str, declared: &MetricDeclaration) -> bool {
     declared.handler != MetricHandler::Monitor
-        || declared.name == AUDIT_RECORDS.declaration().name
+        || [AUDIT_RECORDS.declaration().name, AUDIT_FAULTS.declaration().name].contains(&declared.name)
         || role == Role::Monitor.name()
 }
 

@@ -49,6 +49,8 @@ pub struct DurableStats {
     pub pending: u64,
     /// Messages delivered and not yet acknowledged.
     pub unacknowledged: u64,
+    /// How many there may be of these; 0 for any number.
+    pub unacknowledged_limit: u64,
     /// Of these, how many were delivered more than once.
     pub redelivered: u64,
     /// Pull requests that wait for a message.

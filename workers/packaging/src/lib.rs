@@ -2,6 +2,7 @@
 //! output, no clock, the same input gives the same bytes.
 //!
 //! - [`EncodeProfile`]: what is wished for. [`ladder`] and [`plan`]: what is made, and in which parts.
+//! - [`copied`]: the same for what was made elsewhere.
 //! - [`presentation`]: what was made. [`playlist`] and [`mpd`]: its description for players.
 //! - [`mp4`]: the files of an encode, and one file made of them.
 //! - [`GrowingPartReader`]: which parts of a job that grows are read.
@@ -10,8 +11,11 @@
 
 mod audio_frame;
 mod audio_names;
+pub mod captions;
 mod changes;
+pub mod chapters;
 mod checksums;
+pub mod copied;
 pub mod ladder;
 pub mod language;
 pub mod mp4;
@@ -36,4 +40,4 @@ pub use audio_names::{ListedAudio, list_audio};
 pub use checksums::{ChecksumList, LIST_BYTES_MAX as CHECKSUMS_BYTES_MAX};
 pub use part_reader::GrowingPartReader;
 pub use profile::{EncodeProfile, ProfileRung, SIDE_PIXELS_MAX, STEP_RATE_BPS_MAX, STEPS_MAX, X264Preset};
-pub use segment_search::{ListedSegment, find_segment};
+pub use segment_search::{ListedSegment, find_segment, find_segment_span};

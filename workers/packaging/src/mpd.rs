@@ -4,7 +4,7 @@ use quick_xml::{
     Writer,
     events::{BytesDecl, BytesEnd, BytesStart, BytesText, Event},
 };
-use schemas::{job::StoredSegment, keys};
+use schemas::{captions::CaptionKind, job::StoredSegment, keys};
 
 use crate::presentation::{Presentation, PresentationRendition, RenditionKind};
 
@@ -67,7 +67,6 @@ pub fn render_manifest(presentation: &Presentation) -> Result<String, ManifestWr
     Ok(text)
 }
 
-/// Text comes as one file beside the segments, which is how players take WebVTT in DASH.
 fn write_subtitle_set(
     xml: &mut XmlWriter,
     subtitles: &PresentationRendition,
@@ -76,23 +75,66 @@ fn write_subtitle_set(
     let RenditionKind::Subtitles { language, label, is_forced, is_hearing_impaired } = &subtitles.kind else {
         return Ok(());
     };
-    let set = [
-        ("id", id.to_string()),
+    let set = TextSet {
+        id,
+        name: &subtitles.name,
+        language,
+        label,
+        kind: CaptionKind::of_flags(*is_forced, *is_hearing_impaired),
+        bandwidth_bps: subtitles.whole_bps().max(1),
+    };
+    write_text_set(xml, &set)
+}
+
+/// A track of text.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TextSet<'a> {
+    /// Number of its set.
+    pub(crate) id: usize,
+    /// Name of its folder.
+    pub(crate) name: &'a str,
+    /// A tag of RFC 5646.
+    pub(crate) language: &'a str,
+    /// Name for people.
+    pub(crate) label: &'a str,
+    /// What it is for.
+    pub(crate) kind: CaptionKind,
+    /// Bits per second of the file with all of it.
+    pub(crate) bandwidth_bps: u64,
+}
+
+impl TextSet<'_> {
+    /// The role of a kind (ISO/IEC 23009-1, 5.8.5.5).
+    pub(crate) const fn role_of(kind: CaptionKind) -> &'static str {
+        match kind {
+            CaptionKind::Forced => "forced-subtitle",
+            CaptionKind::Captions => "caption",
+            CaptionKind::Subtitles => "subtitle",
+        }
+    }
+}
+
+/// The element of a track of text by itself.
+pub(crate) fn render_text_set(set: &TextSet<'_>) -> Result<String, ManifestWriteError> {
+    let mut xml = Writer::new_with_indent(Vec::new(), b' ', 2);
+    write_text_set(&mut xml, set)?;
+    Ok(String::from_utf8_lossy(&xml.into_inner()).into_owned())
+}
+
+/// Text comes as one file beside the segments, which is how players take WebVTT in DASH.
+fn write_text_set(xml: &mut XmlWriter, set: &TextSet<'_>) -> Result<(), ManifestWriteError> {
+    let attributes = [
+        ("id", set.id.to_string()),
         ("contentType", "text".into()),
         ("mimeType", "text/vtt".into()),
-        ("lang", language.clone()),
+        ("lang", set.language.to_owned()),
     ];
-    open_element(xml, "AdaptationSet", &set)?;
-    write_text_element(xml, "Label", label)?;
-    let role = match (is_forced, is_hearing_impaired) {
-        (true, _) => "forced-subtitle",
-        (false, true) => "caption",
-        (false, false) => "subtitle",
-    };
-    write_role(xml, role)?;
-    let bandwidth = subtitles.whole_bps().max(1).to_string();
-    open_element(xml, "Representation", &[("id", subtitles.name.clone()), ("bandwidth", bandwidth)])?;
-    write_text_element(xml, "BaseURL", &keys::whole_subtitles_path(&subtitles.name))?;
+    open_element(xml, "AdaptationSet", &attributes)?;
+    write_text_element(xml, "Label", set.label)?;
+    write_role(xml, TextSet::role_of(set.kind))?;
+    let bandwidth = set.bandwidth_bps.to_string();
+    open_element(xml, "Representation", &[("id", set.name.to_owned()), ("bandwidth", bandwidth)])?;
+    write_text_element(xml, "BaseURL", &keys::whole_subtitles_path(set.name))?;
     close_element(xml, "Representation")?;
     close_element(xml, "AdaptationSet")
 }

@@ -135,6 +135,7 @@ pub fn plan_encode(input: &EncodePlanInput<'_>) -> Result<EncodePlan, NoEncodabl
         clock: technical.clock.clone(),
         reasons: Vec::new(),
         warnings: Vec::new(),
+        copy: None,
     };
     plan.options_digest = compute_digest(&plan);
     plan.reasons = reasons;
@@ -161,6 +162,7 @@ pub fn unplanned(source: &MediaSource, technical: &TechnicalMetadata, profile_na
         clock: Vec::new(),
         reasons: Vec::new(),
         warnings: Vec::new(),
+        copy: None,
     }
 }
 
@@ -244,6 +246,8 @@ const TASK_COST_BYTES: u64 = 64 << 20;
 /// that makes no encode counts one for each 64 MiB of the source: it does not share workers with the others.
 pub fn part_cost(plan: &EncodePlan, part: &str) -> u64 {
     let cost = match find_part_work(plan, part) {
+        // Copying takes next to nothing of what encoding takes.
+        _ if plan.copy.is_some() => 0,
         Some(PartWork::Video { video, range }) => {
             let pixels = |rung: &LadderRung| {
                 let frames = range.frame_count.div_ceil(u64::from(rung.frame_step.max(1)));
@@ -381,7 +385,7 @@ fn plan_video(
 }
 
 /// Cuts the frame grid: a short title stays whole; else one segment first, then ranges of equally many segments.
-fn cut_ranges(
+pub(crate) fn cut_ranges(
     frame_count: u64,
     segment_frames: u32,
     profile: &EncodeProfile,
@@ -472,7 +476,7 @@ fn plan_subtitles(tracks: &[SubtitleTrack]) -> Vec<SubtitlePlan> {
 }
 
 /// The language of a track, and its name for people, which none of its group has (RFC 8216, 4.3.4.1): its title, else its language.
-fn name_track(
+pub(crate) fn name_track(
     position: usize,
     language: Option<&str>,
     title: Option<&str>,
@@ -521,7 +525,7 @@ fn sanitize_label(text: &str) -> String {
 }
 
 /// SHA-256 over everything that decides about the bytes, shortened.
-fn compute_digest(plan: &EncodePlan) -> String {
+pub(crate) fn compute_digest(plan: &EncodePlan) -> String {
     let mut hash = Sha256::new();
     // Struct fields are written in the order of their definition, so equal plans give equal text.
     hash.update(serde_json::to_vec(plan).unwrap_or_default());

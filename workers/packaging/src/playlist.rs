@@ -6,6 +6,7 @@
 use std::fmt::Write as _;
 
 use schemas::{
+    captions::CaptionKind,
     job::{EncodePlan, JobPartRecord, StoredSegment},
     keys,
     media::Rational,
@@ -25,7 +26,8 @@ const VERSION: u32 = 6;
 
 const AUDIO_GROUP: &str = "audio";
 
-const SUBTITLE_GROUP: &str = "subtitles";
+/// The group that all subtitles are in.
+pub(crate) const SUBTITLE_GROUP: &str = "subtitles";
 
 /// What subtitles for the deaf and hard of hearing are good for (HLS Authoring Specification, 6.7).
 const HEARING_IMPAIRED: &str = ",CHARACTERISTICS=\"public.accessibility.transcribes-spoken-dialog,public.accessibility.describes-music-and-sound\"";
@@ -274,13 +276,34 @@ fn write_subtitle_media(
     let RenditionKind::Subtitles { language, label, is_forced, is_hearing_impaired } = &subtitles.kind else {
         return;
     };
+    let kind = CaptionKind::of_flags(*is_forced, *is_hearing_impaired);
+    let is_both = *is_forced && *is_hearing_impaired;
+    let characteristics = if is_both || kind == CaptionKind::Captions { HEARING_IMPAIRED } else { "" };
+    text.push_str(&format_media_tag((language, kind), characteristics, (label, is_autoselected), uri));
+}
+
+/// The line of a track of text that people brought.
+pub(crate) fn format_subtitle_media(
+    (language, kind): (&str, CaptionKind),
+    label: &str,
+    is_autoselected: bool,
+    uri: &str,
+) -> String {
+    let characteristics = if kind == CaptionKind::Captions { HEARING_IMPAIRED } else { "" };
+    format_media_tag((language, kind), characteristics, (label, is_autoselected), uri)
+}
+
+fn format_media_tag(
+    (language, kind): (&str, CaptionKind),
+    characteristics: &str,
+    (label, is_autoselected): (&str, bool),
+    uri: &str,
+) -> String {
     let yes_or_no = |is_so: bool| if is_so { "YES" } else { "NO" };
-    let (autoselect, forced) = (yes_or_no(is_autoselected), yes_or_no(*is_forced));
-    let characteristics = if *is_hearing_impaired { HEARING_IMPAIRED } else { "" };
-    let _infallible = writeln!(
-        text,
-        "#EXT-X-MEDIA:TYPE=SUBTITLES,GROUP-ID=\"{SUBTITLE_GROUP}\",LANGUAGE=\"{language}\",NAME=\"{label}\",DEFAULT=NO,AUTOSELECT={autoselect},FORCED={forced}{characteristics},URI=\"{uri}\""
-    );
+    let (autoselect, forced) = (yes_or_no(is_autoselected), yes_or_no(kind == CaptionKind::Forced));
+    format!(
+        "#EXT-X-MEDIA:TYPE=SUBTITLES,GROUP-ID=\"{SUBTITLE_GROUP}\",LANGUAGE=\"{language}\",NAME=\"{label}\",DEFAULT=NO,AUTOSELECT={autoselect},FORCED={forced}{characteristics},URI=\"{uri}\"\n"
+    )
 }
 
 fn is_forced(rendition: &PresentationRendition) -> bool {

@@ -278,12 +278,15 @@ impl PresentationRendition {
 
     /// Subtitles as the medium's record lists them; none of other renditions.
     pub fn subtitle_summary(&self) -> Option<EncodedSubtitles> {
-        let RenditionKind::Subtitles { language, label, is_forced, .. } = &self.kind else { return None };
+        let RenditionKind::Subtitles { language, label, is_forced, is_hearing_impaired } = &self.kind else {
+            return None;
+        };
         Some(EncodedSubtitles {
             name: self.name.clone(),
             language: language.clone(),
             label: label.clone(),
             is_forced: *is_forced,
+            is_hearing_impaired: *is_hearing_impaired,
             size_bytes: self.size_bytes(),
         })
     }

@@ -24,6 +24,20 @@ pub fn find_segment(media_playlist: &str, at_us: u64) -> Option<ListedSegment> {
     found
 }
 
+/// When a segment begins and ends, in microseconds, by its number from 1; none of a playlist that does not have it.
+pub fn find_segment_span(media_playlist: &str, number: u32) -> Option<(u64, u64)> {
+    let mut end_us = 0_u64;
+    let durations = media_playlist.lines().filter_map(|line| line.strip_prefix("#EXTINF:"));
+    for (duration, listed) in durations.zip(1_u32..=number) {
+        let start_us = end_us;
+        end_us = end_us.saturating_add(parse_seconds(duration.trim_end_matches(','))?);
+        if listed == number {
+            return Some((start_us, end_us));
+        }
+    }
+    None
+}
+
 /// Seconds with six decimals, as playlists have them, in microseconds.
 fn parse_seconds(text: &str) -> Option<u64> {
     let (whole, decimals) = text.split_once('.')?;
@@ -48,6 +62,12 @@ mod tests {
         ] {
             assert_eq!(find_segment(text, at_us), Some(ListedSegment { number, start_us }), "{at_us}");
         }
+        for (number, span_us) in
+            [(1, (0, 6_000_000)), (2, (6_000_000, 12_006_000)), (3, (12_006_000, 12_506_000))]
+        {
+            assert_eq!(find_segment_span(text, number), Some(span_us));
+        }
+        assert_eq!((find_segment_span(text, 0), find_segment_span(text, 4)), (None, None));
         assert_eq!(find_segment("#EXTM3U\n", 0), None);
         assert_eq!(find_segment("#EXTM3U\n#EXTINF:6,\n1.m4s\n", 0), None, "not as it is written here");
     }

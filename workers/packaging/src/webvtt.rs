@@ -18,8 +18,11 @@ const HEADER: &str = "WEBVTT\n";
 /// The clock of cues is that of the media segments (RFC 8216, 3.5).
 const TIMESTAMP_MAP: &str = "X-TIMESTAMP-MAP=MPEGTS:0,LOCAL:00:00:00.000\n";
 
+/// The settings of a cue at the top.
+pub(crate) const TOP_SETTINGS: &str = "line:0";
+
 /// Alignments of Advanced SubStation Alpha at the top of the picture.
-const TOP_ALIGNMENTS: [&str; 3] = ["an7", "an8", "an9"];
+pub(crate) const TOP_ALIGNMENTS: [&str; 3] = ["an7", "an8", "an9"];
 
 /// What braces without a command of the mark-up are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +45,8 @@ impl BraceMeaning {
 pub struct WebVttCue {
     start_ms: u64,
     end_ms: u64,
-    is_top: bool,
+    /// Where it is shown, as WebVTT says it; empty for the usual place.
+    settings: String,
     /// Text with tags, escaped, without empty lines.
     payload: String,
 }
@@ -53,20 +57,36 @@ impl WebVttCue {
     pub fn from_dialogue(start_us: u64, end_us: u64, text: &str, braces: BraceMeaning) -> Option<Self> {
         let round_to_ms = |us: u64| us.saturating_add(500) / 1_000;
         let Payload { text: payload, is_top, .. } = Payload::parse(text, braces);
-        let cue = Self { start_ms: round_to_ms(start_us), end_ms: round_to_ms(end_us), is_top, payload };
+        let settings = if is_top { TOP_SETTINGS } else { "" };
+        Self::from_parts((round_to_ms(start_us), round_to_ms(end_us)), settings, payload)
+    }
+
+    /// A cue whose settings and text are WebVTT already, with tags that are closed and without an empty line; times in milliseconds.
+    /// None when there is nothing to read, or no time to read it in.
+    pub(crate) fn from_parts(
+        (start_ms, end_ms): (u64, u64),
+        settings: &str,
+        payload: String,
+    ) -> Option<Self> {
+        let cue = Self { start_ms, end_ms, settings: settings.to_owned(), payload };
         (cue.start_ms < cue.end_ms && !cue.payload.is_empty()).then_some(cue)
     }
 
+    /// Upper bound of the bytes that it adds to a file, and how long it is shown, in milliseconds.
+    pub(crate) fn extent(&self) -> (usize, u64) {
+        (self.written_bytes_max(), self.end_ms.saturating_sub(self.start_ms))
+    }
+
     fn write_to(&self, file: &mut String) {
-        let Self { start_ms, end_ms, is_top, payload } = self;
-        let line = if *is_top { " line:0" } else { "" };
+        let Self { start_ms, end_ms, settings, payload } = self;
+        let separator = if settings.is_empty() { "" } else { " " };
         let (start, end) = (format_time(*start_ms), format_time(*end_ms));
-        let _infallible = write!(file, "\n{start} --> {end}{line}\n{payload}\n");
+        let _infallible = write!(file, "\n{start} --> {end}{separator}{settings}\n{payload}\n");
     }
 
     /// Upper bound of the bytes that [`WebVttCue::write_to`] adds.
     fn written_bytes_max(&self) -> usize {
-        self.payload.len() + 64
+        self.payload.len() + self.settings.len() + 64
     }
 }
 
@@ -109,6 +129,13 @@ pub fn render_segments<'a>(
         shown.extend(begun.iter().filter(|cue| cue.end_ms > start_ms));
         render_file(format!("{HEADER}{TIMESTAMP_MAP}"), shown.iter().copied())
     })
+}
+
+/// The segment of a track that covers a time in microseconds, from sorted cues: each that is shown in it, whole.
+pub fn render_segment(cues: &[WebVttCue], start_us: u64, end_us: u64) -> String {
+    let (from_ms, until_ms) = (start_us / 1_000, end_us.div_ceil(1_000));
+    let begun = cues.get(..cues.partition_point(|cue| cue.start_ms < until_ms)).unwrap_or_default();
+    render_file(format!("{HEADER}{TIMESTAMP_MAP}"), begun.iter().filter(|cue| cue.end_ms > from_ms))
 }
 
 fn render_file<'a>(header: String, cues: impl Iterator<Item = &'a WebVttCue>) -> String {
@@ -244,6 +271,11 @@ impl Payload {
     }
 }
 
+/// Plain text as WebVTT has it.
+pub(crate) fn escape_text(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
 /// Whether a line has nothing to read: only white space.
 fn is_empty_markup(line: &str) -> bool {
     line.chars().all(char::is_whitespace)
@@ -283,10 +315,12 @@ mod tests {
         ] {
             assert_eq!(payload(dialogue), wanted, "{dialogue:?}");
         }
-        assert!(WebVttCue::from_dialogue(0, 1_000, "{\\an8}up", BraceMeaning::Text).unwrap().is_top);
+        let top = WebVttCue::from_dialogue(0, 1_000, "{\\an8}up", BraceMeaning::Text).unwrap();
+        assert_eq!(top.settings, TOP_SETTINGS);
         assert_eq!(Payload::parse("{a note}hi", BraceMeaning::Comment).text, "hi");
         assert!(!Payload::parse("{\\an8\\pos(960,1000)}low", BraceMeaning::Comment).is_top);
-        assert!(!WebVttCue::from_dialogue(0, 1_000, "{\\an2}down", BraceMeaning::Text).unwrap().is_top);
+        let bottom = WebVttCue::from_dialogue(0, 1_000, "{\\an2}down", BraceMeaning::Text).unwrap();
+        assert_eq!(bottom.settings, "");
         assert_eq!(
             WebVttCue::from_dialogue(1_000, 1_400, "x", BraceMeaning::Text),
             None,
@@ -320,6 +354,9 @@ mod tests {
                 format!("{head}{all}"),
             ]
         );
+        for (index, file) in (0..).zip(&files) {
+            assert_eq!(render_segment(&cues, index * 6_000_000, (index + 1) * 6_000_000), *file);
+        }
         let whole = render_whole(&cues);
         assert!(whole.starts_with("WEBVTT\n\n00:00:00.000"), "{whole}");
         assert_eq!(whole.matches("-->").count(), 4);

@@ -4,7 +4,7 @@ use nats::FailureClass;
 use queue_worker::ClaimError;
 use schemas::{fault::error_chain, index_query, job};
 
-use crate::{fetch::FetchError, thumbnails::PictureError};
+use crate::{export::ExportError, fetch::FetchError, thumbnails::PictureError};
 
 /// An error of the tasks stage.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +22,9 @@ pub enum TaskError {
     /// As the fetch says.
     #[error(transparent)]
     Fetch(#[from] FetchError),
+    /// As the export says.
+    #[error(transparent)]
+    Export(#[from] ExportError),
     /// Reject: the job lost one worker after another for long; it goes on once somebody resumes it.
     #[error("{workers} workers vanished while they held the part")]
     Parked {
@@ -76,6 +79,7 @@ impl TaskError {
             Self::Store(source) => source.code(),
             Self::Claim(source) => source.code(),
             Self::Fetch(source) => source.code(),
+            Self::Export(source) => source.code(),
             Self::Parked { .. } => job::WORKERS_LOST,
             Self::UnknownKind { .. } | Self::NoAction => "job_unknown",
             Self::MediaGone => "media_gone",
@@ -95,6 +99,7 @@ impl TaskError {
             Self::Store(source) => source.class(),
             Self::Claim(source) => source.class(),
             Self::Fetch(source) => source.class(),
+            Self::Export(source) => source.class(),
             Self::Changing => FailureClass::Fault,
             Self::IndexRefused { code, .. } => match code.as_str() {
                 index_query::QUESTION_MALFORMED | index_query::CURSOR_MALFORMED => FailureClass::Fault,

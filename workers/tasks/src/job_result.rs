@@ -3,6 +3,7 @@
 use nats::metrics::table::TASKS_ENDED;
 use nats::{Bus, Outbox};
 use schemas::{
+    export::ExportReport,
     job::{self, JobFailed, JobKind, JobRecord, JobStatus, JobSucceeded, VerifyReport},
     job_action::JobActionReport,
 };
@@ -20,6 +21,8 @@ pub(crate) enum TaskOutcome {
     Fetched,
     /// Pictures are stored.
     Pictured,
+    /// A file was sent.
+    Exported(ExportReport),
     /// It can't be done; a stable code, and the same for people.
     Failed(String, String),
 }
@@ -37,7 +40,7 @@ impl TaskOutcome {
                 Some((job::MEDIA_DAMAGED, detail))
             }
             // What could not be done with single jobs stands in the report.
-            Self::Acted(_) | Self::Fetched | Self::Pictured => None,
+            Self::Acted(_) | Self::Fetched | Self::Pictured | Self::Exported(_) => None,
             Self::Failed(code, detail) => Some((code, detail.clone())),
         }
     }
@@ -61,6 +64,7 @@ pub(crate) async fn end_job(
         match outcome {
             TaskOutcome::Verified(report) => record.verified = Some(report.clone()),
             TaskOutcome::Acted(report) => record.acted = Some(report.clone()),
+            TaskOutcome::Exported(report) => record.exported = Some(report.clone()),
             TaskOutcome::Fetched | TaskOutcome::Pictured | TaskOutcome::Failed(..) => {}
         }
         let (job_id, media_id) = (record.job_id, record.media_id);
@@ -68,7 +72,8 @@ pub(crate) async fn end_job(
         let Some((code, detail)) = &failure else {
             record.mark_ended(JobStatus::Succeeded, now_ms, ended_kept_ms);
             let wall_ms = now_ms.saturating_sub(record.created_at_ms);
-            let succeeded = JobSucceeded { job_id, media_id, owner, kind, wall_ms, cpu_ms: 0 };
+            let exported = record.exported.clone();
+            let succeeded = JobSucceeded { job_id, media_id, owner, kind, wall_ms, cpu_ms: 0, exported };
             return Some((record, Outbox::new().with_event(&succeeded)));
         };
         record.mark_ended(JobStatus::Failed, now_ms, ended_kept_ms);

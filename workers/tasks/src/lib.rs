@@ -9,10 +9,11 @@
 //!
 //! The kinds: `verify` reads all that is stored of a medium and compares it with what was written down; `job_action` does one thing with
 //! all jobs of a filter; `fetch` brings the bytes of an upload from an address; `thumbnails` makes pictures of what plays, which another
-//! taker decodes ([`PictureTaker`]).
+//! taker decodes ([`PictureTaker`]); `export` sends a file of a medium to an address, which others put together ([`ExportedFiles`]).
 
 mod config;
 mod error;
+mod export;
 mod fetch;
 mod job_actions;
 mod job_result;
@@ -33,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use config::TasksConfig;
 pub use error::TaskError;
+pub use export::{ExportError, ExportedFile, ExportedFiles};
 pub use fetch::{FetchError, FetchStanding, FetchedUploads, SourceBytes, TaskServices};
 pub use job_actions::{JOBS_AT_ONCE, JobActor, PAGE_JOBS_MAX};
 use processor::TaskProcessor;

@@ -9,6 +9,7 @@ use std::{
 
 use futures::StreamExt;
 use nats::metrics::table::TASK_SECONDS;
+use nats::spans::{Span, SpanAttribute, SpanKind};
 use nats::{BusError, FailureClass, MessageDelivery, PipelineStage, StageFault, StageOutcome};
 use parking_lot::Mutex;
 use queue_worker::{
@@ -25,6 +26,7 @@ use tokio::sync::Semaphore;
 use crate::{
     TasksContext,
     error::TaskError,
+    export::{self, ExportError},
     fetch::{self, FetchError},
     job_actions,
     job_result::{TaskOutcome, end_job, keep_report, kind_name},
@@ -35,16 +37,16 @@ use crate::{
 /// How soon a job of another version is looked at again, in milliseconds.
 const OTHER_VERSION_DELAY_MS: u64 = 10_000;
 
-/// How long before the end of a try a fetch is given up, in milliseconds.
+/// How long before the end of a try a fetch or an export is given up, in milliseconds.
 const FETCH_MARGIN_MS: u64 = 2_000;
 
-/// How soon a fetch is looked at again for which there is no slot, in milliseconds.
+/// How soon a fetch or an export is looked at again for which there is no slot, in milliseconds.
 const FETCH_WAIT_MS: u64 = 2_000;
 
 /// Does jobs.
 pub(crate) struct TaskProcessor {
     context: Arc<TasksContext>,
-    /// Slots that fetches may hold: one is left to jobs that wait for no host of somebody else, where there are several.
+    /// Slots that fetches and exports may hold: one is left to jobs that wait for no host of somebody else, where there are several.
     fetch_slots: Semaphore,
     /// Whether those who hold parts could show themselves.
     uptime: BrokerUptime,
@@ -97,7 +99,8 @@ impl PipelineStage for TaskProcessor {
         if task.part == FINISH {
             return Ok(self.end_after_part(&job).await.map(|()| StageOutcome::Done)?);
         }
-        let fetch_slot = job.fetch.as_ref().map(|_| self.fetch_slots.try_acquire());
+        let waits_for_host = job.fetch.is_some() || job.export.is_some();
+        let fetch_slot = waits_for_host.then(|| self.fetch_slots.try_acquire());
         if matches!(fetch_slot, Some(Err(_))) {
             return Ok(StageOutcome::Later { delay_ms: FETCH_WAIT_MS });
         }
@@ -192,7 +195,13 @@ impl TaskProcessor {
         let try_time_ms_max = self.context.config.try_time_ms_max;
         let working = async {
             let began = Instant::now();
-            let done = self.run_kind(job, (claim, acted)).await;
+            let span = Span::begin(SpanKind::Internal, || format!("run {} job", kind_name(job)).into());
+            span.set(|| SpanAttribute::JobId(job.job_id.to_string()));
+            span.set(|| SpanAttribute::MediaId(job.media_id.to_string()));
+            let done = span.scope(self.run_kind(job, (claim, acted))).await;
+            if let Err(error) = &done {
+                span.fail(error.code());
+            }
             TASK_SECONDS.series(&[kind_name(job)]).observe(began.elapsed().as_secs_f64());
             done
         };
@@ -259,6 +268,14 @@ impl TaskProcessor {
                 let making = thumbnails::make_thumbnails(&self.context, job, &progress);
                 Box::pin(making).await.map(|()| TaskOutcome::Pictured)
             }
+            Some(JobKind::Export) => {
+                // As of a fetch: how slow somebody else's host is concerns the owner.
+                let limit = Duration::from_millis(config.try_time_ms_max.saturating_sub(FETCH_MARGIN_MS));
+                let exporting = export::export_medium(&self.context, job, &progress);
+                let exported = tokio::time::timeout(limit, Box::pin(exporting)).await;
+                let exported = exported.unwrap_or_else(|_| Err(ExportError::TooSlow.into()));
+                exported.map(TaskOutcome::Exported)
+            }
             Some(JobKind::Transcode) | None => Err(TaskError::UnknownKind { kind: job.kind.clone() }),
         };
         match done {
@@ -272,14 +289,13 @@ impl TaskProcessor {
                 Ok(TaskOutcome::Failed(error.code().to_owned(), error.describe()))
             }
             // Somebody else's host: after the last try its owner has to look into that, and no operator.
-            Err(TaskError::Fetch(error))
+            Err(error @ (TaskError::Fetch(_) | TaskError::Export(_)))
                 if match error.class() {
                     FailureClass::Reject => true,
                     FailureClass::Fault => held.0.fault_count() + 1 >= config.parts.attempts_max,
                     FailureClass::Outage => false,
                 } =>
             {
-                let error = TaskError::Fetch(error);
                 Ok(TaskOutcome::Failed(error.code().to_owned(), error.describe()))
             }
             done => done,

@@ -39,7 +39,11 @@ impl EncodeDescription {
         let playlists: BTreeMap<String, String> =
             of_all.map(|r| (r.name.clone(), playlist::render_media(r, target))).collect();
         // Their playlists are stored all the same, for viewers who began with them while the encode grew.
-        let costly = presentation.remove_costly_rungs();
+        let costly = match job.plan.copy {
+            None => presentation.remove_costly_rungs(),
+            // Who made them elsewhere wants each of them.
+            Some(_) => Vec::new(),
+        };
         let plan = listed_plan(&job.plan, &costly, presentation);
         if playlists.is_empty() {
             return Ok(Self { files: Vec::new(), has_storyboard: false, plan, findings: Vec::new() });

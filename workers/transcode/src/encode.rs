@@ -24,7 +24,7 @@ use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    TranscodeContext,
+    TranscodeContext, copies,
     error::TranscodeError,
     outage, playable,
     source::StoredMediaSource,
@@ -69,6 +69,9 @@ impl PartRun<'_> {
         let plan = &self.job.plan;
         // A source that is not there is the store's answer here, instead of a failure of the child.
         self.context.store.head(&plan.source_key).await?;
+        if let Some(copy) = &plan.copy {
+            copies::check_files(self.context, copy).await?;
+        }
         let source =
             StoredMediaSource::new(self.context.store.clone(), plan.source_key.clone(), plan.source_bytes);
         let control = self.context.bus.subscribe_core(subjects::job_cancel_subject(self.job.job_id)).await?;
@@ -139,24 +142,30 @@ impl PartRun<'_> {
         let is_safe = self.claim.crash_count() >= self.context.config.crashes_before_safe;
         let care = if is_safe { EncodeMode::Safe } else { EncodeMode::Usual };
         let driver = &self.context.driver;
-        let report = match self.work {
-            PartWork::Video { video, range } => {
+        let report = match (self.work, &plan.copy) {
+            (PartWork::Video { video, range }, Some(copy)) => {
+                copies::copy_range(self.context, copy, (video, range), out, cancel).await?
+            }
+            (PartWork::Audio(audio), Some(copy)) => {
+                copies::copy_sound(self.context, copy, audio, out, cancel).await?
+            }
+            (PartWork::Video { video, range }, None) => {
                 driver
                     .encode_video(source, spec::build_encode_spec(plan, video, range, care)?, out, cancel)
                     .await?
             }
-            PartWork::Audio(audio) => {
+            (PartWork::Audio(audio), None) => {
                 driver.encode_audio(source, spec::build_audio_spec(plan, audio)?, out, cancel).await?
             }
-            PartWork::Subtitles(_) if is_safe => {
+            (PartWork::Subtitles(_), _) if is_safe => {
                 // What crashes here would crash everywhere: a title without subtitles is better than none.
                 tracing::warn!(job.id = %self.job.job_id, "the subtitles are left out: reading them crashes");
                 MediaTaskReport::default()
             }
-            PartWork::Subtitles(tracks) => {
+            (PartWork::Subtitles(tracks), _) => {
                 subtitles::make_subtitles(self.context, source, plan, tracks, out, cancel).await?
             }
-            PartWork::Finish => return Err(TranscodeError::Unknown("a finish to encode".into())),
+            (PartWork::Finish, _) => return Err(TranscodeError::Unknown("a finish to encode".into())),
         };
         Ok(report)
     }

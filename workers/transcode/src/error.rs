@@ -9,7 +9,7 @@ use packaging::{
 use queue_worker::ClaimError;
 use schemas::{fault::error_chain, job};
 
-use crate::check::MeasureError;
+use crate::{check::MeasureError, own_ladder::RenditionFault};
 
 /// An error of the transcode stage.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +42,9 @@ pub enum TranscodeError {
     /// Reject: the source holds nothing that could be encoded.
     #[error("nothing to make")]
     Nothing(#[from] NoEncodableTrack),
+    /// Reject: the files do not go together.
+    #[error("the renditions can't be published: {0}")]
+    Renditions(#[from] RenditionFault),
     /// Reject: the message names a job or part that does not exist.
     #[error("{0} is not known")]
     Unknown(String),
@@ -98,6 +101,7 @@ impl TranscodeError {
             }
             Self::Manifest(_) => "manifest_failed",
             Self::Nothing(_) => media::MediaErrorCode::MediaNoStreams.as_str(),
+            Self::Renditions(fault) => fault.code,
             Self::Unknown(_) => "job_unknown",
             Self::UnknownProfile(_) => "unknown_profile",
             Self::Exhausted { .. } => "attempts_exhausted",

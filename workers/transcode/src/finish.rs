@@ -3,6 +3,7 @@
 //! Order of effects: poster, playlists and manifest, check, report, multivariant playlist, medium, job. A crash anywhere
 //! repeats it with the same bytes under the same keys.
 
+use nats::spans;
 use packaging::{
     ChecksumList,
     presentation::{Presentation, PresentationRendition},
@@ -137,6 +138,8 @@ async fn load_parts(
         if let Some(held) =
             context.bus.load_record::<JobPartRecord>(&subjects::part_key(job.job_id, name)).await?
         {
+            // A finish comes of all parts, and is a part of the work of the last one alone.
+            spans::link_current_to(held.trace());
             parts.push(held.record);
         }
     }

@@ -86,6 +86,7 @@ async fn end_succeeded_job(
             kind: job.kind.clone(),
             wall_ms: now_ms.saturating_sub(job.created_at_ms),
             cpu_ms,
+            exported: None,
         };
         Some((record, Outbox::new().with_event(&succeeded)))
     })

@@ -15,15 +15,19 @@
 //! and encoders have a fixed thread count, so a repeat writes the same bytes to the same keys. After two crashes of the
 //! media child a part runs with one decoder thread, which does not change the bytes; when the tries are used up, the job
 //! fails. Workers that vanish are counted apart and end no job.
+//!
+//! An encode whose renditions were made elsewhere is planned of what is found in their files, whose samples are copied; all else is as ever.
 
 pub mod check;
 mod config;
+mod copies;
 mod description;
 mod encode;
 mod error;
 mod finish;
 mod job_result;
 mod outage;
+mod own_ladder;
 mod part;
 mod part_metrics;
 mod planner;
@@ -51,6 +55,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use config::{DEFAULT_PROFILE, TranscodeConfig};
 pub use error::TranscodeError;
+pub use own_ladder::RenditionFault;
 pub use profile_check::{ProfileFault, check_profile};
 pub use schemas::job::{PLAN_TRANSCODE as PLAN_DURABLE, TRANSCODE as KIND};
 

@@ -6,7 +6,11 @@ use std::{
 };
 
 use futures::StreamExt;
-use nats::{FailureClass, MessageDelivery, PipelineStage, StageFault, StageOutcome};
+use nats::{
+    FailureClass, MessageDelivery, PipelineStage, StageFault, StageOutcome,
+    metrics::LabelValue as _,
+    spans::{Span, SpanAttribute, SpanKind},
+};
 use packaging::plan::{self, PartWork};
 use queue_worker::{
     ActiveClaims, BrokerUptime, ClaimOutcome, PartAttemptFailure, PartAvailability, PartClaim,
@@ -207,7 +211,15 @@ impl PartProcessor {
     /// `None`: the part is made, and its record says so.
     async fn run_part(&self, run: &PartRun<'_>) -> Result<Option<StageOutcome>, TranscodeError> {
         let began = Instant::now();
-        let ended = Box::pin(self.try_part(run)).await;
+        let kind = part_metrics::work_kind(run.work).text();
+        let span = Span::begin(SpanKind::Internal, || format!("make {kind} part").into());
+        span.set(|| SpanAttribute::JobId(run.job.job_id.to_string()));
+        span.set(|| SpanAttribute::MediaId(run.job.media_id.to_string()));
+        span.set(|| SpanAttribute::Part(run.part.to_owned()));
+        let ended = span.scope(Box::pin(self.try_part(run))).await;
+        if let Err(error) = &ended {
+            span.fail(error.code());
+        }
         part_metrics::count_try(run.work, began, &ended);
         ended
     }

@@ -17,7 +17,7 @@ use packaging::plan::PartWork;
 
 use crate::{error::TranscodeError, part::to_milliseconds};
 
-const fn work_kind(work: PartWork<'_>) -> PartWorkKind {
+pub(crate) const fn work_kind(work: PartWork<'_>) -> PartWorkKind {
     match work {
         PartWork::Video { .. } => PartWorkKind::Video,
         PartWork::Audio(_) => PartWorkKind::Audio,

@@ -13,13 +13,17 @@ use schemas::{
     encode::EncodeSettings,
     ids::{JobId, MediaId},
     job::{self, JobPartRecord, JobPartStatus, JobQueued},
-    keys, media, subjects,
+    keys, media,
+    renditions::CopyPlan,
+    subjects,
     usage::OwnerUsage,
 };
 
 use sha2::{Digest, Sha256};
 
-use crate::{KIND, PLAN_DURABLE, TranscodeContext, error::TranscodeError, job_result, outage, playable};
+use crate::{
+    KIND, PLAN_DURABLE, TranscodeContext, error::TranscodeError, job_result, outage, own_ladder, playable,
+};
 
 /// Number of the first encode of a medium.
 const FIRST_ENCODE: u32 = 1;
@@ -158,7 +162,12 @@ impl TranscodePlanner {
             profile,
             range: wanted.settings.range,
         };
-        let plan = plan::plan_encode(&input)?;
+        let renditions = &wanted.settings.renditions;
+        let plan = if renditions.is_empty() {
+            plan::plan_encode(&input)?
+        } else {
+            Box::pin(own_ladder::plan_own_ladder(&self.context, &input, renditions)).await?
+        };
         let job = self.store_job(build_job_record(wanted, plan)).await?;
         PLANS.increment(JobOutcome::Succeeded);
         self.keep_made_parts(&job).await
@@ -201,7 +210,10 @@ impl TranscodePlanner {
     ) -> Result<(), TranscodeError> {
         let profile = wanted.settings.profile.as_ref().unwrap_or(&self.context.config.profile);
         let plan = plan::unplanned(&wanted.source, &wanted.technical, profile);
-        let plan = job::EncodePlan { range: wanted.settings.range, ..plan };
+        // Another try is of the same files.
+        let files = wanted.settings.renditions.clone();
+        let copy = (!files.is_empty()).then(|| CopyPlan { files, frames: Vec::new(), sound: None });
+        let plan = job::EncodePlan { range: wanted.settings.range, copy, ..plan };
         let mut job = build_job_record(wanted, plan);
         let failed = job_result::mark_failed(&mut job, code, detail, self.context.config.ended_kept_ms);
         let mut held = VersionedRecord::new(job);
@@ -229,8 +241,8 @@ impl TranscodePlanner {
             Ok(()) => {
                 let job = held.record;
                 tracing::info!(media.id = %media_id, job.id = %job.job_id, parts = job.parts.len(), "planned");
-                // One that goes on with what another had made was counted with it.
-                if job.made.is_empty() {
+                // One that goes on with what another had made was counted with it, and nothing is encoded of what is copied.
+                if job.made.is_empty() && job.plan.copy.is_none() {
                     self.add_encoded_time(&job.owner, job.plan.duration_ms).await;
                 }
                 Ok(job)
@@ -360,6 +372,8 @@ fn build_job_record(wanted: &EncodeRequest, plan: job::EncodePlan) -> job::JobRe
         acted: None,
         fetch: None,
         thumbnails: None,
+        export: None,
+        exported: None,
     }
 }
 

@@ -138,7 +138,7 @@ fn to_clock_map(plan: &EncodePlan) -> ClockMap {
     ClockMap(marks.collect())
 }
 
-fn to_media_ratio(value: Rational) -> MediaRatio {
+pub(crate) fn to_media_ratio(value: Rational) -> MediaRatio {
     MediaRatio::new(value.num, value.den)
 }
 

@@ -596,6 +596,7 @@ async fn another_profile_takes_the_place_of_what_plays_and_leaves_it_beside() {
         priority: subjects::JobPriority::P2,
         scheduled: None,
         range: None,
+        renditions: Vec::new(),
     };
     reopen_medium(&bus, clip.media_id, MediaStatus::Ready, (2, settings)).await;
     let second = packaging::plan::derive_job_id(clip.media_id, 2);

@@ -82,6 +82,11 @@ impl DownloadChoice {
     pub(super) fn has_video(&self) -> bool {
         self.tracks.iter().any(|track| track.is_video)
     }
+
+    /// The media type of the file (RFC 4337).
+    pub(super) fn content_type(&self) -> &'static str {
+        if self.has_video() { "video/mp4" } else { "audio/mp4" }
+    }
 }
 
 /// The best rendition within a height, which counts the short side, as people name sizes.

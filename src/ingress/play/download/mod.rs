@@ -7,6 +7,7 @@
 //! Limits: [`PlaybackConfig`](super::PlaybackConfig): samples of a file, heads in memory, heads that are made at once.
 
 mod choice;
+mod file;
 mod plan;
 
 use std::time::{Duration, Instant};
@@ -24,6 +25,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use self::{choice::DownloadChoice, plan::PlanError};
+pub use file::{EncodeFile, EncodeFileError};
 pub use plan::DownloadPlans;
 
 use super::{OpenedSession, content_tag, no_such_resource, open_token, store_problem};
@@ -112,13 +114,12 @@ pub(super) async fn download_media(
     let multivariant =
         super::load_playlist_text(&app, format!("{}/{}", encode.prefix, schemas::keys::MULTIVARIANT));
     let choice = DownloadChoice::new(&encode.renditions, &multivariant.await?, &wanted)?;
-    let plan = app.downloads.load_plan(&app, &encode.prefix, &choice).await.map_err(plan_problem)?;
-    let (content_type, extension) =
-        if choice.has_video() { ("video/mp4", "mp4") } else { ("audio/mp4", "m4a") };
+    let plan = app.downloads.load_plan(&app.store, &encode.prefix, &choice).await.map_err(plan_problem)?;
+    let extension = if choice.has_video() { "mp4" } else { "m4a" };
     let facts = RepresentationMetadata {
         size_bytes: plan.size_bytes(),
         etag: content_tag(format!("{FILE_VERSION} {}/{}", encode.prefix, choice.name()).as_bytes()),
-        content_type,
+        content_type: choice.content_type(),
         cache_control: "private, no-cache",
     };
     let store = app.store.clone();

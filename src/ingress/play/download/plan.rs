@@ -14,7 +14,7 @@ use store::{Store, StoreError};
 use tokio::sync::Semaphore;
 
 use super::choice::{ChosenTrack, DownloadChoice};
-use crate::{AppState, cache::ResponseCache, play::PlaybackConfig};
+use crate::{cache::ResponseCache, play::PlaybackConfig};
 
 /// Segments that are read at once.
 const READS_MAX: usize = 16;
@@ -89,7 +89,7 @@ impl DownloadPlans {
     /// The file of a choice of the encode below `prefix`.
     pub(super) async fn load_plan(
         &self,
-        app: &AppState,
+        store: &Store,
         prefix: &str,
         choice: &DownloadChoice,
     ) -> Result<DownloadPlan, PlanError> {
@@ -104,7 +104,7 @@ impl DownloadPlans {
         if let Some(plan) = known() {
             return Ok(plan);
         }
-        let reading = tokio::time::timeout(BUILD_TIME_MAX, self.read_tracks(app, prefix, choice)).await;
+        let reading = tokio::time::timeout(BUILD_TIME_MAX, self.read_tracks(store, prefix, choice)).await;
         let tracks = reading.map_err(|_| PlanError::Slow)??;
         // Millions of samples: too long for a thread that serves others. It keeps its turn, also where nobody waits for it any more.
         let making = move || (ProgressiveMp4::new(&tracks), turn);
@@ -116,14 +116,14 @@ impl DownloadPlans {
 
     async fn read_tracks(
         &self,
-        app: &AppState,
+        store: &Store,
         prefix: &str,
         choice: &DownloadChoice,
     ) -> Result<Vec<ProgressiveTrack>, PlanError> {
         let mut tracks = Vec::new();
         let mut samples = 0;
         for track in &choice.tracks {
-            let made = read_track(&app.store, prefix, track, self.samples_max.saturating_sub(samples)).await;
+            let made = read_track(store, prefix, track, self.samples_max.saturating_sub(samples)).await;
             let made = made.map_err(|error| match error {
                 PlanError::TooLarge { .. } => PlanError::TooLarge { samples_max: self.samples_max },
                 error => error,

@@ -283,6 +283,7 @@ async fn what_a_crash_left_unsent_is_published_and_still_has_an_end() {
         unsent: vec![unsent],
         changed_at_ms: 0,
         expires_at_ms: Some(nats::now_ms()),
+        trace: None,
     };
     let payload = nats::encode_message("envelope", &envelope).unwrap();
     let subject = schemas::subjects::kv_subject("sessions", &key);

@@ -5,6 +5,7 @@ mod described;
 mod fence;
 mod fetched;
 mod form;
+mod grants;
 mod medium;
 mod resumable;
 

@@ -7,6 +7,7 @@ use futures::StreamExt;
 use nats::{
     Bus, ReaderStart, Role,
     atomic_batch::BatchPublisher,
+    metrics::{labels::AuditLogFault, table::AUDIT_FAULTS},
     testing::TestBroker,
     topology::{self, TopologySettings},
 };
@@ -261,6 +262,7 @@ async fn messages_that_are_no_records_stop_nobody() {
         panic!("{:?}", verify_log(&bus).await.unwrap())
     };
     assert_eq!((head.n, head.source_sequence, events_missing), (9, 4, 0));
+    assert!(AUDIT_FAULTS.count(AuditLogFault::Foreign) >= 2);
     let skipped: Vec<_> = notes.iter().map(|(n, note)| (*n, note.skipped)).collect();
     assert_eq!(
         skipped,
@@ -315,6 +317,7 @@ async fn an_event_that_is_offered_again_is_not_recorded_again() {
         head = append::append_lines(&bus, &mut batches, lines).await.unwrap();
     }
     assert_eq!((head.n, head.source_sequence, lines(&bus).await.len()), (4, 4, 4));
+    assert!(AUDIT_FAULTS.count(AuditLogFault::Repeated) >= 4);
 }
 
 async fn batches(bus: &Bus) -> BatchPublisher {

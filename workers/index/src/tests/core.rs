@@ -500,6 +500,7 @@ fn a_tombstone_is_a_deletion() {
                 unsent: Vec::new(),
                 changed_at_ms: 1,
                 expires_at_ms: None,
+                trace: None,
             },
         )
         .unwrap()

@@ -56,6 +56,25 @@ impl SegmentMuxer {
         codec: ffmpeg_next::Codec,
         encoder: impl AsRef<codec::Context>,
     ) -> MediaChildResult<Self> {
+        Self::open(wire, track, Some(codec), encoder.into())
+    }
+
+    /// A track for samples that a file describes.
+    pub(crate) fn of_track(
+        wire: Arc<ParentPipe>,
+        track: MuxerSettings,
+        parameters: codec::Parameters,
+    ) -> MediaChildResult<Self> {
+        Self::open(wire, track, None, parameters)
+    }
+
+    fn open(
+        wire: Arc<ParentPipe>,
+        track: MuxerSettings,
+        codec: Option<ffmpeg_next::Codec>,
+        parameters: codec::Parameters,
+    ) -> MediaChildResult<Self> {
+        let is_copied = codec.is_none();
         let bytes = MuxedBytes::default();
         let io = StreamIo::from_write(bytes.clone()).or_failed("make the output")?;
         let mut output = format::output_to_stream(io, None, Some("mp4")).or_failed("make the muxer")?;
@@ -63,7 +82,10 @@ impl SegmentMuxer {
         let Some(mut stream) = output.stream_mut(0) else {
             return Err(MediaChildError::Failed("no track".into()));
         };
-        stream.set_parameters(encoder);
+        stream.set_parameters(parameters);
+        if is_copied {
+            ffi::clear_codec_tag(&mut stream);
+        }
         stream.set_time_base(Rational(1, i32::try_from(track.timescale).unwrap_or(i32::MAX)));
         ffi::keep_timestamps(&mut output);
         let mut options = Dictionary::new();

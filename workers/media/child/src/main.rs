@@ -10,6 +10,7 @@ mod audio_timeline;
 mod check;
 mod clock_joiner;
 mod composition;
+mod copy;
 mod decode;
 mod encode;
 mod error;
@@ -29,6 +30,7 @@ mod scan;
 mod stills;
 mod storyboard;
 mod subtitles;
+mod survey;
 mod tables;
 mod timeline;
 mod truncation;
@@ -132,6 +134,9 @@ fn is_memory_scarce(cage: &SandboxState, memory_bytes_max: u64) -> bool {
 fn perform_task(wire: &Arc<ParentPipe>, job: &ChildJob, began: Instant) -> MediaChildResult<ChildMessage> {
     let report = match &job.task {
         MediaTask::Probe => return Ok(ChildMessage::Probed(Box::new(probe::probe_source(wire, job)?))),
+        MediaTask::Survey => return Ok(ChildMessage::Surveyed(Box::new(survey::survey_source(wire, job)?))),
+        MediaTask::CopyFrames(spec) => copy::copy_frames(wire, job, spec)?,
+        MediaTask::CopySound(spec) => copy::copy_sound(wire, job, spec)?,
         MediaTask::Encode(spec) => encode::encode_video(wire, job, spec)?,
         MediaTask::Audio(spec) => audio::encode_audio(wire, job, spec)?,
         MediaTask::Stills(spec) => stills::extract_stills(wire, job, spec)?,

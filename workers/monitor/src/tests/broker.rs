@@ -34,7 +34,8 @@ impl Running {
         let (metrics, stop) = (ShownMetrics::new(), CancellationToken::new());
         let config = MonitorConfig { poll_ms: 100, poll_timeout_ms: 1_000, ..config };
         let bus = broker.bus(Role::Monitor).await;
-        let task = tokio::spawn(crate::run(bus, config, metrics.clone(), stop.clone()));
+        let document: crate::MetricsDocument = std::sync::Arc::new(|| "# EOF\n".to_owned());
+        let task = tokio::spawn(crate::run(bus, config, metrics.clone(), document, stop.clone()));
         let running = Self { metrics, stop, task };
         running.until("the first poll", |snapshot| snapshot.broker_up).await;
         running

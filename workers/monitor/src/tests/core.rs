@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use alerts::RuleSet;
 use schemas::{
     ids::{JobId, MediaId},
     job::JobSucceeded,
@@ -10,7 +11,7 @@ use schemas::{
 
 use super::{ShownMetrics, exported, value};
 use crate::{
-    DurableStats, RULES, StreamStats,
+    DurableStats, StreamStats,
     measure::{self, OTHER},
     stats::PollResult,
 };
@@ -34,6 +35,7 @@ fn durable(name: &str) -> DurableStats {
         durable: name.into(),
         pending: 3,
         unacknowledged: 2,
+        unacknowledged_limit: 256,
         redelivered: 1,
         waiting_pulls: 4,
         oldest_age_seconds: 1.5,
@@ -59,6 +61,7 @@ fn succeeded() -> (String, Vec<u8>) {
         kind: "transcode".into(),
         wall_ms: 6_000,
         cpu_ms: 9_000,
+        exported: None,
     };
     (subjects::event_subject(&event), nats::encode_message("event", &event).unwrap())
 }
@@ -212,31 +215,24 @@ fn what_is_gone_is_not_exported_any_more() {
     assert_eq!(after, before);
 }
 
-/// The names of metrics in a text.
-fn names_in(text: &str) -> BTreeSet<&str> {
-    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    text.split(|c| !is_name(c)).filter(|word| word.starts_with("streamgate_")).collect()
-}
-
 #[test]
 fn each_rule_asks_for_declared_metrics_and_each_declaration_names_its_rules() {
-    let mut used = BTreeMap::<&str, BTreeSet<&str>>::new();
-    let mut alert = "";
-    for line in RULES.lines().map(str::trim) {
-        alert = line.strip_prefix("- alert: ").unwrap_or(alert);
-        let Some(expression) = line.strip_prefix("expr: ") else { continue };
-        for name in names_in(expression) {
-            let declared = nats::metrics::declarations().find(|declared| declared.series_name() == name);
-            let declared =
-                declared.unwrap_or_else(|| panic!("{alert} asks for {name}, which nothing counts"));
-            used.entry(declared.name).or_default().insert(alert);
+    let mut used = BTreeMap::<&str, BTreeSet<String>>::new();
+    for rule in RuleSet::built_in().unwrap().rules {
+        for selector in rule.selectors() {
+            let ends = ["", "_total", "_bucket", "_count"];
+            let is_named = |name: &str| ends.iter().any(|end| format!("{name}{end}") == selector.metric);
+            let declared = nats::metrics::declarations().find(|declared| is_named(declared.name));
+            let declared = declared.unwrap_or_else(|| {
+                panic!("{} asks for {}, which nothing counts", rule.name, selector.metric)
+            });
+            used.entry(declared.name).or_default().insert(rule.name.clone());
         }
     }
     for declared in nats::metrics::declarations() {
         let alerts: Vec<_> = used.remove(declared.name).unwrap_or_default().into_iter().collect();
         assert_eq!(declared.used_by, alerts, "{}", declared.name);
     }
-    assert!(RULES.matches("- alert: ").count() >= 20);
 }
 
 #[test]
@@ -253,17 +249,50 @@ fn rules_name_label_values_that_there_are() {
     let metrics = ShownMetrics::new();
     metrics.record_poll(polled(10), 0, 1);
     let series = exported(&metrics);
-    for expression in RULES.lines().filter_map(|line| line.trim().strip_prefix("expr: ")) {
-        for (label, values) in [("type", r#"type=""#), ("kind", r#"kind=~""#)] {
-            let Some(wanted) = expression.split_once(values).and_then(|(_, rest)| rest.split('"').next())
-            else {
-                continue;
-            };
-            for one in wanted.split('|') {
-                let is_there = |labels: &[String]| labels.contains(&format!("{label}={one}"));
-                assert!(series.keys().any(|(_, labels)| is_there(labels)), "{expression}: {one}");
+    let ours = ["streamgate_events_total", "streamgate_advisories_total", "streamgate_polls_total"];
+    for selector in RuleSet::built_in().unwrap().rules.iter().flat_map(alerts::AlertRule::selectors) {
+        for (label, values) in selector.labels.iter().filter(|_| ours.contains(&selector.metric.as_str())) {
+            for value in values {
+                let is_there = |labels: &[String]| labels.contains(&format!("{label}={value}"));
+                assert!(series.keys().any(|(_, labels)| is_there(labels)), "{selector:?}: {value}");
             }
         }
+        // Elsewhere values are those that are declared.
+        let declared =
+            nats::metrics::declarations().find(|declared| declared.series_name() == selector.metric);
+        for label in declared.into_iter().flat_map(|declared| declared.labels) {
+            if let nats::metrics::LabelValues::Fixed(known) = label.values {
+                let named = selector.labels.get(label.name).into_iter().flatten();
+                for value in named.chain(selector.not_labels.get(label.name)) {
+                    assert!(known.contains(&value.as_str()), "{selector:?}: {value}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_time_until_a_medium_plays_is_observed_once() {
+    let metrics = ShownMetrics::new();
+    let mut found = Encoded::default();
+    schemas::examples::visit_all(&mut found);
+    let [received, playable] = ["upload.received", "media.playable"].map(|name| found.0[name].clone());
+    metrics.count_message("evt.media.playable.m1", &playable);
+    assert_eq!(value(&metrics, "streamgate_media_playable_seconds", &[]), Some(0.0), "nothing was received");
+    metrics.count_message("evt.upload.received.u1", &received);
+    for _ in 0..2 {
+        metrics.count_message("evt.media.playable.m1", &playable);
+    }
+    assert_eq!(value(&metrics, "streamgate_media_playable_seconds", &[]), Some(1.0));
+}
+
+/// Examples by name, as they cross the bus.
+#[derive(Default)]
+struct Encoded(BTreeMap<String, Vec<u8>>);
+
+impl schemas::examples::ExampleVisitor for Encoded {
+    fn visit<M: schemas::examples::ExampleMessage>(&mut self, name: &str, example: M) {
+        self.0.insert(name.to_owned(), nats::encode_message(name, &example).unwrap());
     }
 }
 

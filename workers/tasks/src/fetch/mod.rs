@@ -175,4 +175,6 @@ pub struct TaskServices {
     pub client: outbound::OutboundClient,
     /// Takes pictures.
     pub pictures: Arc<dyn crate::PictureTaker>,
+    /// Put media together as files.
+    pub files: Arc<dyn crate::ExportedFiles>,
 }

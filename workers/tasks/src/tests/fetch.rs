@@ -219,6 +219,7 @@ impl FetchSite {
             uploads: upload.clone(),
             client: OutboundClient::new(outbound).unwrap(),
             pictures: Arc::new(NoPictures),
+            files: Arc::new(NoFiles),
         };
         let mut config = config();
         config.parts.attempts_max = attempts_max;
@@ -342,7 +343,13 @@ async fn a_cancelled_fetch_stops_at_once_and_ends_its_upload() {
     site.site
         .worker_of(
             config(),
-            TaskServices { actor: Arc::new(NoActor), uploads, client, pictures: Arc::new(NoPictures) },
+            TaskServices {
+                actor: Arc::new(NoActor),
+                uploads,
+                client,
+                pictures: Arc::new(NoPictures),
+                files: Arc::new(NoFiles),
+            },
         )
         .await;
     let job_id = site.begin("/stuck").await;

@@ -13,6 +13,7 @@ use nats::{
 use packaging::ChecksumList;
 use schemas::{
     KvRecord,
+    export::ExportOrder,
     ids::{JobId, MediaId, UploadId},
     job::{self, JobPartRecord, JobPartStatus, JobQueue, JobRecord, JobStatus, VerifyReport},
     job_action::{JobActionOrder, JobActionOutcome},
@@ -26,8 +27,8 @@ use tempfile::TempDir;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
-    FetchError, FetchStanding, FetchedUploads, JobActor, PictureError, PictureRequest, PictureTaker,
-    SourceBytes, TaskError, TaskServices, TasksConfig, run_tasks,
+    ExportError, ExportedFile, ExportedFiles, FetchError, FetchStanding, FetchedUploads, JobActor,
+    PictureError, PictureRequest, PictureTaker, SourceBytes, TaskError, TaskServices, TasksConfig, run_tasks,
 };
 
 mod fetch;
@@ -87,6 +88,20 @@ impl PictureTaker for NoPictures {
     }
 }
 
+/// For tests that put no files together.
+#[derive(Debug)]
+struct NoFiles;
+
+impl ExportedFiles for NoFiles {
+    fn open<'a>(
+        &'a self,
+        _: &'a MediaEncode,
+        order: &'a ExportOrder,
+    ) -> BoxFuture<'a, Result<ExportedFile, ExportError>> {
+        unreachable!("nobody asked for {order:?}")
+    }
+}
+
 /// For tests that fetch nothing.
 #[derive(Debug)]
 struct NoUploads;
@@ -132,7 +147,13 @@ impl Site {
         let client = outbound::OutboundClient::new(outbound::OutboundConfig::default()).unwrap();
         self.worker_of(
             config,
-            TaskServices { actor, uploads: Arc::new(NoUploads), client, pictures: Arc::new(NoPictures) },
+            TaskServices {
+                actor,
+                uploads: Arc::new(NoUploads),
+                client,
+                pictures: Arc::new(NoPictures),
+                files: Arc::new(NoFiles),
+            },
         )
         .await;
     }

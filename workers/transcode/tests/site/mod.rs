@@ -354,6 +354,8 @@ impl Site {
             acted: None,
             fetch: None,
             thumbnails: None,
+            export: None,
+            exported: None,
         };
         let bus = self.broker.bus(Role::Transcode).await;
         bus.commit_record(&mut VersionedRecord::new(record), Outbox::new()).await.unwrap();

@@ -228,6 +228,12 @@ pub(crate) fn keep_timestamps(output: &mut Output) {
     }
 }
 
+/// Lets a muxer choose how it names the codec of a track: what another container called it may be wrong here.
+pub(crate) fn clear_codec_tag(stream: &mut ffmpeg_next::format::stream::StreamMut<'_>) {
+    // SAFETY: the stream belongs to the output that is mutably borrowed, and has parameters for its whole life.
+    unsafe { (*(*stream.as_mut_ptr()).codecpar).codec_tag = 0 };
+}
+
 /// Limits a decoder, before it is opened, to so many threads and to pictures of at most so many pixels.
 pub(crate) fn limit_decoder(
     context: &mut codec::Context,

@@ -1,7 +1,12 @@
-//! Logs, probes and metrics of a process.
+//! Logs, probes, metrics and traces of a process.
 //!
 //! Talk goes to stderr, data to stdout. Every role answers `/livez`, `/readyz` and `/metrics` on the admin address, which is
 //! loopback unless set otherwise.
+
+pub mod export;
+mod log_format;
+mod otlp;
+pub mod tracing_config;
 
 use std::{fmt, io::IsTerminal, net::SocketAddr, time::Duration};
 
@@ -46,18 +51,20 @@ pub const FILTER: &str = "info,async_nats=warn";
 pub fn init_logging(format: LogFormat, filter: &str) -> anyhow::Result<()> {
     let filter =
         EnvFilter::try_new(filter).with_context(|| format!("the log filter {filter:?} is malformed; write a level, or directives such as `info,transcode=debug`"))?;
-    let registry = tracing_subscriber::registry().with(filter).with(LogCounter);
+    let registry =
+        tracing_subscriber::registry().with(filter).with(LogCounter).with(crate::process_reports::LogCopy);
     match format {
         LogFormat::Text => registry
             .with(
                 tracing_subscriber::fmt::layer()
                     .with_writer(std::io::stderr)
-                    .with_target(false)
-                    .with_ansi(std::io::stderr().is_terminal()),
+                    .with_ansi(std::io::stderr().is_terminal())
+                    .event_format(log_format::TextLines::new(std::io::stderr().is_terminal())),
             )
             .try_init()?,
         LogFormat::Json => {
-            registry.with(tracing_subscriber::fmt::layer().json().with_writer(std::io::stderr)).try_init()?;
+            let lines = tracing_subscriber::fmt::layer().json().with_writer(std::io::stderr);
+            registry.with(lines.event_format(log_format::JsonLines::new())).try_init()?;
         }
     }
     Ok(())

@@ -1,5 +1,7 @@
 //! What people say about a medium, over HTTP.
 
+mod captions;
+
 use base64::{Engine, engine::general_purpose::STANDARD};
 use nats::{Outbox, Role, VersionedRecord};
 use schemas::{document, ids::MediaId, job, media, subjects, upload};

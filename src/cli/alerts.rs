@@ -1,0 +1,164 @@
+//! `alerts`: what fires, keeping an alert quiet, and saying that one looks at it; and the rules as a file for Prometheus.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::{
+    ClientArgs,
+    client::{ApiClient, ClientError},
+    output, render,
+};
+
+/// What to do with alerts.
+#[derive(Debug, clap::Subcommand)]
+pub enum AlertsCommand {
+    /// Inform nobody of an alert for a while
+    #[command(after_help = "Examples:
+  streamgate alerts silence StreamGateStreamFilling --for 2h --reason 'the disk is being replaced'
+  streamgate alerts silence 5d5ba0a1b2c3d4e5 --for 30m      one alert of a rule, by its id
+  streamgate alerts silence StreamGateStreamFilling --for 0s    no more")]
+    Silence(AlertMarkArgs),
+    /// Say that one looks at what fires: nobody is reminded of it for a while
+    Acknowledge(AlertMarkArgs),
+}
+
+/// Flags of `alerts`.
+#[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct AlertsArgs {
+    /// What to do; lists them where nothing is said.
+    #[command(subcommand)]
+    pub command: Option<AlertsCommand>,
+    /// The server.
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+/// Which alert, for how long, and why.
+#[derive(Debug, clap::Args)]
+pub struct AlertMarkArgs {
+    /// The name of a rule, or the id of an alert
+    #[arg(value_name = "ALERT")]
+    pub alert: String,
+    /// For how long from now on, such as 90m or 2h; 0s takes it back
+    #[arg(long = "for", value_name = "DURATION")]
+    pub duration: String,
+    /// For people who wonder
+    #[arg(long)]
+    pub reason: Option<String>,
+    /// The server.
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+const HEADS: &[&str] = &["PHASE", "SEVERITY", "ALERT", "SINCE", "ID", "NOTE", "SUMMARY"];
+
+/// Lists alerts, or marks one.
+///
+/// # Errors
+/// When the server refuses.
+pub async fn run_alerts(args: AlertsArgs, as_json: bool) -> anyhow::Result<()> {
+    match args.command {
+        None => list_alerts(&ApiClient::new(&args.client)?, as_json).await,
+        Some(AlertsCommand::Silence(mark)) => mark_alert(&mark, "silence", as_json).await,
+        Some(AlertsCommand::Acknowledge(mark)) => mark_alert(&mark, "acknowledge", as_json).await,
+    }
+}
+
+async fn mark_alert(args: &AlertMarkArgs, action: &str, as_json: bool) -> anyhow::Result<()> {
+    let duration: Duration = humantime::parse_duration(&args.duration)
+        .with_context(|| format!("--for: {:?} is no duration such as 90m, 2h, 7d", args.duration))?;
+    let client = ApiClient::new(&args.client)?;
+    let mut url = client.build_url("v1/monitor/alerts", &[]);
+    // What was given may hold what has a meaning in paths.
+    url.path_segments_mut()
+        .map_err(|()| ClientError::strange("the address has no path"))?
+        .extend([args.alert.as_str(), action]);
+    let for_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let body = json!({ "for_ms": for_ms, "reason": args.reason });
+    let mark: Value = client.send(client.build_request(Method::POST, url).json(&body)).await?.json().await?;
+    if as_json {
+        return Ok(output::print_json(&mark)?);
+    }
+    let until = render::format_scalar("until_ms", &mark["until_ms"]);
+    let alert = output::sanitize_text(&args.alert);
+    output::print_message(match (for_ms, action) {
+        (0, _) => format!("Taken back: {alert}"),
+        (_, "silence") => format!("Silenced until {until}: {alert}"),
+        _ => format!("Acknowledged until {until}: {alert}"),
+    });
+    Ok(())
+}
+
+async fn list_alerts(client: &ApiClient, as_json: bool) -> anyhow::Result<()> {
+    let list = client.get_json("v1/monitor/alerts", &[]).await?;
+    let items = list["items"].as_array().ok_or_else(|| ClientError::strange("the answer is no list"))?;
+    if as_json {
+        return Ok(items.iter().try_for_each(output::print_json)?);
+    }
+    let rows: Vec<Vec<String>> = items.iter().map(alert_row).collect();
+    output::print_line(render::format_table(HEADS, &rows))?;
+    let evaluated_at_ms = list["evaluated_at_ms"].as_u64().unwrap_or(0);
+    if evaluated_at_ms == 0 {
+        output::print_message("No monitor has evaluated anything yet: start `streamgate worker monitor`");
+    }
+    for silence in list["silences"].as_array().into_iter().flatten() {
+        let field = |name: &str| render::format_scalar(name, &silence[name]);
+        output::print_message(format!(
+            "Silenced until {} by {}: {}",
+            field("until_ms"),
+            field("made_by"),
+            field("alert")
+        ));
+    }
+    Ok(())
+}
+
+fn alert_row(alert: &Value) -> Vec<String> {
+    let field = |name: &str| render::format_scalar(name, &alert[name]);
+    let note = match (&alert["silence"], &alert["acknowledgement"]) {
+        (Value::Object(_), _) => "silenced",
+        (_, Value::Object(_)) => "acknowledged",
+        _ => "",
+    };
+    let since = if alert["fired_at_ms"].is_null() { "since_ms" } else { "fired_at_ms" };
+    vec![
+        field("phase"),
+        field("severity"),
+        field("name"),
+        field(since),
+        field("alert_id"),
+        note.to_owned(),
+        field("summary"),
+    ]
+}
+
+/// Prints the rules as a file for Prometheus; durations are divided by `time_scale`.
+///
+/// # Errors
+/// When the output can't be written.
+pub fn print_rules(base_url: Option<&str>, time_scale: u64) -> anyhow::Result<()> {
+    let set = ::alerts::RuleSet::built_in()?.shortened(time_scale, 1_000);
+    let base_url = base_url.unwrap_or_default().trim_end_matches('/').to_owned();
+    let text = ::alerts::render_rules(&set, &::alerts::RenderOptions { base_url });
+    Ok(output::print_line(text.trim_end())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_fits_its_heads_and_says_who_looks_at_it() {
+        let alert = json!({
+            "phase": "firing", "severity": "page", "name": "StreamGateBrokerDown", "since_ms": 1, "fired_at_ms": 2, "alert_id": "a",
+            "silence": null, "acknowledgement": { "made_by": "admin" }, "summary": "away",
+        });
+        let row = alert_row(&alert);
+        assert_eq!(row.len(), HEADS.len());
+        assert_eq!((row[0].as_str(), row[5].as_str(), row[6].as_str()), ("firing", "acknowledged", "away"));
+    }
+}

@@ -1,0 +1,169 @@
+//! What players get of the captions that an owner brought: each track has the segments of the picture, cut from its one file as they are
+//! asked for, so it plays with any encode, also with one that still grows.
+//!
+//! Limits: those of the settings `ingress.media`, with which the files were taken.
+
+use axum::{http::HeaderMap, response::Response};
+use bytes::Bytes;
+use packaging::{
+    captions::{self, CaptionFile, CaptionFormat, CaptionLimits, ServedCaptions, track_label},
+    find_segment_span, webvtt,
+};
+use schemas::{captions::CaptionTrack, ids::MediaId, keys};
+use store::BoundedObject;
+use web::bytes::{RepresentationMetadata, bytes_response};
+
+use super::{
+    content_tag, encryption, load_event_playlist, load_playlist_text, no_such_resource, path::PlaybackPath,
+    playable_media::PlayableMedium, playlist_response, store_problem,
+};
+use crate::AppState;
+use web::error::Problem;
+
+/// Files that were taken with larger limits are served all the same.
+const LIMITS: CaptionLimits = CaptionLimits { bytes_max: 64 << 20, cue_count_max: 1_000_000 };
+
+/// What is asked for of a track.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum CaptionResource<'a> {
+    /// Its media playlist.
+    Playlist,
+    /// One of its segments, from 1.
+    Segment(&'a CaptionTrack, u32),
+    /// All of it.
+    Whole(&'a CaptionTrack),
+}
+
+impl<'a> CaptionResource<'a> {
+    /// `None` for what belongs to no track of the medium's owner.
+    pub(super) fn find(wanted: PlaybackPath<'_>, medium: &'a PlayableMedium) -> Option<Self> {
+        let track = |name: &str| medium.captions.iter().find(|track| track.name == name);
+        match wanted {
+            PlaybackPath::Playlist(name) | PlaybackPath::Growing(name) => track(name).map(|_| Self::Playlist),
+            PlaybackPath::SubtitleSegment(name, number) => {
+                track(name).map(|track| Self::Segment(track, number))
+            }
+            PlaybackPath::WholeSubtitles(name) => track(name).map(Self::Whole),
+            _ => None,
+        }
+    }
+}
+
+/// Answers with something of a track.
+pub(super) async fn serve(
+    app: &AppState,
+    headers: &HeaderMap,
+    (wanted, found): (PlaybackPath<'_>, CaptionResource<'_>),
+    media_id: MediaId,
+    medium: &PlayableMedium,
+) -> Result<Response, Problem> {
+    let is_clear = medium.encryption.is_none();
+    match found {
+        CaptionResource::Playlist => {
+            let text = captions::render_text_playlist(&load_leading_playlist(app, wanted, medium).await?);
+            let text = if is_clear { Some(text) } else { encryption::insert_key_tag(&text) };
+            Ok(playlist_response(headers, wanted, text.ok_or_else(no_such_resource)?))
+        }
+        CaptionResource::Segment(track, number) => {
+            let bytes = load_segment(app, media_id, (track, number), (wanted, medium)).await?;
+            if !is_clear {
+                return encryption::serve_encrypted_bytes(app, headers, media_id, (wanted, number), bytes)
+                    .await;
+            }
+            Ok(text_response(headers, wanted, &bytes))
+        }
+        // DASH alone names it, which an encrypted medium does not have.
+        CaptionResource::Whole(_) if !is_clear => Err(no_such_resource()),
+        CaptionResource::Whole(track) => {
+            Ok(text_response(headers, wanted, &load_whole(app, media_id, track).await?))
+        }
+    }
+}
+
+fn text_response(headers: &HeaderMap, wanted: PlaybackPath<'_>, bytes: &Bytes) -> Response {
+    let facts = RepresentationMetadata {
+        size_bytes: u64::try_from(bytes.len()).unwrap_or(u64::MAX),
+        etag: content_tag(bytes),
+        content_type: wanted.content_type(),
+        // A track that is replaced has another name, and an encode another session.
+        cache_control: "private, max-age=3600",
+    };
+    bytes_response(headers, &facts, bytes)
+}
+
+/// The playlist of the rendition whose segments the tracks have: the first of the encode.
+async fn load_leading_playlist(
+    app: &AppState,
+    wanted: PlaybackPath<'_>,
+    medium: &PlayableMedium,
+) -> Result<String, Problem> {
+    let encode = &medium.encode;
+    let leading = if medium.is_growing {
+        app.growing.leading_rendition(&app.bus, encode.job_id).await?
+    } else {
+        encode.renditions.first().map(|rendition| rendition.name.clone())
+    };
+    let leading = leading.ok_or_else(no_such_resource)?;
+    if medium.is_growing || matches!(wanted, PlaybackPath::Growing(_)) {
+        return load_event_playlist(app, medium, &leading).await;
+    }
+    load_playlist_text(app, format!("{}/{}", encode.prefix, keys::media_playlist_path(&leading))).await
+}
+
+async fn load_segment(
+    app: &AppState,
+    media_id: MediaId,
+    (track, number): (&CaptionTrack, u32),
+    (wanted, medium): (PlaybackPath<'_>, &PlayableMedium),
+) -> Result<Bytes, Problem> {
+    // No object has this key: the name of the track is that of one file, and the folder that of one encode.
+    let key = format!("{}/{}/{number}.vtt", medium.encode.prefix, track.name);
+    if let Some(bytes) = app.streams.answers().get(&key) {
+        return Ok(bytes);
+    }
+    let playlist = load_leading_playlist(app, wanted, medium).await?;
+    let (start_us, end_us) = find_segment_span(&playlist, number).ok_or_else(no_such_resource)?;
+    let whole = load_whole(app, media_id, track).await?;
+    let cut = move || {
+        let file = CaptionFile::parse(&whole, CaptionFormat::WebVtt, LIMITS);
+        file.map(|file| Bytes::from(webvtt::render_segment(file.cues(), start_us, end_us)))
+    };
+    let cut = tokio::task::spawn_blocking(cut).await.map_err(|error| Problem::internal(&error))?;
+    let bytes = cut.map_err(|error| Problem::internal(&error))?;
+    app.streams.answers().put(key, bytes.clone());
+    Ok(bytes)
+}
+
+async fn load_whole(app: &AppState, media_id: MediaId, track: &CaptionTrack) -> Result<Bytes, Problem> {
+    let key = keys::captions_key(media_id, &track.name);
+    match app.streams.load(&app.store, &key).await.map_err(|error| store_problem(&error))? {
+        BoundedObject::Whole(bytes) => Ok(bytes),
+        BoundedObject::Larger { .. } => {
+            app.store.get(&key, track.size_bytes).await.map_err(|error| store_problem(&error))
+        }
+    }
+}
+
+fn served_tracks(medium: &PlayableMedium) -> Vec<ServedCaptions<'_>> {
+    medium.captions.iter().map(served_track).collect()
+}
+
+fn served_track(track: &CaptionTrack) -> ServedCaptions<'_> {
+    let CaptionTrack { name, language, kind, size_bytes, .. } = track;
+    ServedCaptions { name, language, kind: *kind, label: track_label(track), size_bytes: *size_bytes }
+}
+
+/// The multivariant playlist with the tracks of the medium's owner.
+pub(super) fn add_to_multivariant(medium: &PlayableMedium, text: String) -> String {
+    if medium.captions.is_empty() {
+        return text;
+    }
+    let uri = if medium.is_growing { keys::event_playlist_path } else { keys::media_playlist_path };
+    captions::add_to_multivariant(&text, &served_tracks(medium), uri)
+}
+
+/// The manifest with them.
+pub(super) fn add_to_manifest(medium: &PlayableMedium, text: &str) -> Result<String, Problem> {
+    captions::add_to_manifest(text, &served_tracks(medium), medium.encode.duration_ms)
+        .map_err(|error| Problem::internal(&error))
+}

@@ -1,0 +1,99 @@
+//! Renditions that were made elsewhere: the uploads that bring them, and the encode that they become.
+//!
+//! The bytes stay where their partial uploads have them. The request for the encode keeps them for the time of an upload from then on;
+//! afterwards the keeper removes them, as other parts that no upload took.
+//!
+//! Limits: [`RENDITION_FILES_MAX`] files.
+
+use nats::Outbox;
+use schemas::{
+    encode::EncodeSettings,
+    ids::{MediaId, UploadId},
+    keys,
+    renditions::{RENDITION_FILES_MAX, RenditionFile},
+    subjects::JobPriority,
+    upload::{UploadRecord, UploadStatus},
+};
+
+use super::TranscodeDocument;
+use crate::{
+    AppState,
+    jobs::{explain_encode_failure, require_priority, retry},
+    media, quotas,
+};
+use auth::Principal;
+use web::{error::Problem, problem_code::ProblemCode};
+
+/// Begins an encode of the files that uploads brought.
+pub(super) async fn begin_own_ladder(
+    app: &AppState,
+    who: &Principal,
+    (media_id, priority): (MediaId, JobPriority),
+    upload_ids: &[UploadId],
+) -> Result<TranscodeDocument, Problem> {
+    let medium = media::load_owned(&app.bus, media_id, who).await?;
+    if !(1..=RENDITION_FILES_MAX).contains(&upload_ids.len()) {
+        let detail = format!("1 to {RENDITION_FILES_MAX} uploads");
+        return Err(Problem::new(ProblemCode::RequestInvalid).with_pointer("/renditions", detail));
+    }
+    quotas::require_work_room(&app.bus, &app.config.quotas, medium.owner(), (None, 0)).await?;
+    require_priority(who, priority)?;
+    let mut renditions = Vec::with_capacity(upload_ids.len());
+    for (place, upload_id) in upload_ids.iter().enumerate() {
+        let refuse = |why: &str| {
+            Problem::new(ProblemCode::RenditionsInvalid).with_pointer(&format!("/renditions/{place}"), why)
+        };
+        if upload_ids.iter().take(place).any(|other| other == upload_id) {
+            return Err(refuse("it is named twice"));
+        }
+        renditions.push(keep_file(app, *upload_id, medium.owner()).await?.map_err(refuse)?);
+    }
+    let profile = app.config.profiles.default_name.clone();
+    let settings =
+        EncodeSettings { profile: Some(profile.clone()), priority, renditions, ..EncodeSettings::default() };
+    let (encode, job_id) = match retry::begin_new_encode(&app.bus, &app.store, media_id, settings).await {
+        Ok(retry::NextEncode::Begun { encode, job_id, .. }) => (encode, job_id),
+        Ok(retry::NextEncode::Superseded(why)) => {
+            return Err(Problem::new(ProblemCode::NotEncodable).with_detail(why));
+        }
+        Err(error) => return Err(explain_encode_failure(error)),
+    };
+    tracing::info!(job.id = %job_id, media.id = %media_id, files = upload_ids.len(), by = who.owner, "renditions are published");
+    Ok(TranscodeDocument { job_id, media_id, encode, profile, priority, range: None })
+}
+
+/// The file of a partial upload of `owner`, which is kept for the time of an upload from now on; the inner error says why it is none.
+async fn keep_file(
+    app: &AppState,
+    upload_id: UploadId,
+    owner: &str,
+) -> Result<Result<RenditionFile, &'static str>, Problem> {
+    let key = upload_id.to_string();
+    let found = app.bus.load_record::<UploadRecord>(&key).await?.map(|held| held.record);
+    let Some(upload) = found.filter(|upload| upload.owner == owner) else {
+        return Ok(Err("there is no such upload of the owner of the medium"));
+    };
+    if !upload.is_partial() {
+        return Ok(Err("it is no partial upload: it becomes a medium of its own"));
+    }
+    match upload.status {
+        UploadStatus::Received => {}
+        UploadStatus::Open => return Ok(Err("bytes of it are missing")),
+        _ => return Ok(Err("it has ended: upload the file again")),
+    }
+    let until_ms = app.config.uploads.expires_at_ms(nats::now_ms());
+    let kept = app.bus.change_record::<UploadRecord>(&key, |found| {
+        let record = found.filter(|upload| upload.status == UploadStatus::Received)?;
+        let expires_at_ms = record.expires_at_ms.max(until_ms);
+        Some((UploadRecord { expires_at_ms, ..record.clone() }, Outbox::new()))
+    });
+    if Box::pin(kept).await?.is_none_or(|held| held.record.status != UploadStatus::Received) {
+        return Ok(Err("it has ended: upload the file again"));
+    }
+    Ok(Ok(RenditionFile {
+        upload_id,
+        key: keys::source_key(upload.media_id),
+        size_bytes: upload.offset_bytes,
+        name: upload.filename.unwrap_or_else(|| upload_id.to_string()),
+    }))
+}
