@@ -77,7 +77,8 @@ pub struct AlertState {
     pub value: f64,
     /// Unix time in milliseconds by the broker since when the condition holds.
     pub since_ms: u64,
-    /// Unix time in milliseconds at which it began to fire; absent while it is pending.
+    /// Unix time in milliseconds at which it began to fire; absent before. What is pending again has it while receivers do not know
+    /// that it was over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fired_at_ms: Option<u64>,
     /// Unix time in milliseconds at which it was over; absent before.
@@ -126,15 +127,16 @@ impl AlertBoard {
     /// Its key; there is one record.
     pub const KEY: &'static str = "alerts";
 
-    /// What keeps an alert quiet at `now_ms`: that of its rule, or its own.
-    pub fn find_silence(&self, alert: &AlertState, now_ms: u64) -> Option<&AlertMark> {
-        find_mark(&self.silences, alert, now_ms)
+    /// What keeps an alert quiet at `now_ms`, and under which key: its own, or that of its rule.
+    pub fn find_silence(&self, alert: &AlertState, now_ms: u64) -> Option<(&str, &AlertMark)> {
+        find_mark(&self.silences, alert, |mark| mark.until_ms > now_ms)
     }
 
-    /// Who looks at an alert at `now_ms`. What somebody said before it began to fire is not about it.
-    pub fn find_acknowledgement(&self, alert: &AlertState, now_ms: u64) -> Option<&AlertMark> {
+    /// Who looks at an alert at `now_ms`, and under which key that stands. What somebody said before it began to fire is not about it.
+    pub fn find_acknowledgement(&self, alert: &AlertState, now_ms: u64) -> Option<(&str, &AlertMark)> {
         let fired_at_ms = alert.fired_at_ms?;
-        find_mark(&self.acknowledgements, alert, now_ms).filter(|mark| mark.made_at_ms >= fired_at_ms)
+        let counts = |mark: &AlertMark| mark.until_ms > now_ms && mark.made_at_ms >= fired_at_ms;
+        find_mark(&self.acknowledgements, alert, counts)
     }
 
     /// Forgets marks that have ended.
@@ -147,10 +149,10 @@ impl AlertBoard {
 fn find_mark<'a>(
     marks: &'a BTreeMap<String, AlertMark>,
     alert: &AlertState,
-    now_ms: u64,
-) -> Option<&'a AlertMark> {
-    let found = marks.get(&alert.alert_id).filter(|mark| mark.until_ms > now_ms);
-    found.or_else(|| marks.get(&alert.name).filter(|mark| mark.until_ms > now_ms))
+    counts: impl Fn(&AlertMark) -> bool,
+) -> Option<(&'a str, &'a AlertMark)> {
+    let find = |key: &String| marks.get_key_value(key).filter(|(_, mark)| counts(mark));
+    find(&alert.alert_id).or_else(|| find(&alert.name)).map(|(key, mark)| (key.as_str(), mark))
 }
 
 impl KvRecord for AlertBoard {
@@ -269,4 +271,34 @@ mark_event! {
     AlertAcknowledged, "acknowledged",
     /// The account of the person.
     acknowledged_by
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_old_acknowledgement_of_an_alert_hides_no_newer_one_of_its_rule() {
+        let alert = AlertState {
+            alert_id: "5d5ba0a1b2c3d4e5".into(),
+            name: "StreamGateDeadLetters".into(),
+            severity: AlertSeverity::Page,
+            labels: BTreeMap::new(),
+            phase: AlertPhase::Firing,
+            summary: String::new(),
+            value: 1.0,
+            since_ms: 10,
+            fired_at_ms: Some(20),
+            resolved_at_ms: None,
+            notified_at_ms: BTreeMap::new(),
+        };
+        let mark =
+            |made_at_ms| AlertMark { made_at_ms, until_ms: 100, made_by: "admin".into(), reason: None };
+        let mut board = AlertBoard::default();
+        board.acknowledgements.insert(alert.alert_id.clone(), mark(5));
+        assert_eq!(board.find_acknowledgement(&alert, 50), None);
+        board.acknowledgements.insert(alert.name.clone(), mark(25));
+        assert_eq!(board.find_acknowledgement(&alert, 50), Some((alert.name.as_str(), &mark(25))));
+        assert_eq!(board.find_acknowledgement(&alert, 100), None, "it has ended");
+    }
 }

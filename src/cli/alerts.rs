@@ -97,14 +97,16 @@ async fn list_alerts(client: &ApiClient, as_json: bool) -> anyhow::Result<()> {
     let list = client.get_json("v1/monitor/alerts", &[]).await?;
     let items = list["items"].as_array().ok_or_else(|| ClientError::strange("the answer is no list"))?;
     if as_json {
-        return Ok(items.iter().try_for_each(output::print_json)?);
+        items.iter().try_for_each(output::print_json)?;
+    }
+    for warning in list_warnings(&list) {
+        output::print_message(warning);
+    }
+    if as_json {
+        return Ok(());
     }
     let rows: Vec<Vec<String>> = items.iter().map(alert_row).collect();
     output::print_line(render::format_table(HEADS, &rows))?;
-    let evaluated_at_ms = list["evaluated_at_ms"].as_u64().unwrap_or(0);
-    if evaluated_at_ms == 0 {
-        output::print_message("No monitor has evaluated anything yet: start `streamgate worker monitor`");
-    }
     for silence in list["silences"].as_array().into_iter().flatten() {
         let field = |name: &str| render::format_scalar(name, &silence[name]);
         output::print_message(format!(
@@ -115,6 +117,25 @@ async fn list_alerts(client: &ApiClient, as_json: bool) -> anyhow::Result<()> {
         ));
     }
     Ok(())
+}
+
+/// Why the list may not be all there is.
+fn list_warnings(list: &Value) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if list["evaluated_at_ms"].as_u64().unwrap_or(0) == 0 {
+        warnings.push("No monitor has evaluated anything yet: start `streamgate worker monitor`".to_owned());
+    } else if list["is_stale"].as_bool().unwrap_or(false) {
+        let since = render::format_scalar("evaluated_at_ms", &list["evaluated_at_ms"]);
+        warnings.push(format!(
+            "No monitor has evaluated anything since {since}, so this list is old: start `streamgate worker monitor`, or see its log"
+        ));
+    }
+    let omitted_count = list["omitted_count"].as_u64().unwrap_or(0);
+    if omitted_count > 0 {
+        warnings
+            .push(format!("Alerts that are not listed, since there is no place for them: {omitted_count}"));
+    }
+    warnings
 }
 
 fn alert_row(alert: &Value) -> Vec<String> {
@@ -150,6 +171,17 @@ pub fn print_rules(base_url: Option<&str>, time_scale: u64) -> anyhow::Result<()
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_list_that_is_old_or_not_whole_says_so() {
+        let list = json!({ "evaluated_at_ms": 1, "is_stale": true, "omitted_count": 3 });
+        let warnings = list_warnings(&list);
+        assert!(warnings[0].contains("this list is old") && warnings[1].ends_with(": 3"), "{warnings:?}");
+        let list = json!({ "evaluated_at_ms": 0, "is_stale": true, "omitted_count": 0 });
+        assert!(list_warnings(&list)[0].contains("yet"));
+        let list = json!({ "evaluated_at_ms": 1, "is_stale": false, "omitted_count": 0 });
+        assert!(list_warnings(&list).is_empty());
+    }
 
     #[test]
     fn a_row_fits_its_heads_and_says_who_looks_at_it() {

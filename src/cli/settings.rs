@@ -98,14 +98,28 @@ fn hide_receivers(table: &mut Table, count: &mut usize) {
     let alerts = table.get_mut("monitor").and_then(|monitor| monitor.get_mut("alerts"));
     let Some(Value::Array(webhooks)) = alerts.and_then(|alerts| alerts.get_mut("webhooks")) else { return };
     for webhook in webhooks {
-        if let Some(url) = webhook.get_mut("url") {
-            hide_credentials(url, count);
+        if let Some(Value::String(url)) = webhook.get_mut("url") {
+            let hidden = hide_all_but_host(url);
+            *count += usize::from(hidden != *url);
+            *url = hidden;
         }
         if let Some(secret) = webhook.get_mut("secret") {
             *secret = Value::String(HIDDEN.into());
             *count += 1;
         }
     }
+}
+
+/// An address of which scheme, host and port can be seen.
+fn hide_all_but_host(text: &str) -> String {
+    let (scheme, rest) = text.split_once("://").unwrap_or(("", text));
+    // A backslash ends the host as well where addresses are read.
+    let end = rest.find(['/', '\\', '?', '#']).unwrap_or(rest.len());
+    let (authority, behind) = rest.split_at(end);
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    let user = if host.len() == authority.len() { String::new() } else { format!("{HIDDEN}@") };
+    let behind = if behind.is_empty() || behind == "/" { behind.to_owned() } else { format!("/{HIDDEN}") };
+    if scheme.is_empty() { HIDDEN.to_owned() } else { format!("{scheme}://{user}{host}{behind}") }
 }
 
 /// Hides name and password in an address.
@@ -142,6 +156,28 @@ mod tests {
             assert!(!text.contains(&format!("\"{secret}\"")) && !text.contains(":s4@"), "{text}");
         }
         assert!(text.contains("http://h:1") && text.contains("data_dir = \"data\""), "{text}");
+    }
+
+    #[test]
+    fn of_receivers_of_alerts_only_the_host_is_shown() {
+        let mut config = Settings::default();
+        config.monitor.alerts.webhooks = [
+            "https://hooks.example/services/T1/B2/s5",
+            "https://h:8443?token=s6",
+            "http://ann:s7@h/",
+            "http://h:1/",
+        ]
+        .map(|url| monitor::WebhookReceiverConfig { url: url.into(), secret: None })
+        .to_vec();
+        let (table, count) = effective_table(&config).unwrap();
+        let text = toml::to_string(&table).unwrap();
+        assert_eq!(count, 3);
+        assert!(!["s5", "s6", "s7", "T1"].iter().any(|secret| text.contains(secret)), "{text}");
+        for shown in
+            ["https://hooks.example/<hidden>", "https://h:8443/<hidden>", "http://<hidden>@h/", "http://h:1/"]
+        {
+            assert!(text.contains(&format!("\"{shown}\"")), "{shown}: {text}");
+        }
     }
 
     #[test]

@@ -36,6 +36,9 @@ use web::{
     problem_code::ProblemCode,
 };
 
+/// How old the last word of a monitor may be, in milliseconds: there is one at least every minute.
+const STALE_AGE_MS: u64 = 180_000;
+
 /// One alert, as people see it.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "Alert")]
@@ -96,11 +99,14 @@ impl AlertMarkDocument {
 /// All alerts.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "AlertList", example = json!({
-    "evaluated_at_ms": 1_763_900_814_467_u64, "items": [], "silences": [], "omitted_count": 0, "prometheus_rules": [],
+    "evaluated_at_ms": 1_763_900_814_467_u64, "is_stale": false, "items": [], "silences": [], "omitted_count": 0, "prometheus_rules": [],
 }))]
 pub(super) struct AlertList {
     /// Unix time in milliseconds of the last word of a monitor, which comes at least every minute; 0 when there was none.
     evaluated_at_ms: u64,
+    /// Whether that is more than three minutes ago by the broker's clock, or there was none: no monitor evaluates, and what is listed
+    /// is old.
+    is_stale: bool,
     /// What fires first, then what is pending, then what is over and not yet known to all receivers; each by name.
     items: Vec<AlertDocument>,
     /// All silences, also of what does not fire now.
@@ -112,10 +118,7 @@ pub(super) struct AlertList {
 }
 
 fn to_document(board: &AlertBoard, alert: &AlertState, now_ms: u64) -> AlertDocument {
-    let mark = |mark: Option<&AlertMark>, marks: &BTreeMap<String, AlertMark>| {
-        let key = if marks.contains_key(&alert.alert_id) { &alert.alert_id } else { &alert.name };
-        mark.map(|mark| AlertMarkDocument::new(key, mark))
-    };
+    let mark = |found: Option<(&str, &AlertMark)>| found.map(|(key, mark)| AlertMarkDocument::new(key, mark));
     let AlertState { alert_id, name, severity, labels, phase, summary, value, .. } = alert.clone();
     AlertDocument {
         runbook_path: runbook_path(&name),
@@ -127,10 +130,10 @@ fn to_document(board: &AlertBoard, alert: &AlertState, now_ms: u64) -> AlertDocu
         summary,
         value,
         since_ms: alert.since_ms,
-        fired_at_ms: alert.fired_at_ms,
+        fired_at_ms: alert.fired_at_ms.filter(|_| alert.phase != AlertPhase::Pending),
         resolved_at_ms: alert.resolved_at_ms,
-        silence: mark(board.find_silence(alert, now_ms), &board.silences),
-        acknowledgement: mark(board.find_acknowledgement(alert, now_ms), &board.acknowledgements),
+        silence: mark(board.find_silence(alert, now_ms)),
+        acknowledgement: mark(board.find_acknowledgement(alert, now_ms)),
     }
 }
 
@@ -158,7 +161,7 @@ pub(super) async fn list_alerts(
     who.require_operator("alerts are about everybody")?;
     let found = app.bus.load_record::<AlertBoard>(AlertBoard::KEY).await?;
     let board = found.map(|held| held.record).unwrap_or_default();
-    let now_ms = nats::estimated_broker_now_ms();
+    let now_ms = app.bus.broker_now_ms(&subjects::kv_stream_name(JobRecord::BUCKET)).await?;
     let place = |alert: &AlertState| match alert.phase {
         AlertPhase::Firing => 0,
         AlertPhase::Pending => 1,
@@ -170,6 +173,7 @@ pub(super) async fn list_alerts(
     let silences = board.silences.iter().filter(|(_, mark)| !ended(mark));
     Ok(Json(AlertList {
         evaluated_at_ms: board.evaluated_at_ms,
+        is_stale: now_ms.saturating_sub(board.evaluated_at_ms) > STALE_AGE_MS,
         items: sorted.into_iter().map(|alert| to_document(&board, alert, now_ms)).collect(),
         silences: silences.map(|(alert, mark)| AlertMarkDocument::new(alert, mark)).collect(),
         omitted_count: board.omitted_count,

@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     fmt,
     sync::{Arc, atomic::AtomicU64},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use nats::metrics::{
@@ -24,7 +24,7 @@ use schemas::{
     BusEvent, catalog,
     ids::MediaId,
     job::{self, JobSucceeded},
-    media::MediaPlayable,
+    media::{MediaPlayable, MediaReady, MediaRejected, MediaRemoved},
     subjects::{MessageClass, parse_event_subject},
     upload::UploadReceived,
 };
@@ -44,6 +44,8 @@ type FloatGauge = Gauge<f64, AtomicU64>;
 
 /// Most media whose upload was received that are waited for; of older ones the time is not measured.
 const RECEIVED_MAX: usize = 4_096;
+/// How long they are waited for: the time of the objective `Playable`. What can't be played then is counted as taking longer.
+const PLAYABLE_TIME_MAX: Duration = Duration::from_secs(300);
 /// Kinds of jobs that are counted by name.
 const TASK_KINDS: [&str; 2] = [job::TRANSCODE, job::VERIFY];
 
@@ -133,6 +135,23 @@ impl ReceivedMedia {
 
     fn take(&mut self, media_id: MediaId) -> Option<Instant> {
         self.at.remove(&media_id)
+    }
+
+    /// One that was received more than [`PLAYABLE_TIME_MAX`] before `now`: for how long it is waited for.
+    fn take_missed(&mut self, now: Instant) -> Option<Duration> {
+        while let Some(oldest) = self.order.front() {
+            if let Some(received_at) = self.at.get(oldest) {
+                let waited = now.saturating_duration_since(*received_at);
+                if waited <= PLAYABLE_TIME_MAX {
+                    return None;
+                }
+                self.at.remove(oldest);
+                self.order.pop_front();
+                return Some(waited);
+            }
+            self.order.pop_front();
+        }
+        None
     }
 }
 
@@ -317,6 +336,14 @@ impl MonitorMetrics {
         }
     }
 
+    /// Counts media that can't be played `now` although their uploads were received more than [`PLAYABLE_TIME_MAX`] ago.
+    pub(crate) fn count_missed(&self, now: Instant) {
+        let mut received = self.inner.received.lock();
+        while let Some(waited) = received.take_missed(now) {
+            self.inner.playable.observe(waited.as_secs_f64());
+        }
+    }
+
     /// The time from an upload that was received until its medium can be played.
     fn observe_playable(&self, subject: &str, payload: &[u8]) {
         let now = Instant::now();
@@ -327,14 +354,35 @@ impl MonitorMetrics {
                 }
             }
             Some((MediaPlayable::ENTITY, MediaPlayable::VERB, _)) => {
-                let Ok(event) = nats::decode_message::<MediaPlayable>(subject, payload) else { return };
-                // Another encode of a medium that plays already, and an event that comes again, find nothing.
-                if let Some(received_at) = self.inner.received.lock().take(event.media_id) {
-                    let took = now.saturating_duration_since(received_at);
-                    self.inner.playable.observe(took.as_secs_f64());
+                if let Ok(event) = nats::decode_message::<MediaPlayable>(subject, payload) {
+                    self.observe_wait(event.media_id, now);
+                }
+            }
+            // A short one is ready before it was playable.
+            Some((MediaReady::ENTITY, MediaReady::VERB, _)) => {
+                if let Ok(event) = nats::decode_message::<MediaReady>(subject, payload) {
+                    self.observe_wait(event.media_id, now);
+                }
+            }
+            // Nobody waits for what is no film or was taken away.
+            Some((MediaRejected::ENTITY, MediaRejected::VERB, _)) => {
+                if let Ok(event) = nats::decode_message::<MediaRejected>(subject, payload) {
+                    self.inner.received.lock().take(event.media_id);
+                }
+            }
+            Some((MediaRemoved::ENTITY, MediaRemoved::VERB, _)) => {
+                if let Ok(event) = nats::decode_message::<MediaRemoved>(subject, payload) {
+                    self.inner.received.lock().take(event.media_id);
                 }
             }
             _ => {}
+        }
+    }
+
+    /// Another encode of a medium that plays already, and an event that comes again, find nothing.
+    fn observe_wait(&self, media_id: MediaId, now: Instant) {
+        if let Some(received_at) = self.inner.received.lock().take(media_id) {
+            self.inner.playable.observe(now.saturating_duration_since(received_at).as_secs_f64());
         }
     }
 
@@ -347,6 +395,7 @@ impl MonitorMetrics {
     /// Takes over what a poll found at `now_ms`; `dropped` counts the messages lost since the start.
     pub(crate) fn record_poll(&self, polled: PollResult, dropped: u64, now_ms: u64) {
         let inner = &self.inner;
+        self.count_missed(Instant::now());
         let mut last = inner.last.lock();
         inner.polls.counter_for(if polled.unread.is_empty() { "answered" } else { "partial" }).inc();
         inner.broker_up.set(1);

@@ -64,7 +64,7 @@ pub(crate) async fn poll_broker(
             () = shutdown.cancelled() => return,
             _ = ticks.tick() => {}
         }
-        let poll = BrokerPoller { bus: &bus, config: &config, now_ms: nats::now_ms() };
+        let poll = BrokerPoller { bus: &bus, config: &config, now_ms: nats::estimated_broker_now_ms() };
         let now_ms = poll.now_ms;
         let polled = tokio::select! {
             () = shutdown.cancelled() => return,

@@ -106,13 +106,17 @@ pub fn advance_board(
         }
     }
     board.omitted_count = 0;
-    for (rule, alert) in held.into_values() {
+    let mut begun: Vec<_> = held.into_values().collect();
+    // What is urgent has a place first.
+    begun.sort_by(|(_, a), (_, b)| {
+        (a.severity, &a.name, &a.alert_id).cmp(&(b.severity, &b.name, &b.alert_id))
+    });
+    for (rule, alert) in begun {
         if alerts.len() >= ALERTS_MAX {
             board.omitted_count += 1;
             continue;
         }
-        let begun = alert.clone();
-        alerts.push(go_on(begun, rule, alert, &mut transitions));
+        alerts.push(go_on(alert.clone(), rule, alert, &mut transitions));
     }
     alerts.sort_by(|a, b| (&a.name, &a.alert_id).cmp(&(&b.name, &b.alert_id)));
     board.alerts = alerts;
@@ -134,8 +138,10 @@ fn go_on(
     let mut alert = match alert.phase {
         AlertPhase::Firing => return alert,
         AlertPhase::Pending => alert,
-        // Receivers that did not learn yet that it was over need not: it goes on for them.
-        AlertPhase::Resolved => now.clone(),
+        // Receivers that did not learn yet that it was over need not: it goes on for them, unless it ends before it fires again.
+        AlertPhase::Resolved => {
+            AlertState { notified_at_ms: alert.notified_at_ms, fired_at_ms: alert.fired_at_ms, ..now.clone() }
+        }
     };
     if now_ms.saturating_sub(alert.since_ms) >= rule.hold_ms {
         alert.phase = AlertPhase::Firing;
@@ -150,6 +156,12 @@ fn go_on(
 /// An alert whose condition does not hold; `None` once nobody has to know of it any more.
 fn end_alert(mut alert: AlertState, now_ms: u64, transitions: &mut Vec<Transition>) -> Option<AlertState> {
     match alert.phase {
+        // It fired before, and receivers still believe that it does.
+        AlertPhase::Pending if !alert.notified_at_ms.is_empty() => {
+            alert.phase = AlertPhase::Resolved;
+            alert.resolved_at_ms = Some(now_ms);
+            Some(alert)
+        }
         AlertPhase::Pending => None,
         AlertPhase::Firing => {
             alert.phase = AlertPhase::Resolved;
@@ -169,6 +181,8 @@ fn end_alert(mut alert: AlertState, now_ms: u64, transitions: &mut Vec<Transitio
 
 #[cfg(test)]
 mod tests {
+    use schemas::alert::AlertSeverity;
+
     use super::*;
 
     fn set() -> RuleSet {
@@ -215,6 +229,26 @@ mod tests {
     }
 
     #[test]
+    fn what_begins_again_before_receivers_know_of_its_end_is_resolved_for_them() {
+        let mut board = AlertBoard::default();
+        advance(&mut board, &[letters("index", 1.0)], 0);
+        advance(&mut board, &[letters("index", 1.0)], 60_000);
+        board.alerts[0].notified_at_ms.insert("webhook-1".into(), 61_000);
+        assert_eq!(advance(&mut board, &[], 70_000).len(), 1);
+        assert_eq!(advance(&mut board, &[letters("index", 1.0)], 80_000), []);
+        assert_eq!(board.alerts[0].phase, AlertPhase::Pending);
+        assert_eq!(advance(&mut board, &[], 90_000), [], "its event was sent");
+        let over = &board.alerts[0];
+        assert_eq!((over.phase, over.resolved_at_ms), (AlertPhase::Resolved, Some(90_000)));
+        assert_eq!((over.fired_at_ms, over.notified_at_ms["webhook-1"]), (Some(60_000), 0));
+        advance(&mut board, &[letters("index", 1.0)], 100_000);
+        assert_eq!(advance(&mut board, &[letters("index", 1.0)], 160_000).len(), 1);
+        let again = &board.alerts[0];
+        assert_eq!((again.fired_at_ms, again.resolved_at_ms), (Some(160_000), None));
+        assert_eq!(again.notified_at_ms["webhook-1"], 0, "it is sent again");
+    }
+
+    #[test]
     fn what_ends_before_its_time_never_fires() {
         let mut board = AlertBoard::default();
         for round in 0..10 {
@@ -252,9 +286,14 @@ mod tests {
     #[test]
     fn only_so_many_alerts_are_kept() {
         let mut board = AlertBoard::default();
-        let all: Vec<_> = (0..ALERTS_MAX + 3).map(|n| letters(&format!("stage{n}"), 1.0)).collect();
-        advance(&mut board, &all, 1_000);
-        assert_eq!((board.alerts.len(), board.omitted_count), (ALERTS_MAX, 3));
+        let mut all: Vec<_> = (0..ALERTS_MAX + 3).map(|n| letters(&format!("stage{n}"), 1.0)).collect();
+        let mut set = set();
+        set.rules[0].severity = AlertSeverity::Ticket;
+        set.rules[1].severity = AlertSeverity::Page;
+        all.push(ConditionHolding { rule: 1, labels: BTreeMap::new(), value: 6.0 });
+        board = advance_board(&set, &board, &all, &BTreeSet::new(), 1_000).board;
+        assert_eq!((board.alerts.len(), board.omitted_count), (ALERTS_MAX, 4));
+        assert!(board.alerts.iter().any(|alert| alert.severity == AlertSeverity::Page), "it has a place");
     }
 
     #[test]

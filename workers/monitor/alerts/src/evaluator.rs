@@ -89,6 +89,11 @@ impl Evaluator {
         holding
     }
 
+    /// How many series the last step left out, all rules together: for those beyond [`SERIES_MAX`] there is no place.
+    pub fn omitted_series_count(&self) -> u64 {
+        self.tracks.iter().flatten().map(CounterTrack::omitted_count).sum()
+    }
+
     /// Rules about whose window too little has been seen for saying that their condition is over.
     pub fn uncovered_rules(&self, now_ms: u64) -> BTreeSet<usize> {
         let is_uncovered = |(rule, tracks): (&AlertRule, &Vec<CounterTrack>)| {
@@ -135,12 +140,11 @@ fn evaluate_condition(
         Condition::Threshold { of, aggregate, by, missing, absolute, op, value, and } => {
             let size = |value: f64| if *absolute { value.abs() } else { value };
             let found = index.find(of).map(|point| (point, size(point.value)));
-            let mut measured = match aggregate {
-                Some(aggregate) => group_values(found, *aggregate, by),
-                None => {
-                    let own = found.map(|(point, value)| (point.labels.clone(), value));
-                    own.take(SERIES_OF_FAMILY_MAX).collect()
-                }
+            let mut measured = if let Some(aggregate) = aggregate {
+                group_values(found, *aggregate, by)
+            } else {
+                let own = found.map(|(point, value)| (point.labels.clone(), value));
+                own.take(SERIES_OF_FAMILY_MAX).collect()
             };
             if measured.is_empty() {
                 measured.extend(missing.map(|value| (BTreeMap::new(), value)));
@@ -225,6 +229,10 @@ fn burned_share(
     now_ms: u64,
 ) -> Option<f64> {
     let [all, counted] = tracks else { return None };
+    // What one of the two left out would look like failures.
+    if !tracks.iter().all(|track| track.is_whole(window.long_ms, now_ms)) {
+        return None;
+    }
     let limit = window.factor * objective.budget();
     let share = |window_ms: u64| {
         let total: f64 = all.increases(window_ms, now_ms).map(|(_, grown)| grown).sum();
@@ -233,4 +241,36 @@ fn burned_share(
         (total > 0.0).then_some(failed / total).filter(|share| *share > limit)
     };
     share(window.short_ms).and_then(|_| share(window.long_ms))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_of_counters_that_were_left_out_in_part_does_not_hold() {
+        let mut set = RuleSet::built_in().unwrap();
+        set.rules.retain(|rule| {
+            let is_playable = |objective: &ServiceObjective| objective.good.is_some();
+            let burns =
+                matches!(&rule.condition, Condition::Burn { objective, .. } if is_playable(objective));
+            burns && rule.is_evaluated()
+        });
+        let Condition::Burn { objective, .. } = set.rules[0].condition.clone() else { panic!("{set:?}") };
+        let point = |of: &Selector| {
+            let labels = of.labels.iter().map(|(name, values)| (name.clone(), values[0].clone())).collect();
+            MetricPoint { name: of.metric.clone(), labels, value: 0.0 }
+        };
+        let (total, good) = (point(&objective.total), point(objective.good.as_ref().unwrap()));
+        for (room, is_holding) in [(SERIES_MAX, true), (1, false)] {
+            let mut evaluator = Evaluator::new(set.clone());
+            evaluator.series_room = room;
+            evaluator.observe(&[total.clone(), good.clone()], 1_000);
+            let grown = MetricPoint { value: 100.0, ..total.clone() };
+            let holding = evaluator.observe(&[grown, good.clone()], 61_000);
+            assert_eq!(!holding.is_empty(), is_holding, "{holding:?}");
+            assert_eq!(evaluator.omitted_series_count() > 0, !is_holding);
+            assert!(evaluator.uncovered_rules(61_000).contains(&0));
+        }
+    }
 }

@@ -2,7 +2,8 @@
 //!
 //! As in Prometheus, a series counts from the first value that is seen of it on.
 //!
-//! Limits: [`SERIES_MAX`] series, [`GROUPS_MAX`] groups of them, [`POINTS_MAX`] points a group. What is beyond is not counted.
+//! Limits: [`SERIES_MAX`] series, [`GROUPS_MAX`] groups of them, [`POINTS_MAX`] points a group. What is beyond is not counted,
+//! and a track knows that it left something out.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
@@ -67,12 +68,24 @@ pub(crate) struct CounterTrack {
     began_at_ms: Option<u64>,
     series: HashMap<BTreeMap<String, String>, LastValue>,
     groups: BTreeMap<GroupLabels, CounterGroup>,
+    /// Unix time in milliseconds at which a series was left out last.
+    omitted_at_ms: Option<u64>,
+    omitted_count: u64,
 }
 
 impl CounterTrack {
     pub(crate) fn new(of: Selector, by: Vec<String>, window_ms: u64) -> Self {
         let window_ms = window_ms.min(WINDOW_MS_MAX);
-        Self { of, by, window_ms, began_at_ms: None, series: HashMap::new(), groups: BTreeMap::new() }
+        Self {
+            of,
+            by,
+            window_ms,
+            began_at_ms: None,
+            series: HashMap::new(),
+            groups: BTreeMap::new(),
+            omitted_at_ms: None,
+            omitted_count: 0,
+        }
     }
 
     pub(crate) fn metric(&self) -> &str {
@@ -85,7 +98,9 @@ impl CounterTrack {
         if self.began_at_ms.is_some_and(|began_at_ms| began_at_ms > now_ms) {
             self.groups.clear();
             self.began_at_ms = None;
+            self.omitted_at_ms = None;
         }
+        let mut omitted_count = 0;
         self.began_at_ms.get_or_insert(now_ms);
         let before = self.series.len();
         self.series.retain(|_, last| now_ms.saturating_sub(last.seen_at_ms) <= WINDOW_MS_MAX);
@@ -101,7 +116,10 @@ impl CounterTrack {
                     *last = LastValue { value: point.value, seen_at_ms: now_ms };
                     grown
                 }
-                None if *room == 0 => continue,
+                None if *room == 0 => {
+                    omitted_count += 1;
+                    continue;
+                }
                 None => {
                     *room -= 1;
                     let last = LastValue { value: point.value, seen_at_ms: now_ms };
@@ -111,6 +129,7 @@ impl CounterTrack {
             };
             let group = point.pick_labels(&self.by);
             if self.groups.len() >= GROUPS_MAX && !self.groups.contains_key(&group) {
+                omitted_count += 1;
                 continue;
             }
             let group = self
@@ -118,6 +137,10 @@ impl CounterTrack {
                 .entry(group)
                 .or_insert_with(|| CounterGroup { total: 0.0, points: VecDeque::new() });
             group.total += grown;
+        }
+        self.omitted_count = omitted_count;
+        if omitted_count > 0 {
+            self.omitted_at_ms = Some(now_ms);
         }
         for group in self.groups.values_mut() {
             group.note_total(self.window_ms, now_ms);
@@ -129,9 +152,20 @@ impl CounterTrack {
         self.groups.iter().map(move |(labels, group)| (labels, group.increase(window_ms, now_ms)))
     }
 
-    /// Whether a whole window has been seen.
+    /// How many series were left out when values were taken last.
+    pub(crate) const fn omitted_count(&self) -> u64 {
+        self.omitted_count
+    }
+
+    /// Whether no series was left out within a window.
+    pub(crate) fn is_whole(&self, window_ms: u64, now_ms: u64) -> bool {
+        self.omitted_at_ms.is_none_or(|at_ms| now_ms.saturating_sub(at_ms) >= window_ms)
+    }
+
+    /// Whether a whole window has been seen, and all series in it.
     pub(crate) fn is_covered(&self, window_ms: u64, now_ms: u64) -> bool {
-        self.began_at_ms.is_some_and(|began_at_ms| now_ms.saturating_sub(began_at_ms) >= window_ms)
+        self.is_whole(window_ms, now_ms)
+            && self.began_at_ms.is_some_and(|began_at_ms| now_ms.saturating_sub(began_at_ms) >= window_ms)
     }
 }
 
@@ -184,6 +218,7 @@ mod tests {
             track.observe(&points.iter().collect::<Vec<_>>(), step * 500, &mut room);
         }
         assert_eq!((track.series.len(), room), (2, 0), "the third has no place");
+        assert!(!track.is_covered(600_000, 1_999 * 500) && track.omitted_count() == 1);
         assert!(track.groups.values().all(|group| group.points.len() <= POINTS_MAX));
         let all = grown(&track, 1_999 * 500);
         assert!((all - 2_400.0).abs() < 12.0, "600 s of two series that grow by 2 a second: {all}");

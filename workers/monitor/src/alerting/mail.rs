@@ -2,13 +2,13 @@
 //!
 //! Limits: [`LINES_MAX`] alerts are named in a mail; more are counted.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, path::PathBuf};
 
 use ::alerts::runbook_path;
 use lettre::{
     AsyncSmtpTransport, AsyncTransport as _, Message, Tokio1Executor,
     message::{Mailbox, header::ContentType},
-    transport::smtp::authentication::Credentials,
+    transport::smtp::{AsyncSmtpTransportBuilder, authentication::Credentials},
 };
 use schemas::alert::{AlertPhase, AlertState};
 
@@ -38,9 +38,6 @@ pub enum MailSetupError {
     /// The server's name can't be used.
     #[error("{0}")]
     Server(String),
-    /// The file of the password can't be read.
-    #[error("the file of the password can't be read: {0}; make it readable to this process")]
-    Password(#[from] std::io::Error),
 }
 
 impl MailSetupError {
@@ -48,14 +45,15 @@ impl MailSetupError {
         match self {
             Self::Address { field, .. } => field,
             Self::Server(_) => "server",
-            Self::Password(_) => "password_file",
         }
     }
 }
 
 /// The mail server, and who writes to whom.
 pub(super) struct MailReceiver {
-    transport: AsyncSmtpTransport<Tokio1Executor>,
+    builder: AsyncSmtpTransportBuilder,
+    user: Option<String>,
+    password_file: Option<PathBuf>,
     from: Mailbox,
     to: Vec<Mailbox>,
 }
@@ -75,6 +73,7 @@ fn read_address(field: &'static str, address: &str) -> Result<Mailbox, MailSetup
 }
 
 impl MailReceiver {
+    /// Reads no file: settings are judged where the password is not.
     pub(super) fn new(config: &SmtpConfig) -> Result<Self, MailSetupError> {
         let (host, port) = match config.server.rsplit_once(':') {
             Some((host, port)) => {
@@ -97,13 +96,6 @@ impl MailReceiver {
         if let Some(port) = port {
             builder = builder.port(port);
         }
-        if let Some(user) = &config.user {
-            let password = match &config.password_file {
-                Some(file) => std::fs::read_to_string(file)?.trim_end_matches(['\r', '\n']).to_owned(),
-                None => String::new(),
-            };
-            builder = builder.credentials(Credentials::new(user.clone(), password));
-        }
         let from = read_address("from", &config.from)?;
         let to =
             config.to.iter().map(|address| read_address("to", address)).collect::<Result<Vec<_>, _>>()?;
@@ -111,7 +103,19 @@ impl MailReceiver {
             let reason = "nobody is written to".to_owned();
             return Err(MailSetupError::Address { field: "to", address: String::new(), reason });
         }
-        Ok(Self { transport: builder.build(), from, to })
+        let (user, password_file) = (config.user.clone(), config.password_file.clone());
+        Ok(Self { builder, user, password_file, from, to })
+    }
+
+    /// The way to the server. The password is read each time: it may be another one by now.
+    pub(super) fn connect(&self) -> Result<AsyncSmtpTransport<Tokio1Executor>, SendError> {
+        let builder = self.builder.clone();
+        let Some(user) = &self.user else { return Ok(builder.build()) };
+        let password = match &self.password_file {
+            Some(file) => std::fs::read_to_string(file)?.trim_end_matches(['\r', '\n']).to_owned(),
+            None => String::new(),
+        };
+        Ok(builder.credentials(Credentials::new(user.clone(), password)).build())
     }
 
     /// Sends one mail about all of them.
@@ -124,7 +128,7 @@ impl MailReceiver {
             .header(ContentType::TEXT_PLAIN)
             .body(write_text(due, base_url))
             .map_err(|error| SendError::Mail(error.to_string()))?;
-        self.transport.send(message).await.map(|_| ()).map_err(|error| SendError::Mail(error.to_string()))
+        self.connect()?.send(message).await.map(|_| ()).map_err(|error| SendError::Mail(error.to_string()))
     }
 }
 

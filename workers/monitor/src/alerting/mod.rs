@@ -6,9 +6,11 @@
 //!   known to the one that takes the lease over; one writes and informs.
 //! - Limits: [`MonitorAlertsConfig`]; windows of an hour at most, those of `alerts`.
 //!
-//! While the broker is away nobody has the lease. Then each monitor informs receivers of what fires by its own memory, so that they may
+//! While the broker is away, or writes nothing, nobody has the lease. Then each monitor informs receivers of what fires by its own memory, so that they may
 //! learn of an outage twice; no event says so.
 
+mod board_writes;
+mod clock;
 mod config;
 mod mail;
 mod notify;
@@ -29,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 pub use config::{MonitorAlertsConfig, SmtpConfig, SmtpEncryption, WebhookReceiverConfig};
 pub use notify::AlertsSetupError;
 
+use board_writes::BoardWrites;
 use notify::Notifier;
 
 /// The lease of the monitor that writes.
@@ -73,6 +76,8 @@ pub(crate) async fn run_alerts(
             return;
         }
     };
+    notifier.log_faults();
+    let writes = BoardWrites::new(period);
     let (sender, observed) = watch::channel(AlertObservation::default());
     let board = Arc::new(Mutex::new(AlertBoard::default()));
     let observing = {
@@ -81,17 +86,17 @@ pub(crate) async fn run_alerts(
     };
     let writing = bus.run_with_lease(LEASE, shutdown.clone(), |held| {
         let (bus, set, notifier) = (bus.clone(), Arc::clone(&set), Arc::clone(&notifier));
-        let (observed, board) = (observed.clone(), Arc::clone(&board));
+        let (observed, board, writes) = (observed.clone(), Arc::clone(&board), &writes);
         // What another monitor did meanwhile is read before anybody is informed.
         board.lock().alerts.clear();
         async move {
-            let writing = write_board(&bus, &set, observed, &board, &held);
+            let writing = write_board(&bus, &set, observed, (&board, writes), &held);
             let informing = notify::inform_receivers(&bus, &notifier, &board, &held);
             tokio::join!(writing, informing);
         }
     });
-    let bridging = outage::bridge_outages(&bus, &set, observed.clone(), &notifier, &board, &shutdown);
-    tokio::join!(observing, writing, bridging);
+    let bridging = outage::bridge_outages(&bus, &set, observed.clone(), &notifier, &writes, &shutdown);
+    tokio::join!(observing, writing, bridging, clock::follow_clock(&bus, &shutdown));
 }
 
 /// Writes what came of each observation, until `held` fires.
@@ -99,7 +104,7 @@ async fn write_board(
     bus: &Bus,
     set: &RuleSet,
     mut observed: watch::Receiver<AlertObservation>,
-    known: &Mutex<AlertBoard>,
+    (known, writes): (&Mutex<AlertBoard>, &BoardWrites),
     held: &CancellationToken,
 ) {
     loop {
@@ -113,6 +118,11 @@ async fn write_board(
             () = held.cancelled() => return,
             written = written => written,
         };
+        if matches!(written, Ok(Ok(_))) {
+            writes.note_success();
+        } else {
+            writes.note_failure();
+        }
         match written {
             Ok(Ok((board, transitions))) => {
                 transitions.iter().for_each(log_transition);

@@ -3,23 +3,23 @@
 //! A receiver that can't be reached is tried again after a while, with what fires then: nothing that still fires is lost, and of what is
 //! over it learns for an hour. Who took what stands in the record, so another monitor goes on from there.
 //!
-//! Limits: one sending at a time to a receiver, [`MonitorAlertsConfig::group_ms`] apart; after a failure from [`RETRY_MIN`] to
-//! [`RETRY_MAX`].
+//! Limits: one sending at a time to a receiver, [`MonitorAlertsConfig::group_ms`] apart; what it did not take is sent again after
+//! [`RETRY_MIN`] to [`RETRY_MAX`], each rule by itself.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use ::alerts::PayloadContext;
 use nats::{Bus, Outbox};
 use outbound::OutboundError;
 use parking_lot::Mutex;
-use schemas::alert::{AlertBoard, AlertPhase, AlertSeverity, AlertState};
+use schemas::alert::{ALERTS_MAX, AlertBoard, AlertPhase, AlertSeverity, AlertState};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     MonitorAlertsConfig, WRITE_TIME_MAX,
     mail::{MailReceiver, MailSetupError},
-    send_error::SendError,
+    send_error::{SendError, SendingOutcome},
     webhook::{WebhookReceiver, WebhookSetupError},
 };
 
@@ -27,6 +27,8 @@ use super::{
 const RETRY_MIN: Duration = Duration::from_secs(5);
 /// Longest wait after sendings that failed.
 const RETRY_MAX: Duration = Duration::from_secs(300);
+/// Most sendings that wait until it can be noted who took them.
+const UNNOTED_MAX: usize = 64;
 /// How often the board is looked at.
 const LOOK_PERIOD: Duration = Duration::from_secs(1);
 
@@ -92,7 +94,44 @@ pub(super) struct Notifier {
 #[derive(Debug, Default)]
 pub(super) struct ReceiverState {
     next_at: Option<Instant>,
+    /// By the name of a rule: what it did not take.
+    failed: BTreeMap<String, FailedGroup>,
+}
+
+#[derive(Debug)]
+struct FailedGroup {
+    next_at: Instant,
     failures: u32,
+}
+
+impl ReceiverState {
+    fn is_wanted(&self, alert: &AlertState, now: Instant) -> bool {
+        self.failed.get(&alert.name).is_none_or(|failed| now >= failed.next_at)
+    }
+
+    fn note_outcome(&mut self, receiver: &str, outcome: &SendingOutcome, group: Duration) {
+        let now = Instant::now();
+        let pause = if outcome.taken.is_empty() { group.min(RETRY_MIN) } else { group };
+        self.next_at = Some(now + pause);
+        for alert in &outcome.taken {
+            self.failed.remove(&alert.name);
+        }
+        for (alerts, error) in &outcome.failed {
+            let mut seconds_by_rule = BTreeMap::new();
+            for alert in alerts {
+                seconds_by_rule.entry(alert.name.as_str()).or_insert_with(|| {
+                    let failures = self.failed.get(&alert.name).map_or(0, |failed| failed.failures);
+                    let wait = RETRY_MAX.min(RETRY_MIN.saturating_mul(1 << failures.min(10)));
+                    let failed = FailedGroup { next_at: now + wait, failures: failures.saturating_add(1) };
+                    self.failed.insert(alert.name.clone(), failed);
+                    wait.as_secs()
+                });
+            }
+            let wait_s = seconds_by_rule.values().max().copied().unwrap_or_default();
+            let rules: Vec<&str> = seconds_by_rule.into_keys().collect();
+            tracing::warn!(receiver, %error, wait_s, ?rules, "alerts were not sent");
+        }
+    }
 }
 
 impl Notifier {
@@ -116,6 +155,17 @@ impl Notifier {
         })
     }
 
+    /// Says what will keep a receiver from being informed.
+    pub(super) fn log_faults(&self) {
+        for (name, receiver) in &self.receivers {
+            if let AlertReceiver::Mail(mail) = receiver
+                && let Err(error) = mail.connect()
+            {
+                tracing::error!(receiver = name, %error, "no mail can be sent: see monitor.alerts.smtp");
+            }
+        }
+    }
+
     pub(super) fn fresh_states(&self) -> Vec<ReceiverState> {
         self.receivers.iter().map(|_| ReceiverState::default()).collect()
     }
@@ -128,24 +178,26 @@ impl Notifier {
         now_ms: u64,
     ) -> Vec<TakenAlerts> {
         let sendings = self.receivers.iter().zip(states).map(|((name, receiver), state)| async move {
-            let due = self.find_due(board, name, receiver, now_ms);
-            if due.is_empty() || state.next_at.is_some_and(|at| Instant::now() < at) {
-                return None;
+            let now = Instant::now();
+            if state.next_at.is_some_and(|at| now < at) {
+                return Vec::new();
             }
-            let sent = tokio::time::timeout(self.send_timeout, self.send_one(name, receiver, &due, now_ms));
-            match sent.await.unwrap_or(Err(SendError::TimedOut)) {
-                Ok(()) => {
-                    *state = ReceiverState { next_at: Some(Instant::now() + self.group), failures: 0 };
-                    Some(TakenAlerts { receiver: name.clone(), alerts: due })
-                }
-                Err(error) => {
-                    let wait = RETRY_MAX.min(RETRY_MIN.saturating_mul(1 << state.failures.min(10)));
-                    state.next_at = Some(Instant::now() + wait);
-                    state.failures = state.failures.saturating_add(1);
-                    tracing::warn!(receiver = name, %error, wait_s = wait.as_secs(), "alerts were not sent");
-                    None
-                }
+            let mut due = self.find_due(board, name, receiver, now_ms);
+            due.retain(|alert| state.is_wanted(alert, now));
+            if due.is_empty() {
+                return Vec::new();
             }
+            let outcome = self.send_one(name, receiver, &due, now_ms).await;
+            state.note_outcome(name, &outcome, self.group);
+            let took =
+                |alerts, is_sure| TakenAlerts { receiver: name.clone(), alerts, at_ms: now_ms, is_sure };
+            // What no answer came to may have been taken: once it is over, that is said.
+            let timeouts = outcome.failed.into_iter().filter(|(_, error)| error.is_timeout());
+            let unsure = timeouts.map(|(alerts, _)| took(alerts, false));
+            let mut all = vec![took(outcome.taken, true)];
+            all.extend(unsure);
+            all.retain(|taken| !taken.alerts.is_empty());
+            all
         });
         futures::future::join_all(sendings).await.into_iter().flatten().collect()
     }
@@ -167,7 +219,8 @@ impl Notifier {
             match (alert.phase, taken_at_ms) {
                 (AlertPhase::Pending, _) | (AlertPhase::Resolved, None) => false,
                 (AlertPhase::Resolved, Some(_)) => true,
-                (AlertPhase::Firing, None) => board.find_silence(alert, now_ms).is_none(),
+                // At 0 it knows of an earlier time at most.
+                (AlertPhase::Firing, None | Some(0)) => board.find_silence(alert, now_ms).is_none(),
                 (AlertPhase::Firing, Some(at_ms)) => {
                     now_ms >= at_ms.saturating_add(self.repeat_ms)
                         && board.find_silence(alert, now_ms).is_none()
@@ -184,11 +237,19 @@ impl Notifier {
         receiver: &AlertReceiver,
         due: &[AlertState],
         now_ms: u64,
-    ) -> Result<(), SendError> {
+    ) -> SendingOutcome {
         let context = PayloadContext { receiver: name, base_url: &self.base_url };
         match receiver {
-            AlertReceiver::Webhook(webhook) => webhook.send_groups(due, context, now_ms).await,
-            AlertReceiver::Mail(mail) => mail.send_alerts(due, &self.base_url).await,
+            AlertReceiver::Webhook(webhook) => {
+                webhook.send_groups(due, context, now_ms, self.send_timeout).await
+            }
+            AlertReceiver::Mail(mail) => {
+                let sending = mail.send_alerts(due, &self.base_url);
+                let sent = tokio::time::timeout(self.send_timeout, sending).await;
+                let mut outcome = SendingOutcome::default();
+                outcome.note(due, sent.unwrap_or(Err(SendError::TimedOut)));
+                outcome
+            }
         }
     }
 }
@@ -196,25 +257,56 @@ impl Notifier {
 /// What a receiver took.
 #[derive(Debug)]
 pub(super) struct TakenAlerts {
-    receiver: String,
-    alerts: Vec<AlertState>,
+    pub(super) receiver: String,
+    pub(super) alerts: Vec<AlertState>,
+    /// Unix time in milliseconds at which it was sent.
+    pub(super) at_ms: u64,
+    /// False where no answer came.
+    pub(super) is_sure: bool,
 }
 
-/// Notes in a board what receivers took at `now_ms`; whether anything changed.
-pub(super) fn note_taken(board: &mut AlertBoard, taken: &[TakenAlerts], now_ms: u64) -> bool {
+/// Notes in a board what receivers took; whether anything changed.
+pub(super) fn note_taken(board: &mut AlertBoard, taken: &[TakenAlerts]) -> bool {
     let mut is_changed = false;
-    for TakenAlerts { receiver, alerts } in taken {
-        for sent in alerts {
-            let same = |alert: &&mut AlertState| alert.alert_id == sent.alert_id && alert.phase == sent.phase;
-            let Some(alert) = board.alerts.iter_mut().find(same) else { continue };
-            is_changed = true;
-            match alert.phase {
-                AlertPhase::Resolved => _ = alert.notified_at_ms.remove(receiver),
-                _ => _ = alert.notified_at_ms.insert(receiver.clone(), now_ms),
-            }
+    for one in taken {
+        for sent in &one.alerts {
+            is_changed |= match sent.phase {
+                AlertPhase::Resolved => one.is_sure && note_end(board, sent, &one.receiver),
+                _ => note_firing(board, sent, one),
+            };
         }
     }
     is_changed
+}
+
+/// A receiver knows that an alert is over.
+fn note_end(board: &mut AlertBoard, sent: &AlertState, receiver: &str) -> bool {
+    let same = |alert: &&mut AlertState| alert.alert_id == sent.alert_id;
+    let Some(alert) = board.alerts.iter_mut().find(same) else { return false };
+    alert.phase != AlertPhase::Firing && alert.notified_at_ms.remove(receiver).is_some()
+}
+
+/// A receiver knows that an alert fires, or may know it; by now it may be over.
+fn note_firing(board: &mut AlertBoard, sent: &AlertState, taken: &TakenAlerts) -> bool {
+    let found = board.alerts.iter_mut().find(|alert| alert.alert_id == sent.alert_id);
+    let Some(alert) = found else {
+        if board.alerts.len() >= ALERTS_MAX {
+            return false;
+        }
+        let mut over = sent.clone();
+        over.phase = AlertPhase::Resolved;
+        over.resolved_at_ms = Some(taken.at_ms);
+        over.notified_at_ms = BTreeMap::from([(taken.receiver.clone(), 0)]);
+        board.alerts.push(over);
+        board.alerts.sort_by(|a, b| (&a.name, &a.alert_id).cmp(&(&b.name, &b.alert_id)));
+        return true;
+    };
+    let is_known = alert.phase == AlertPhase::Firing && taken.is_sure;
+    if alert.phase == AlertPhase::Pending {
+        alert.fired_at_ms = alert.fired_at_ms.or(sent.fired_at_ms);
+    }
+    let at_ms = if is_known { taken.at_ms } else { 0 };
+    alert.notified_at_ms.insert(taken.receiver.clone(), at_ms) != Some(at_ms)
 }
 
 /// Informs receivers of what the board says, until `held` fires.
@@ -225,6 +317,7 @@ pub(super) async fn inform_receivers(
     held: &CancellationToken,
 ) {
     let mut states = notifier.fresh_states();
+    let (mut unnoted, mut note_at) = (Vec::new(), Instant::now());
     let mut ticks = tokio::time::interval(LOOK_PERIOD);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -232,27 +325,35 @@ pub(super) async fn inform_receivers(
             () = held.cancelled() => return,
             _ = ticks.tick() => {}
         }
-        let board = known.lock().clone();
+        // What is not written yet counts nevertheless, also for a board that was read since.
+        let board = {
+            let mut known = known.lock();
+            note_taken(&mut known, &unnoted);
+            known.clone()
+        };
         let now_ms = nats::estimated_broker_now_ms();
         let sending = notifier.send_due(&board, &mut states, now_ms);
         let taken = tokio::select! {
             () = held.cancelled() => return,
             taken = sending => taken,
         };
-        if taken.is_empty() {
+        if taken.is_empty() && (unnoted.is_empty() || Instant::now() < note_at) {
             continue;
         }
-        note_taken(&mut known.lock(), &taken, now_ms);
+        note_taken(&mut known.lock(), &taken);
+        unnoted.extend(taken);
+        // They may be informed a second time, by the monitor that goes on.
+        unnoted.drain(..unnoted.len().saturating_sub(UNNOTED_MAX));
         let change = |found: Option<&AlertBoard>| {
             let mut board = found?.clone();
-            note_taken(&mut board, &taken, now_ms).then_some((board, Outbox::new()))
+            note_taken(&mut board, &unnoted).then_some((board, Outbox::new()))
         };
         let noting = bus.change_record::<AlertBoard>(AlertBoard::KEY, change);
         match tokio::time::timeout(WRITE_TIME_MAX, noting).await {
-            Ok(Ok(_)) => {}
-            // They may be informed a second time, by the monitor that goes on.
+            Ok(Ok(_)) => unnoted.clear(),
             Ok(Err(error)) => tracing::warn!(%error, "what receivers took was not noted"),
             Err(_) => tracing::warn!("what receivers took was not noted: the broker does not answer"),
         }
+        note_at = Instant::now() + RETRY_MIN;
     }
 }

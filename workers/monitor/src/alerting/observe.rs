@@ -27,6 +27,7 @@ pub(super) async fn observe_metrics(
     shutdown: CancellationToken,
 ) {
     let mut evaluator = Evaluator::new((*set).clone());
+    let mut is_omitting = false;
     let began = Instant::now();
     let mut ticks = interval(period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -41,10 +42,11 @@ pub(super) async fn observe_metrics(
             let at_ms = nats::estimated_broker_now_ms();
             let holding = evaluator.observe(&points, at_ms);
             let uncovered = evaluator.uncovered_rules(at_ms);
-            (evaluator, AlertObservation { holding, uncovered, at_ms })
+            log_omitted(evaluator.omitted_series_count(), &mut is_omitting);
+            (evaluator, is_omitting, AlertObservation { holding, uncovered, at_ms })
         });
         let observation;
-        (evaluator, observation) = match stepping.await {
+        (evaluator, is_omitting, observation) = match stepping.await {
             Ok(stepped) => stepped,
             Err(error) => {
                 tracing::error!(%error, "alerts can't be evaluated");
@@ -55,6 +57,21 @@ pub(super) async fn observe_metrics(
         if began.elapsed() >= quiet {
             observed.send_replace(observation);
         }
+    }
+}
+
+/// Says once that counters are left out, and once that they are not any more.
+fn log_omitted(omitted_count: u64, is_omitting: &mut bool) {
+    if std::mem::replace(is_omitting, omitted_count > 0) == *is_omitting {
+        return;
+    }
+    if *is_omitting {
+        tracing::error!(
+            omitted_count,
+            "there are more series of counters than alerts can follow: shares of them are not evaluated"
+        );
+    } else {
+        tracing::info!("alerts follow all series of counters again");
     }
 }
 

@@ -281,11 +281,117 @@ fn receivers_that_can_not_work_are_refused_with_their_setting() {
     for (server, to, file, wanted) in [
         ("mail.example:port", "a@b.example", None, "smtp.server"),
         ("mail.example", "nobody", None, "smtp.to"),
-        ("mail.example", "a@b.example", Some("/nowhere"), "smtp.password_file"),
     ] {
         let (field, reason) = of(&|config| config.smtp = Some(smtp(server, to, file)));
         assert_eq!(field, wanted, "{reason}");
     }
+    let unread = Some(smtp("mail.example", "a@b.example", Some("/nowhere")));
+    let config = MonitorAlertsConfig { smtp: unread, ..MonitorAlertsConfig::default() };
+    assert_eq!(config.check(), Ok(()), "a role that sends no mail reads no password");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_that_is_refused_keeps_no_other_one_and_none_is_repeated() {
+    let broker = TestBroker::start().await;
+    let (sender, mut received) = mpsc::unbounded_channel();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/alerts", listener.local_addr().unwrap());
+    let take = move |body: Bytes| {
+        let body: Value = serde_json::from_slice(&body).unwrap();
+        let name = body["commonLabels"]["alertname"].as_str().unwrap_or_default().to_owned();
+        let status = if name == "StreamGateDeadLetters" { StatusCode::BAD_REQUEST } else { StatusCode::OK };
+        sender.send(name).ok();
+        async move { status }
+    };
+    tokio::spawn(async move { axum::serve(listener, Router::new().route("/alerts", post(take))).await });
+    let webhooks = vec![WebhookReceiverConfig { url, secret: None }];
+    let shown = Shown::default();
+    shown.letters(3);
+    let running =
+        Running::start(&broker, &shown, MonitorAlertsConfig { webhooks, ..MonitorAlertsConfig::default() })
+            .await;
+    let mut names = Vec::new();
+    // It is sent again and again, and what is behind it by name once.
+    while names.iter().filter(|name| *name == "StreamGateDeadLetters").count() < 3 {
+        names.push(timeout(DEADLINE, received.recv()).await.unwrap().unwrap());
+    }
+    let watchdogs = names.iter().filter(|name| *name == "StreamGateWatchdog").count();
+    assert_eq!(watchdogs, 1, "{names:?}");
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_answers_and_writes_nothing_keeps_no_page() {
+    let broker = TestBroker::start().await;
+    let (url, mut received) = start_receiver(0).await;
+    let webhooks = vec![WebhookReceiverConfig { url, secret: None }];
+    let shown = Shown::default();
+    shown.letters(0);
+    let running =
+        Running::start(&broker, &shown, MonitorAlertsConfig { webhooks, ..MonitorAlertsConfig::default() })
+            .await;
+    let mut next = async |name: &str| loop {
+        let (_, body) = timeout(DEADLINE, received.recv()).await.unwrap().unwrap();
+        if body["commonLabels"]["alertname"] == name {
+            return body;
+        }
+    };
+    next("StreamGateWatchdog").await;
+    let admin = broker.bus(Role::Admin).await;
+    let stream = admin.context().get_stream("KV_limits").await.unwrap();
+    let full = async_nats::jetstream::stream::Config {
+        max_bytes: 1,
+        discard: async_nats::jetstream::stream::DiscardPolicy::New,
+        ..stream.cached_info().config.clone()
+    };
+    admin.context().update_stream(full).await.unwrap();
+    let held = board(&admin).await;
+    assert!(held.evaluated_at_ms > 0, "it is read as before");
+    *shown.0.lock() = format!("{QUIET}streamgate_broker_write_broken{{stream=\"EVENTS\"}} 1\n# EOF\n");
+    let body = next("StreamGateBrokerCannotWrite").await;
+    assert_eq!(body["status"], "firing", "{body}");
+    assert_eq!(board(&admin).await.evaluated_at_ms, held.evaluated_at_ms, "nothing was written");
+    running.stop().await;
+}
+
+fn fired(alert_id: &str) -> AlertState {
+    AlertState {
+        alert_id: alert_id.into(),
+        name: "StreamGateDeadLetters".into(),
+        severity: schemas::alert::AlertSeverity::Page,
+        labels: std::collections::BTreeMap::new(),
+        phase: AlertPhase::Firing,
+        summary: String::new(),
+        value: 1.0,
+        since_ms: 1,
+        fired_at_ms: Some(2),
+        resolved_at_ms: None,
+        notified_at_ms: std::collections::BTreeMap::new(),
+    }
+}
+
+#[test]
+fn what_ended_while_it_was_sent_is_resolved_for_its_receiver() {
+    use super::notify::{TakenAlerts, note_taken};
+
+    let taken = |alert: AlertState, is_sure| {
+        [TakenAlerts { receiver: "webhook-1".into(), alerts: vec![alert], at_ms: 9, is_sure }]
+    };
+    let mut gone = AlertBoard::default();
+    assert!(note_taken(&mut gone, &taken(fired("a"), true)));
+    assert_eq!((gone.alerts[0].phase, gone.alerts[0].notified_at_ms["webhook-1"]), (AlertPhase::Resolved, 0));
+    let over = gone.alerts[0].clone();
+    let mut known = AlertBoard { alerts: vec![over.clone()], ..AlertBoard::default() };
+    known.alerts[0].notified_at_ms.clear();
+    assert!(note_taken(&mut known, &taken(fired("a"), true)));
+    assert_eq!(known, gone, "it is kept for another receiver");
+    assert!(!note_taken(&mut known, &taken(over.clone(), false)), "whether it knows is not known");
+    assert!(note_taken(&mut known, &taken(over, true)) && known.alerts[0].notified_at_ms.is_empty());
+    let mut firing = AlertBoard { alerts: vec![fired("a")], ..AlertBoard::default() };
+    assert!(note_taken(&mut firing, &taken(fired("a"), false)));
+    assert_eq!(firing.alerts[0].notified_at_ms["webhook-1"], 0, "it is sent again");
+    assert!(note_taken(&mut firing, &taken(fired("a"), true)));
+    assert_eq!(firing.alerts[0].notified_at_ms["webhook-1"], 9);
 }
 
 #[test]

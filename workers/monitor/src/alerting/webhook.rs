@@ -2,6 +2,8 @@
 //!
 //! Addresses are the operator's, so every network is reached; the limits of time are those of all outbound requests.
 
+use std::time::Duration;
+
 use ::alerts::{PayloadContext, build_payload};
 use bytes::Bytes;
 use data_encoding::BASE64;
@@ -10,10 +12,15 @@ use reqwest::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use schemas::alert::AlertState;
 use webhooks::signature;
 
-use super::{config::WebhookReceiverConfig, send_error::SendError};
+use super::{
+    config::WebhookReceiverConfig,
+    send_error::{SendError, SendingOutcome},
+};
 
 /// Most alerts in one body.
 const GROUP_ALERTS_MAX: usize = 64;
+/// After how many bodies without an answer in time the others wait for the next sending.
+const TIMEOUTS_MAX: usize = 3;
 
 /// Why a receiver can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -50,34 +57,51 @@ impl WebhookReceiver {
         Ok(Self { client, url, secret })
     }
 
-    /// Sends the alerts, those of one rule together.
+    /// Sends the alerts, those of one rule together, each group within `timeout`; one that fails keeps none of the others.
     pub(super) async fn send_groups(
         &self,
         due: &[AlertState],
         context: PayloadContext<'_>,
         now_ms: u64,
-    ) -> Result<(), SendError> {
+        timeout: Duration,
+    ) -> SendingOutcome {
+        let mut outcome = SendingOutcome::default();
         for group in due.chunk_by(|a, b| a.name == b.name).flat_map(|group| group.chunks(GROUP_ALERTS_MAX)) {
-            let body = build_payload(group, context, format_time).to_string();
-            let mut request = OutboundRequest::post(self.url.clone(), Bytes::from(body.clone()))
-                .with_header(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-            if let Some(secret) = &self.secret {
-                let timestamp_s = now_ms / 1_000;
-                let id = format!("{}-{now_ms}", group.first().map_or("", |alert| &alert.alert_id));
-                let signed =
-                    signature::sign(&id, timestamp_s, body.as_bytes(), std::iter::once(secret.as_slice()));
-                for (name, value) in [
-                    (signature::ID, id),
-                    (signature::TIMESTAMP, timestamp_s.to_string()),
-                    (signature::SIGNATURE, signed),
-                ] {
-                    if let Ok(value) = HeaderValue::from_str(&value) {
-                        request = request.with_header(HeaderName::from_static(name), value);
-                    }
+            let sent = tokio::time::timeout(timeout, self.send_group(group, context, now_ms)).await;
+            outcome.note(group, sent.unwrap_or(Err(SendError::TimedOut)));
+            let timeouts = outcome.failed.iter().filter(|(_, error)| error.is_timeout());
+            if timeouts.count() >= TIMEOUTS_MAX {
+                break;
+            }
+        }
+        outcome
+    }
+
+    async fn send_group(
+        &self,
+        group: &[AlertState],
+        context: PayloadContext<'_>,
+        now_ms: u64,
+    ) -> Result<(), SendError> {
+        let body = build_payload(group, context, format_time).to_string();
+        let mut request = OutboundRequest::post(self.url.clone(), Bytes::from(body.clone()))
+            .with_header(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Some(secret) = &self.secret {
+            let timestamp_s = now_ms / 1_000;
+            let id = format!("{}-{now_ms}", group.first().map_or("", |alert| &alert.alert_id));
+            let signed =
+                signature::sign(&id, timestamp_s, body.as_bytes(), std::iter::once(secret.as_slice()));
+            for (name, value) in [
+                (signature::ID, id),
+                (signature::TIMESTAMP, timestamp_s.to_string()),
+                (signature::SIGNATURE, signed),
+            ] {
+                if let Ok(value) = HeaderValue::from_str(&value) {
+                    request = request.with_header(HeaderName::from_static(name), value);
                 }
             }
-            self.client.send(request).await?.check_success()?;
         }
+        self.client.send(request).await?.check_success()?;
         Ok(())
     }
 }

@@ -284,6 +284,17 @@ fn the_time_until_a_medium_plays_is_observed_once() {
         metrics.count_message("evt.media.playable.m1", &playable);
     }
     assert_eq!(value(&metrics, "streamgate_media_playable_seconds", &[]), Some(1.0));
+    metrics.count_message("evt.upload.received.u1", &received);
+    let now = std::time::Instant::now();
+    metrics.count_missed(now);
+    assert_eq!(value(&metrics, "streamgate_media_playable_seconds", &[]), Some(1.0), "there is time yet");
+    metrics.count_missed(now + std::time::Duration::from_secs(302));
+    metrics.count_message("evt.media.playable.m1", &playable);
+    assert_eq!(
+        value(&metrics, "streamgate_media_playable_seconds", &[]),
+        Some(2.0),
+        "it is counted as missed"
+    );
 }
 
 /// Examples by name, as they cross the bus.

@@ -117,7 +117,7 @@ fn changed_rules(set: &RuleSet, at: usize) -> Vec<(String, RuleSet)> {
             | Condition::Quotient { value: number, .. } => *number = move_number(*number),
             Condition::Threshold { value: Amount::DurationMs(ms), .. }
             | Condition::Age { value: Amount::DurationMs(ms), .. } => {
-                *ms = (*ms as f64 * factor).round() as u64;
+                *ms = if factor > 1.0 { *ms + *ms / 10 } else { *ms - *ms / 10 };
             }
             Condition::Burn { window, .. } => window.factor *= factor,
             _ => {}
@@ -127,8 +127,7 @@ fn changed_rules(set: &RuleSet, at: usize) -> Vec<(String, RuleSet)> {
         Condition::Threshold { op, .. } | Condition::Increase { op, .. } | Condition::Quotient { op, .. } => {
             *op = match op {
                 Operator::Above | Operator::AtLeast => Operator::Below,
-                Operator::Below => Operator::Above,
-                Operator::Equal => Operator::Above,
+                Operator::Below | Operator::Equal => Operator::Above,
             };
         }
         _ => {}

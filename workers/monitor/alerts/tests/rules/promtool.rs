@@ -29,7 +29,7 @@ fn run_promtool(folder: &Path, args: &[&str]) {
         .args(args)
         .current_dir(folder)
         .output()
-        .expect("promtool runs; `.ci/setup test` brings it");
+        .unwrap_or_else(|error| panic!("promtool, which `.ci/setup test` brings: {error}"));
     let said = [ended.stdout, ended.stderr].map(|said| String::from_utf8_lossy(&said).into_owned()).concat();
     assert!(ended.status.success(), "{args:?}:\n{said}");
 }
@@ -229,14 +229,14 @@ fn a_summary_reads_the_same_at_prometheus() {
             fires: Vec::new(),
             minutes,
         };
-        let mut text = format!("{TEST_HEAD}  - interval: 1m\n    input_series:\n");
+        let mut written = format!("{TEST_HEAD}  - interval: 1m\n    input_series:\n");
         for (text_of, values) in test.series() {
-            _ = writeln!(text, "      - series: '{text_of}'\n        values: '{values}'");
+            _ = writeln!(written, "      - series: '{text_of}'\n        values: '{values}'");
         }
         let labels: Vec<String> =
             case.labels.iter().map(|(name, value)| format!(", {name}: '{value}'")).collect();
         _ = writeln!(
-            text,
+            written,
             "    alert_rule_test:\n      - alertname: {}\n        eval_time: {}m\n        exp_alerts:\n          \
              - exp_labels: {{ severity: {}{} }}\n            exp_annotations: {{ summary: '{}', runbook_url: '{}' }}",
             case.alert,
@@ -246,7 +246,7 @@ fn a_summary_reads_the_same_at_prometheus() {
             board.alerts[0].summary.replace('\'', "''"),
             runbook_path(&case.alert)
         );
-        std::fs::write(folder.path().join("tests.yml"), text).unwrap();
+        std::fs::write(folder.path().join("tests.yml"), written).unwrap();
         run_promtool(folder.path(), &["test", "rules", "tests.yml"]);
     }
 }
