@@ -91,7 +91,7 @@ pub struct MediaDocumentRecord {
     /// Texts that its owner brought, ordered by language and kind.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub captions: Vec<CaptionTrack>,
-    /// Chapters that its owner set, in order of time; those of the file, where it has some, when absent.
+    /// Chapters that its owner set, in order of time; none when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chapters: Option<Vec<Chapter>>,
     /// The poster that its owner chose; that of the encode when absent.

@@ -264,9 +264,9 @@ pub struct EncodedSubtitles {
     pub label: String,
     /// True when they are shown also to those who want no subtitles.
     pub is_forced: bool,
-    /// True when they name sounds beside speech, too.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub is_hearing_impaired: bool,
+    /// True when they name sounds beside speech, too; not known of encodes of before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub is_hearing_impaired: Option<bool>,
     /// Bytes of all of them.
     pub size_bytes: u64,
 }

@@ -1,6 +1,8 @@
 //! Rights to bring one file, which an owner gives to somebody without a credential, such as the browser of a visitor.
 //!
-//! Limits: [`GRANTS_MAX`] of an owner at a time, each for [`EXPIRES_S_MAX`] and with [`TYPES_MAX`] media types.
+//! Limits: [`GRANTS_MAX`] of an owner at a time, each for [`EXPIRES_S_MAX`], with [`TYPES_MAX`] media types, and with
+//! [`TEXT_BYTES_MAX`] of title and types. One that was taken back counts for [`REVOKED_KEPT_MS`] more, one whose upload is complete for
+//! [`FINISHED_KEPT_MS`].
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -12,7 +14,7 @@ use crate::{
     ids::{UploadGrantId, UploadId},
 };
 
-/// Most grants of an owner that can still be used.
+/// Most grants of an owner of which there are records: those that wait, and those whose uploads go on or ended just now.
 pub const GRANTS_MAX: usize = 200;
 /// Longest life of a grant, in seconds: a week.
 pub const EXPIRES_S_MAX: u64 = 7 * 24 * 3_600;
@@ -24,8 +26,16 @@ pub const EXPIRES_S: u64 = 3_600;
 pub const TYPES_MAX: usize = 10;
 /// Longest media type, in bytes.
 pub const TYPE_BYTES_MAX: usize = 127;
+/// Most bytes of the title and the media types of a grant together.
+pub const TEXT_BYTES_MAX: usize = 1_024;
+/// How long a grant is kept that was taken back, in milliseconds.
+pub const REVOKED_KEPT_MS: u64 = 2 * 60 * 1_000;
+/// How long a grant is good for looking at its upload that is complete, in milliseconds.
+pub const FINISHED_KEPT_MS: u64 = 10 * 60 * 1_000;
+/// How long the list of an owner is kept at least, in milliseconds: as long as a grant may wait and the upload of it may pause.
+pub const LIST_KEPT_MS: u64 = 30 * 24 * 3_600 * 1_000;
 
-/// A right to bring one file; in the bucket `nonces`. Its text is kept nowhere.
+/// A right to bring one file; in the bucket `apikeys`, apart from what sign-in writes. Its text is kept nowhere.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "UploadGrant")]
 pub struct UploadGrant {
@@ -65,7 +75,7 @@ pub struct UploadGrant {
 pub struct UploadGrantUse {
     /// The upload.
     pub upload_id: UploadId,
-    /// Unix time in milliseconds from which on it does not go on.
+    /// Unix time in milliseconds from which on it does not go on; later while the upload gets bytes.
     pub until_ms: u64,
 }
 
@@ -74,6 +84,17 @@ impl UploadGrant {
     pub fn is_open(&self, now_ms: u64) -> bool {
         let ends_at_ms = self.used.map_or(self.expires_at_ms, |used| used.until_ms);
         self.revoked_at_ms.is_none() && ends_at_ms > now_ms
+    }
+
+    /// What becomes of it once its upload is complete: it is kept for those who ask how that ended.
+    #[must_use]
+    pub fn into_finished(self, now_ms: u64) -> Self {
+        let ends_at_ms = now_ms.saturating_add(FINISHED_KEPT_MS);
+        Self {
+            expires_at_ms: self.expires_at_ms.min(ends_at_ms),
+            used: self.used.map(|used| UploadGrantUse { until_ms: ends_at_ms, ..used }),
+            ..self
+        }
     }
 
     /// True when a file may have this media type.
@@ -88,12 +109,14 @@ impl UploadGrant {
 }
 
 impl crate::KvRecord for UploadGrant {
-    const BUCKET: &'static str = "nonces";
+    const BUCKET: &'static str = "apikeys";
     fn key(&self) -> String {
         upload_grant_key(self.grant_id)
     }
     fn expires_at_ms(&self) -> Option<u64> {
-        Some(self.used.map_or(self.expires_at_ms, |used| used.until_ms.max(self.expires_at_ms)))
+        let ends_at_ms = self.used.map_or(self.expires_at_ms, |used| used.until_ms.max(self.expires_at_ms));
+        let revoked_until_ms = self.revoked_at_ms.map(|at_ms| at_ms.saturating_add(REVOKED_KEPT_MS));
+        Some(revoked_until_ms.map_or(ends_at_ms, |until_ms| until_ms.min(ends_at_ms)))
     }
 }
 
@@ -102,21 +125,21 @@ pub fn upload_grant_key(grant_id: UploadGrantId) -> String {
     format!("grant.{grant_id}")
 }
 
-/// The grants of an owner; in the bucket `nonces`, too.
+/// The grants of an owner of which there are records; in the bucket `apikeys`, too.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "OwnerUploadGrants")]
 pub struct OwnerUploadGrants {
     /// SHA-256 of the owner's name in hex.
     pub owner_sha256: String,
-    /// Their ids, oldest first; some may have ended.
+    /// Their ids, oldest first; of some the record may be gone.
     #[schemars(length(max = GRANTS_MAX))]
     pub grant_ids: Vec<UploadGrantId>,
-    /// Unix time in milliseconds at which the last of them has ended.
+    /// Unix time in milliseconds at which the last of them has ended surely.
     pub expires_at_ms: u64,
 }
 
 impl crate::KvRecord for OwnerUploadGrants {
-    const BUCKET: &'static str = "nonces";
+    const BUCKET: &'static str = "apikeys";
     fn key(&self) -> String {
         upload_grant_list_key(&self.owner_sha256)
     }
@@ -193,6 +216,24 @@ grant_event!(UploadGrantRevoked, "grant_revoked", true);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_that_was_taken_back_or_is_finished_goes_soon() {
+        use crate::KvRecord as _;
+        let used = UploadGrantUse { upload_id: UploadId::from_bytes([7; 16]), until_ms: 90_000_000 };
+        let grant = UploadGrant {
+            expires_at_ms: 100_000_000,
+            used: Some(used),
+            revoked_at_ms: None,
+            ..crate::examples::upload_grant()
+        };
+        assert_eq!(grant.expires_at_ms(), Some(100_000_000));
+        let revoked = UploadGrant { revoked_at_ms: Some(1_000), ..grant.clone() };
+        assert_eq!(revoked.expires_at_ms(), Some(1_000 + REVOKED_KEPT_MS));
+        let finished = grant.into_finished(1_000);
+        assert_eq!(finished.expires_at_ms(), Some(1_000 + FINISHED_KEPT_MS));
+        assert!(finished.is_open(1_000) && !finished.is_open(1_000 + FINISHED_KEPT_MS));
+    }
 
     #[test]
     fn a_type_is_taken_by_itself_or_with_its_kind() {

@@ -65,7 +65,7 @@ use web::{
     limit::RateLimitPermit,
     operation::{OperationAccess, matched_operation},
     problem_code::ProblemCode,
-    request::RequestOwner,
+    request::{RequestGrant, RequestOwner},
 };
 
 pub use config::{AuthConfig, CHALLENGE_TTL_S_MAX, PROOF_MS_MAX, RECHECK_MS_MAX, REFRESH_AGAIN_MS_MAX};
@@ -122,6 +122,9 @@ impl Principal {
     /// Puts it among the request's extensions, where handlers find it, and its owner, by whom requests are counted.
     pub fn attach_to_request(self, request: &mut Request) {
         request.extensions_mut().insert(RequestOwner(self.owner.clone()));
+        if let Some(grant_id) = self.upload_grant {
+            request.extensions_mut().insert(RequestGrant(grant_id.to_string()));
+        }
         request.extensions_mut().insert(self);
     }
 
@@ -446,7 +449,10 @@ pub async fn authenticate_message(
 ) -> Result<Principal, Problem> {
     match identify_message(sign_in, credential, ticket, operation).await {
         Ok(who) => {
-            ticket.admit_principal(&who.owner)?;
+            match who.upload_grant {
+                Some(grant_id) => ticket.admit_principal(&format!("grant:{grant_id}"))?,
+                None => ticket.admit_principal(&who.owner)?,
+            }
             Ok(who)
         }
         Err(problem) => {

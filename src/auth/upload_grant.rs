@@ -4,6 +4,8 @@
 //! one uploads. From then on it opens that upload alone, until its time is over. It is good for no longer than the credential that it was
 //! given with, and opens nothing but uploads.
 //!
+//! A grant whose upload ends unfinished is given back, for another one in its time.
+//!
 //! Limits: those of [`schemas::upload_grant`].
 
 use alloy_primitives::hex;
@@ -12,9 +14,10 @@ use schemas::{
     access::{ApiKeyScope, PrincipalRole},
     gate::PlaybackCredential,
     ids::{UploadGrantId, UploadId},
+    upload::{UploadRecord, UploadStatus},
     upload_grant::{
-        GRANTS_MAX, OwnerUploadGrants, UploadGrant, UploadGrantCreated, UploadGrantRevoked, UploadGrantUse,
-        UploadGrantUsed, upload_grant_key, upload_grant_list_key,
+        GRANTS_MAX, LIST_KEPT_MS, OwnerUploadGrants, UploadGrant, UploadGrantCreated, UploadGrantRevoked,
+        UploadGrantUse, UploadGrantUsed, upload_grant_key, upload_grant_list_key,
     },
 };
 use serde_bytes::ByteBuf;
@@ -27,6 +30,8 @@ use super::{Principal, SignInService, denial::SignInError, key::hash_owner};
 pub(super) const PREFIX: &str = "sgu_";
 /// Longest text in characters.
 const LENGTH_MAX: usize = 128;
+/// How long one on a list may be without its record, in milliseconds: it is being made.
+const CREATION_MS_MAX: u64 = 60_000;
 
 /// What a new grant is to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,7 +72,7 @@ pub async fn create_upload_grant(
         revoked_at_ms: None,
     };
     if !add_to_owner(bus, &grant).await? {
-        remove_ended(bus, owner).await?;
+        remove_gone(bus, owner).await?;
         if !add_to_owner(bus, &grant).await? {
             return Ok(None);
         }
@@ -161,7 +166,7 @@ pub async fn use_upload_grant(
     Ok(is_used)
 }
 
-/// Gives a grant back whose upload came to nothing. What can't be given back stays used.
+/// Gives a grant back whose upload ended unfinished. What can't be given back stays used.
 pub async fn return_upload_grant(bus: &Bus, grant_id: UploadGrantId, upload_id: UploadId) {
     let key = upload_grant_key(grant_id);
     let returned = bus.change_record::<UploadGrant>(&key, |found| {
@@ -171,6 +176,51 @@ pub async fn return_upload_grant(bus: &Bus, grant_id: UploadGrantId, upload_id: 
     if let Err(error) = Box::pin(returned).await {
         tracing::debug!(%error, grant.id = %grant_id, "a grant stays used");
     }
+}
+
+/// Lets a grant end soon whose upload is complete. What can't be written ends with its time.
+pub async fn finish_upload_grant(bus: &Bus, grant_id: UploadGrantId, upload_id: UploadId) {
+    let (key, now_ms) = (upload_grant_key(grant_id), nats::now_ms());
+    let finished = bus.change_record::<UploadGrant>(&key, |found| {
+        let grant = found.filter(|grant| grant.used.is_some_and(|used| used.upload_id == upload_id))?;
+        Some((grant.clone().into_finished(now_ms), Outbox::new()))
+    });
+    if let Err(error) = Box::pin(finished).await {
+        tracing::debug!(%error, grant.id = %grant_id, "a grant is kept until its time is over");
+    }
+}
+
+/// The grant as it is by its upload, whose time begins anew with each of its bytes.
+async fn follow_upload(bus: &Bus, grant: UploadGrant, now_ms: u64) -> Result<UploadGrant, nats::BusError> {
+    let Some(used) = grant.used.filter(|_| grant.revoked_at_ms.is_none()) else { return Ok(grant) };
+    let held = bus.load_record::<UploadRecord>(&used.upload_id.to_string()).await?;
+    let upload = held.map(|held| held.record);
+    let is_unfinished = |upload: &UploadRecord| {
+        matches!(upload.status, UploadStatus::Terminated | UploadStatus::Expired | UploadStatus::Deactivated)
+    };
+    if upload.as_ref().is_some_and(is_unfinished) {
+        // Of roles that end uploads not each may change a grant.
+        return_upload_grant(bus, grant.grant_id, used.upload_id).await;
+        return Ok(UploadGrant { used: None, ..grant });
+    }
+    let upload = upload.filter(|upload| upload.status == UploadStatus::Open);
+    let until_ms = upload.map_or(0, |upload| upload.expires_at_ms);
+    let Some(gained_ms) = until_ms.checked_sub(used.until_ms).filter(|gained_ms| *gained_ms > 0) else {
+        return Ok(grant);
+    };
+    // Seldom, and long before the record would be gone.
+    if gained_ms.saturating_mul(4) >= until_ms.saturating_sub(now_ms) {
+        let key = upload_grant_key(grant.grant_id);
+        let extended = bus.change_record::<UploadGrant>(&key, |found| {
+            let grant = found.filter(|grant| grant.used == Some(used) && grant.revoked_at_ms.is_none())?;
+            let used = Some(UploadGrantUse { until_ms, ..used });
+            Some((UploadGrant { used, ..grant.clone() }, Outbox::new()))
+        });
+        if let Err(error) = Box::pin(extended).await {
+            tracing::debug!(%error, grant.id = %grant.grant_id, "a grant is kept longer by a later request");
+        }
+    }
+    Ok(UploadGrant { used: Some(UploadGrantUse { until_ms, ..used }), ..grant })
 }
 
 impl SignInService {
@@ -183,7 +233,11 @@ impl SignInService {
         let is_right =
             // In constant time, also of grants that have ended: the time says nothing.
             bool::from(Sha256::digest(secret.as_bytes()).as_slice().ct_eq(grant.secret_sha256.as_slice()));
-        if !is_right || !grant.is_open(now_ms) {
+        if !is_right {
+            return Ok(None);
+        }
+        let grant = follow_upload(self.bus(), grant, now_ms).await?;
+        if !grant.is_open(now_ms) {
             return Ok(None);
         }
         let Some(giver) = self.holder_of(grant.credential, now_ms).await? else { return Ok(None) };
@@ -212,7 +266,7 @@ async fn add_to_owner(bus: &Bus, grant: &UploadGrant) -> Result<bool, nats::BusE
         let is_listed = grant_ids.contains(&grant.grant_id);
         has_room = is_listed || grant_ids.len() < GRANTS_MAX;
         grant_ids.push(grant.grant_id);
-        let expires_at_ms = found.map_or(0, |listed| listed.expires_at_ms).max(grant.expires_at_ms);
+        let expires_at_ms = nats::now_ms().saturating_add(LIST_KEPT_MS);
         let owner_sha256 = owner_sha256.clone();
         let listed = OwnerUploadGrants { owner_sha256, grant_ids, expires_at_ms };
         (has_room && !is_listed).then(|| (listed, Outbox::new()))
@@ -221,23 +275,29 @@ async fn add_to_owner(bus: &Bus, grant: &UploadGrant) -> Result<bool, nats::BusE
     Ok(has_room)
 }
 
-/// Takes those off the list of an owner that began an upload, were taken back, or whose time is over.
-async fn remove_ended(bus: &Bus, owner: &str) -> Result<(), nats::BusError> {
-    let waiting: Vec<UploadGrantId> = list_upload_grants(bus, owner)
-        .await?
-        .into_iter()
-        .filter(|grant| grant.used.is_none())
-        .map(|grant| grant.grant_id)
-        .collect();
-    bus.change_record::<OwnerUploadGrants>(&upload_grant_list_key(&hash_owner(owner)), |found| {
+/// Takes those off the list of an owner whose records are gone, so that what is on it bounds the records.
+async fn remove_gone(bus: &Bus, owner: &str) -> Result<(), nats::BusError> {
+    let list_key = upload_grant_list_key(&hash_owner(owner));
+    let held = bus.load_record::<OwnerUploadGrants>(&list_key).await?;
+    let mut gone = Vec::new();
+    for grant_id in held.into_iter().flat_map(|held| held.record.grant_ids) {
+        if load_upload_grant(bus, grant_id).await?.is_none() {
+            gone.push(grant_id);
+        }
+    }
+    let now_ms = nats::now_ms();
+    bus.change_record::<OwnerUploadGrants>(&list_key, |found| {
         let mut listed = found.cloned()?;
-        // One that is being made now is younger than the others, and may not be there yet.
-        let newest = listed.grant_ids.last().copied();
-        listed.grant_ids.retain(|grant_id| waiting.contains(grant_id) || Some(*grant_id) == newest);
+        listed.grant_ids.retain(|grant_id| !gone.contains(grant_id) || is_young(*grant_id, now_ms));
         Some((listed, Outbox::new()))
     })
     .await?;
     Ok(())
+}
+
+/// True for one that may be on a list before there is a record of it.
+fn is_young(grant_id: UploadGrantId, now_ms: u64) -> bool {
+    now_ms.saturating_sub(grant_id.created_at_ms()) < CREATION_MS_MAX
 }
 
 #[cfg(test)]

@@ -21,6 +21,10 @@ pub static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestOwner(pub String);
 
+/// By which grant of its owner the request comes, where it does: limits and repeated requests of each are counted apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestGrant(pub String);
+
 tokio::task_local! {
     static CURRENT: RequestId;
 }

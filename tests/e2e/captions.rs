@@ -11,13 +11,19 @@ use crate::{
     harness::{Cluster, Options, clip, sample},
 };
 
-const VTT: &str = "WEBVTT\n\n00:00.500 --> 00:01.500\n<i>Eins</i>\n\n00:01.750 --> 00:02.500\nZwei & drei\n\n00:03.000 --> 00:07.000\nVier\n";
+const VTT: &str = "WEBVTT\n\n00:00.500 --> 00:01.500\n<i>Eins</i>\n\n00:01.750 --> 00:02.500\nZwei & drei\n\n00:03.000 --> 00:07.000\nVier\n\n00:07.200 --> 00:07.400\nEnde\n";
+
+/// A file of SubRip with a text every two seconds.
+fn english(text: &str) -> String {
+    let cue = |n: u32| format!("{}\n00:00:0{},200 --> 00:00:0{},900\n{text}\n", n + 1, 2 * n, 2 * n + 1);
+    (0..4).map(cue).collect::<Vec<_>>().join("\n")
+}
 
 /// Eight seconds with English subtitles of its own.
 fn film() -> Vec<u8> {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("own.srt");
-    std::fs::write(&file, "1\n00:00:00,500 --> 00:00:07,000\nOf the file\n").unwrap();
+    std::fs::write(&file, english("Of the file")).unwrap();
     let file = file.display().to_string();
     let args = [
         "-f",
@@ -75,8 +81,7 @@ async fn what_was_ready_before_shows_captions_in_a_browser_clear_and_encrypted()
     let before = cluster.get(&list).await;
     assert_eq!(before["captions"][0]["source"], "embedded", "{before}");
     put(&cluster, &format!("{list}/de"), "text/vtt", VTT).await;
-    let english = "1\n00:00:00,500 --> 00:00:07,000\nOf the owner\n";
-    put(&cluster, &format!("{list}/en"), "application/x-subrip", english).await;
+    put(&cluster, &format!("{list}/en"), "application/x-subrip", &english("Of the owner")).await;
     let after = cluster.get(&list).await;
     let sources: Vec<&Value> =
         after["captions"].as_array().unwrap().iter().map(|one| &one["source"]).collect();

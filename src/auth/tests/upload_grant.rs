@@ -43,7 +43,7 @@ async fn a_grant_that_two_replicas_use_at_once_is_for_one_upload() {
 }
 
 #[tokio::test]
-async fn an_owner_has_so_many_that_wait() {
+async fn an_owner_has_so_many_as_there_are_records_of() {
     let broker = TestBroker::start().await;
     let bus = broker.bus(Role::Ingress).await;
     let by = ("ann", PlaybackCredential::Key(KeyId::from_bytes([7; 16])));
@@ -58,6 +58,9 @@ async fn an_owner_has_so_many_that_wait() {
     assert!(make().await.unwrap().is_none(), "as many as there may be");
     let used = UploadGrantUse { upload_id: UploadId::from_bytes([1; 16]), until_ms: nats::now_ms() + 60_000 };
     assert!(use_upload_grant(&bus, first.unwrap(), used).await.unwrap());
-    assert!(make().await.unwrap().is_some(), "one does not wait any more");
+    assert!(
+        make().await.unwrap().is_none(),
+        "the record of a used one takes its place until the upload is over"
+    );
     assert_eq!(list_upload_grants(&bus, "ann").await.unwrap().len(), GRANTS_MAX);
 }

@@ -42,7 +42,7 @@ pub(crate) const JOB: RoomNeed =
 pub(crate) const CHALLENGE: RoomNeed = records_need(&[EVENTS[0], EVENTS[1], "KV_nonces", BROKER_DISK]);
 /// Of a session of a wallet.
 pub(crate) const SIGN_IN: RoomNeed = records_need(&[EVENTS[0], EVENTS[1], "KV_sessions", BROKER_DISK]);
-/// Of an API key.
+/// Of an API key, or a grant for an upload.
 pub(crate) const KEY: RoomNeed = records_need(&[EVENTS[0], EVENTS[1], "KV_apikeys", BROKER_DISK]);
 /// Of the API key of a sign-in link, which is marked as used.
 pub(crate) const LINK: RoomNeed =

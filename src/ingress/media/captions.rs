@@ -109,7 +109,7 @@ impl CaptionDocument {
     fn of_file(subtitles: &EncodedSubtitles) -> Self {
         Self {
             language: subtitles.language.clone(),
-            kind: kind_of(subtitles),
+            kind: known_kind(subtitles).unwrap_or(CaptionKind::Subtitles),
             label: subtitles.label.clone(),
             source: CaptionSource::Embedded,
             cue_count: None,
@@ -119,8 +119,15 @@ impl CaptionDocument {
     }
 }
 
-const fn kind_of(subtitles: &EncodedSubtitles) -> CaptionKind {
-    CaptionKind::of_flags(subtitles.is_forced, subtitles.is_hearing_impaired)
+/// `None` where an encode of before does not say whether they name sounds beside speech.
+fn known_kind(subtitles: &EncodedSubtitles) -> Option<CaptionKind> {
+    let is_hearing_impaired = subtitles.is_hearing_impaired.or(subtitles.is_forced.then_some(false))?;
+    Some(CaptionKind::of_flags(subtitles.is_forced, is_hearing_impaired))
+}
+
+/// True for texts that are of a kind, or may be.
+fn may_be_of(subtitles: &EncodedSubtitles, kind: CaptionKind) -> bool {
+    known_kind(subtitles).map_or(kind != CaptionKind::Forced, |known| known == kind)
 }
 
 /// What plays: the owner's tracks, and those of the file that none of them takes the place of.
@@ -128,7 +135,10 @@ fn render_list(medium: &MediumRecords) -> Result<JsonDocument, Problem> {
     let own = own_tracks(medium);
     let encode = medium.asset.as_ref().and_then(|held| held.record.encode.as_ref());
     let of_file = encode.into_iter().flat_map(|encode| &encode.subtitles);
-    let of_file = of_file.filter(|text| !own.iter().any(|track| track.is_of(&text.language, kind_of(text))));
+    let is_replaced = |text: &&EncodedSubtitles| {
+        own.iter().any(|track| track.language == text.language && may_be_of(text, track.kind))
+    };
+    let of_file = of_file.filter(|text| !is_replaced(text));
     let captions = own.iter().map(CaptionDocument::of_track).chain(of_file.map(CaptionDocument::of_file));
     JsonDocument::new(&CaptionListDocument { captions: captions.collect() })
 }
@@ -255,7 +265,10 @@ fn find_key(medium: &MediumRecords, media_id: MediaId, language: &str, kind: Cap
         return Some(keys::captions_key(media_id, &track.name));
     }
     let encode = medium.asset.as_ref()?.record.encode.as_ref()?;
-    let of_file = encode.subtitles.iter().find(|text| text.language == language && kind_of(text) == kind)?;
+    let of_language = || encode.subtitles.iter().filter(|text| text.language == language);
+    let of_file = of_language()
+        .find(|text| known_kind(text) == Some(kind))
+        .or_else(|| of_language().find(|text| may_be_of(text, kind)))?;
     Some(format!("{}/{}", encode.prefix, keys::whole_subtitles_path(&of_file.name)))
 }
 
@@ -329,9 +342,11 @@ pub(super) async fn put_captions(
     let changed = match changed {
         Ok(changed) => changed,
         Err(problem) => {
-            // Nothing names it. Where it is not known whether the document does, it goes with the medium.
             if problem.status().is_client_error() {
-                remove_objects(&app, &[key]).await;
+                let is_named = |document: &MediaDocumentRecord| {
+                    document.captions.iter().any(|kept| kept.name == track.name)
+                };
+                remove_unnamed(&app, (media_id, key), is_named).await;
             }
             return Err(problem);
         }
@@ -415,6 +430,20 @@ pub(super) async fn remove_objects(app: &AppState, keys: &[String]) {
         if let Err(error) = app.store.delete(key).await {
             tracing::warn!(%error, key, "what was replaced stays until its medium goes");
         }
+    }
+}
+
+/// Removes an object that a refused change was to name, unless the document names it: a change may be written although its answer was
+/// lost. Where that can't be known, the object goes with the medium.
+pub(super) async fn remove_unnamed(
+    app: &AppState,
+    (media_id, key): (MediaId, String),
+    is_named: impl Fn(&MediaDocumentRecord) -> bool,
+) {
+    match app.bus.load_record::<MediaDocumentRecord>(&media_id.to_string()).await {
+        Ok(held) if held.as_ref().is_some_and(|held| is_named(&held.record)) => {}
+        Ok(_) => remove_objects(app, &[key]).await,
+        Err(error) => tracing::warn!(%error, key, "what may be named by nothing stays until its medium goes"),
     }
 }
 

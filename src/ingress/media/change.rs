@@ -101,7 +101,7 @@ pub(super) struct MediaChangeRequest {
     #[serde(default, deserialize_with = "deserialize_present")]
     #[schemars(with = "DownloadPolicy")]
     downloads: Option<DownloadPolicy>,
-    /// Its chapters in order of time, the first at 0; null for those of the file, where it has some, and an empty list for none.
+    /// Its chapters in order of time, the first at 0; null and an empty list for none.
     #[serde(default)]
     #[schemars(with = "Option<Vec<ChapterDocument>>", length(max = CHAPTERS_MAX))]
     chapters: FieldUpdate<Vec<ChapterDocument>>,
@@ -211,7 +211,7 @@ pub(super) static CHANGE_MEDIA: Operation = Operation::change(
     request_body(content = ref("#/components/schemas/MediaChange"), content_type = "application/json"),
     responses(
         (status = 200, description = "The document as it is now", body = ref("#/components/schemas/MediaDocument"), headers(("ETag"))),
-        (status = 422, description = "It has no rule that could be kept: `gated` is said by setting one"),
+        (status = 422, description = "It has no rule that could be kept: `gated` is said by setting one; or its chapters are none of it"),
     ),
 )]
 pub(super) async fn change_media(

@@ -69,7 +69,7 @@ pub(super) fn clean_chapters(
 }
 
 fn invalid(pointer: &str, detail: impl Into<String>) -> Problem {
-    Problem::new(ProblemCode::MediaDetailsInvalid).with_pointer(pointer, detail)
+    Problem::new(ProblemCode::ChaptersInvalid).with_pointer(pointer, detail)
 }
 
 #[cfg(test)]

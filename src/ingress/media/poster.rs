@@ -24,7 +24,11 @@ use schemas::{
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{MediumRecords, captions::remove_objects, commit, parse_media_id};
+use super::{
+    MediumRecords,
+    captions::{remove_objects, remove_unnamed},
+    commit, parse_media_id,
+};
 use crate::{
     AppState, capacity, quotas,
     seconds::{SECONDS_MAX, to_millis, to_seconds},
@@ -147,16 +151,18 @@ pub(super) async fn set_poster(
     quotas::require_byte_room(&app.bus, quota, medium.owner(), chosen.size_bytes).await?;
     let key = keys::chosen_poster_key(media_id, &chosen.name);
     app.store.put(&key, bytes).await.map_err(|error| Problem::unavailable(&error))?;
-    let size_bytes = chosen.size_bytes;
+    let (name, size_bytes) = (chosen.name.clone(), chosen.size_bytes);
     match change_poster(&app, (media_id, &who, &parts.headers), Some(chosen)).await {
         Ok(changed) => {
             quotas::add_uploaded_bytes(&app.bus, changed.medium.owner(), size_bytes).await;
             Ok(changed.medium.render_document(media_id)?.to_response(&HeaderMap::new()))
         }
         Err(problem) => {
-            // Nothing names it. Where it is not known whether the document does, it goes with the medium.
             if problem.status().is_client_error() {
-                remove_objects(&app, &[key]).await;
+                let is_named = |document: &MediaDocumentRecord| {
+                    document.poster.as_ref().is_some_and(|poster| poster.name == name)
+                };
+                remove_unnamed(&app, (media_id, key), is_named).await;
             }
             Err(problem)
         }

@@ -1,7 +1,8 @@
 //! What players get of the captions that an owner brought: each track has the segments of the picture, cut from its one file as they are
 //! asked for, so it plays with any encode, also with one that still grows.
 //!
-//! Limits: those of the settings `ingress.media`, with which the files were taken.
+//! Limits: those of the settings `ingress.media`, with which the files were taken; [`CUTS_MAX`] files are cut at a time, each into at most
+//! [`WINDOW_SEGMENTS`] segments.
 
 use axum::{http::HeaderMap, response::Response};
 use bytes::Bytes;
@@ -11,6 +12,7 @@ use packaging::{
 };
 use schemas::{captions::CaptionTrack, ids::MediaId, keys};
 use store::BoundedObject;
+use tokio::sync::Semaphore;
 use web::bytes::{RepresentationMetadata, bytes_response};
 
 use super::{
@@ -22,6 +24,13 @@ use web::error::Problem;
 
 /// Files that were taken with larger limits are served all the same.
 const LIMITS: CaptionLimits = CaptionLimits { bytes_max: 64 << 20, cue_count_max: 1_000_000 };
+
+/// Most files that are cut at a time.
+const CUTS_MAX: usize = 2;
+/// How many segments are cut of a file that is read: the next ones are asked for soon.
+const WINDOW_SEGMENTS: u32 = 64;
+/// Room for cutting. Those who wait for it find most often that what they want was cut meanwhile.
+static CUTS: Semaphore = Semaphore::const_new(CUTS_MAX);
 
 /// What is asked for of a track.
 #[derive(Debug, Clone, Copy)]
@@ -117,21 +126,44 @@ async fn load_segment(
     (wanted, medium): (PlaybackPath<'_>, &PlayableMedium),
 ) -> Result<Bytes, Problem> {
     // No object has this key: the name of the track is that of one file, and the folder that of one encode.
-    let key = format!("{}/{}/{number}.vtt", medium.encode.prefix, track.name);
-    if let Some(bytes) = app.streams.answers().get(&key) {
+    let folder = format!("{}/{}", medium.encode.prefix, track.name);
+    let key_of = |number: u32| format!("{folder}/{number}.vtt");
+    if let Some(bytes) = app.streams.answers().get(&key_of(number)) {
+        return Ok(bytes);
+    }
+    let _room = CUTS.acquire().await.map_err(|error| Problem::internal(&error))?;
+    if let Some(bytes) = app.streams.answers().get(&key_of(number)) {
         return Ok(bytes);
     }
     let playlist = load_leading_playlist(app, wanted, medium).await?;
-    let (start_us, end_us) = find_segment_span(&playlist, number).ok_or_else(no_such_resource)?;
+    find_segment_span(&playlist, number).ok_or_else(no_such_resource)?;
     let whole = load_whole(app, media_id, track).await?;
-    let cut = move || {
-        let file = CaptionFile::parse(&whole, CaptionFormat::WebVtt, LIMITS);
-        file.map(|file| Bytes::from(webvtt::render_segment(file.cues(), start_us, end_us)))
+    let cut = tokio::task::spawn_blocking(move || cut_window(&whole, &playlist, number)).await;
+    let cut = cut.map_err(|error| Problem::internal(&error))?.map_err(|error| Problem::internal(&error))?;
+    let mut found = None;
+    for (cut_number, bytes) in cut {
+        if cut_number == number {
+            found = Some(bytes.clone());
+        }
+        app.streams.answers().put(key_of(cut_number), bytes);
+    }
+    found.ok_or_else(no_such_resource)
+}
+
+/// The segment with this number and those around it that its playlist lists, each with its number.
+fn cut_window(
+    whole: &Bytes,
+    playlist: &str,
+    number: u32,
+) -> Result<Vec<(u32, Bytes)>, captions::CaptionFileError> {
+    let file = CaptionFile::parse(whole, CaptionFormat::WebVtt, LIMITS)?;
+    let first = number.saturating_sub(1) / WINDOW_SEGMENTS * WINDOW_SEGMENTS + 1;
+    let spans = (first..first.saturating_add(WINDOW_SEGMENTS))
+        .map_while(|number| find_segment_span(playlist, number).map(|span| (number, span)));
+    let cut = |(number, (start_us, end_us))| {
+        (number, Bytes::from(webvtt::render_segment(file.cues(), start_us, end_us)))
     };
-    let cut = tokio::task::spawn_blocking(cut).await.map_err(|error| Problem::internal(&error))?;
-    let bytes = cut.map_err(|error| Problem::internal(&error))?;
-    app.streams.answers().put(key, bytes.clone());
-    Ok(bytes)
+    Ok(spans.map(cut).collect())
 }
 
 async fn load_whole(app: &AppState, media_id: MediaId, track: &CaptionTrack) -> Result<Bytes, Problem> {

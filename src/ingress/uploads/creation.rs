@@ -154,7 +154,18 @@ async fn create_upload_checked(
     }
     let ledger = lifecycle::begin_upload(shared, record).await?;
     let ledger = match upload {
-        Some(append) if !ledger.is_full() => tus::append_body(shared, ledger, append, body).await?,
+        Some(append) if !ledger.is_full() => {
+            let (grant_id, upload_id) = (ledger.record().grant_id, ledger.upload_id());
+            let appended = tus::append_body(shared, ledger, append, body).await;
+            // Nobody gets its address any more, unless the same request comes again; the grant is for another one.
+            if appended.is_err() && grant_id.is_some() && claim.is_none() {
+                let ended = lifecycle::end_unknown(shared, upload_id).await;
+                if let Err(refusal) = ended {
+                    tracing::debug!(?refusal, upload.id = %upload_id, "its grant stays used until it expires");
+                }
+            }
+            appended?
+        }
         _ => ledger,
     };
     created_response(address, &ledger)

@@ -22,7 +22,7 @@ use super::{
     protocol::{self, FetchedVersion},
     refusal::UploadRefusal,
 };
-use auth::Principal;
+use auth::{Principal, upload_grant::return_upload_grant};
 use web::problem_code::ProblemCode;
 
 /// Why an upload ended whose medium was removed.
@@ -298,8 +298,12 @@ impl FencedUploadRecord {
         Ok(())
     }
 
-    /// The medium of an ended upload goes with it; what fails here is repeated before the upload counts as freed.
+    /// The medium of an ended upload goes with it; what fails here is repeated before the upload counts as freed. Its grant is good for
+    /// another upload.
     async fn remove_medium_soon(&self) {
+        if let Some(grant_id) = self.record().grant_id {
+            return_upload_grant(&self.bus, grant_id, self.upload_id()).await;
+        }
         if let Err(error) = medium::remove_document(&self.bus, self.record(), &self.actor).await {
             tracing::warn!(%error, upload.id = %self.upload_id(), "the medium of an ended upload is removed later");
         }

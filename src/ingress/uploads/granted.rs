@@ -2,6 +2,7 @@
 
 use nats::{Bus, now_ms};
 use schemas::{
+    encode_settings::EncodeSettings,
     upload::UploadRecord,
     upload_grant::{UploadGrant, UploadGrantUse},
 };
@@ -28,6 +29,8 @@ pub(super) async fn claim_grant(bus: &Bus, record: &mut UploadRecord) -> Result<
         return Err(grant_refused());
     }
     record.title = grant.title.or_else(|| record.title.take());
+    // How a medium is made, and from which transaction its token is, its owner says.
+    (record.settings, record.mint_tx) = (EncodeSettings::default(), None);
     Ok(())
 }
 

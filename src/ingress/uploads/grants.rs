@@ -12,7 +12,8 @@ use schemas::{
     access::ApiKeyScope,
     ids::{UploadGrantId, UploadId},
     upload_grant::{
-        EXPIRES_S, EXPIRES_S_MAX, EXPIRES_S_MIN, GRANTS_MAX, TYPE_BYTES_MAX, TYPES_MAX, UploadGrant,
+        EXPIRES_S, EXPIRES_S_MAX, EXPIRES_S_MIN, GRANTS_MAX, TEXT_BYTES_MAX, TYPE_BYTES_MAX, TYPES_MAX,
+        UploadGrant,
     },
 };
 use serde::{Deserialize, Serialize};
@@ -133,7 +134,7 @@ pub(super) static CREATE_GRANT: Operation = Operation::change(
     Some(RateLimitGroup::Upload),
     &["upload.grant_created"],
 )
-.with_room(capacity::CHALLENGE);
+.with_room(capacity::KEY);
 
 /// Give somebody the right to bring one file
 ///
@@ -175,7 +176,9 @@ pub(super) async fn create_grant(
     let (grant, text) = match made {
         Ok(Some(made)) => made,
         Ok(None) => {
-            let detail = format!("at most {GRANTS_MAX} wait for their uploads");
+            let detail = format!(
+                "at most {GRANTS_MAX} are kept that wait for their uploads, or whose uploads go on or ended just now"
+            );
             return Err(Problem::new(ProblemCode::UploadGrantsTooMany).with_detail(detail));
         }
         Err(nats::BusError::Conflict { .. }) => return Err(once.to_problem()),
@@ -286,12 +289,15 @@ fn check_wanted(wanted: &UploadGrantRequest, size_bytes_max: u64) -> Result<NewU
         let detail = format!("it needs something to be shown, and at most {TITLE_LENGTH_MAX} characters");
         clean_title(title).ok_or_else(|| invalid("/title", detail))
     });
-    Ok(NewUploadGrant {
-        size_bytes_max: wanted.size_bytes_max,
-        types,
-        title: title.transpose()?,
-        expires_in_s,
-    })
+    let title = title.transpose()?;
+    let text_bytes = types.iter().chain(&title).fold(0_usize, |sum, text| sum.saturating_add(text.len()));
+    if text_bytes > TEXT_BYTES_MAX {
+        return Err(invalid(
+            "",
+            format!("title and media types have at most {TEXT_BYTES_MAX} bytes together"),
+        ));
+    }
+    Ok(NewUploadGrant { size_bytes_max: wanted.size_bytes_max, types, title, expires_in_s })
 }
 
 /// A media type that a file may have, or a kind of them.
@@ -320,7 +326,10 @@ mod tests {
             wanted(|wanted| wanted.types = ["Video/*", "audio/flac", "video/*"].map(Into::into).into());
         let new = check_wanted(&good, 10).unwrap();
         assert_eq!((new.types, new.expires_in_s), (vec!["video/*".to_owned(), "audio/flac".into()], 3_600));
-        let bad: [fn(&mut UploadGrantRequest); 8] = [
+        let bad: [fn(&mut UploadGrantRequest); 9] = [
+            |wanted| {
+                wanted.types = (0..TYPES_MAX).map(|n| format!("video/{n}{}", "x".repeat(110))).collect();
+            },
             |wanted| wanted.size_bytes_max = 0,
             |wanted| wanted.size_bytes_max = 11,
             |wanted| wanted.expires_in_s = Some(59),

@@ -63,15 +63,17 @@ impl KnownStatuses {
 
     /// The document of an upload, if it is known and can't have changed since.
     pub(super) fn get(&self, upload_id: UploadId) -> Option<KnownStatus> {
-        let mut kept = self.answers.get(&upload_id.to_string())?;
-        let media_id = MediaId::from_bytes(kept.try_get_u128().ok()?.to_be_bytes());
-        let generation = kept.try_get_u64().ok()?;
+        let is_current = |kept: &Bytes| {
+            let mut head = kept.clone();
+            let media_id = head.try_get_u128().map(|id| MediaId::from_bytes(id.to_be_bytes()));
+            let generation = head.try_get_u64();
+            media_id.is_ok_and(|id| generation.is_ok_and(|generation| self.media.is_current(id, generation)))
+        };
+        let mut kept = self.answers.get_current(&upload_id.to_string(), is_current)?;
+        kept.advance(24);
         let owner_bytes = usize::try_from(kept.try_get_u32().ok()?).ok()?;
-        if owner_bytes > kept.len() || !self.media.is_current(media_id, generation) {
-            return None;
-        }
-        let owner = String::from_utf8(kept.split_to(owner_bytes).to_vec()).ok()?;
-        Some(KnownStatus { owner, body: kept })
+        let owner = (owner_bytes <= kept.len()).then(|| kept.split_to(owner_bytes))?;
+        Some(KnownStatus { owner: String::from_utf8(owner.to_vec()).ok()?, body: kept })
     }
 
     /// Keeps a document.

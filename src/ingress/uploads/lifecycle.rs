@@ -22,6 +22,9 @@ use super::{
 /// Most whole files of one key that end early.
 pub(super) const ATTEMPTS_MAX: u8 = 16;
 
+/// Why an upload ended whose address its client never got.
+pub(super) const ADDRESS_UNKNOWN: &str = "upload_address_unknown";
+
 /// A record of a new upload with fresh ids.
 pub(super) fn new_record(shared: &UploadContext, who: &Principal, length_bytes: Option<u64>) -> UploadRecord {
     let created_at_ms = now_ms();
@@ -47,9 +50,24 @@ pub(super) async fn begin_upload(
     let claimed = (record.grant_id, record.upload_id);
     let begun = begin_claimed(shared, record).await;
     if let (Err(_), (Some(grant_id), upload_id)) = (&begun, claimed) {
-        return_upload_grant(&shared.bus, grant_id, upload_id).await;
+        let kept_ms = shared.config.ended_kept_ms;
+        let found = FencedUploadRecord::load_any(&shared.bus, upload_id, kept_ms).await;
+        // One that is there keeps its grant until it ends: two would bring files with it.
+        if matches!(found, Err(UploadRefusal::NotFound)) {
+            return_upload_grant(&shared.bus, grant_id, upload_id).await;
+        }
     }
     begun
+}
+
+/// Ends an upload whose address its client never got, which gives its grant back.
+///
+/// # Errors
+/// [`UploadRefusal::NotFound`] where it was never recorded; else it stays until it expires.
+pub(super) async fn end_unknown(shared: &UploadContext, upload_id: UploadId) -> Result<(), UploadRefusal> {
+    let mut ledger =
+        FencedUploadRecord::load_any(&shared.bus, upload_id, shared.config.ended_kept_ms).await?;
+    terminate_upload(shared, &mut ledger, Some(ADDRESS_UNKNOWN)).await
 }
 
 async fn begin_claimed(

@@ -3,6 +3,8 @@
 //! Whatever ends the request, the prefix that arrived is kept: it is made durable, recorded, and only then reported. Bytes
 //! under a checksum count only when it holds. The session runs in a task of its own, so that a client that goes away
 //! does not take the prefix with it.
+//!
+//! Limits: [`TRACED_APPENDS_MAX`] requests have their bytes in the trace of their upload.
 
 use std::{sync::Arc, time::Instant};
 
@@ -19,7 +21,7 @@ use nats::{
         },
     },
     now_ms,
-    spans::{Span, SpanAttribute, SpanKind},
+    spans::{Span, SpanAttribute, SpanKind, TraceContext},
 };
 use schemas::upload::{UploadProtocol, UploadStatus};
 use store::{Spool, Store};
@@ -76,6 +78,21 @@ enum BodyOutcome {
     Refused(UploadRefusal),
 }
 
+/// Requests whose bytes are a part of the trace of their upload; those behind them have it in their own.
+const TRACED_APPENDS_MAX: u64 = 32;
+
+/// The span of the bytes of one request, the `generation`th to write to the upload. It is of the trace that the upload began, whichever
+/// request brings the bytes; but not of every one: an upload in many pieces would make a trace that nobody can look at.
+fn append_span(origin: Option<TraceContext>, generation: u64) -> Span {
+    let name = || "append to upload".into();
+    if generation <= TRACED_APPENDS_MAX {
+        return Span::resume(origin, SpanKind::Internal, name);
+    }
+    let span = Span::begin(SpanKind::Internal, name);
+    span.link(origin.filter(|origin| !origin.is_same_trace(&span.context())));
+    span
+}
+
 impl UploadSession {
     /// Takes the body and records what is durable. Returns the record after it, received when the upload is complete.
     pub(super) async fn run(
@@ -83,8 +100,7 @@ impl UploadSession {
         body: &mut Body,
     ) -> Result<FencedUploadRecord, UploadRefusal> {
         let (_writer, began) = (UPLOAD_WRITERS.hold(()), Instant::now());
-        // Of the trace that the upload began, whichever request brings the bytes.
-        let span = Span::resume(self.ledger.trace(), SpanKind::Internal, || "append to upload".into());
+        let span = append_span(self.ledger.trace(), self.ledger.record().generation);
         let upload_id = self.ledger.upload_id();
         span.set(|| SpanAttribute::UploadId(upload_id.to_string()));
         let taking = async {
@@ -382,6 +398,9 @@ pub(super) async fn complete_upload(
         return Err(fenced_record::discard_upload(store, ledger).await);
     }
     ledger.mark_received().await?;
+    if let Some(grant_id) = ledger.record().grant_id {
+        auth::upload_grant::finish_upload_grant(ledger.bus(), grant_id, ledger.upload_id()).await;
+    }
     // Those of a final upload counted with its parts.
     if !ledger.record().is_final() {
         quotas::add_uploaded_bytes(ledger.bus(), &ledger.record().owner, size_bytes).await;
@@ -469,5 +488,18 @@ impl TransferRateMonitor {
         }
         (self.window_start, self.window_bytes) = (Instant::now(), 0);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod trace_tests {
+    use super::*;
+
+    #[test]
+    fn the_trace_of_an_upload_does_not_grow_with_each_request() {
+        let origin = TraceContext::new_root(true);
+        let is_part = |generation| append_span(Some(origin), generation).context().is_same_trace(&origin);
+        assert!(is_part(1) && is_part(TRACED_APPENDS_MAX));
+        assert!(!is_part(TRACED_APPENDS_MAX + 1));
     }
 }

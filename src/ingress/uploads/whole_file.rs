@@ -36,7 +36,7 @@ use super::{
     takeover::{self, TakeoverOutcome},
 };
 use crate::capacity;
-use auth::{Principal, upload_grant::return_upload_grant};
+use auth::Principal;
 use web::{
     idempotency::IdempotencyClaim,
     limit::RateLimitGroup,
@@ -301,11 +301,7 @@ async fn receive_file(
 async fn abandon_upload(shared: &UploadContext, upload_id: UploadId, who: &Principal, code: &'static str) {
     let ended = async {
         let mut ledger = FencedUploadRecord::load(shared, upload_id, who).await?;
-        lifecycle::terminate_upload(shared, &mut ledger, Some(code)).await?;
-        if let Some(grant_id) = who.upload_grant {
-            return_upload_grant(&shared.bus, grant_id, upload_id).await;
-        }
-        Ok::<_, UploadRefusal>(())
+        lifecycle::terminate_upload(shared, &mut ledger, Some(code)).await
     };
     if let Err(refusal) = ended.await {
         tracing::debug!(?refusal, upload.id = %upload_id, "an abandoned upload stays until it expires");

@@ -47,7 +47,7 @@ use super::{
     body,
     error::Problem,
     problem_code::ProblemCode,
-    request::{self, RequestOwner},
+    request::{self, RequestGrant, RequestOwner},
 };
 
 /// The key.
@@ -160,7 +160,11 @@ impl IdempotencyService {
         let owner = request.extensions().get::<RequestOwner>().ok_or_else(Problem::unauthorized)?.0.clone();
         let path = request.uri().path().to_owned();
         // With the owner: a key that somebody else guesses must not show the answer of another client.
-        let digest = key::digest_texts(&[b"key", owner.as_bytes(), path.as_bytes(), key.as_bytes()]);
+        let mut texts = vec![&b"key"[..], owner.as_bytes(), path.as_bytes(), key.as_bytes()];
+        // Who has a grant is somebody else than its owner, and than who has another one.
+        let grant = request.extensions().get::<RequestGrant>().map(|grant| grant.0.clone());
+        texts.extend(grant.as_ref().map(String::as_bytes));
+        let digest = key::digest_texts(&texts);
         let (request, fingerprint) = self.fingerprint_request(request).await?;
         let keeper = self.clone();
         let work = async move { keeper.answer_request(digest, &fingerprint, request, next).await };

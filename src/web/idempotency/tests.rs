@@ -35,6 +35,10 @@ struct Made {
 async fn sign_in(mut request: Request, next: Next) -> Response {
     let owner = request.headers().get("x-owner").map_or("ann", |value| value.to_str().unwrap()).to_owned();
     request.extensions_mut().insert(RequestOwner(owner));
+    if let Some(grant) = request.headers().get("x-grant") {
+        let grant = RequestGrant(grant.to_str().unwrap().to_owned());
+        request.extensions_mut().insert(grant);
+    }
     next.run(request).await
 }
 
@@ -197,12 +201,15 @@ async fn a_repetition_on_another_replica_is_answered_as_the_first_was() {
         assert_eq!((again.status, &again.location, &again.body), (201, &first.location, &first.body));
     }
     assert_eq!(site.count(), 1);
-    // Another principal, route or key is another request; and so is one without a key.
+    // Another principal, grant, route or key is another request; and so is one without a key.
+    assert!(!site.post(0, "/make/201", &[KEY, ("x-grant", "a")], "{}").await.replayed);
+    assert!(!site.post(0, "/make/201", &[KEY, ("x-grant", "b")], "{}").await.replayed);
+    assert!(site.post(1, "/make/201", &[KEY, ("x-grant", "b")], "{}").await.replayed);
     assert!(!site.post(0, "/make/201", &[KEY, ("x-owner", "bob")], "{}").await.replayed);
     assert!(!site.post(0, "/make/202", &[KEY], "{}").await.replayed);
     assert!(!site.post(0, "/make/201", &[("idempotency-key", "two")], "{}").await.replayed);
     assert!(!site.post(0, "/make/201", &[], "{}").await.replayed);
-    assert_eq!(site.count(), 5);
+    assert_eq!(site.count(), 7);
 }
 
 #[tokio::test]

@@ -23,7 +23,7 @@ use crate::{
     error::Problem,
     filter::{FilterService, RefusedFuture, filter_requests, refused_response},
     operation::{Operation, OperationAccess, matched_operation},
-    request::RequestOwner,
+    request::{RequestGrant, RequestOwner},
     request_head::TUS_RESUMABLE,
 };
 
@@ -155,11 +155,18 @@ impl<F: Future<Output = Result<Response, Infallible>>> Future for RateLimitFutur
 fn admit_principal(request: &Request) -> Result<(), Problem> {
     let extensions = request.extensions();
     match (extensions.get::<RateLimitPermit>(), extensions.get::<RequestOwner>()) {
-        (Some(ticket), Some(who)) => ticket.admit_principal(&who.0).map_err(|problem| {
-            // Clients of tus give an upload up at a 429, and wait and ask again at a 503.
-            let speaks_tus = request.headers().contains_key(TUS_RESUMABLE);
-            if speaks_tus { problem.with_status(StatusCode::SERVICE_UNAVAILABLE) } else { problem }
-        }),
+        (Some(ticket), Some(who)) => {
+            let admitted = match extensions.get::<RequestGrant>() {
+                // Of its own: its giver keeps its whole rate.
+                Some(grant) => ticket.admit_principal(&format!("grant:{}", grant.0)),
+                None => ticket.admit_principal(&who.0),
+            };
+            admitted.map_err(|problem| {
+                // Clients of tus give an upload up at a 429, and wait and ask again at a 503.
+                let speaks_tus = request.headers().contains_key(TUS_RESUMABLE);
+                if speaks_tus { problem.with_status(StatusCode::SERVICE_UNAVAILABLE) } else { problem }
+            })
+        }
         _ => Ok(()),
     }
 }

@@ -286,7 +286,7 @@ impl PresentationRendition {
             language: language.clone(),
             label: label.clone(),
             is_forced: *is_forced,
-            is_hearing_impaired: *is_hearing_impaired,
+            is_hearing_impaired: Some(*is_hearing_impaired),
             size_bytes: self.size_bytes(),
         })
     }

@@ -36,9 +36,6 @@ use super::{
 /// Why an upload ended whose client sent more than it had said.
 const LENGTH_EXCEEDED: &str = "upload_length_exceeded";
 
-/// Why an upload ended whose address its client never got.
-const ADDRESS_UNKNOWN: &str = "upload_address_unknown";
-
 /// Opens an upload and takes what the request has of it. `filename` is the name in the target, if that has one.
 pub(in super::super) async fn create(
     shared: &Arc<UploadContext>,
@@ -97,12 +94,7 @@ async fn find_earlier(
 
 /// Ends an upload whose address its client never got.
 async fn end_unknown(shared: &UploadContext, upload_id: UploadId) {
-    let kept_ms = shared.config.ended_kept_ms;
-    let ended = async {
-        let mut ledger = FencedUploadRecord::load_any(&shared.bus, upload_id, kept_ms).await?;
-        lifecycle::terminate_upload(shared, &mut ledger, Some(ADDRESS_UNKNOWN)).await
-    };
-    if let Err(refusal) = ended.await {
+    if let Err(refusal) = lifecycle::end_unknown(shared, upload_id).await {
         tracing::debug!(?refusal, upload.id = %upload_id, "an upload that nobody knows of stays until it expires");
     }
 }

@@ -157,3 +157,61 @@ async fn a_grant_ends_with_its_giver_and_when_it_is_taken_back() {
         assert_eq!(open(&site, wrong, LENGTH).await.status, 401, "{wrong}");
     }
 }
+
+#[tokio::test]
+async fn a_grant_whose_upload_ends_unfinished_is_for_another_one() {
+    let site = Site::start(|_| {}).await;
+    let (olga, _) = key(&site, "olga", None).await;
+    let given = text(&grant(&site, &olga, &json!({ "size_bytes_max": 5 })).await);
+    // Bytes that are not those of the checksum: nobody learns the address of the upload.
+    let headers = format!(
+        "{}Tus-Resumable: 1.0.0\r\n{LENGTH}Content-Type: application/offset+octet-stream\r\nUpload-Checksum: sha1 AAAAAAAAAAAAAAAAAAAAAAAAAAA=\r\n",
+        bearer(&given)
+    );
+    let wrong = site.ask("POST", "/v1/uploads", &headers, "hello").await;
+    assert_eq!(wrong.status, 460, "{wrong:?}");
+    let begun = open(&site, &given, LENGTH).await;
+    assert_eq!(begun.status, 201, "{begun:?}");
+    let tus = format!("{}Tus-Resumable: 1.0.0\r\n", bearer(&given));
+    let ended = site.ask("DELETE", &path_of(&begun), &tus, "").await;
+    assert_eq!(ended.status, 204, "{ended:?}");
+    let brought = site.ask("PUT", "/v1/files/a.mp4", &bearer(&given), "hello").await;
+    assert_eq!(brought.status, 201, "{brought:?}");
+    assert_eq!(append(&site, &given, &path_of(&begun), "hello").await.status, 410, "it ended");
+    assert_eq!(code(&open(&site, &given, LENGTH).await), (403, "upload_grant_refused".into()));
+}
+
+#[tokio::test]
+async fn holders_of_two_grants_that_send_the_same_key_bring_two_files() {
+    let site = Site::start(|_| {}).await;
+    let (olga, _) = key(&site, "olga", None).await;
+    let mut uploads = Vec::new();
+    for _ in 0..2 {
+        let given = text(&grant(&site, &olga, &json!({ "size_bytes_max": 5 })).await);
+        let headers = format!("{LENGTH}Idempotency-Key: \"first\"\r\n");
+        let begun = open(&site, &given, &headers).await;
+        assert_eq!(begun.status, 201, "{begun:?}");
+        let again = open(&site, &given, &headers).await;
+        assert_eq!(path_of(&again), path_of(&begun), "the same request again");
+        assert_eq!(append(&site, &given, &path_of(&begun), "hello").await.status, 204);
+        uploads.push(path_of(&begun));
+    }
+    assert_ne!(uploads[0], uploads[1]);
+}
+
+#[tokio::test]
+async fn what_is_taken_back_counts_until_its_record_is_gone() {
+    let rate = web::limit::gcra::BucketRate { capacity: 1_000, refill_per_s: 1_000 };
+    let site = Site::start(|config| config.limit.rates.upload = rate).await;
+    let (olga, _) = key(&site, "olga", None).await;
+    let long = json!({ "size_bytes_max": 5, "title": "\u{6587}".repeat(255), "types": [format!("video/{}", "x".repeat(118))] });
+    let made = grant(&site, &olga, &long).await;
+    let path = format!("/v1/uploads/grants/{}", made["grant_id"].as_str().unwrap());
+    for _ in 1..schemas::upload_grant::GRANTS_MAX {
+        grant(&site, &olga, &json!({ "size_bytes_max": 5 })).await;
+    }
+    assert_eq!(site.ask("DELETE", &path, &bearer(&olga), "").await.status, 204);
+    let headers = format!("{}{JSON}", bearer(&olga));
+    let refused = site.ask("POST", "/v1/uploads/grants", &headers, "{\"size_bytes_max\":5}").await;
+    assert_eq!(code(&refused), (409, "upload_grants_too_many".into()));
+}

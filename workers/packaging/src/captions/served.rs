@@ -68,6 +68,8 @@ pub fn add_to_multivariant(
 fn list_tracks(kept: &[&str], captions: &[ServedCaptions<'_>], uri: fn(&str) -> String) -> String {
     let attributes: Vec<_> = kept.iter().filter_map(|line| subtitle_attributes(line)).collect();
     let of_file = |attributes: &Vec<(&str, &str)>| {
+        // One that no player chooses by itself leaves that to another of its language.
+        find_attribute(attributes, "AUTOSELECT").filter(|value| *value == "YES")?;
         Some((find_attribute(attributes, "LANGUAGE")?.to_owned(), kind_of(attributes) == CaptionKind::Forced))
     };
     let mut languages: Vec<(String, bool)> = attributes.iter().filter_map(of_file).collect();

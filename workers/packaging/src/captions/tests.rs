@@ -190,6 +190,23 @@ fn names_stay_apart() {
     assert!(served.contains("CODECS=\"a,b\",SUBTITLES=\"subtitles\"\nv/index.m3u8\n"), "{served}");
 }
 
+#[test]
+fn a_track_that_takes_the_place_of_one_is_chosen_by_players_in_its_stead() {
+    let of_file = |name: &str, autoselect: &str, more: &str| {
+        format!(
+            "#EXT-X-MEDIA:TYPE=SUBTITLES,GROUP-ID=\"subtitles\",LANGUAGE=\"de\",NAME=\"{name}\",DEFAULT=NO,AUTOSELECT={autoselect},FORCED=NO{more},URI=\"x\"\n"
+        )
+    };
+    let sdh = ",CHARACTERISTICS=\"public.accessibility.describes-music-and-sound\"";
+    let tracks = of_file("Deutsch", "YES", "") + &of_file("Deutsch SDH", "NO", sdh);
+    let text = format!("#EXTM3U\n{tracks}#EXT-X-STREAM-INF:BANDWIDTH=1\nv/index.m3u8\n");
+    let served = add_to_multivariant(&text, &[track("c1", "de", CaptionKind::Subtitles, "Deutsch")], keys_of);
+    let names: Vec<Vec<(&str, &str)>> = served.lines().filter_map(subtitle_attributes).collect();
+    let all = |name: &str| names.iter().map(|one| find_attribute(one, name).unwrap()).collect::<Vec<_>>();
+    assert_eq!(all("NAME"), ["Deutsch SDH", "Deutsch"]);
+    assert_eq!(all("AUTOSELECT"), ["NO", "YES"]);
+}
+
 proptest! {
     #[test]
     fn what_was_written_reads_the_same(text in "\\PC{0,80}", more in "(<[a-z/.]{0,6}>|&[a-z#0-9]{0,6};|\\{|-->|\n|x){0,30}") {
