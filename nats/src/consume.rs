@@ -507,6 +507,7 @@ impl<S: PipelineStage> ConsumeLoop<S> {
         match result {
             Ok(StageOutcome::Done) => self.acknowledge_message(raw, &delivery, duration_ms).await,
             Ok(StageOutcome::Later { delay_ms }) => {
+                self.note_try(&delivery, |_| ());
                 self.redeliver_after(raw, Duration::from_millis(delay_ms)).await;
             }
             Ok(StageOutcome::Lost) => {
@@ -680,15 +681,22 @@ impl<S: PipelineStage> ConsumeLoop<S> {
         delivery: &MessageDelivery,
         which: impl Fn(&mut FailureCounts) -> &mut u32,
     ) -> u32 {
+        self.note_try(delivery, |counts| {
+            let count = which(counts);
+            *count = count.saturating_add(1);
+            *count
+        })
+    }
+
+    /// Remembers the span of this try for the next one, and what `change` makes of its counts.
+    fn note_try<T>(&self, delivery: &MessageDelivery, change: impl FnOnce(&mut FailureCounts) -> T) -> T {
         let mut tries = self.tries.lock();
         if tries.len() >= TRIES_KEPT_MAX && !tries.contains_key(&delivery.sequence) {
             tries.clear();
         }
         let counts = tries.entry(delivery.sequence).or_default();
         counts.last = spans::current();
-        let count = which(counts);
-        *count = count.saturating_add(1);
-        *count
+        change(counts)
     }
 
     fn clear_failures(&self, delivery: &MessageDelivery) {

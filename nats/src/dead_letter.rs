@@ -16,7 +16,7 @@ use bytes::Bytes;
 use schemas::subjects;
 use spans::TraceContext;
 
-use crate::{Bus, BusError, MessageDelivery, PublishOutcome, ReaderStart, StageFault, reader};
+use crate::{Bus, BusError, MessageDelivery, PublishOutcome, ReaderStart, StageFault, event_context, reader};
 
 /// Header: subject the message was published to.
 pub const SUBJECT: &str = "sg-dead-subject";
@@ -141,7 +141,7 @@ fn dead_letter_from_message(
         buried_at_ms,
         mark: None,
         payload: payload.to_vec(),
-        trace: TraceContext::parse(&text(schemas::headers::TRACE_PARENT)),
+        trace: event_context(&text(schemas::headers::TRACE_PARENT), &text(schemas::headers::ID)),
     }
 }
 

@@ -41,7 +41,7 @@ pub use clock::{OFFSET_MS_MAX, clock_offset_ms, estimated_broker_now_ms};
 pub use error::{BrokerObstacle, BusError};
 pub use health::{HEARTBEAT_PERIOD, HealthProblem, ProcessHealth, SHARED_GRACE};
 pub use lease::Lease;
-pub use message_span::answer_span;
+pub use message_span::{answer_span, event_context};
 pub use publish::{Outbox, PublishOutcome, decode_message, encode_message};
 pub use reader::{ReaderStart, StreamReader};
 pub use reader_status::ReaderStatus;

@@ -143,7 +143,8 @@ impl Bus {
             held.trace = spans::current();
         }
         let (own, sending) = outbox.into_unsent(self.role().name(), &cause, after, held.trace)?;
-        if R::KEEPS_TRACE && held.trace.is_none() {
+        // One from before records kept their trace does not take that of a request that happens to change it.
+        if R::KEEPS_TRACE && held.trace.is_none() && spans::current().is_none() {
             // Nothing was under way: the record begins the trace of what follows from it.
             held.trace = sending.first().map(Span::context);
         }

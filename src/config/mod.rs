@@ -245,6 +245,7 @@ impl Settings {
         self.keeper.purge.restorable_ms = self.retention.removed_ms;
         self.ingress.restorable_ms = self.retention.removed_ms;
         self.ingress.traced_reads_per_million = self.telemetry.tracing.reads_per_million;
+        self.ingress.continues_proxy_traces = self.telemetry.tracing.continue_proxy_traces;
         let kept_ms = self.retention.ended_ms;
         self.transcode.ended_kept_ms = kept_ms;
         self.tasks.ended_kept_ms = kept_ms;

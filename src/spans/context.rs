@@ -82,7 +82,7 @@ impl TraceContext {
     }
 
     /// Whether the trace is among this share of all, from 0 to 1: by the last 56 bits of its id, which are random (W3C Trace Context,
-    /// level 2, 3.2.2.3.2), so that every process decides alike.
+    /// level 2, 3.2.2.3.2), so that every process decides alike. Not for an id that a client can choose.
     pub fn is_in_ratio(&self, ratio: f64) -> bool {
         let mut low = [0; 8];
         low.copy_from_slice(&self.trace_id[8..]);

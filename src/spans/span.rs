@@ -139,8 +139,8 @@ impl Span {
         Self::resume(None, kind, name)
     }
 
-    /// A part of the trace that a record was made in (`origin`), also where another request works on it now: below the span under way where that is of the
-    /// same trace, else below the one that made the record, with a link to the span under way, which gets one back.
+    /// A part of the trace that a record was made in (`origin`), also where another request works on it now: below the span under way
+    /// where that is of the same trace, else below the one that made the record, with a link to the span under way, which gets one back.
     pub fn resume(
         origin: Option<TraceContext>,
         kind: SpanKind,
@@ -218,6 +218,11 @@ impl Span {
         Scoped { current: Some(CurrentSpan { context: self.context, details }), work }
     }
 
+    /// Ends it, and nobody takes it. Parts of it that have ended are taken already.
+    pub fn discard(mut self) {
+        self.recording = None;
+    }
+
     /// Runs `work` as a part of it, and ends with it.
     pub async fn run<F: Future>(self, work: F) -> F::Output {
         self.scope(work).await
@@ -277,6 +282,7 @@ mod tests {
             drop(Span::resume(Some(origin), SpanKind::Producer, || "send".into()));
         }));
         drop(unsampled);
+        Span::root(SpanKind::Server, true, || "refused".into()).discard();
         let append = take("append");
         assert_eq!((append.parent, &append.links), (Some(origin), &vec![patch]));
         assert_eq!(take("PATCH").links, [origin]);
@@ -284,6 +290,7 @@ mod tests {
         assert_eq!(take("same").attributes, [SpanAttribute::HttpStatus(200)]);
         assert_eq!(take("send").parent, Some(origin));
         assert!(!TAKEN.lock().iter().any(|span| span.name == "GET"), "what is not sampled is not kept");
+        assert!(!TAKEN.lock().iter().any(|span| span.name == "refused"), "what is discarded is not taken");
     }
 
     #[test]

@@ -128,6 +128,8 @@ struct TraceResponse {
 struct PartialSuccess {
     #[prost(int64, tag = "1")]
     rejected_spans: i64,
+    #[prost(string, tag = "2")]
+    error_message: String,
 }
 
 /// Who sends spans.
@@ -158,10 +160,23 @@ impl ExportResource {
     }
 }
 
-/// How many spans the receiver of a request did not take, by its answer; an answer that can't be read says nothing.
-pub(super) fn count_rejected(answer: &[u8]) -> u64 {
+/// What the receiver of a request did not take, by its answer.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct PartialAnswer {
+    /// How many spans.
+    pub(super) rejected: u64,
+    /// Why, for people, in one line; may also be a warning about spans that were taken. Empty where nothing is said.
+    pub(super) why: String,
+}
+
+/// What an answer says; one that can't be read says nothing.
+pub(super) fn read_partial(answer: &[u8]) -> PartialAnswer {
     let partial = TraceResponse::decode(answer).ok().and_then(|answer| answer.partial_success);
-    partial.and_then(|partial| u64::try_from(partial.rejected_spans).ok()).unwrap_or(0)
+    let Some(PartialSuccess { rejected_spans, error_message }) = partial else {
+        return PartialAnswer::default();
+    };
+    let why = cut(&error_message).chars().filter(|c| !c.is_control()).collect();
+    PartialAnswer { rejected: u64::try_from(rejected_spans).unwrap_or(0), why }
 }
 
 fn encode_span(span: &FinishedSpan) -> OtlpSpan {
@@ -289,11 +304,14 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_says_how_many_were_not_taken() {
-        let rejected = |rejected_spans| {
-            let partial = ExportTracePartialSuccess { rejected_spans, error_message: "full".into() };
-            count_rejected(&ExportTraceServiceResponse { partial_success: Some(partial) }.encode_to_vec())
+    fn an_answer_says_how_many_were_not_taken_and_why() {
+        let read = |rejected_spans| {
+            let partial =
+                ExportTracePartialSuccess { rejected_spans, error_message: "full\r\nforged".into() };
+            read_partial(&ExportTraceServiceResponse { partial_success: Some(partial) }.encode_to_vec())
         };
-        assert_eq!((rejected(3), rejected(-1), count_rejected(b""), count_rejected(b"{}")), (3, 0, 0, 0));
+        let partial = |rejected| PartialAnswer { rejected, why: "fullforged".into() };
+        assert_eq!((read(3), read(-1)), (partial(3), partial(0)));
+        assert_eq!((read_partial(b""), read_partial(b"{}")), Default::default());
     }
 }

@@ -23,9 +23,14 @@ pub struct TracingConfig {
     /// Address that takes OTLP over HTTP, such as `http://127.0.0.1:4318`; without a path, `/v1/traces` is asked. Absent: nothing is
     /// sent, and no span is kept.
     pub endpoint: Option<String>,
-    /// How many of a million requests are sampled that change neither uploads nor jobs nor media. Those that do are always sampled.
+    /// How many of a million requests are sampled that change neither uploads nor jobs nor media. Those that do are always sampled,
+    /// unless they are answered with 401, 403 or 429.
     #[schemars(range(max = 1_000_000))]
     pub reads_per_million: u32,
+    /// Whether a request goes on with the trace that a proxy of `ingress.client.trusted_proxies` names in `traceparent`. Only for
+    /// proxies that begin traces themselves: one that hands on the header of a client lets that client choose the trace. Otherwise the
+    /// request has a trace of its own with a link to that one.
+    pub continue_proxy_traces: bool,
     /// Spans that wait to be sent, of about 1 KiB each. More are dropped, and counted.
     #[schemars(range(min = 512, max = 1_000_000))]
     pub queue_spans: usize,
@@ -41,6 +46,7 @@ impl Default for TracingConfig {
         Self {
             endpoint: None,
             reads_per_million: 10_000,
+            continue_proxy_traces: false,
             queue_spans: 8_192,
             timeout_ms: 5_000,
             headers_file: None,

@@ -121,6 +121,35 @@ async fn an_event_that_a_crash_left_unsent_is_published_in_its_trace() {
     assert_eq!(read.trace(), Some(made.context()), "the sweep leaves it in the record");
 }
 
+#[tokio::test]
+async fn a_record_from_before_traces_does_not_take_that_of_a_later_request() {
+    let broker = TestBroker::start().await;
+    let (ingress, admin) = (broker.bus(Role::Ingress).await, broker.bus(Role::Admin).await);
+    let envelope = RecordEnvelope {
+        record: serde_bytes::ByteBuf::from(
+            nats::encode_message("record", &UploadRecord::new(UPLOAD, MEDIA, "ann".into())).unwrap(),
+        ),
+        unsent: Vec::new(),
+        changed_at_ms: 1,
+        expires_at_ms: None,
+        trace: None,
+    };
+    let payload: Bytes = nats::encode_message("envelope", &envelope).unwrap().into();
+    let subject = subjects::kv_subject(UploadRecord::BUCKET, &UPLOAD.to_string());
+    admin.context().publish(subject, payload).await.unwrap().await.unwrap();
+    let requests = [request(), request()];
+    for (number, request) in requests.iter().enumerate() {
+        let mut held = ingress.load_record::<UploadRecord>(&UPLOAD.to_string()).await.unwrap().unwrap();
+        let outbox = terminated(number.try_into().unwrap());
+        request.scope(ingress.commit_record(&mut held, outbox)).await.unwrap();
+        assert_eq!(held.trace(), None);
+    }
+    let events = published(&admin).await;
+    for ((_, context), request) in events.iter().zip(&requests) {
+        assert!(context.is_same_trace(&request.context()), "{events:?}");
+    }
+}
+
 /// Fails the first time.
 struct Retried {
     runs: AtomicU32,

@@ -127,7 +127,7 @@ pub(super) fn problem_schema() -> Value {
             "detail": { "type": "string", "description": "A sentence about this occurrence." },
             "instance": { "type": "string", "format": "uri", "description": "This occurrence: the request id as a URN. It can't be fetched." },
             "request_id": { "type": "string", "pattern": schemas::ids::PATTERN, "description": "Names the request in the log." },
-            "trace_id": { "type": "string", "pattern": "^[0-9a-f]{32}$", "description": "Names the trace of the request, in the log and where traces are kept. Absent in what was answered before, and where a request can't be read." },
+            "trace_id": { "type": "string", "pattern": "^[0-9a-f]{32}$", "description": "Names the trace of the request, in the log and where traces are kept. That of the request that was answered first, where an answer is repeated. Absent where that was before there were traces, and where a request can't be read." },
             "errors": {
                 "type": "array",
                 "description": "Where the request is wrong.",

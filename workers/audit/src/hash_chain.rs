@@ -3,7 +3,7 @@
 use std::{borrow::Cow, fmt, io::Cursor};
 
 use data_encoding::{BASE64, HEXLOWER};
-use nats::{reader::StreamEntry, spans::TraceContext};
+use nats::reader::StreamEntry;
 use schemas::{
     audit::{AuditNote, AuditRange, AuditRecord, AuditSource, FIRST_PREV_HASH, NOTE},
     headers, subjects,
@@ -125,7 +125,7 @@ impl AuditHead {
             owner: text(headers::OWNER),
             media_id: text(headers::MEDIA_ID),
             job_id: text(headers::JOB_ID),
-            trace_id: text(headers::TRACE_PARENT).and_then(|text| trace_id(&text)),
+            trace_id: trace_id(event),
             data: msgpack_to_json(&event.payload),
             prev_hash: self.hash.clone(),
         }
@@ -173,8 +173,10 @@ impl AuditHead {
     }
 }
 
-fn trace_id(trace_parent: &str) -> Option<String> {
-    TraceContext::parse(trace_parent).map(|context| context.trace_id_text())
+fn trace_id(event: &StreamEntry) -> Option<String> {
+    let text = |name: &str| event.headers.get_last(name).map(async_nats::HeaderValue::as_str);
+    let id = text(headers::ID).or_else(|| text("Nats-Msg-Id")).unwrap_or_default();
+    nats::event_context(text(headers::TRACE_PARENT)?, id).map(|context| context.trace_id_text())
 }
 
 fn is_note(record: &AuditRecord) -> bool {
