@@ -75,8 +75,11 @@ pub struct ExportOrder {
     /// The address with its query, which may hold a secret; absent once the job has ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
-    /// Scheme, host and path: what its owner is shown.
+    /// Scheme, host and path: what who asked for it is shown.
     pub shown: String,
+    /// Who asked for it; the owner of the job when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked_by: Option<String>,
 }
 
 /// Without the address: records are written into logs.

@@ -1,6 +1,6 @@
 //! `media renditions`: brings files with renditions that were made elsewhere, has them published as they are, and says what came of it.
 
-use std::path::Path;
+use std::{path::Path, time::Instant};
 
 use anyhow::{Context, bail};
 use reqwest::Method;
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{
     RenditionsArgs,
-    client::ApiClient,
+    client::{AWAY_MAX, ApiClient, ClientError},
     job_end::wait_for_end,
     output,
     progress::FileProgress,
@@ -41,7 +41,12 @@ pub(super) async fn publish_renditions(args: &RenditionsArgs, as_json: bool) -> 
     let begun = client.send_json(client.build_request(Method::POST, url).json(&wanted)).await?;
     let job_id = output::sanitize_text(begun["job_id"].as_str().unwrap_or_default());
     if args.detach {
-        return Ok(if as_json { output::print_json(&begun)? } else { output::print_line(job_id)? });
+        if as_json {
+            output::print_json(&begun)?;
+        } else {
+            output::print_line(job_id)?;
+        }
+        return Ok(());
     }
     if !as_json {
         let media_id = output::sanitize_text(&args.media_id);
@@ -78,11 +83,26 @@ async fn send_file(client: &ApiClient, file: &Path, size_bytes: u64) -> anyhow::
 
 /// The job once it has ended; it can be read once a worker has looked at the files.
 async fn wait_for_planned_end(client: &ApiClient, name: &str, job_id: &str) -> anyhow::Result<Value> {
+    let is_missing = |error: &ClientError| error.as_refusal().is_some_and(|refusal| refusal.status == 404);
+    let mut failed_since = None;
     loop {
-        match client.get_json(&format!("v1/jobs/{job_id}"), &[]).await {
+        let found = match client.get_json(&format!("v1/jobs/{job_id}"), &[]).await {
             Ok(_) => return wait_for_end(client, name, job_id).await,
-            Err(error) if error.as_refusal().is_some_and(|refusal| refusal.status == 404) => {}
-            Err(error) if error.is_transient() => {}
+            // Of a medium that is removed meanwhile nothing is planned.
+            Err(error) if is_missing(&error) => client.get_json(&format!("v1/media/{name}"), &[]).await,
+            Err(error) => Err(error),
+        };
+        match found {
+            Ok(_) => failed_since = None,
+            Err(error) if is_missing(&error) => {
+                bail!("the medium is not there any more: nothing is published")
+            }
+            Err(error) if error.is_transient() => {
+                if failed_since.get_or_insert_with(Instant::now).elapsed() >= AWAY_MAX {
+                    return Err(error)
+                        .with_context(|| format!("the job {job_id} goes on without this command"));
+                }
+            }
             Err(error) => return Err(error.into()),
         }
         tokio::time::sleep(super::job_end::LOOK_PERIOD).await;

@@ -155,7 +155,7 @@ impl Dispatcher {
                 }
             }
         };
-        let reporting = crate::wait_reports::report_waits(&self.bus, &self.state, &held);
+        let reporting = Box::pin(crate::wait_reports::report_waits(&self.bus, &self.state, &held));
         tokio::join!(answering, letting, reporting);
         self.metrics.record_term(self.queue, false);
     }

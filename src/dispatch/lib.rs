@@ -3,7 +3,7 @@
 //!
 //! - Follows: job records in `KV_jobs` (a standby, too, so that it takes over at once), live workers in `KV_workers`.
 //! - Publishes: `job.<queue>.<priority>.<job_id>.<part>`.
-//! - Emits: `evt.job.waiting`, of jobs that are next of their owners and are not let in ([`wait_reports`]).
+//! - Emits: `evt.job.waiting`, of jobs that are next of their owners and are not let in (`wait_reports`).
 //! - Answers: `ask.dispatch.position` and `ask.dispatch.tasks_position`; looks anew at the job that `ctl.dispatch.<job_id>` names.
 //!
 //! What is let in is read from the queue itself, and what became of a part from its record: a dispatcher that is killed, frozen or
@@ -70,7 +70,7 @@ pub async fn run_dispatcher(
     let dispatcher = Dispatcher::new(bus.clone(), queue, config, metrics);
     let leading = bus.run_with_lease(lease_name(queue), shutdown, |held| {
         let dispatcher = dispatcher.clone();
-        async move { Box::pin(dispatcher.run_term(held)).await }
+        async move { dispatcher.run_term(held).await }
     });
     // The lease ends with the shutdown, and is given back then.
     tokio::select! {

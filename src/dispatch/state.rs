@@ -296,7 +296,7 @@ impl DispatchState {
         due.into_iter().take(IDLE_JOBS_MAX).map(|(_, job_id)| job_id).collect()
     }
 
-    /// Jobs that are next and are not let in, at most `count_max`: of each owner the first that waits for a turn, some of those that are kept out
+    /// Jobs that are next and are not let in, at most `count_max`: of each owner the first that waits for a turn, the oldest of each owner and kind that are kept out
     /// of their turns, and those of which parts lie where no worker takes them or are held back.
     pub(crate) fn hindered_jobs(&self, count_max: usize, now: Instant) -> Vec<JobId> {
         let lacks_workers = self.workers.count(now).0 == 0;
@@ -304,13 +304,24 @@ impl DispatchState {
             if job.queued.is_empty() { !job.held_back.is_empty() } else { lacks_workers }
         };
         let open = self.open.iter().filter(|(_, job)| is_hindered(job)).map(|(job_id, _)| *job_id);
-        let kept_out = self.paused.keys().copied().chain(self.version_waits.oldest());
+        // Of those that one pause keeps out the oldest stands for all.
+        let mut oldest_paused: HashMap<(&str, JobKind), (u64, JobId)> = HashMap::new();
+        for job in self.paused.values() {
+            let this = (job.created_at_ms, job.job_id);
+            let oldest = oldest_paused.entry((&*job.owner, job.kind)).or_insert(this);
+            *oldest = this.min(*oldest);
+        }
+        let paused = oldest_paused.into_values().map(|(_, job_id)| job_id);
         let heads = self
             .queue
             .heads(count_max)
             .into_iter()
             .filter(|job_id| self.open.get(job_id).is_none_or(|job| job.queued.is_empty()));
-        heads.chain(kept_out.take(count_max)).chain(open.take(count_max)).take(count_max).collect()
+        // None of them takes the places of the others.
+        let share = count_max / 4;
+        let others =
+            paused.take(share).chain(self.version_waits.oldest().take(share)).chain(open.take(share));
+        heads.take(count_max - 3 * share).chain(others).collect()
     }
 
     /// Owner and kind of a job that waits or is kept out of its turns, and when it was created.

@@ -17,6 +17,7 @@ use schemas::{
     ids::JobId,
     job::{JobRecord, JobStatus, JobWaiting},
     job_why::{JobWaitFacts, JobWhyReason},
+    media::MediaRecord,
     pause::QueuePauses,
 };
 use tokio::time::Instant;
@@ -150,6 +151,15 @@ fn is_silent(reason: JobWhyReason, before: Option<JobWhyReason>) -> bool {
     reason == JobWhyReason::Settling || before == Some(reason)
 }
 
+/// True when an outage, or lost workers, keep the medium of a job waiting: `media.delayed` says it.
+async fn is_medium_waiting(bus: &Bus, job: &JobRecord) -> Result<bool, BusError> {
+    match bus.load_record::<MediaRecord>(&job.media_id.to_string()).await {
+        Ok(held) => Ok(held.is_some_and(|held| held.record.waiting.is_some())),
+        Err(BusError::Undecodable { .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// Why a job waits, with its record; `None` while it is for the reason `before`, for none, or not for long.
 async fn explain_wait(
     (bus, known): (&Bus, &Mutex<DispatchState>),
@@ -159,6 +169,9 @@ async fn explain_wait(
 ) -> Result<Option<(JobRecord, JobWhyReason, String)>, BusError> {
     let Some(held) = records::load_runnable_job(bus, job_id).await? else { return Ok(None) };
     let job = held.record;
+    if is_medium_waiting(bus, &job).await? {
+        return Ok(None);
+    }
     let state = known.lock();
     let now_ms = state.broker_now_ms(now);
     if job.created_at_ms.saturating_add(WAIT_MIN_MS) > now_ms || !state.is_known(job_id) {

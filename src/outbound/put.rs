@@ -1,7 +1,7 @@
 //! Sending a file to an address of a user, as it is read.
 //!
-//! Limits: those of [`crate::OutboundConfig`]. The host has the longest silence for each [`PIECE_BYTES_MAX`], and the time of a head for its
-//! answer behind the last byte; that bytes have yet to be read here is not counted against it.
+//! Limits: those of [`crate::OutboundConfig`]. The host has the longest silence for each [`PIECE_BYTES_MAX`], and behind the last byte that
+//! and the time of a head for its answer; that bytes have yet to be read here is not counted against it.
 
 use std::{
     io,
@@ -63,6 +63,8 @@ enum SendTurn {
 /// The bytes of a file, with whose turn it is.
 struct SentBytes {
     bytes: BoxStream<'static, io::Result<Bytes>>,
+    /// Bytes that are still to come: behind the last of them nobody asks for the end.
+    left_bytes: u64,
     turn: Arc<watch::Sender<SendTurn>>,
 }
 
@@ -71,10 +73,14 @@ impl Stream for SentBytes {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let polled = self.bytes.poll_next_unpin(context);
+        if let Poll::Ready(Some(Ok(piece))) = &polled {
+            let length = u64::try_from(piece.len()).unwrap_or(u64::MAX);
+            self.left_bytes = self.left_bytes.saturating_sub(length);
+        }
         self.turn.send_replace(match &polled {
             Poll::Pending => SendTurn::Reading,
-            Poll::Ready(Some(_)) => SendTurn::Taking(Instant::now()),
-            Poll::Ready(None) => SendTurn::Answering(Instant::now()),
+            Poll::Ready(Some(_)) if self.left_bytes > 0 => SendTurn::Taking(Instant::now()),
+            Poll::Ready(_) => SendTurn::Answering(Instant::now()),
         });
         polled
     }
@@ -106,7 +112,8 @@ impl OutboundClient {
         let begun = Instant::now();
         let deadline = begun + Duration::from_millis(config.total_time_ms_max);
         let turn = Arc::new(watch::channel(SendTurn::Begun(begun)).0);
-        let body = SentBytes { bytes: split_pieces(bytes), turn: Arc::clone(&turn) };
+        let body =
+            SentBytes { bytes: split_pieces(bytes), left_bytes: length_bytes, turn: Arc::clone(&turn) };
         let sending = self
             .build_put(&url)
             .header(header::CONTENT_LENGTH, length_bytes)
@@ -141,7 +148,10 @@ fn find_overdue(turn: SendTurn, config: &OutboundConfig, now: Instant) -> Option
         SendTurn::Reading => return None,
         SendTurn::Begun(at) => (at, "nothing of the file was taken", config.head_timeout_ms),
         SendTurn::Taking(at) => (at, "no more of the file was taken", config.idle_timeout_ms),
-        SendTurn::Answering(at) => (at, "no answer began", config.head_timeout_ms),
+        // What lies in buffers on the way has to be taken first.
+        SendTurn::Answering(at) => {
+            (at, "no answer began", config.idle_timeout_ms.saturating_add(config.head_timeout_ms))
+        }
     };
     (now >= since + Duration::from_millis(limit_ms)).then_some((what, limit_ms))
 }

@@ -339,7 +339,7 @@ async fn who_takes_no_more_of_a_file_or_gives_no_answer_is_given_up() {
     };
     let config = OutboundConfig { idle_timeout_ms: 300, head_timeout_ms: 400, ..loopback() };
     let client = OutboundClient::new(config).unwrap();
-    for (handler, wanted_ms) in [(axum::routing::put(hang), 300), (axum::routing::put(never), 400)] {
+    for (handler, wanted_ms) in [(axum::routing::put(hang), 300), (axum::routing::put(never), 700)] {
         let (address, _server) = serve(Router::new().route("/take", handler)).await;
         // More than any buffer of the system on the way.
         let pieces = (0..64).map(|_| Ok(Bytes::from(vec![0; 1 << 20]))).collect();

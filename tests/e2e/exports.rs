@@ -118,6 +118,24 @@ async fn an_address_that_is_not_public_and_a_time_are_refused() {
     both["height"] = 720.into();
     let (status, problem) = refuse(&cluster, &json!({ "job": both })).await;
     assert_eq!((status, &problem["code"]), (422, &"export_invalid".into()), "{problem}");
+
+    // A key for jobs alone may ask for other jobs, but gets no bytes sent.
+    let made = cluster.request(Method::POST, "/v1/auth/keys").json(&json!({ "scopes": ["worker"] }));
+    let made: Value = made.send().await.unwrap().json().await.unwrap();
+    let key = made["key"].as_str().unwrap_or_else(|| panic!("{made}"));
+    for (path, body) in [
+        ("/v1/jobs", json!({ "job": job(public) })),
+        ("/v1/jobs/bulk", json!({ "jobs": [{ "job": job(public) }] })),
+    ] {
+        let asked = cluster.http.post(format!("{}{path}", cluster.url)).bearer_auth(key).json(&body);
+        let answer: Value = asked.send().await.unwrap().json().await.unwrap();
+        let problem = answer.get("items").map_or(&answer, |items| &items[0]["problem"]);
+        assert_eq!(
+            (&problem["code"], &problem["status"]),
+            (&"scope_missing".into(), &403.into()),
+            "{answer}"
+        );
+    }
     assert_eq!(problem["errors"][0]["pointer"], "/job/height", "{problem}");
     assert!(!cluster.logs().contains(SECRET), "a refused address stands in a log");
 }

@@ -1,9 +1,6 @@
 //! Renditions that were made elsewhere: published as they are, or refused with a reason while what played goes on playing.
 
-use std::{
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{path::PathBuf, process::Command};
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -100,6 +97,7 @@ async fn files_that_do_not_go_together_are_refused_and_the_old_encode_plays_on()
     let short = files.make("short.mp4", "320x180", &format!("{ALIGNED} -t 11"));
     let other = files.make("other.mp4", "320x180", "-c:v mpeg4 -g 50 -c:a aac");
     let wide = files.make("wide.mp4", "320x180", &format!("{ALIGNED} -pix_fmt yuv444p"));
+    let square = files.make("square.mp4", "240x240", ALIGNED);
     let mute = files.path("mute.m4a");
     let made = Command::new("ffmpeg")
         .args(["-loglevel", "error", "-i", &large, "-vn", "-c:a", "libmp3lame", "-f", "mp4"])
@@ -117,6 +115,7 @@ async fn files_that_do_not_go_together_are_refused_and_the_old_encode_plays_on()
         (&scattered, "rendition_keyframes", ["scattered.mp4", "regular distance", "-force_key_frames"]),
         (&short, "renditions_length", ["325 frames in large.mp4", "275 in short.mp4", "same source"]),
         (&other, "rendition_codec", ["other.mp4", "mpeg4", "libx264"]),
+        (&square, "renditions_shape", ["640x360 in large.mp4", "240x240 in square.mp4", "one shape"]),
         (&wide, "rendition_colour", ["wide.mp4", "yuv444p", "yuv420p"]),
         (mute, "rendition_sound", ["mute.m4a", "mp3", "-c:a aac"]),
     ] {
@@ -131,7 +130,12 @@ async fn files_that_do_not_go_together_are_refused_and_the_old_encode_plays_on()
     let master = text(&playback(&cluster, &media_id).await).await;
     assert!(master.contains("RESOLUTION=320x180") && !master.contains("640x360"), "{master}");
 
-    // What is no rendition at all is refused at once.
+    cluster.check_running();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_rendition_is_refused_at_once() {
+    let (mut cluster, media_id) = start().await;
     let path = format!("/v1/media/{media_id}/transcode");
     let whole = cluster
         .request(Method::POST, "/v1/uploads")
@@ -148,6 +152,23 @@ async fn files_that_do_not_go_together_are_refused_and_the_old_encode_plays_on()
         assert_eq!((status, &problem["code"]), (422, &"renditions_invalid".into()), "{problem}");
         assert_eq!(problem["errors"][0]["pointer"], "/renditions/0", "{problem}");
     }
+    let upload = |concat: &str, length: &str| {
+        let request = cluster.request(Method::POST, "/v1/uploads").header("Tus-Resumable", "1.0.0");
+        let request = request.header("Upload-Concat", concat);
+        if concat == "partial" { request.header("Upload-Length", length) } else { request }
+    };
+    let created = async |request: reqwest::RequestBuilder| {
+        let answer = request.send().await.unwrap();
+        answer.headers()["location"].to_str().unwrap().to_owned()
+    };
+    let taken = created(upload("partial", "5")).await;
+    let waiting = created(upload("partial", "5")).await;
+    created(upload(&format!("final;{taken} {waiting}"), "")).await;
+    let body = json!({ "renditions": [taken.rsplit('/').next().unwrap()] });
+    let answer = cluster.request(Method::POST, &path).json(&body).send().await.unwrap();
+    let problem: Value = answer.json().await.unwrap();
+    assert_eq!(problem["code"], "renditions_invalid", "{problem}");
+    assert!(problem["errors"][0]["detail"].as_str().unwrap().contains("final upload"), "{problem}");
     cluster.check_running();
 }
 
@@ -221,7 +242,6 @@ async fn sound_of_its_own_file_is_taken_and_a_failed_ladder_is_tried_again() {
     let played = digests(&format!("{base}/a0/index.m3u8"), "0:a", &["-c", "copy"]);
     let packets = digests(&sound, "0:a", &["-c", "copy"]);
     assert!(packets.windows(played.len()).any(|window| window == played), "other packets");
-    assert!(Path::new(&large).is_file());
 
     let bad = files.make("bad.mp4", "320x180", "-c:v libx264 -g 400 -c:a aac");
     let (went_well, failed, said) = renditions(&cluster, &media_id, &[&bad]).await;

@@ -3,9 +3,19 @@
 use std::collections::{BTreeMap, HashMap};
 
 use proptest::prelude::*;
-use schemas::{ids::JobId, job::JobKind, subjects::JobPriority};
+use schemas::{
+    ids::JobId,
+    job::JobKind,
+    pause::{QueuePause, QueuePauses},
+    subjects::JobPriority,
+};
+use tokio::time::Instant;
 
-use crate::queue::{FairQueue, WaitingJob};
+use crate::{
+    config::DispatchConfig,
+    queue::{FairQueue, WaitingJob},
+    state::DispatchState,
+};
 
 fn job_id(number: u64) -> JobId {
     let mut bytes = [0; 16];
@@ -208,4 +218,22 @@ fn a_position_counts_own_jobs_and_owners() {
     let place = queue.position(job_id(4)).unwrap();
     assert_eq!((place.own_jobs_ahead, place.owners), (3, 2));
     assert_eq!(queue.position(job_id(77)), None);
+}
+
+#[test]
+fn one_paused_owner_hides_no_other_job_that_waits() {
+    let mut state = DispatchState::new(DispatchConfig::default());
+    let pause = QueuePause { paused_at_ms: 1, paused_by: "admin".into(), reason: None };
+    state.set_pauses(QueuePauses {
+        owners: ["many", "other"].map(|owner| (owner.to_owned(), pause.clone())).into(),
+        ..QueuePauses::default()
+    });
+    for number in (1..=2_000).rev() {
+        state.let_wait(&waiting(number, "many", JobPriority::P1));
+    }
+    state.let_wait(&waiting(3_000, "other", JobPriority::P1));
+    state.let_wait(&waiting(4_000, "free", JobPriority::P1));
+    let mut hindered = state.hindered_jobs(16, Instant::now());
+    hindered.sort_unstable();
+    assert_eq!(hindered, [1, 3_000, 4_000].map(job_id));
 }

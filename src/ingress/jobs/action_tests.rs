@@ -69,7 +69,8 @@ impl Encoded {
     }
 
     async fn act(&self, action: JobAction, job: &JobRecord) -> Option<JobActionOutcome> {
-        self.actions(0).act_on_job(job.job_id, &order(action), &action_job()).await.unwrap()
+        let (actions, order, by) = (self.actions(0), order(action), action_job());
+        Box::pin(actions.act_on_job(job.job_id, &order, &by)).await.unwrap()
     }
 
     async fn send_as(&self, key: &str, method: &str, path: &str, body: &Value) -> Answer {

@@ -196,6 +196,9 @@ pub(crate) fn explain_encode_failure(error: NextEncodeError) -> Problem {
         NextEncodeError::SourceGone(_) => Problem::new(ProblemCode::SourceGone),
         NextEncodeError::Quota(problem) => *problem,
         NextEncodeError::NoRoom(limit) => limit.to_problem(),
+        NextEncodeError::RenditionGone(_) => {
+            Problem::new(ProblemCode::RenditionsInvalid).with_detail(error.to_string())
+        }
         NextEncodeError::TooManyEncodes(_) => Problem::new(ProblemCode::EncodesTooMany),
         NextEncodeError::TooManySuperseded(_) => Problem::new(ProblemCode::EncodesInUse),
     }

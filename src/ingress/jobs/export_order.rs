@@ -6,10 +6,10 @@ use web::{error::Problem, problem_code::ProblemCode};
 
 use crate::AppState;
 
-/// What the job sends and where; a name is looked up when it is sent. `to_pointer` says where in the request a member of the job stands.
+/// What the job sends and where, as `asked_by` asks for it; a name is looked up when it is sent. `to_pointer` says where in the request a member of the job stands.
 pub(super) fn read_order(
     app: &AppState,
-    wanted: &ExportJobRequest,
+    (wanted, asked_by): (&ExportJobRequest, &str),
     to_pointer: impl Fn(&str) -> String,
 ) -> Result<ExportOrder, Problem> {
     let invalid = |member: &str, detail: String| {
@@ -36,5 +36,6 @@ pub(super) fn read_order(
         audio: wanted.audio.clone(),
         url: Some(url.expose().to_owned()),
         shown: url.shown(),
+        asked_by: Some(asked_by.to_owned()),
     })
 }

@@ -494,7 +494,7 @@ struct JobFetchDocument {
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 #[schemars(rename = "JobExport")]
 struct JobExportDocument<'a> {
-    /// Scheme, host and path of the address, for its owner alone; never its query.
+    /// Scheme, host and path of the address, for who asked for the job alone; never its query.
     #[serde(skip_serializing_if = "Option::is_none")]
     target: Option<&'a str>,
     /// Which file.
@@ -509,8 +509,9 @@ struct JobExportDocument<'a> {
 
 impl<'a> JobExportDocument<'a> {
     fn of(job: &'a job::JobRecord, who: &Principal) -> Option<Self> {
-        let order = job.export.as_ref()?;
-        let target = (who.owner == job.owner).then_some(order.shown.as_str());
+        let order = job.export.as_deref()?;
+        let asked_by = order.asked_by.as_ref().unwrap_or(&job.owner);
+        let target = (who.owner == *asked_by).then_some(order.shown.as_str());
         Some(Self { target, file: order.file, height: order.height, audio: order.audio.as_deref() })
     }
 }
@@ -664,7 +665,7 @@ fn build_job_document<'a>(
         fetch: None,
         thumbnails: job.thumbnails.as_ref(),
         export: None,
-        exported: job.exported.as_ref(),
+        exported: job.exported.as_deref(),
         progress: JobProgressDocument { done_ms, total_ms, percent: whole_percent(done_ms, total_ms) },
         parts: parts.iter().map(|(name, part)| build_part_document(job, name, part.as_ref())).collect(),
         created_at_ms: job.created_at_ms,

@@ -11,7 +11,9 @@ use schemas::{
     ids::{JobId, MediaId},
     job::{JobRecord, JobStatus},
     media::{self, MediaAttempt, MediaReopened, MediaStatus, ReopenStep},
+    renditions::RenditionFile,
     schedule::ScheduledRun,
+    upload::{UploadRecord, UploadStatus},
 };
 use store::Store;
 
@@ -53,6 +55,9 @@ pub enum NextEncodeError {
     /// The source was removed: there is nothing to begin with.
     #[error("the source of {0} is gone; upload it again")]
     SourceGone(MediaId),
+    /// The upload of a rendition has ended, or belongs to a final upload.
+    #[error("the upload of the rendition {0} has ended; upload the files again")]
+    RenditionGone(String),
     /// There is no number left for another encode.
     #[error("{0} has {ENCODES_MAX} encodes")]
     TooManyEncodes(MediaId),
@@ -75,6 +80,7 @@ impl NextEncodeError {
             Self::Store(_) => "store_unavailable",
             Self::UnknownMedium(_) => "not_found",
             Self::SourceGone(_) => "source_gone",
+            Self::RenditionGone(_) => "renditions_invalid",
             Self::TooManyEncodes(_) => "encodes_too_many",
             Self::Quota(problem) => problem.code(),
             Self::NoRoom(limit) => limit.problem_code().code(),
@@ -254,6 +260,7 @@ async fn begin_encode(
         return Err(NextEncodeError::SourceGone(media_id));
     };
     check_source(store, media_id, &source.key).await?;
+    keep_renditions(bus, &settings.renditions).await?;
     let encode = next_encode_number(bus, record).await?;
     let status = if record.status == MediaStatus::Failed { MediaStatus::Stored } else { record.status };
     let step = ReopenStep::Encode { encode, source, technical: Box::new(technical), settings };
@@ -283,6 +290,27 @@ pub async fn check_source(store: &Store, media_id: MediaId, key: &str) -> Result
         Err(store::StoreError::NotFound { .. }) => Err(NextEncodeError::SourceGone(media_id)),
         Err(error) => Err(NextEncodeError::Store(error)),
     }
+}
+
+/// How long uploads of renditions are kept at least from when an encode of them begins, in milliseconds.
+const RENDITIONS_KEPT_MS: u64 = 86_400_000;
+
+/// Keeps the uploads of renditions for an encode of them, also for one that is tried again.
+async fn keep_renditions(bus: &Bus, files: &[RenditionFile]) -> Result<(), NextEncodeError> {
+    let until_ms = nats::now_ms().saturating_add(RENDITIONS_KEPT_MS);
+    let is_free =
+        |upload: &UploadRecord| upload.status == UploadStatus::Received && upload.final_upload_id().is_none();
+    for file in files {
+        let key = file.upload_id.to_string();
+        let kept = bus.change_record::<UploadRecord>(&key, |found| {
+            let record = found.filter(|upload| is_free(upload) && upload.expires_at_ms < until_ms)?;
+            Some((UploadRecord { expires_at_ms: until_ms, ..record.clone() }, Outbox::new()))
+        });
+        if Box::pin(kept).await?.is_none_or(|held| !is_free(&held.record)) {
+            return Err(NextEncodeError::RenditionGone(file.name.clone()));
+        }
+    }
+    Ok(())
 }
 
 /// A number that no encode of the medium ever had.

@@ -126,7 +126,8 @@ pub(super) static SUBMIT_JOB: Operation = Operation::change(
 /// damaged fails the job with the code `media_damaged`, and `verified` names what. Of one that is being verified it is that job. Of the kind
 /// `thumbnails`, it makes pictures of what plays at up to 32 times, which `GET /v1/media/{media_id}/thumbnail` answers then. Of the kind
 /// `export`, it sends the file that was uploaded, or what plays as one MP4 file, by PUT to an address such as one that a store has signed, and
-/// `exported` says its SHA-256; each try sends all of it, and no schedule keeps its address. With `run_at_ms` it begins
+/// `exported` says its SHA-256; each try sends all of it, and no schedule keeps its address. An API key needs the scope `streaming` for it,
+/// too. With `run_at_ms` it begins
 /// at that time, by a schedule that fires once, and can be changed or removed until then.
 #[utoipa::path(
     post,
@@ -137,6 +138,7 @@ pub(super) static SUBMIT_JOB: Operation = Operation::change(
     request_body(content = ref("#/components/schemas/JobSubmission"), content_type = "application/json"),
     responses(
         (status = 202, description = "The job, or the schedule", body = ref("#/components/schemas/JobSubmitted"), headers(("Location"))),
+        (status = 403, description = "The API key has no scope for a job of this kind: `code` is `scope_missing`"),
         (status = 404, description = "There is no such medium, or it is not yours"),
         (status = 409, description = "The medium can't be encoded now, or nothing is kept of it, or there are too many schedules: `code` says which"),
         (status = 422, description = "There is no such kind or profile, the time has passed, or nothing is sent to this address: `code` says which"),
@@ -260,7 +262,12 @@ async fn submit(
             Ok(JobSubmittedDocument::of_job(job.job_id))
         }
         (JobRequest::Export(wanted), None) => {
-            let order = read_order(app, &wanted, |member| format!("{place}/job/{member}"))?;
+            // The receiver gets the bytes of the medium, as a player does.
+            if !who.has_scope(ApiKeyScope::Streaming) {
+                let detail = "a job of the kind `export` needs the scope `streaming`";
+                return Err(Problem::new(ProblemCode::ScopeMissing).with_detail(detail));
+            }
+            let order = read_order(app, (&wanted, &who.owner), |member| format!("{place}/job/{member}"))?;
             charge_work()?;
             let request = TaskRequest::new(job::EXPORT, wanted.media_id, wanted.priority);
             let request = TaskRequest { export: Some(order), ..request };

@@ -137,7 +137,7 @@ pub async fn begin_task(
         scheduled: origin.scheduled,
         retry_of: origin.retry_of,
         thumbnails,
-        export,
+        export: export.map(Box::new),
         ..JobRecord::new_task(job_id, kind, (media_id, &owner), (plan, priority), now_ms)
     };
     let queued = JobQueued { job_id, media_id, owner, kind: kind.to_owned(), part_count: 1, total_ms };

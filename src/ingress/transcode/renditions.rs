@@ -62,6 +62,14 @@ pub(super) async fn begin_own_ladder(
     Ok(TranscodeDocument { job_id, media_id, encode, profile, priority, range: None })
 }
 
+/// Why a part of a final upload is refused: its bytes go with that.
+const TAKEN: &str = "it is part of a final upload: upload the file again";
+
+/// True for what is whole and belongs to no final upload.
+fn is_free(upload: &UploadRecord) -> bool {
+    upload.status == UploadStatus::Received && upload.final_upload_id().is_none()
+}
+
 /// The file of a partial upload of `owner`, which is kept for the time of an upload from now on; the inner error says why it is none.
 async fn keep_file(
     app: &AppState,
@@ -76,6 +84,9 @@ async fn keep_file(
     if !upload.is_partial() {
         return Ok(Err("it is no partial upload: it becomes a medium of its own"));
     }
+    if upload.final_upload_id().is_some() {
+        return Ok(Err(TAKEN));
+    }
     match upload.status {
         UploadStatus::Received => {}
         UploadStatus::Open => return Ok(Err("bytes of it are missing")),
@@ -83,12 +94,14 @@ async fn keep_file(
     }
     let until_ms = app.config.uploads.expires_at_ms(nats::now_ms());
     let kept = app.bus.change_record::<UploadRecord>(&key, |found| {
-        let record = found.filter(|upload| upload.status == UploadStatus::Received)?;
+        let record = found.filter(|upload| is_free(upload))?;
         let expires_at_ms = record.expires_at_ms.max(until_ms);
         Some((UploadRecord { expires_at_ms, ..record.clone() }, Outbox::new()))
     });
-    if Box::pin(kept).await?.is_none_or(|held| held.record.status != UploadStatus::Received) {
-        return Ok(Err("it has ended: upload the file again"));
+    match Box::pin(kept).await? {
+        Some(held) if is_free(&held.record) => {}
+        Some(held) if held.record.final_upload_id().is_some() => return Ok(Err(TAKEN)),
+        _ => return Ok(Err("it has ended: upload the file again")),
     }
     Ok(Ok(RenditionFile {
         upload_id,

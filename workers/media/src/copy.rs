@@ -59,10 +59,17 @@ pub enum FrameFault {
     },
     /// An edit list hides frames.
     Hidden,
-    /// It begins with another frame than a keyframe, or has more keyframes than [`KEY_FRAMES_MAX`].
+    /// It begins with another frame than a keyframe, has more keyframes than [`KEY_FRAMES_MAX`], or shows one before an earlier one.
     Keyframes,
     /// What its decoder is set up by changes on the way.
     Changing,
+    /// What its decoder is set up by stands among the frames.
+    ParameterSets,
+    /// A keyframe is none that forgets all before it (IDR).
+    OpenGroups {
+        /// When it is shown, in milliseconds from the first one.
+        at_ms: u64,
+    },
 }
 
 /// The packets of a track of sound.

@@ -2,7 +2,7 @@
 
 use schemas::{
     job::{AudioPlan, EncodePlan, LadderRung, PARTS_MAX, VideoPlan},
-    media::Rational,
+    media::{MediaWarning, Rational, warning_codes},
     renditions::{CopyPlan, FrameCopy, RenditionFile, SoundCopy},
 };
 
@@ -32,6 +32,8 @@ pub struct CopiedTracks {
     pub rungs: Vec<CopiedRung>,
     /// The sound, if there is any.
     pub sound: Option<CopiedSound>,
+    /// Tracks of the files that are left out.
+    pub warnings: Vec<MediaWarning>,
 }
 
 /// A rung whose frames are copied.
@@ -78,9 +80,13 @@ pub fn plan_copied(
     copied: CopiedTracks,
 ) -> Result<EncodePlan, NoEncodableTrack> {
     let mut plan = plan_encode(input)?;
+    let mut warnings = copied.warnings;
     let duration_ms = frames_to_ms(copied.frame_count, copied.frame_rate);
     if duration_ms.abs_diff(plan.duration_ms) > SUBTITLES_OFF_MS_MAX {
-        plan.subtitles.clear();
+        warnings.extend(plan.subtitles.drain(..).map(|track| MediaWarning {
+            code: warning_codes::SUBTITLE_TRACK_DROPPED.to_owned(),
+            detail: format!("track {} of the source: the files are of another length", track.stream_index),
+        }));
     }
     let parts_max = PARTS_MAX.saturating_sub(2);
     let ranges = cut_ranges(copied.frame_count, copied.segment_frames, input.profile, parts_max);
@@ -108,8 +114,14 @@ pub fn plan_copied(
     plan.duration_ms = duration_ms;
     plan.range = None;
     plan.reasons = vec![format!("{} files are copied", copied.files.len())];
-    plan.warnings = Vec::new();
-    plan.copy = Some(CopyPlan { files: copied.files, frames, sound: copied.sound.map(|sound| sound.copy) });
+    let source_sound = input.technical.audio.iter().skip(plan.audio.len());
+    warnings.extend(source_sound.map(|track| MediaWarning {
+        code: warning_codes::AUDIO_TRACK_DROPPED.to_owned(),
+        detail: format!("track {} of the source: {}", track.index, track.codec),
+    }));
+    plan.warnings = warnings;
+    plan.copy =
+        Some(Box::new(CopyPlan { files: copied.files, frames, sound: copied.sound.map(|sound| sound.copy) }));
     plan.options_digest = String::new();
     plan.options_digest = compute_digest(&plan);
     Ok(plan)

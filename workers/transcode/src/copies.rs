@@ -14,7 +14,9 @@ use schemas::{
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::{TranscodeContext, error::TranscodeError, source::StoredMediaSource, spec};
+use crate::{
+    TranscodeContext, error::TranscodeError, own_ladder::RenditionFault, source::StoredMediaSource, spec,
+};
 
 /// Outputs between a child and the part.
 const OUTPUTS_QUEUED_MAX: usize = 2;
@@ -34,9 +36,24 @@ fn open_file(
 /// Refuses to begin while a file is not there.
 pub(crate) async fn check_files(context: &TranscodeContext, copy: &CopyPlan) -> Result<(), TranscodeError> {
     for file in &copy.files {
-        context.store.head(&file.key).await?;
+        check_file(context, file).await?;
     }
     Ok(())
+}
+
+/// Refuses a file that is not there: its upload has expired.
+pub(crate) async fn check_file(
+    context: &TranscodeContext,
+    file: &RenditionFile,
+) -> Result<(), TranscodeError> {
+    match context.store.head(&file.key).await {
+        Ok(_) => Ok(()),
+        Err(store::StoreError::NotFound { .. }) => {
+            let detail = format!("{}: its bytes are not stored any more, upload it again", file.name);
+            Err(RenditionFault { code: "rendition_gone", detail }.into())
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Copies a range of every rung; rendition `n` is rung `n` of the plan.

@@ -125,7 +125,7 @@ pub async fn run_transcode(
         ],
     };
     let parts = consume::StageQueue::of_jobs(JobQueue::Transcode);
-    let planner = Arc::new(planner::TranscodePlanner { context: Arc::clone(&context) });
+    let planner = Arc::new(planner::TranscodePlanner::new(Arc::clone(&context), shutdown.clone()));
     let maker = Arc::new(part::PartProcessor::new(Arc::clone(&context)));
     // On the heap: their futures are larger than that of a role may be.
     let planning = Box::pin(consume::run_gated_stage(

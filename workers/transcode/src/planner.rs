@@ -1,6 +1,9 @@
 //! The planner: from `evt.media.stored`, or `evt.media.reopened`, to a job record, whose parts the dispatcher lets into the queue.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use nats::metrics::{
     labels::JobOutcome,
@@ -20,9 +23,15 @@ use schemas::{
 };
 
 use sha2::{Digest, Sha256};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
-    KIND, PLAN_DURABLE, TranscodeContext, error::TranscodeError, job_result, outage, own_ladder, playable,
+    KIND, PLAN_DURABLE, TranscodeContext,
+    error::TranscodeError,
+    job_result, outage,
+    own_ladder::{self, RenditionFault},
+    playable,
 };
 
 /// Number of the first encode of a medium.
@@ -31,12 +40,25 @@ const FIRST_ENCODE: u32 = 1;
 /// How long a plan whose profile is not known here is left to other workers, in milliseconds, before it is looked at again.
 const OTHER_SETTINGS_DELAY_MS: u64 = 2_000;
 
+/// Encodes of which a worker looks through files at the same time: all else that is to be planned has the other slots.
+const SURVEYS_MAX: usize = 1;
+
+/// How long an encode waits whose files can't be looked through now, in milliseconds.
+const SURVEY_DELAY_MS: u64 = 5_000;
+
+/// Longest time in which the files of an encode are looked through, in milliseconds. After an hour without a job the ingress may begin another
+/// encode of the medium.
+const SURVEY_MS_MAX: u64 = 3_000_000;
+
 /// Why an encode was not made that waited for its plan.
 const SUPERSEDED_DETAIL: &str = "a newer encode of the medium was begun before this one was planned";
 
 /// Plans what was stored, and what is encoded anew.
 pub(crate) struct TranscodePlanner {
-    pub(crate) context: Arc<TranscodeContext>,
+    context: Arc<TranscodeContext>,
+    surveys: Semaphore,
+    /// Fires when the process has to stop.
+    stop: CancellationToken,
 }
 
 /// An event of the durable.
@@ -97,7 +119,8 @@ impl PipelineStage for TranscodePlanner {
                     tracing::info!(media.id = %wanted.media_id, profile = name, "left to workers that have the profile");
                     return Ok(StageOutcome::Later { delay_ms: OTHER_SETTINGS_DELAY_MS });
                 }
-                planned => planned?,
+                Ok(later @ StageOutcome::Later { .. }) => return Ok(later),
+                planned => drop(planned?),
             }
             outage::clear_delay(&self.context.bus, wanted.media_id).await;
         }
@@ -124,31 +147,49 @@ impl PipelineStage for TranscodePlanner {
 }
 
 impl TranscodePlanner {
+    /// A planner that gives up what takes long once `stop` fires.
+    pub(crate) fn new(context: Arc<TranscodeContext>, stop: CancellationToken) -> Self {
+        Self { context, surveys: Semaphore::new(SURVEYS_MAX), stop }
+    }
+
     /// True while a rolling change of the settings may bring what is missing here.
     fn may_wait(&self, stored_at_ms: u64) -> bool {
         let until_ms = stored_at_ms.saturating_add(self.context.config.other_version_wait_ms);
         nats::estimated_broker_now_ms() < until_ms
     }
 
-    /// Plans what was asked for at `stored_at_ms` by the broker's clock.
-    async fn plan_job(&self, wanted: &EncodeRequest, stored_at_ms: u64) -> Result<(), TranscodeError> {
+    /// Does what is left for an event of which no plan is to be made; false when there is one to make.
+    async fn is_settled(&self, wanted: &EncodeRequest, stored_at_ms: u64) -> Result<bool, TranscodeError> {
         let key = wanted.media_id.to_string();
         let Some(medium) = self.context.bus.load_record::<media::MediaRecord>(&key).await? else {
             tracing::info!(media.id = key, "removed meanwhile, nothing to plan");
-            return Ok(());
+            return Ok(true);
         };
         if let Some(job) = self.find_job(wanted.media_id, wanted.encode).await? {
             // Only what a crash may have left undone between its record and those of its parts.
-            return self.keep_made_parts(&job).await;
+            self.keep_made_parts(&job).await?;
+            return Ok(true);
         }
         // An old event that comes again must not make again what its medium outlived.
         if has_outlived(&medium.record, wanted.encode) {
             // Of a recent one the job would be there still: a newer encode was begun before anybody planned it.
             let is_recent = stored_at_ms.saturating_add(self.context.config.ended_kept_ms) > nats::now_ms();
             if is_recent && medium.record.attempt.encode > wanted.encode {
-                return self.store_failed_job(wanted, job::JOB_SUPERSEDED, SUPERSEDED_DETAIL).await;
+                self.store_failed_job(wanted, job::JOB_SUPERSEDED, SUPERSEDED_DETAIL).await?;
             }
-            return Ok(());
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    /// Plans what was asked for at `stored_at_ms` by the broker's clock.
+    async fn plan_job(
+        &self,
+        wanted: &EncodeRequest,
+        stored_at_ms: u64,
+    ) -> Result<StageOutcome, TranscodeError> {
+        if self.is_settled(wanted, stored_at_ms).await? {
+            return Ok(StageOutcome::Done);
         }
         let config = &self.context.config;
         let profile_name = wanted.settings.profile.as_ref().unwrap_or(&config.profile);
@@ -162,15 +203,56 @@ impl TranscodePlanner {
             profile,
             range: wanted.settings.range,
         };
-        let renditions = &wanted.settings.renditions;
-        let plan = if renditions.is_empty() {
+        let plan = if wanted.settings.renditions.is_empty() {
             plan::plan_encode(&input)?
         } else {
-            Box::pin(own_ladder::plan_own_ladder(&self.context, &input, renditions)).await?
+            let Some(plan) = Box::pin(self.plan_renditions(wanted, &input)).await? else {
+                return Ok(StageOutcome::Later { delay_ms: SURVEY_DELAY_MS });
+            };
+            // It took minutes, in which the medium may have been removed or encoded anew.
+            if self.is_settled(wanted, stored_at_ms).await? {
+                return Ok(StageOutcome::Done);
+            }
+            plan
         };
         let job = self.store_job(build_job_record(wanted, plan)).await?;
         PLANS.increment(JobOutcome::Succeeded);
-        self.keep_made_parts(&job).await
+        self.keep_made_parts(&job).await?;
+        Ok(StageOutcome::Done)
+    }
+
+    /// Looks through the files of an encode; `None` when that has to be done later, or need not be done any more.
+    async fn plan_renditions(
+        &self,
+        wanted: &EncodeRequest,
+        input: &plan::EncodePlanInput<'_>,
+    ) -> Result<Option<job::EncodePlan>, TranscodeError> {
+        let Ok(_turn) = self.surveys.try_acquire() else { return Ok(None) };
+        // A child whose task is dropped is killed.
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => Ok(None),
+            () = self.wait_until_unwanted(wanted) => Ok(None),
+            planned = own_ladder::plan_own_ladder(&self.context, input, &wanted.settings.renditions) => planned.map(Some),
+            () = tokio::time::sleep(Duration::from_millis(SURVEY_MS_MAX)) => {
+                let minutes = SURVEY_MS_MAX / 60_000;
+                let detail = format!("the files could not be read within {minutes} minutes: send smaller ones, or fewer");
+                Err(RenditionFault { code: "renditions_too_slow", detail }.into())
+            }
+        }
+    }
+
+    /// Waits until the medium is removed or encoded anew. While the broker is away nothing is known of it.
+    async fn wait_until_unwanted(&self, wanted: &EncodeRequest) {
+        let (bus, key) = (&self.context.bus, wanted.media_id.to_string());
+        loop {
+            tokio::time::sleep(Duration::from_millis(self.context.config.renew_interval_ms)).await;
+            if let Ok(found) = bus.load_record::<media::MediaRecord>(&key).await
+                && found.is_none_or(|held| has_outlived(&held.record, wanted.encode))
+            {
+                return;
+            }
+        }
     }
 
     async fn find_job(
@@ -212,7 +294,7 @@ impl TranscodePlanner {
         let plan = plan::unplanned(&wanted.source, &wanted.technical, profile);
         // Another try is of the same files.
         let files = wanted.settings.renditions.clone();
-        let copy = (!files.is_empty()).then(|| CopyPlan { files, frames: Vec::new(), sound: None });
+        let copy = (!files.is_empty()).then(|| Box::new(CopyPlan { files, frames: Vec::new(), sound: None }));
         let plan = job::EncodePlan { range: wanted.settings.range, copy, ..plan };
         let mut job = build_job_record(wanted, plan);
         let failed = job_result::mark_failed(&mut job, code, detail, self.context.config.ended_kept_ms);

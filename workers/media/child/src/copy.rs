@@ -23,6 +23,9 @@ struct TrackReader {
     opened: CheckedInput,
     stream: usize,
     time_base: Rational,
+    wire: Arc<ParentPipe>,
+    /// Packets that were read, also those that are skipped.
+    steps: u64,
 }
 
 impl TrackReader {
@@ -32,7 +35,8 @@ impl TrackReader {
         let time_base = opened.input.stream(index).map(|track| track.time_base());
         let Some(time_base) = time_base else { return Err(mismatch(format!("no stream {stream}"))) };
         ffi::discard_other_streams(&mut opened.input, &[index]);
-        Ok(Self { opened, stream: index, time_base })
+        let steps = wire.last_step();
+        Ok(Self { opened, stream: index, time_base, wire: Arc::clone(wire), steps })
     }
 
     /// The muxer of a rendition that is described as the track is.
@@ -48,8 +52,13 @@ impl TrackReader {
         loop {
             let mut packet = Packet::empty();
             match packet.read(&mut self.opened.input) {
-                Ok(()) if packet.stream() == self.stream => return Ok(Some(packet)),
-                Ok(()) => {}
+                Ok(()) => {
+                    self.steps += 1;
+                    self.wire.send_heartbeat(self.steps)?;
+                    if packet.stream() == self.stream {
+                        return Ok(Some(packet));
+                    }
+                }
                 Err(LibError::Eof) => return Ok(None),
                 Err(error) => return Err(error).or_refused(MediaErrorCode::MediaCorrupt, "read a packet"),
             }

@@ -91,6 +91,11 @@ impl ParentPipe {
         self.send(&ChildMessage::Progress { done })
     }
 
+    /// The step that was reported last: those of another run through the file go on behind it.
+    pub(crate) fn last_step(&self) -> u64 {
+        self.reported.lock().steps
+    }
+
     /// Reports that work goes on while there is no progress; like [`ParentPipe::send_progress`].
     pub(crate) fn send_heartbeat(&self, steps: u64) -> MediaChildResult<()> {
         let mut reported = self.reported.lock();

@@ -6,7 +6,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::sync::Arc;
 
-use ffmpeg_next::{Error as LibError, Packet, Rational, packet};
+use ffmpeg_next::{Error as LibError, Packet, Rational, Stream, packet};
 use media::{
     DELAY_FRAMES_MAX, FrameFault, FrameIndex, KEY_FRAMES_MAX, MediaErrorCode, MediaProbe, MediaRatio,
     MediaSurvey, SoundIndex,
@@ -25,14 +25,15 @@ pub(crate) fn survey_source(wire: &Arc<ParentPipe>, job: &ChildJob) -> MediaChil
     let time_base = |index: u32| opened.input.stream(usize::try_from(index).unwrap_or(usize::MAX));
     let mut frames = probe.best_video().and_then(|stream| {
         let rate = stream.video.as_ref()?.average_frame_rate;
-        Some(FrameScan::new(stream.index, time_base(stream.index)?.time_base(), rate))
+        Some(FrameScan::new(&time_base(stream.index)?, stream.index, rate))
     });
     let mut sound = find_sound(&probe).and_then(|(stream, rate_hz)| {
         let track = time_base(stream)?;
         let packet_samples = ffi::read_parameters(&track).packet_samples;
         Some(SoundScan::new(stream, track.time_base(), rate_hz, packet_samples))
     });
-    let mut steps = 0;
+    // The probe has reported steps of its own, and they only grow.
+    let mut steps = wire.last_step();
     loop {
         let mut packet = Packet::empty();
         match packet.read(&mut opened.input) {
@@ -88,13 +89,16 @@ pub(crate) fn frame_number(ticks: i64, time_base: Rational, rate: MediaRatio) ->
 struct FrameScan {
     index: FrameIndex,
     time_base: Rational,
+    /// None where NAL units are not looked at.
+    nal_length_bytes: Option<usize>,
     /// Numbers that are shown next, not yet in order.
     waiting: BinaryHeap<Reverse<i64>>,
     next_number: i64,
 }
 
 impl FrameScan {
-    fn new(stream: u32, time_base: Rational, frame_rate: MediaRatio) -> Self {
+    fn new(track: &Stream<'_>, stream: u32, frame_rate: MediaRatio) -> Self {
+        let time_base = track.time_base();
         let index = FrameIndex {
             stream,
             first_ticks: 0,
@@ -105,7 +109,8 @@ impl FrameScan {
             delay_frames: 0,
             fault: (!frame_rate.is_usable()).then_some(FrameFault::Irregular { at_ms: 0 }),
         };
-        Self { index, time_base, waiting: BinaryHeap::new(), next_number: 0 }
+        let nal_length_bytes = ffi::read_nal_length_bytes(track);
+        Self { index, time_base, nal_length_bytes, waiting: BinaryHeap::new(), next_number: 0 }
     }
 
     fn add_packet(&mut self, packet: &Packet) {
@@ -137,10 +142,20 @@ impl FrameScan {
         if delay > DELAY_FRAMES_MAX {
             return self.note_irregular(number);
         }
+        let units = NalUnits::of(packet.data().unwrap_or_default(), self.nal_length_bytes);
+        if units.has_parameters {
+            return self.note_fault(FrameFault::ParameterSets);
+        }
+        if packet.is_key() && units.has_slices && !units.has_idr {
+            return self.note_fault(FrameFault::OpenGroups { at_ms: self.to_ms(number) });
+        }
         self.index.frame_count += 1;
         if packet.is_key() {
             match u32::try_from(number) {
-                Ok(number) if self.index.key_frames.len() < KEY_FRAMES_MAX => {
+                Ok(number)
+                    if self.index.key_frames.len() < KEY_FRAMES_MAX
+                        && self.index.key_frames.last().is_none_or(|last| *last < number) =>
+                {
                     self.index.key_frames.push(number);
                 }
                 _ => return self.note_fault(FrameFault::Keyframes),
@@ -169,14 +184,51 @@ impl FrameScan {
         self.index
     }
 
-    fn note_irregular(&mut self, number: i64) {
+    /// When a frame is shown, in milliseconds.
+    fn to_ms(&self, number: i64) -> u64 {
         let rate = self.index.frame_rate;
         let ms = i128::from(number.max(0)) * i128::from(rate.den) * 1_000 / i128::from(rate.num.max(1));
-        self.note_fault(FrameFault::Irregular { at_ms: u64::try_from(ms).unwrap_or(u64::MAX) });
+        u64::try_from(ms).unwrap_or(u64::MAX)
+    }
+
+    fn note_irregular(&mut self, number: i64) {
+        self.note_fault(FrameFault::Irregular { at_ms: self.to_ms(number) });
     }
 
     fn note_fault(&mut self, fault: FrameFault) {
         self.index.fault.get_or_insert(fault);
+    }
+}
+
+/// What NAL units an H.264 sample holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct NalUnits {
+    /// Sets of parameters of sequences or pictures.
+    has_parameters: bool,
+    /// Slices of pictures of any kind.
+    has_slices: bool,
+    /// Slices of a picture that forgets all before it.
+    has_idr: bool,
+}
+
+impl NalUnits {
+    /// Looks at a sample whose units stand behind lengths of so many bytes; what is cut off is not looked at. Types as in ITU-T H.264,
+    /// table 7-1.
+    fn of(mut bytes: &[u8], length_bytes: Option<usize>) -> Self {
+        let mut found = Self::default();
+        let Some(length_bytes) = length_bytes else { return found };
+        while let Some((length, rest)) = bytes.split_at_checked(length_bytes) {
+            let length = length.iter().fold(0_usize, |length, byte| (length << 8) | usize::from(*byte));
+            let Some((unit, behind)) = rest.split_at_checked(length) else { break };
+            match unit.first().map(|header| header & 0x1f) {
+                Some(1..=4) => found.has_slices = true,
+                Some(5) => (found.has_slices, found.has_idr) = (true, true),
+                Some(7 | 8) => found.has_parameters = true,
+                _ => {}
+            }
+            bytes = behind;
+        }
+        found
     }
 }
 
@@ -229,6 +281,22 @@ fn to_millis(seconds: f64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn units_of_a_sample_are_found() {
+        let units = |has_parameters, has_slices, has_idr| NalUnits { has_parameters, has_slices, has_idr };
+        for (bytes, length_bytes, wanted) in [
+            (&[0, 0, 0, 2, 0x06, 0, 0, 0, 0, 1, 0x65][..], Some(4), units(false, true, true)),
+            (&[0, 0, 0, 1, 0x41], Some(4), units(false, true, false)),
+            (&[0, 1, 0x67, 0, 1, 0x68, 0, 1, 0x65], Some(2), units(true, true, true)),
+            // Cut off, and of another codec.
+            (&[0, 0, 0, 9, 0x65], Some(4), units(false, false, false)),
+            (&[0, 0], Some(4), units(false, false, false)),
+            (&[0, 0, 0, 1, 0x65], None, units(false, false, false)),
+        ] {
+            assert_eq!(NalUnits::of(bytes, length_bytes), wanted, "{bytes:x?}");
+        }
+    }
 
     #[test]
     fn frames_are_counted_by_their_rate() {

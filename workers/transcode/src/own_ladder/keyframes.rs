@@ -93,11 +93,10 @@ mod tests {
     /// A film of 300 frames, 25 a second, with keyframes at these.
     fn survey(key_frames: Vec<u32>) -> MediaSurvey {
         let rate = MediaRatio::new(25, 1);
-        let square = MediaRatio::new(1, 1);
         let video = VideoStream {
             width: 640,
             height: 360,
-            sample_aspect: square,
+            sample_aspect: MediaRatio::new(1, 1),
             display_width: 640,
             display_height: 360,
             rotation_degrees: 0,
@@ -196,7 +195,9 @@ mod tests {
             // More keyframes where scenes change do no harm.
             (vec![each(50), [each(50), vec![77]].concat().into_iter().collect()], Ok((150, 50))),
             (vec![each(50), each(55)], Err("renditions_misaligned")),
-            (vec![vec![0, 50, 101, 150, 200, 250]], Err("rendition_keyframes")),
+            (vec![vec![0, 51, 101]], Err("rendition_keyframes")),
+            // The second segment of two is as long as it is.
+            (vec![vec![0, 51, 101, 149, 203, 251]], Ok((203, 203))),
             (vec![vec![0]], Err("rendition_keyframes")),
         ] {
             let files: Vec<Vec<u32>> = files

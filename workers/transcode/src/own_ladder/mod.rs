@@ -12,18 +12,19 @@ mod sound;
 
 use std::sync::Arc;
 
-use media::{MediaSurvey, MediaTaskError};
+use media::{MediaStreamKind, MediaSurvey, MediaTaskError};
 use packaging::{
     copied::{self, CopiedRung, CopiedTracks},
     plan::EncodePlanInput,
 };
 use schemas::{
     job::EncodePlan,
-    renditions::{FrameCopy, RenditionFile},
+    media::{MediaWarning, warning_codes},
+    renditions::{FrameCopy, RenditionFile, SoundCopy},
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{TranscodeContext, error::TranscodeError, source::StoredMediaSource};
+use crate::{TranscodeContext, copies, error::TranscodeError, source::StoredMediaSource};
 pub use files::RenditionFault;
 use files::{Pictures, SurveyedFile, to_rational};
 use keyframes::choose_segment;
@@ -42,7 +43,7 @@ pub(crate) async fn plan_own_ladder(
     let mut surveys = Vec::with_capacity(files.len());
     for file in files {
         // One that is not there is the store's answer here, instead of a failure of the child.
-        context.store.head(&file.key).await?;
+        copies::check_file(context, file).await?;
         let source = StoredMediaSource::new(context.store.clone(), file.key.clone(), file.size_bytes);
         match context.driver.survey(Arc::new(source), &CancellationToken::new()).await {
             Ok(survey) => surveys.push(survey),
@@ -96,9 +97,29 @@ pub(crate) fn plan_copies(
         segment_frames,
         gop_frames,
         rungs: pictures.iter().map(to_rung).collect(),
+        warnings: list_dropped(&surveyed, sound.as_ref().map(|sound| sound.copy)),
         sound,
     };
     Ok(copied::plan_copied(input, copied)?)
+}
+
+/// Tracks that nobody plays: subtitles of the files, and further sound of the file of which the first is taken. Of that of the others it is
+/// known that one of them is taken.
+fn list_dropped(surveyed: &[SurveyedFile<'_>], taken: Option<SoundCopy>) -> Vec<MediaWarning> {
+    let mut dropped = Vec::new();
+    for of in surveyed {
+        for stream in &of.survey.probe.streams {
+            let is_taken = |sound: SoundCopy| sound.file != of.place || sound.stream_index == stream.index;
+            let code = match stream.kind {
+                MediaStreamKind::Audio if !taken.is_none_or(is_taken) => warning_codes::AUDIO_TRACK_DROPPED,
+                MediaStreamKind::Subtitle => warning_codes::SUBTITLE_TRACK_DROPPED,
+                _ => continue,
+            };
+            let detail = format!("{}: track {}: {}", of.file.name, stream.index, stream.codec);
+            dropped.push(MediaWarning { code: code.to_owned(), detail });
+        }
+    }
+    dropped
 }
 
 fn to_rung(found: &Pictures<'_>) -> CopiedRung {

@@ -7,6 +7,9 @@ use super::files::{ADVICE, Pictures, RenditionFault, SurveyedFile, fault};
 /// Containers whose samples can be taken as they are, by FFmpeg's names.
 const CONTAINERS: [&str; 2] = ["mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"];
 
+/// By how much a side may be longer or shorter than the shape of the largest pictures has it, in pixels.
+const SIDE_ROUNDED_PIXELS: u32 = 2;
+
 /// The pictures of a file that can be copied; none of a file of sound alone.
 pub(super) fn find_pictures(of: SurveyedFile<'_>) -> Result<Option<Pictures<'_>>, RenditionFault> {
     let name = &of.file.name;
@@ -111,6 +114,19 @@ fn check_frames(found: &Pictures<'_>) -> Result<(), RenditionFault> {
             "rendition_keyframes",
             format!("{name}: it does not begin with a keyframe, or nearly each frame is one; {ADVICE}"),
         ),
+        Some(FrameFault::ParameterSets) => fault(
+            "rendition_parameters",
+            format!(
+                "{name}: parameter sets stand among its frames, copy it with -c copy -bsf:v 'filter_units=remove_types=7-8'"
+            ),
+        ),
+        Some(FrameFault::OpenGroups { at_ms }) => {
+            let detail = format!(
+                "{name}: its keyframe at {} is no IDR picture, encode it with closed groups (-flags +cgop, or -x264-params open-gop=0)",
+                seconds(at_ms)
+            );
+            fault("rendition_keyframes", detail)
+        }
         Some(FrameFault::Changing) => fault(
             "rendition_parameters",
             format!("{name}: its codec is set up anew on the way, encode it in one go"),
@@ -137,6 +153,14 @@ pub(super) fn check_pair(top: &Pictures<'_>, other: &Pictures<'_>) -> Result<(),
         );
         return fault("renditions_length", detail);
     }
+    if !is_same_shape(top.video, other.video) {
+        let (top_size, other_size) = (top.size(), other.size());
+        let detail = format!(
+            "{}x{} in {a}, {}x{} in {b}: encode all with pictures of one shape, without cutting them",
+            top_size.width, top_size.height, other_size.width, other_size.height
+        );
+        return fault("renditions_shape", detail);
+    }
     let colours = |video: &VideoStream| {
         format!("{}/{}/{}", video.color_primaries, video.color_transfer, video.color_space)
     };
@@ -149,4 +173,11 @@ pub(super) fn check_pair(top: &Pictures<'_>, other: &Pictures<'_>) -> Result<(),
         return fault("renditions_colour", detail);
     }
     Ok(())
+}
+
+/// True when `b` is `a` at another size, as the check of a finished encode has it; sides are rounded to even numbers.
+fn is_same_shape(a: &VideoStream, b: &VideoStream) -> bool {
+    let cross = |one: &VideoStream, other: &VideoStream| u64::from(one.width) * u64::from(other.height);
+    let rounded = u64::from(SIDE_ROUNDED_PIXELS) * (u64::from(a.width) + u64::from(a.height));
+    cross(a, b).abs_diff(cross(b, a)) <= rounded
 }

@@ -54,6 +54,21 @@ pub(crate) struct ColorTags {
     pub(crate) range: ffmpeg_next::color::Range,
 }
 
+/// Bytes of the length before each NAL unit of an H.264 track, as its `avcC` says (ISO/IEC 14496-15, 5.3.3.1); none of other tracks.
+pub(crate) fn read_nal_length_bytes(stream: &Stream<'_>) -> Option<usize> {
+    // SAFETY: the stream belongs to an open input that outlives the borrow, `codecpar` is set for its whole life, and `extradata` holds
+    // `extradata_size` bytes.
+    unsafe {
+        let par = (*stream.as_ptr()).codecpar;
+        let is_h264 = (*par).codec_id == ffmpeg_next::ffi::AVCodecID::AV_CODEC_ID_H264;
+        if !is_h264 || (*par).extradata.is_null() || (*par).extradata_size < 7 {
+            return None;
+        }
+        let (version, sizes) = (*(*par).extradata, *(*par).extradata.add(4));
+        (version == 1).then_some(usize::from(sizes & 3) + 1)
+    }
+}
+
 /// Reads what the container and the first packets said about a track.
 pub(crate) fn read_parameters(stream: &Stream<'_>) -> TrackParameters {
     // SAFETY: the stream belongs to an open input that outlives the borrow, and `codecpar` is set for its whole
