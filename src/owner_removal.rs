@@ -11,6 +11,7 @@ use ingress::{
     jobs::cancellation::{JobCanceller, cancel_job},
     removal::end_media_work,
     schedules::owner_key,
+    uploads::UploadRefusal,
 };
 use nats::{Bus, BusError, Outbox, ReaderStart, reader};
 use schemas::{
@@ -19,13 +20,13 @@ use schemas::{
     gate::PlaybackSession,
     hook::HookRecord,
     hook_event::HookRemoved,
-    ids::{JobId, RequestId},
+    ids::{JobId, MediaId, RequestId},
     job::{JobRecord, JobStatus},
     media::{MediaRecord, MediaRemoved},
     pause::QueuePauses,
     schedule::ScheduleRecord,
     subjects,
-    upload::OpenUploads,
+    upload::{OpenUploads, UploadRecord},
     usage::OwnerUsage,
 };
 use serde::Serialize;
@@ -34,11 +35,16 @@ use sha2::{Digest, Sha256};
 /// Who removes owners from the command line.
 const BY: &str = "admin";
 
+/// How often a change is tried that others come before.
+const CHANGE_ATTEMPTS_MAX: usize = 8;
+
 /// What was removed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct OwnerRemovalCounts {
     /// Media.
     pub media_count: usize,
+    /// Uploads that never became media, such as parts of others; they go with their own time.
+    pub upload_count: usize,
     /// API keys, also those that were revoked before.
     pub key_count: usize,
     /// Sessions of the account, also those that were over.
@@ -66,9 +72,10 @@ pub async fn remove_owner(bus: &Bus, owner: &str) -> Result<OwnerRemovalCounts, 
     let hook_count = remove_hooks(bus, owner).await?;
     let schedule_count = remove_schedules(bus, owner).await?;
     let media_count = remove_media(bus, owner).await?;
+    let upload_count = end_uploads(bus, owner).await?;
     let job_count = remove_jobs(bus, owner).await?;
     let mut playback_count = 0;
-    for session in find_records::<PlaybackSession>(bus, |session| session.viewer == owner).await? {
+    for session in find_records::<PlaybackSession>(bus, "*", |session| session.viewer == owner).await? {
         for slot in &session.slots {
             remove_record(bus, PlaybackSession::BUCKET, slot).await?;
         }
@@ -80,6 +87,7 @@ pub async fn remove_owner(bus: &Bus, owner: &str) -> Result<OwnerRemovalCounts, 
     remove_counts(bus, owner).await?;
     Ok(OwnerRemovalCounts {
         media_count,
+        upload_count,
         key_count: credentials.key_count,
         session_count: credentials.session_count,
         playback_count,
@@ -111,12 +119,11 @@ async fn remove_hooks(bus: &Bus, owner: &str) -> Result<usize, BusError> {
 
 async fn remove_schedules(bus: &Bus, owner: &str) -> Result<usize, BusError> {
     let filter = schemas::schedule::schedule_key(&owner_key(owner), "*");
+    let now_ms = bus.broker_now_ms(&subjects::kv_stream_name(ScheduleRecord::BUCKET)).await?;
     let mut count = 0;
     for key in list_keys(bus, ScheduleRecord::BUCKET, &filter).await? {
         let removed = bus.change_record::<ScheduleRecord>(&key, |found| {
-            let schedule = ScheduleRecord { removed_at_ms: Some(nats::now_ms()), ..found?.clone() };
-            let event = ingress::schedules::describe_change(&schedule, BY);
-            Some((schedule, Outbox::new().with_event(&event)))
+            Some(ingress::schedules::remove_record(found?.clone(), now_ms, BY))
         });
         count += usize::from(removed.await?.is_some());
         remove_record(bus, ScheduleRecord::BUCKET, &key).await?;
@@ -127,18 +134,27 @@ async fn remove_schedules(bus: &Bus, owner: &str) -> Result<usize, BusError> {
 /// Removes media for good, also those that could be restored until now.
 async fn remove_media(bus: &Bus, owner: &str) -> Result<usize, BusError> {
     // Of some only the stages know.
-    let mut media: Vec<_> = find_records::<MediaRecord>(bus, |asset| asset.owner == owner)
+    let mut media: Vec<_> = find_records::<MediaRecord>(bus, "*", |asset| asset.owner == owner)
         .await?
         .iter()
         .map(|asset| asset.media_id)
         .collect();
-    let documents = find_records::<MediaDocumentRecord>(bus, |document| document.owner == owner).await?;
+    let documents = find_records::<MediaDocumentRecord>(bus, "*", |document| document.owner == owner).await?;
     media.extend(documents.iter().map(|document| document.media_id));
     media.sort_unstable();
     media.dedup();
     let mut count = 0;
     for media_id in media {
-        let key = media_id.to_string();
+        count += usize::from(remove_medium(bus, media_id, owner).await?);
+    }
+    Ok(count)
+}
+
+/// Removes a medium for good, unless it is removed so already, or somebody else's; true when it was.
+async fn remove_medium(bus: &Bus, media_id: MediaId, owner: &str) -> Result<bool, BusError> {
+    let key = media_id.to_string();
+    let mut attempt = 0;
+    loop {
         let asset = bus.load_record::<MediaRecord>(&key).await?.map(|held| held.record);
         let held = bus.load_with_tombstone::<MediaDocumentRecord>(&key).await?;
         let mut held = match (held, asset) {
@@ -148,17 +164,37 @@ async fn remove_media(bus: &Bus, owner: &str) -> Result<usize, BusError> {
                 owner.to_owned(),
                 asset.created_at_ms,
             )),
-            (None, None) => continue,
+            (None, None) => return Ok(false),
         };
         if held.record.owner != owner || (held.record.is_removed() && !held.record.is_restorable) {
-            continue;
+            return Ok(false);
         }
         held.record = held.record.into_removed(nats::now_ms());
         let event =
             MediaRemoved { media_id, owner: owner.to_owned(), removed_by: BY.to_owned(), is_final: true };
-        bus.commit_record(&mut held, Outbox::new().with_event(&event)).await?;
-        end_media_work(bus, &held.record).await?;
-        count += 1;
+        attempt += 1;
+        match bus.commit_record(&mut held, Outbox::new().with_event(&event)).await {
+            Ok(()) => {
+                end_media_work(bus, &held.record).await?;
+                return Ok(true);
+            }
+            // Somebody changed it meanwhile.
+            Err(BusError::Conflict { .. }) if attempt < CHANGE_ATTEMPTS_MAX => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Ends uploads that no medium leads to: parts of others. The keeper frees what they hold.
+async fn end_uploads(bus: &Bus, owner: &str) -> Result<usize, BusError> {
+    let is_partial = |upload: &UploadRecord| upload.owner == owner && upload.is_partial() && !upload.freed;
+    let mut count = 0;
+    for upload in find_records::<UploadRecord>(bus, "*", is_partial).await? {
+        match ingress::uploads::end_removed_upload(bus, upload.upload_id).await {
+            Ok(()) => count += 1,
+            Err(UploadRefusal::NotFound | UploadRefusal::Displaced { .. }) => {}
+            Err(refusal) => return Err(BusError::unavailable(format!("an upload: {refusal:?}"))),
+        }
     }
     Ok(count)
 }
@@ -167,7 +203,7 @@ async fn remove_media(bus: &Bus, owner: &str) -> Result<usize, BusError> {
 async fn remove_jobs(bus: &Bus, owner: &str) -> Result<usize, BusError> {
     let theirs = |job: &JobRecord| job.owner == owner && job.action.is_some();
     let mut count = 0;
-    for job in find_records::<JobRecord>(bus, theirs).await? {
+    for job in find_records::<JobRecord>(bus, "*", theirs).await? {
         if job.status == JobStatus::Active {
             cancel_job(bus, job.job_id, JobCanceller::Removal).await?;
         }

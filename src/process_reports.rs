@@ -3,7 +3,7 @@
 //! What is logged goes to stderr as before; the monitor gets a copy, at most once. What is logged on the way of the copy is left out of it,
 //! or each line would make the next.
 //!
-//! Limits: [`LINES_PER_S_MAX`] lines a second with bursts of as many, [`QUEUE_LINES_MAX`] that wait; what is more is counted as dropped. Texts of more than
+//! Limits: `LINES_PER_S_MAX` lines a second with bursts of as many, `QUEUE_LINES_MAX` that wait; what is more is counted as dropped. Texts of more than
 //! [`process_report::TEXT_BYTES_MAX`] bytes are cut.
 
 use std::{
@@ -58,19 +58,35 @@ struct LineQueue {
 }
 
 impl LineQueue {
-    fn push(&mut self, line: impl FnOnce() -> LogLine, now: Instant) {
+    /// Whether a line has a place; one that has none is counted.
+    fn reserve(&mut self, now: Instant) -> bool {
         if !self.is_sent {
-            return;
+            return false;
         }
         if self.since.is_none_or(|since| now.saturating_duration_since(since) >= Duration::from_secs(1)) {
             (self.since, self.taken) = (Some(now), 0);
         }
         if self.taken >= LINES_PER_S_MAX || self.lines.len() >= QUEUE_LINES_MAX {
             self.dropped += 1;
-            return;
+            return false;
         }
         self.taken += 1;
-        self.lines.push_back(line());
+        true
+    }
+
+    /// The lines of the next report, as many as have room in it.
+    fn take_report(&mut self) -> Vec<LogLine> {
+        let (mut taken, mut size_bytes) = (Vec::new(), 0);
+        while taken.len() < process_report::LINES_MAX
+            && let Some(line) = self.lines.front()
+        {
+            size_bytes += line.size_bytes();
+            if size_bytes > process_report::LINES_BYTES_MAX && !taken.is_empty() {
+                break;
+            }
+            taken.extend(self.lines.pop_front());
+        }
+        taken
     }
 }
 
@@ -140,8 +156,12 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for LogCopy {
         if SILENT_TARGETS.iter().any(|silent| target.starts_with(silent)) {
             return;
         }
-        let line = || read_line(event, &context);
-        WAITING.queue.lock().push(line, Instant::now());
+        if !WAITING.queue.lock().reserve(Instant::now()) {
+            return;
+        }
+        // Without the lock: what writes a value may log by itself.
+        let line = read_line(event, &context);
+        WAITING.queue.lock().lines.push_back(line);
         WAITING.arrived.notify_one();
     }
 }
@@ -234,14 +254,13 @@ fn build_report(identity: &ProcessIdentity, health: &ProcessHealth) -> ProcessRe
     let causes =
         causes.map(|cause| HealthCause { code: cause.code.to_owned(), detail: cut_text(cause.detail) });
     let mut queue = WAITING.queue.lock();
-    let count = queue.lines.len().min(process_report::LINES_MAX);
     ProcessReport {
         instance: identity.instance.clone(),
         roles: identity.roles.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         started_at_ms: identity.started_at_ms,
         causes: causes.collect(),
-        lines: queue.lines.drain(..count).collect(),
+        lines: queue.take_report(),
         dropped_lines: queue.dropped,
     }
 }
@@ -265,19 +284,29 @@ mod tests {
     #[test]
     fn only_so_many_lines_go_in_a_second_and_the_others_are_counted() {
         let (mut queue, now) = (LineQueue { is_sent: true, ..LineQueue::default() }, Instant::now());
+        let push = |queue: &mut LineQueue, now| {
+            if queue.reserve(now) {
+                queue.lines.push_back(line("x"));
+            }
+        };
         for _ in 0..LINES_PER_S_MAX + 7 {
-            queue.push(|| line("x"), now);
+            push(&mut queue, now);
         }
         assert_eq!((queue.lines.len(), queue.dropped), (LINES_PER_S_MAX as usize, 7));
         for second in 1..100 {
             for _ in 0..LINES_PER_S_MAX {
-                queue.push(|| line("x"), now + Duration::from_secs(second));
+                push(&mut queue, now + Duration::from_secs(second));
             }
         }
         assert_eq!(queue.lines.len(), QUEUE_LINES_MAX, "nobody fetches them");
         let mut unsent = LineQueue::default();
-        unsent.push(|| panic!("it is not made for nobody"), now);
+        assert!(!unsent.reserve(now), "it is not made for nobody");
         assert_eq!((unsent.lines.len(), unsent.dropped), (0, 0));
+        let mut large = LineQueue { is_sent: true, ..LineQueue::default() };
+        large.lines = (0..200).map(|_| line(&"x".repeat(process_report::LINES_BYTES_MAX / 10))).collect();
+        let first = large.take_report();
+        assert!((2..=10).contains(&first.len()), "{}", first.len());
+        assert_eq!(large.lines.len(), 200 - first.len(), "the rest goes next");
     }
 
     #[test]

@@ -485,7 +485,7 @@ fn message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
         ),
         "gate.changed" | "gate.granted" | "gate.denied" | "kv.apikeys" | "kv.apikeys.owner"
         | "kv.idempotency" | "kv.keys" | "kv.limits.replicas" | "kv.limits.reported" | "kv.nonces"
-        | "kv.nonces.link" | "kv.nonces.upload" | "kv.nonces.grant" | "kv.nonces.grants"
+        | "kv.nonces.link" | "kv.nonces.upload" | "kv.apikeys.grant" | "kv.apikeys.grants"
         | "kv.nonces.prefix" | "kv.secrets" | "kv.secrets.ring" => (vec!["ingress"], vec!["ingress"]),
         "kv.store" => {
             (vec!["admin", "ingress"], vec!["admin", "ingress", "keeper", "tasks", "transcode", "upload"])
@@ -512,7 +512,7 @@ fn message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
     Some((senders, receivers))
 }
 
-/// Of a question to the index, or its answer.
+/// Of a question to the index or the monitor, or its answer, and of what processes say of themselves.
 fn index_message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
     match name {
         "ask.encode_activity"
@@ -527,6 +527,14 @@ fn index_message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static st
         | "ask.media.answer"
         | "ask.public_media.answer"
         | "ask.search_media.answer" => Some((vec!["index"], vec!["ingress"])),
+        "ask.processes" | "ask.logs" | "ask.metrics" => Some((vec!["ingress"], vec!["monitor"])),
+        "ask.processes.answer" | "ask.logs.answer" | "ask.metrics.answer" => {
+            Some((vec!["monitor"], vec!["ingress"]))
+        }
+        "log" => Some((
+            vec!["audit", "index", "ingress", "keeper", "monitor", "tasks", "transcode", "upload"],
+            vec!["monitor"],
+        )),
         _ => None,
     }
 }
@@ -535,7 +543,6 @@ fn index_message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static st
 /// of the queue is asked.
 fn worker_message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
     match name {
-        "job.waiting" => Some((vec!["keeper"], vec![])),
         "job.queued" => Some((vec!["admin", "ingress", "keeper", "tasks", "transcode"], vec!["index"])),
         "kv.cache" | "kv.cache.flush" | "kv.cache.tick" | "kv.limits.cache_epoch" => {
             Some((vec!["ingress"], vec!["ingress"]))
@@ -551,7 +558,6 @@ fn worker_message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static s
             Some((vec!["ingress", "tasks", "transcode"], vec!["ingress", "tasks", "transcode"]))
         }
         "alert.fired" | "alert.resolved" => Some((vec!["monitor"], vec![])),
-        "alert.silenced" | "alert.acknowledged" => Some((vec!["ingress"], vec![])),
         "kv.limits.alerts" => Some((vec!["ingress", "monitor"], vec!["ingress", "monitor"])),
         "kv.limits.pauses" => Some((vec!["ingress"], vec!["ingress", "keeper"])),
         "job.dead" | "job.failed" | "job.parked" | "job.retried" | "job.started" | "job.succeeded" => {
@@ -565,9 +571,6 @@ fn worker_message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static s
         "kv.jobs.part" => {
             Some((vec!["tasks", "transcode"], vec!["index", "ingress", "keeper", "tasks", "transcode"]))
         }
-        "admin.worker_changed" | "cache.cleared" | "schedule.created" | "schedule.removed" => {
-            Some((vec!["ingress"], vec![]))
-        }
         "admin.letter_changed" | "schedule.changed" => Some((vec!["ingress", "admin"], vec![])),
         "ask.worker" => Some((vec!["ingress"], vec!["tasks", "transcode"])),
         "job.progress" | "ask.worker.answer" => Some((vec!["tasks", "transcode"], vec!["ingress"])),
@@ -578,11 +581,20 @@ fn worker_message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static s
         "kv.hooks" | "kv.schedules" => {
             Some((vec!["admin", "ingress", "keeper"], vec!["admin", "ingress", "keeper"]))
         }
-        "hook.changed" => Some((vec!["admin", "ingress"], vec![])),
-        "hook.created" | "hook.removed" | "hook.resumed" | "hook.rotated" | "hook.tested"
-        | "hook.redelivered" | "hook.replayed" => Some((vec!["ingress"], vec![])),
+        "hook.changed" | "hook.removed" | "schedule.removed" => Some((vec!["admin", "ingress"], vec![])),
+        "admin.worker_changed"
+        | "alert.acknowledged"
+        | "alert.silenced"
+        | "cache.cleared"
+        | "hook.created"
+        | "hook.redelivered"
+        | "hook.replayed"
+        | "hook.resumed"
+        | "hook.rotated"
+        | "hook.tested"
+        | "schedule.created" => Some((vec!["ingress"], vec![])),
         "hook.paused" => Some((vec!["ingress", "keeper"], vec![])),
-        "hook.skipped" => Some((vec!["keeper"], vec![])),
+        "hook.skipped" | "job.waiting" => Some((vec!["keeper"], vec![])),
         "kv.hooks.requests" => Some((vec!["ingress", "keeper"], vec!["ingress", "keeper"])),
         "hooklog.delivery" | "kv.hooks.progress" => Some((vec!["keeper"], vec!["ingress", "keeper"])),
         "ask.position" | "ask.tasks_position" => Some((vec!["ingress"], vec!["keeper"])),
@@ -676,7 +688,7 @@ mod tests {
             for role in message_roles(&entry.name).unwrap().0 {
                 // A worker writes under the name of its own queue.
                 let queue = if role == "tasks" { role } else { schemas::job::TRANSCODE };
-                let subject = entry.address.replace("{kind}", queue);
+                let subject = entry.address.replace("{kind}", queue).replace("{role}", role);
                 let (_, rights) = nats::server::PERMISSIONS
                     .split_once(&format!("PERMISSIONS_{} = {{", role.to_uppercase()))
                     .unwrap();

@@ -7,11 +7,18 @@
 use std::time::Duration;
 
 use async_nats::HeaderMap;
-use schemas::{headers, ids::RequestId};
+use schemas::{headers, ids::RequestId, subjects};
 use serde::{Serialize, de::DeserializeOwned};
 use spans::{Span, SpanAttribute, SpanKind};
 
-use crate::{Bus, BusError, client::ConnectionLoss, new_id_bytes, publish};
+use crate::{Bus, BusError, Role, client::ConnectionLoss, new_id_bytes, publish};
+
+/// Where the answer to a question comes: random, and of this question alone. It names who is asked, the second word of the subject of the
+/// question: those alone may publish there, so that others who see the question can't answer in their place.
+fn answer_subject(asking: Role, question: &str) -> String {
+    let asked = question.split('.').nth(1).unwrap_or("none");
+    format!("{}.{asked}.{}", asking.answer_prefix(), RequestId::from_bytes(new_id_bytes()))
+}
 
 impl Bus {
     /// Sends `question` to `subject` and waits for the answer, MessagePack both ways.
@@ -25,19 +32,18 @@ impl Bus {
         wait_max: Duration,
     ) -> Result<A, BusError> {
         let payload = bytes::Bytes::from(publish::encode_message(&subject, question)?);
-        // Subjects of questions hold no ids.
-        let name = || format!("request {subject}").into();
+        let name = || format!("request {}", subjects::subject_template(&subject)).into();
         // What is asked in the background, again and again, is kept by nobody.
         let span = match spans::current() {
             Some(asking) => Span::child(asking, SpanKind::Client, name),
             None => Span::root(SpanKind::Client, false, name),
         };
         span.set(|| SpanAttribute::Messaging("request"));
+        span.set(|| SpanAttribute::DestinationTemplate(subjects::subject_template(&subject)));
         let mut all = HeaderMap::new();
         all.insert(headers::TRACE_PARENT, span.context().to_string().as_str());
         let asking = || {
-            // Random, and of this question alone: a role that answers one can't answer another.
-            let inbox = format!("{}.{}", self.role().answer_prefix(), RequestId::from_bytes(new_id_bytes()));
+            let inbox = answer_subject(self.role(), &subject);
             let request = async_nats::Request::new().payload(payload.clone()).headers(all.clone());
             let request = request.inbox(inbox).timeout(Some(wait_max));
             self.while_connected(self.client().send_request(subject.clone(), request))
@@ -50,5 +56,23 @@ impl Bus {
             answer.map_err(BusError::unavailable).and_then(|answer| answer.map_err(BusError::unavailable));
         let answer = answer.inspect_err(|error| span.fail(error.code()))?;
         publish::decode_message(&subject, &answer.payload)
+            .inspect_err(|error: &BusError| span.fail(error.code()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use schemas::subjects::subject_template;
+
+    #[test]
+    fn the_name_of_a_question_holds_no_text_of_a_client() {
+        for (subject, wanted) in [
+            ("ask.index.search", "ask.index.search"),
+            ("ask.monitor.alerts", "ask.monitor.alerts"),
+            ("ctl.worker.planted", "ctl.worker.{worker}"),
+            ("ctl.worker.planted.more", "ctl.>"),
+        ] {
+            assert_eq!(subject_template(subject), wanted);
+        }
     }
 }

@@ -36,8 +36,8 @@ macro_rules! roles {
                 }
             }
 
-            /// Prefix of the subjects at which this role receives answers of other roles. Those who answer have the right to publish below
-            /// `answer.>`, and not a right to answer what was received: with that the server remembers each message that it delivers,
+            /// Prefix of the subjects at which this role receives answers of other roles. Those who answer have the right to publish where
+            /// answers of theirs are expected, `answer.*.<who is asked>.*`, and not a right to answer what was received: with that the server remembers each message that it delivers,
             /// those of streams, too, and looks through all of them again and again.
             pub const fn answer_prefix(self) -> &'static str {
                 match self {

@@ -55,7 +55,7 @@ pub fn content_type(name: &str) -> &'static str {
 
 /// Every event kind.
 pub fn event_entries() -> Vec<CatalogEntry> {
-    vec![
+    let mut entries = vec![
         event_entry::<upload::UploadCreated>(),
         event_entry::<upload::UploadReceived>(),
         event_entry::<upload::UploadExpired>(),
@@ -119,6 +119,14 @@ pub fn event_entries() -> Vec<CatalogEntry> {
         event_entry::<alert::AlertResolved>(),
         event_entry::<alert::AlertSilenced>(),
         event_entry::<alert::AlertAcknowledged>(),
+    ];
+    entries.extend(hook_event_entries());
+    entries
+}
+
+/// Those of webhooks.
+fn hook_event_entries() -> Vec<CatalogEntry> {
+    vec![
         event_entry::<hook_event::HookCreated>(),
         event_entry::<hook_event::HookChanged>(),
         event_entry::<hook_event::HookRemoved>(),
@@ -157,9 +165,9 @@ pub fn record_entries() -> Vec<CatalogEntry> {
         ),
         record_entry::<session::SignInLink>("nonces.link", &session::sign_in_link_key("{code_sha256}")),
         record_entry::<session::UploadToken>("nonces.upload", &session::upload_token_key("{token_sha256}")),
-        record_entry::<upload_grant::UploadGrant>("nonces.grant", "grant.{grant_id}"),
+        record_entry::<upload_grant::UploadGrant>("apikeys.grant", "grant.{grant_id}"),
         record_entry::<upload_grant::OwnerUploadGrants>(
-            "nonces.grants",
+            "apikeys.grants",
             &upload_grant::upload_grant_list_key("{owner_sha256}"),
         ),
         record_entry::<session::AuthSession>("sessions", "{session_id}"),
@@ -209,7 +217,7 @@ fn reply_entry<A: schemars::JsonSchema>(verb: &str) -> CatalogEntry {
 
 /// Everything else.
 pub fn other_entries() -> Vec<CatalogEntry> {
-    vec![
+    let mut entries = vec![
         CatalogEntry {
             name: "kv.envelope".into(),
             address: "$KV.{bucket}.{key}".into(),
@@ -273,6 +281,14 @@ pub fn other_entries() -> Vec<CatalogEntry> {
             schema: schema_for!(worker::WorkerCommand),
         },
         reply_entry::<worker::WorkerCommandReply>("worker"),
+    ];
+    entries.extend(monitor_entries());
+    entries
+}
+
+/// What processes say of themselves, and what is asked of the monitor.
+fn monitor_entries() -> Vec<CatalogEntry> {
+    vec![
         CatalogEntry {
             name: "log".into(),
             address: crate::subjects::log_subject("{role}"),

@@ -853,10 +853,10 @@ fn visit_session_events(visitor: &mut impl ExampleVisitor) {
 }
 
 fn visit_grant_records(visitor: &mut impl ExampleVisitor, owner_sha256: String) {
-    visitor.visit("kv.nonces.grant", upload_grant());
+    visitor.visit("kv.apikeys.grant", upload_grant());
     let expires_at_ms = MADE_AT_MS + 3_600_000;
     let listed = upload_grant::OwnerUploadGrants { owner_sha256, grant_ids: vec![GRANT], expires_at_ms };
-    visitor.visit("kv.nonces.grants", listed);
+    visitor.visit("kv.apikeys.grants", listed);
 }
 
 /// A right to bring one film, which was used.

@@ -339,7 +339,7 @@ pub struct EncodePlan {
     pub warnings: Vec<MediaWarning>,
     /// The files whose samples are copied in place of encoding; absent where the source is encoded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub copy: Option<CopyPlan>,
+    pub copy: Option<Box<CopyPlan>>,
 }
 
 /// One job in the bucket `jobs`, key `<job_id>`.
@@ -415,10 +415,10 @@ pub struct JobRecord {
     pub thumbnails: Option<ThumbnailOrder>,
     /// What a job of the kind [`EXPORT`] sends, and where.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub export: Option<ExportOrder>,
+    pub export: Option<Box<ExportOrder>>,
     /// What it sent; absent until it has succeeded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub exported: Option<ExportReport>,
+    pub exported: Option<Box<ExportReport>>,
 }
 
 /// Where the bytes of an upload are fetched from.

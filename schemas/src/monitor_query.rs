@@ -15,6 +15,11 @@ pub const LOGS: &str = "logs";
 /// Verb: what they count.
 pub const METRICS: &str = "metrics";
 
+/// Verb: what was logged, as the monitor of that name has it.
+pub fn logs_of_verb(monitor: &str) -> String {
+    format!("{LOGS}-{monitor}")
+}
+
 /// Largest question in bytes.
 pub const QUESTION_BYTES_MAX: usize = 4_096;
 

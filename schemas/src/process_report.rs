@@ -15,6 +15,9 @@ pub const SILENT_S: u64 = 9;
 /// Most lines of a report.
 pub const LINES_MAX: usize = 100;
 
+/// Bytes of lines with which a report is full: the monitor takes twice as much.
+pub const LINES_BYTES_MAX: usize = 256 * 1024;
+
 /// Longest message of a line, and longest value of a field, in bytes.
 pub const TEXT_BYTES_MAX: usize = 2_048;
 
@@ -80,6 +83,15 @@ pub struct LogLine {
     pub target: String,
     /// What it says.
     pub message: String,
-    /// What it says it of: its own fields and those of the requests and messages around it, by name (`request_id`, `media.id`, `job.id`).
+    /// What it says it of: its own fields and those of the requests and messages around it, by name (`request.id`, `trace_id`, `media.id`,
+    /// `job.id`).
     pub fields: BTreeMap<String, String>,
+}
+
+impl LogLine {
+    /// Bytes of its texts.
+    pub fn size_bytes(&self) -> usize {
+        let fields = self.fields.iter().map(|(name, value)| name.len() + value.len());
+        self.message.len() + self.target.len() + fields.sum::<usize>()
+    }
 }

@@ -59,7 +59,7 @@ pub fn parse_event_subject(subject: &str) -> Option<(&str, &str, &str)> {
     tokens.next().is_none().then_some(parts)
 }
 
-/// A subject of an event or of a part of a job without its ids, as names of spans have it: one for each kind of message.
+/// A subject without its ids, as names of spans have it: one for each kind of message.
 pub fn subject_template(subject: &str) -> String {
     if let Some((entity, verb, _)) = parse_event_subject(subject) {
         return format!("evt.{entity}.{verb}.{{id}}");
@@ -67,6 +67,9 @@ pub fn subject_template(subject: &str) -> String {
     let tokens: Vec<&str> = subject.split('.').collect();
     match tokens[..] {
         ["job", queue, priority, _, _] => format!("job.{queue}.{priority}.{{job_id}}.{{part}}"),
+        ["ask", who, verb] => format!("ask.{who}.{verb}"),
+        // Who asks for a worker names it.
+        ["ctl", "worker", _] => "ctl.worker.{worker}".into(),
         // What is known of others is what they are about.
         [first, ..] => format!("{first}.>"),
         [] => String::new(),

@@ -1,4 +1,4 @@
-//! Taking an account's credentials away for good: API keys and sessions are revoked, and nothing of them is kept.
+//! Taking an account's credentials away for good: links, grants, sessions and API keys are revoked, and nothing of them is kept.
 //!
 //! Limits: reads every key and every session; one is ended at a time, and doing it again goes on where it ended.
 
@@ -9,8 +9,12 @@ use schemas::{
     KvRecord,
     access::ApiKey,
     ids::RequestId,
-    session::{AuthSession, OwnerApiKeys, SessionEndReason, WalletSessions, api_key_list_key},
+    session::{
+        AuthSession, OwnerApiKeys, SessionEndReason, SignInLink, WalletSessions, api_key_list_key,
+        sign_in_link_key,
+    },
     subjects,
+    upload_grant::{UploadGrant, upload_grant_list_key},
 };
 
 use crate::{
@@ -21,6 +25,9 @@ use crate::{
 
 /// How long a mark stays where a record was: replicas that follow see it, and so does a request that is under way.
 pub const REMOVED_MARK: Duration = Duration::from_secs(3_600);
+
+/// How often keys are looked for: those that were being made meanwhile are found by the next pass.
+const PASSES_MAX: usize = 5;
 
 /// What an account had.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -41,16 +48,11 @@ pub async fn remove_credentials(
     (by, request_id): (&str, RequestId),
 ) -> Result<RemovedCredentials, BusError> {
     let mut removed = RemovedCredentials::default();
-    for key in find_records::<ApiKey>(bus, |key| key.owner == owner).await? {
-        revoke_key(bus, key.key_id, |found| found.owner == owner, (by, request_id)).await?;
-        remove_record(bus, ApiKey::BUCKET, &key.key_id.to_string()).await?;
-        removed.key_count += 1;
-    }
-    remove_record(bus, OwnerApiKeys::BUCKET, &api_key_list_key(&hash_owner(owner))).await?;
+    remove_rights(bus, owner).await?;
     let is_theirs = |found: &AuthSession| {
         session::session_account(found).is_some_and(|account| account.owner_id() == owner)
     };
-    for found in find_records::<AuthSession>(bus, is_theirs).await? {
+    for found in find_records::<AuthSession>(bus, "*", is_theirs).await? {
         session::end_session(bus, found.session_id, SessionEndReason::Revoked, request_id).await?;
         remove_record(bus, AuthSession::BUCKET, &found.session_id.to_string()).await?;
         removed.session_count += 1;
@@ -58,15 +60,44 @@ pub async fn remove_credentials(
     if let Ok(account) = owner.parse::<WalletAccount>() {
         remove_record(bus, WalletSessions::BUCKET, &wallet_list::wallet_list_key(account)).await?;
     }
+    // Last: a session, or a key that was not found yet, may have made another one until now.
+    for _ in 0..PASSES_MAX {
+        let keys = find_records::<ApiKey>(bus, "*", |key| key.owner == owner).await?;
+        if keys.is_empty() {
+            break;
+        }
+        for key in keys {
+            revoke_key(bus, key.key_id, |found| found.owner == owner, (by, request_id)).await?;
+            remove_record(bus, ApiKey::BUCKET, &key.key_id.to_string()).await?;
+            removed.key_count += 1;
+        }
+    }
+    remove_record(bus, OwnerApiKeys::BUCKET, &api_key_list_key(&hash_owner(owner))).await?;
     Ok(removed)
 }
 
-/// The records of a bucket whose key is one token, and that fit.
+/// Removes what somebody could still become a credential of the account with, or use in its place: links that sign in, and grants of
+/// uploads. Tokens of forms end with the credential that they were asked for with.
+async fn remove_rights(bus: &Bus, owner: &str) -> Result<(), BusError> {
+    for link in find_records::<SignInLink>(bus, &sign_in_link_key("*"), |link| link.owner == owner).await? {
+        remove_record(bus, SignInLink::BUCKET, &link.key()).await?;
+    }
+    for grant in find_records::<UploadGrant>(bus, "grant.*", |grant| grant.owner == owner).await? {
+        remove_record(bus, UploadGrant::BUCKET, &grant.key()).await?;
+    }
+    remove_record(bus, UploadGrant::BUCKET, &upload_grant_list_key(&hash_owner(owner))).await
+}
+
+/// The records of a bucket below keys that match `keys`, such as `*` for those of one token, and that fit.
 ///
 /// # Errors
 /// When the broker does not answer.
-pub async fn find_records<R: KvRecord>(bus: &Bus, fits: impl Fn(&R) -> bool) -> Result<Vec<R>, BusError> {
-    let filters = vec![subjects::kv_subject(R::BUCKET, "*")];
+pub async fn find_records<R: KvRecord>(
+    bus: &Bus,
+    keys: &str,
+    fits: impl Fn(&R) -> bool,
+) -> Result<Vec<R>, BusError> {
+    let filters = vec![subjects::kv_subject(R::BUCKET, keys)];
     let stream = subjects::kv_stream_name(R::BUCKET);
     let mut reader =
         bus.open_reader(reader::ReaderConfig::new(stream, filters, ReaderStart::LastPerSubject)).await?;

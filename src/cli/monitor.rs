@@ -119,14 +119,13 @@ pub(super) async fn show_logs(args: &LogsArgs, as_json: bool) -> anyhow::Result<
             tokio::time::sleep(FOLLOW_PERIOD).await;
         }
         let behind = page["next"].as_u64().unwrap_or_default().to_string();
-        let place = [("behind", Some(behind.as_str()))];
+        let place = [("behind", Some(behind.as_str())), ("monitor", page["monitor"].as_str())];
         let with_place: Vec<(&str, Option<&str>)> = query.iter().copied().chain(place).collect();
-        let next = client.get_json("v1/monitor/logs", &with_place).await?;
-        // Another monitor numbers lines anew: its newest ones come.
-        page = if next["monitor"] == page["monitor"] {
-            next
-        } else {
-            client.get_json("v1/monitor/logs", &query).await?
+        page = match client.get_json("v1/monitor/logs", &with_place).await {
+            Ok(next) => next,
+            // It is gone: another one numbers lines anew, and its newest ones come.
+            Err(error) if error.code() == "not_found" => client.get_json("v1/monitor/logs", &query).await?,
+            Err(error) => return Err(error.into()),
         };
     }
 }

@@ -80,6 +80,7 @@ pub async fn remove_owner(bus: &Bus, owner: &str, as_json: bool) -> anyhow::Resu
     }
     let rows: Vec<Vec<String>> = [
         ("media", removed.media_count),
+        ("parts of uploads", removed.upload_count),
         ("API keys", removed.key_count),
         ("sessions", removed.session_count),
         ("playback sessions", removed.playback_count),

@@ -145,6 +145,14 @@ impl ResponseCache {
         found
     }
 
+    /// What is kept under `name`, where `is_current` says that it may answer: else it counts as a miss.
+    pub(crate) fn get_current(&self, name: &str, is_current: impl FnOnce(&Bytes) -> bool) -> Option<Bytes> {
+        let found = self.peek(name).filter(is_current);
+        let counter = if found.is_some() { &self.hits } else { &self.misses };
+        counter.fetch_add(1, Ordering::Relaxed);
+        found
+    }
+
     /// The same where the question counts already.
     pub(crate) fn peek(&self, name: &str) -> Option<Bytes> {
         self.entries.get(name).map(|entry| entry.value().bytes.clone())

@@ -128,6 +128,9 @@ pub struct IngressConfig {
     /// How many of a million requests are sampled that are not sampled anyway; set by `telemetry.tracing.reads_per_million`.
     #[serde(skip)]
     pub traced_reads_per_million: u32,
+    /// Whether traces of trusted proxies go on; set by `telemetry.tracing.continue_proxy_traces`.
+    #[serde(skip)]
+    pub continues_proxy_traces: bool,
 }
 
 impl Default for IngressConfig {
@@ -162,6 +165,7 @@ impl Default for IngressConfig {
             profiles: transcode::ProfileCatalog::default(),
             restorable_ms: 0,
             traced_reads_per_million: 0,
+            continues_proxy_traces: false,
         }
     }
 }
@@ -280,32 +284,16 @@ impl AppState {
             Arc::new(grants.gate_evaluator().chains().with_separate_limits());
         let proofs = grants.proof_checker().clone();
         let sign_in = auth::SignInService::open(bus.clone(), auth, Some(chains), proofs).await?;
-        let known_statuses =
-            uploads::KnownStatuses::new(config.upload_statuses, Arc::clone(&known_documents))?;
-        let upload_statuses = Arc::clone(known_statuses.answers());
-        let uploads = uploads::UploadState::new(
-            bus.clone(),
-            store.clone(),
-            config.uploads.clone(),
-            config.profiles.clone(),
-            Some(known_statuses),
-        );
-        let capacity = capacity::CapacityMonitor::new(
-            bus.clone(),
-            store.clone(),
-            config.capacity.clone(),
-            &config.uploads,
-        );
+        let (uploads, upload_statuses) = open_uploads(&bus, &store, &config, &known_documents)?;
+        let (settings, limits_of) = (config.capacity.clone(), &config.uploads);
+        let capacity = capacity::CapacityMonitor::new(bus.clone(), store.clone(), settings, limits_of);
         capacity.poll_limits().await;
         let repeated = idempotency::IdempotencyService::new(bus.clone(), config.idempotency);
         let followers = events::EventFollowerPool::new(
             events::EventHub::open(bus.clone(), Arc::clone(&known_documents)).await?,
             &config.events,
         );
-        let object_bytes_max = config.playback.cache_object_bytes_max;
-        let [streams, segments] = [config.playback.cache, config.playback.segment_cache]
-            .map(|config| play::ObjectCache::new(config, object_bytes_max).map(Arc::new));
-        let (streams, segments) = (streams?, segments?);
+        let (streams, segments) = play::open_object_caches(&config.playback)?;
         let downloads = play::DownloadPlans::new(&config.playback)?;
         let known = Arc::new(play::PlayableMediaCache::new(&config.playback));
         let cached = cached::CachedEntries::new(config.cache)?;
@@ -476,6 +464,32 @@ fn client_identification(config: &IngressConfig) -> Arc<client::ClientIdentifica
     Arc::new(client::ClientIdentification { config, public_url })
 }
 
+/// The uploads of a replica, and the statuses that it keeps in memory.
+fn open_uploads(
+    bus: &Bus,
+    store: &Store,
+    config: &IngressConfig,
+    known_documents: &Arc<media::KnownDocuments>,
+) -> anyhow::Result<(uploads::UploadState, Arc<cache::ResponseCache>)> {
+    let known = uploads::KnownStatuses::new(config.upload_statuses, Arc::clone(known_documents))?;
+    let statuses = Arc::clone(known.answers());
+    let (settings, profiles) = (config.uploads.clone(), config.profiles.clone());
+    let uploads = uploads::UploadState::new(bus.clone(), store.clone(), settings, profiles, Some(known));
+    Ok((uploads, statuses))
+}
+
+/// How traces of requests begin.
+fn request_tracing(
+    config: &IngressConfig,
+    clients: &Arc<client::ClientIdentification>,
+) -> Arc<RequestTracing> {
+    Arc::new(RequestTracing {
+        read_ratio: f64::from(config.traced_reads_per_million) / 1_000_000.0,
+        continues_proxy_traces: config.continues_proxy_traces,
+        clients: Arc::clone(clients),
+    })
+}
+
 /// The public router with more open routes.
 fn router_with_routes(app: AppState, more: OperationRouter<AppState>) -> Router {
     let config = &app.config;
@@ -525,8 +539,7 @@ fn router_with_routes(app: AppState, more: OperationRouter<AppState>) -> Router 
     let all = guarded.merge(forms).merge(admitted).merge(open).merge(signing_in);
     let counted = RequestMetrics::new(all.operations());
     let clients = client_identification(config);
-    let read_ratio = f64::from(config.traced_reads_per_million) / 1_000_000.0;
-    let tracing = Arc::new(RequestTracing { read_ratio, clients: Arc::clone(&clients) });
+    let tracing = request_tracing(config, &clients);
     let (router, operations) = all.into_parts();
     router
         .fallback(request::no_such_path)

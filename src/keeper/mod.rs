@@ -169,7 +169,7 @@ pub async fn run_keeper(
     let (leased, objects, settings, stop) = (bus.clone(), store, config.clone(), shutdown.clone());
     tasks.spawn(async move {
         let clear = |held| clear::run_clearing(leased.clone(), objects.clone(), settings.clone(), held);
-        leased.run_with_lease("clear", stop, clear).await;
+        Box::pin(leased.run_with_lease("clear", stop, clear)).await;
     });
     // They take their leases themselves: a standby follows the jobs, too.
     for queue in JobQueue::ALL {

@@ -94,6 +94,8 @@ kinds! {
         "Send the same bytes again from the offset that HEAD tells.";
     ContentEncoding 415 "content_encoding" "The body is coded"
         "Send the bytes of the file as they are, without `Content-Encoding`.";
+    ChaptersInvalid 422 "chapters_invalid" "These are no chapters of this medium"
+        "`errors` points at the member and says why: the first begins at 0, each later than the one before, all within the medium.";
     EncodeRangeInvalid 422 "encode_range_invalid" "There is no such part to encode"
         "`errors` points at the member and says why: the part has to lie within the source, and to end later than it begins.";
     DownloadEarly 409 "download_early" "There is no file of this medium yet"

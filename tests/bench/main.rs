@@ -106,19 +106,7 @@ async fn measure_dispatcher(is_wanted: &impl Fn(&str) -> bool) {
     }
 }
 
-#[tokio::main]
-async fn main() {
-    let wanted: Vec<String> = std::env::args().skip(1).collect();
-    if wanted.iter().any(|arg| arg.starts_with('-')) {
-        println!("{USAGE}");
-        return;
-    }
-    let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|arg| arg == name);
-    println!("| measured | ours | baseline | ratio | aim | |\n| --- | --- | --- | --- | --- | --- |");
-    if is_wanted("bus") {
-        println!("{}", bus::events_per_second().await.line());
-    }
-    measure_dispatcher(&is_wanted).await;
+async fn measure_requests(is_wanted: &impl Fn(&str) -> bool) {
     if is_wanted("signin") {
         println!("{}", gate::sign_in().line());
     }
@@ -140,6 +128,22 @@ async fn main() {
         println!("{}", caches::zipf_hit_ratio().await.line());
         println!("{}", caches::entry_memory().await.line());
     }
+}
+
+#[tokio::main]
+async fn main() {
+    let wanted: Vec<String> = std::env::args().skip(1).collect();
+    if wanted.iter().any(|arg| arg.starts_with('-')) {
+        println!("{USAGE}");
+        return;
+    }
+    let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|arg| arg == name);
+    println!("| measured | ours | baseline | ratio | aim | |\n| --- | --- | --- | --- | --- | --- |");
+    if is_wanted("bus") {
+        println!("{}", bus::events_per_second().await.line());
+    }
+    measure_dispatcher(&is_wanted).await;
+    measure_requests(&is_wanted).await;
     if is_wanted("followers") {
         for row in followers::many_followers().await {
             println!("{}", row.line());

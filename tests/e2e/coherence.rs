@@ -34,7 +34,7 @@ impl Replica<'_> {
         let text = async |path: &str| {
             let answer = self.ask(Method::GET, path).send().await.unwrap();
             let (status, text) = (answer.status(), answer.text().await.unwrap());
-            assert!(status == 200 || status == 404, "{path}: {text}");
+            assert!(status == 200 || status == 404 || status == 410, "{path}: {text}");
             text
         };
         let document: Value =
@@ -43,15 +43,20 @@ impl Replica<'_> {
             serde_json::from_str(&text(&format!("/v1/uploads/{}/status", self.upload_id)).await).unwrap();
         Answers {
             entry: text("/v1/cache/entries/number").await,
-            title: document["title"].as_str().unwrap().to_owned(),
+            title: if document["media_id"] == self.media_id {
+                document["title"].as_str().unwrap()
+            } else {
+                "gone"
+            }
+            .to_owned(),
             upload: upload["media"]["status"].as_str().unwrap_or("none").to_owned(),
         }
     }
 
     async fn change(&self, number: usize) {
         let path = format!("/v1/media/{}", self.media_id);
-        let patch = self.ask(Method::PATCH, &path).header(header::IF_MATCH, "*");
-        let changed = patch.json(&json!({ "title": format!("title {number}") })).send().await.unwrap();
+        let renaming = self.ask(Method::PATCH, &path).header(header::IF_MATCH, "*");
+        let changed = renaming.json(&json!({ "title": format!("title {number}") })).send().await.unwrap();
         assert_eq!(changed.status(), 200, "{}", changed.text().await.unwrap());
         let put = self.ask(Method::PUT, "/v1/cache/entries/number").body(format!("value {number}"));
         let put = put.send().await.unwrap();
@@ -133,4 +138,20 @@ async fn three_replicas_agree_and_a_frozen_one_never_answers_what_was_before() {
     assert_eq!(sleeper.answers().await, changed(number - 1));
     sleeper.until_memory_answers().await;
     assert_eq!(sleeper.answers().await, changed(number - 1));
+
+    // The same where the medium, and with it the status of its upload, goes.
+    cluster.signal("ingress-3", "STOP");
+    let frozen = Instant::now();
+    let removed = writer
+        .ask(Method::DELETE, &format!("/v1/media/{media_id}?permanent=true"))
+        .header(header::IF_MATCH, "*");
+    assert_eq!(removed.send().await.unwrap().status(), 204);
+    let gone = Answers { title: "gone".into(), upload: "none".into(), ..changed(number - 1) };
+    let elapsed = poll(WAIT_MAX, async || {
+        assert_eq!(writer.answers().await, gone);
+        (frozen.elapsed() > COHERENT_MAX).then_some(())
+    });
+    assert!(elapsed.await.is_some());
+    cluster.signal("ingress-3", "CONT");
+    assert_eq!(sleeper.answers().await, gone);
 }

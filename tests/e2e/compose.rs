@@ -31,7 +31,8 @@ fn section<'a>(text: &'a str, head: &str) -> Vec<&'a str> {
 
 /// `NAME: value` of an environment.
 fn pairs(lines: &[&str]) -> BTreeMap<String, String> {
-    let lines = lines.iter().filter(|line| !line.trim().is_empty() && !line.trim_start().starts_with("<<"));
+    let is_said = |line: &&&str| !line.trim().is_empty() && !line.trim_start().starts_with(['<', '#']);
+    let lines = lines.iter().filter(is_said);
     let pairs = lines.map(|line| line.trim().split_once(": ").unwrap());
     pairs.map(|(name, value)| (name.to_owned(), value.trim_matches('"').to_owned())).collect()
 }
@@ -99,6 +100,7 @@ impl Host {
                 "${S3_SECRET_KEY:?set it in the environment or in .env}".into(),
                 options["aws_secret_access_key"].clone(),
             ),
+            ("${STREAMGATE_OTLP_ENDPOINT:-}".into(), String::new()),
             ("http://s3:7070".into(), options["aws_endpoint"].clone()),
             ("0.0.0.0:8080".into(), listen.clone()),
             ("0.0.0.0:9090".into(), "127.0.0.1:0".into()),

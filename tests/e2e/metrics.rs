@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use crate::{
     chain::{self, Anvil, CHAIN_ID, Wallet},
     gate::Site,
-    harness::WAIT_MAX,
+    harness::{WAIT_MAX, sample},
 };
 
 const SETTINGS: &str = "\n[outbound]\nallow = [\"127.0.0.0/8\"]\n";
@@ -268,6 +268,8 @@ async fn every_declared_metric_is_counted_by_real_traffic_and_shown_by_the_monit
     play_gated(&site, &wallet).await;
     upload_in_pieces(&site).await;
     ask_around(&site).await;
+    let again = site.cluster.upload(sample(2, "320x180", "25"), "again.mp4").await;
+    site.cluster.media_event("media.ready", &again).await;
     let mut events = site.cluster.request(Method::GET, "/v1/events").send().await.unwrap();
     events.chunk().await.unwrap().unwrap();
     let began = Instant::now();

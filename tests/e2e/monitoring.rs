@@ -57,9 +57,14 @@ async fn operators_see_each_process_what_it_logs_and_what_it_counts() {
     let behind = format!("/v1/monitor/logs?behind={}&limit=500", page["next"]);
     assert!(!cluster.get(&behind).await.to_string().contains("\"number\":1,"), "only what is new");
 
-    let ready = cluster.get("/v1/monitor/metrics?prefix=streamgate_ready").await;
-    let samples = ready["items"][0]["samples"].as_array().unwrap();
-    assert!(samples.iter().any(|sample| sample["labels"]["role"] == "upload" && sample["value"] == "1"));
+    // Processes report what they count every ten seconds.
+    let reported = poll(WAIT_MAX, async || {
+        let ready = cluster.get("/v1/monitor/metrics?prefix=streamgate_ready").await;
+        let samples = ready["items"][0]["samples"].as_array().unwrap();
+        let is_of = |sample: &&Value| sample["labels"]["role"] == "upload" && sample["value"] == "1";
+        samples.iter().find(is_of).map(|_| ())
+    });
+    assert!(reported.await.is_some());
     let first = cluster.get("/v1/monitor/metrics?limit=2").await;
     let next = format!("/v1/monitor/metrics?limit=2&behind={}", first["next"].as_str().unwrap());
     assert!(first["items"][1]["name"].as_str() < cluster.get(&next).await["items"][0]["name"].as_str());

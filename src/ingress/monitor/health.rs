@@ -1,6 +1,6 @@
 //! `GET /v1/monitor/health`: the processes of the installation and what they stand on, as a monitor saw them.
 //!
-//! Limits: the monitor has [`MONITOR_WAIT`] to answer.
+//! Limits: the monitor has `MONITOR_WAIT` to answer.
 
 use std::collections::BTreeMap;
 

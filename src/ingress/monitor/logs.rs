@@ -21,6 +21,7 @@ use web::{
     error::Problem,
     limit::RateLimitGroup,
     operation::{Operation, OperationAccess},
+    problem_code::ProblemCode,
     query::QueryParameters,
 };
 
@@ -35,6 +36,10 @@ pub(super) struct LogFilter {
     /// Only lines behind this number, oldest first: `next` of the page before. Without it the newest lines come.
     #[serde(default)]
     behind: Option<u64>,
+    /// The monitor that is asked: `monitor` of the page before, whose numbers are its own. Where it is gone, leave both out.
+    #[serde(default)]
+    #[schemars(length(min = 16, max = 16), regex(pattern = "^[0-9a-f]*$"))]
+    monitor: Option<String>,
     /// Only lines at least that bad.
     #[serde(default)]
     severity: Option<LogSeverity>,
@@ -78,6 +83,42 @@ const fn default_limit() -> u32 {
     LINES_DEFAULT
 }
 
+fn monitor_gone() -> Problem {
+    Problem::not_found("the monitor that numbered these lines is gone: leave `behind` and `monitor` out")
+}
+
+/// Refuses texts that name nothing.
+fn check_texts(wanted: &LogFilter) -> Result<(), Problem> {
+    let LogFilter { role, instance, target, request_id, media_id, job_id, trace_id, limit, .. } = wanted;
+    if !(1..=monitor_query::LINES_MAX).contains(limit) {
+        let problem = Problem::new(ProblemCode::QueryMalformed);
+        return Err(problem.with_detail(format!("`limit` is 1 to {}", monitor_query::LINES_MAX)));
+    }
+    let texts = [
+        ("role", role, 64),
+        ("instance", instance, 64),
+        ("target", target, 128),
+        ("request_id", request_id, 64),
+        ("media_id", media_id, 64),
+        ("job_id", job_id, 64),
+        ("trace_id", trace_id, 64),
+    ];
+    for (name, text, length_max) in texts {
+        let is_odd = |text: &String| {
+            !(1..=length_max).contains(&text.len()) || !text.bytes().all(|b| b.is_ascii_graphic())
+        };
+        if text.as_ref().is_some_and(is_odd) {
+            let detail = format!("`{name}` has 1 to {length_max} letters, digits and signs");
+            return Err(Problem::new(ProblemCode::QueryMalformed).with_detail(detail));
+        }
+    }
+    Ok(())
+}
+
+fn is_monitor_name(text: &str) -> bool {
+    text.len() == 16 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
 /// Lines, oldest first.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "LogDocument", example = json!({
@@ -117,7 +158,10 @@ pub(super) static READ_LOGS: Operation = Operation::read(
     tag = "monitor",
     operation_id = "read_logs",
     params(LogFilter),
-    responses((status = 200, description = "The lines", body = ref("#/components/schemas/LogDocument"))),
+    responses(
+        (status = 200, description = "The lines", body = ref("#/components/schemas/LogDocument")),
+        (status = 404, description = "The monitor that numbered them is gone"),
+    ),
 )]
 pub(super) async fn read_logs(
     State(app): State<AppState>,
@@ -125,14 +169,36 @@ pub(super) async fn read_logs(
     QueryParameters(wanted): QueryParameters<LogFilter>,
 ) -> Result<Json<LogDocument>, Problem> {
     who.require_operator("the log is about everybody")?;
-    let LogFilter { behind, severity, role, instance, target, request_id, media_id, job_id, trace_id, limit } =
-        wanted;
+    check_texts(&wanted)?;
+    let LogFilter {
+        behind,
+        monitor,
+        severity,
+        role,
+        instance,
+        target,
+        request_id,
+        media_id,
+        job_id,
+        trace_id,
+        limit,
+    } = wanted;
     let fields =
         [("request.id", request_id), ("media.id", media_id), ("job.id", job_id), ("trace_id", trace_id)];
     let fields: BTreeMap<String, String> =
         fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect();
     let question = LogQuery { behind, severity_min: severity, role, instance, target, fields, limit };
-    let LogPage { lines, last, monitor, lost } =
-        ask_monitor(&app.bus, monitor_query::LOGS, &question).await?;
+    let is_named = monitor.is_some();
+    let verb = match monitor {
+        Some(monitor) if is_monitor_name(&monitor) => monitor_query::logs_of_verb(&monitor),
+        Some(_) => {
+            let problem = Problem::new(ProblemCode::QueryMalformed);
+            return Err(problem.with_detail("`monitor` is that of the page before: 16 digits"));
+        }
+        None => monitor_query::LOGS.to_owned(),
+    };
+    let asked = ask_monitor(&app.bus, &verb, &question).await;
+    let asked = asked.map_err(|problem| if is_named { monitor_gone() } else { problem });
+    let LogPage { lines, last, monitor, lost } = asked?;
     Ok(Json(LogDocument { items: lines, next: last, monitor, lost }))
 }

@@ -18,6 +18,7 @@ use web::{
     error::Problem,
     limit::RateLimitGroup,
     operation::{Operation, OperationAccess},
+    problem_code::ProblemCode,
     query::QueryParameters,
 };
 
@@ -80,7 +81,7 @@ pub(super) static READ_METRICS: Operation = Operation::read(
     get,
     path = READ_METRICS.path,
     tag = "monitor",
-    operation_id = "read_metrics",
+    operation_id = "read_monitor_metrics",
     params(MetricFilter),
     responses((status = 200, description = "The families", body = ref("#/components/schemas/MetricDocument"))),
 )]
@@ -91,6 +92,13 @@ pub(super) async fn read_metrics(
 ) -> Result<Json<MetricDocument>, Problem> {
     who.require_operator("metrics are about everybody")?;
     let MetricFilter { prefix, behind, limit } = wanted;
+    let is_name =
+        |text: &str| text.len() <= 128 && text.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_'));
+    if !is_name(&prefix) || !is_name(&behind) || !(1..=monitor_query::FAMILIES_MAX).contains(&limit) {
+        let detail =
+            "names of families have letters from a to z, digits and `_`, and a page has 1 to 50 of them";
+        return Err(Problem::new(ProblemCode::QueryMalformed).with_detail(detail));
+    }
     let question = MetricQuery { prefix, behind, limit };
     let MetricPage { families, next } = ask_monitor(&app.bus, monitor_query::METRICS, &question).await?;
     Ok(Json(MetricDocument { items: families, next }))

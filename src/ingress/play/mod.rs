@@ -103,6 +103,15 @@ impl Default for PlaybackConfig {
     }
 }
 
+/// The caches of final playlists and init segments, and of small segments.
+///
+/// # Errors
+/// When a limit is 0.
+pub fn open_object_caches(config: &PlaybackConfig) -> anyhow::Result<(Arc<ObjectCache>, Arc<ObjectCache>)> {
+    let open = |cache| ObjectCache::new(cache, config.cache_object_bytes_max).map(Arc::new);
+    Ok((open(config.cache)?, open(config.segment_cache)?))
+}
+
 /// Their descriptions.
 #[derive(utoipa::OpenApi)]
 #[openapi(paths(

@@ -70,9 +70,7 @@ impl ObjectCache {
             return Ok(BoundedObject::Whole(bytes));
         }
         let size_key = format!("{key}?size");
-        if let Some(size_bytes) =
-            self.answers.peek(&size_key).and_then(|kept| Some(kept.first_chunk().copied()?))
-        {
+        if let Some(size_bytes) = self.answers.peek(&size_key).and_then(|kept| kept.first_chunk().copied()) {
             return Ok(BoundedObject::Larger { size_bytes: u64::from_be_bytes(size_bytes) });
         }
         let read = Arc::clone(self.reads.lock().entry(key.to_owned()).or_default());

@@ -301,24 +301,25 @@ pub(super) async fn remove_schedule(
 ) -> Result<StatusCode, Problem> {
     let held = load_changeable(&app.bus, &id, &who).await?;
     let now_ms = read_broker_time(&app).await?;
-    let change = |found: Option<&ScheduleRecord>| {
-        let mut record = found?.clone();
-        record.removed_at_ms = Some(now_ms);
-        let (schedule_id, owner) = (record.schedule_id, record.owner.clone());
-        let event = ScheduleRemoved { schedule_id, owner, removed_by: who.owner.clone() };
-        let outbox = Outbox::new().with_event(&event);
-        // What was announced, and is not to be any more, ends as well.
-        let refused = record.starting_run().and_then(|run| {
-            let refused =
-                refuse(ProblemCode::ScheduleEnded, "the schedule was removed before its job had begun");
-            describe_refusal(&record, run.planned_at_ms, &refused)
-        });
-        let outbox = refused.iter().fold(outbox, Outbox::with_event);
-        Some((record, outbox))
-    };
+    let change = |found: Option<&ScheduleRecord>| Some(remove_record(found?.clone(), now_ms, &who.owner));
     app.bus.change_record::<ScheduleRecord>(&held.record.key(), change).await?;
     tracing::info!(schedule.id = %held.record.schedule_id, by = who.owner, "a schedule was removed");
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// A schedule as it is once it is removed, at a time of the broker, with the events of that.
+pub fn remove_record(mut record: ScheduleRecord, now_ms: u64, removed_by: &str) -> (ScheduleRecord, Outbox) {
+    record.removed_at_ms = Some(now_ms);
+    let (schedule_id, owner) = (record.schedule_id, record.owner.clone());
+    let event = ScheduleRemoved { schedule_id, owner, removed_by: removed_by.to_owned() };
+    let outbox = Outbox::new().with_event(&event);
+    // What was announced, and is not to be any more, ends as well.
+    let refused = record.starting_run().and_then(|run| {
+        let refused = refuse(ProblemCode::ScheduleEnded, "the schedule was removed before its job had begun");
+        describe_refusal(&record, run.planned_at_ms, &refused)
+    });
+    let outbox = refused.iter().fold(outbox, Outbox::with_event);
+    (record, outbox)
 }
 
 pub(super) static RUN_SCHEDULE_NOW: Operation = Operation::change(

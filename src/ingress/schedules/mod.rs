@@ -42,7 +42,7 @@ use web::{
 };
 
 mod change;
-pub use change::describe_change;
+pub use change::{describe_change, remove_record};
 mod document;
 pub mod firing;
 mod list;

@@ -64,6 +64,9 @@ pub(crate) async fn run_term(
     let reading = nats::reader::ReaderConfig::new(subjects::EVENTS, vec![subjects::EVENTS_ALL.into()], start);
     let mut events = bus.follow_stream(READER, reading);
     let mut batches = BatchPublisher::new(bus, ANSWER_WAIT_MAX).await?;
+    // Looked at before anything is sent: a server that knows no batches would store single messages.
+    let records_max =
+        if takes_batches(bus).await? { config.batch_records_max.min(BATCH_MESSAGES_MAX) } else { 1 };
     tracing::debug!(n = head.n, source_sequence = head.source_sequence, "auditing");
     loop {
         let event = tokio::select! {
@@ -75,7 +78,8 @@ pub(crate) async fn run_term(
         // What has come meanwhile goes with it, so that more events make larger batches and not a longer way.
         let mut lines = AuditLines::new(head, config);
         lines.push(&event)?;
-        while lines.has_room()
+        while lines.lines.len() < records_max
+            && lines.size_bytes < BATCH_BYTES_FULL
             && let Some(event) = events.next_received()?
         {
             lines.push(&event)?;
@@ -87,6 +91,16 @@ pub(crate) async fn run_term(
             _ = connection.changed() => return Err(AuditError::Interrupted),
         };
     }
+}
+
+/// Whether AUDIT takes batches. A broker whose topology is of before does not until `streamgate nats apply`.
+async fn takes_batches(bus: &Bus) -> Result<bool, AuditError> {
+    let log = bus.context().get_stream(subjects::AUDIT).await.map_err(nats::BusError::unavailable)?;
+    let is_allowed = log.cached_info().config.allow_atomic_publish;
+    if !is_allowed {
+        tracing::warn!("records of the audit log are appended one by one: `streamgate nats diff` says why");
+    }
+    Ok(is_allowed)
 }
 
 /// How a record names the life of EVENTS: as the ids of followed events do.
@@ -166,11 +180,6 @@ impl<'a> AuditLines<'a> {
         Self { config, last: head.n, head, lines: Vec::new(), size_bytes: 0 }
     }
 
-    fn has_room(&self) -> bool {
-        self.lines.len() < self.config.batch_records_max.min(BATCH_MESSAGES_MAX)
-            && self.size_bytes < BATCH_BYTES_FULL
-    }
-
     /// Adds the record of an event.
     pub(crate) fn push(&mut self, event: &StreamEntry) -> Result<(), AuditError> {
         let audited = self.head.source_sequence;
@@ -220,15 +229,8 @@ pub(crate) async fn append_lines(
         }
         // The records hold their own numbers: at another place they would break the chain.
         Ok(_) | Err(BatchError::WrongLastSequence { .. }) => Err(AuditError::Fenced { n: last + 1 }),
-        Err(BatchError::Unsupported { reason }) => {
-            tracing::warn!(reason, "records are appended one by one: see `streamgate nats diff`");
-            let mut last = last;
-            for line in appended.lines {
-                last = publish_line(bus, last, line).await?.n;
-            }
-            Ok(appended.head)
-        }
         Err(BatchError::Bus(error)) => Err(error.into()),
+        // Also where the stream took batches when the term began: the next term looks again.
         Err(error) => Err(AuditError::Refused { n: last + 1, reason: error_chain(&error) }),
     }
 }

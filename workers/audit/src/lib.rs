@@ -6,7 +6,7 @@
 //! - Stores: nothing else; where to go on is read from the last record. A crash at any line is repaired by the next term. What is
 //!   no next event is accounted for by a note, a record about the log itself: messages that are no records and that it steps over,
 //!   records of an older version that repeat earlier ones.
-//! - Limits: one record in flight; [`AuditConfig`] names the bytes of one line; a note steps over at most [`FOREIGN_MAX`] messages.
+//! - Limits: one batch in flight; [`AuditConfig`] names its records, and the bytes of one line; a note steps over at most [`FOREIGN_MAX`] messages.
 //!
 //! What is absent: no durable and no cursor of its own, so there is nothing that could disagree with the log.
 

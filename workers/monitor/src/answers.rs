@@ -45,21 +45,38 @@ pub(crate) async fn answer_questions(
 }
 
 async fn answer_until_ended(bus: &Bus, log: &ProcessLog, render: &MetricsDocument) -> Result<(), BusError> {
+    let mut connection = bus.watch_connection();
+    connection.mark_unchanged();
     let questions = bus.client().queue_subscribe(subjects::MONITOR_REQUESTS, QUEUE_GROUP.to_owned()).await;
     let mut questions = questions.map_err(BusError::unavailable)?;
-    while let Some(question) = questions.next().await {
+    // Who goes on behind a line asks the monitor that numbered it.
+    let own_verb = monitor_query::logs_of_verb(log.monitor());
+    let mut own_questions = bus.subscribe_core(subjects::monitor_request_subject(&own_verb)).await?;
+    log.begin_listening(Instant::now());
+    loop {
+        let question = tokio::select! {
+            question = questions.next() => question,
+            question = own_questions.next() => question,
+            // What was said until the connection was there again, it did not receive.
+            changed = connection.changed() => {
+                changed.map_err(BusError::unavailable)?;
+                log.begin_listening(Instant::now());
+                continue;
+            }
+        };
+        let Some(question) = question else { return Ok(()) };
         let Some(reply) = question.reply.clone() else { continue };
         if question.payload.len() > monitor_query::QUESTION_BYTES_MAX {
             continue;
         }
         let verb = question.subject.rsplit('.').next().unwrap_or_default();
+        let verb = if verb == own_verb { monitor_query::LOGS } else { verb };
         match encode_answer(verb, &question.payload, log, render) {
             Ok(Some(answer)) => bus.publish_core(reply.to_string(), answer).await?,
             Ok(None) => {}
             Err(error) => tracing::debug!(error = error_chain(&error), "a question that can't be read"),
         }
     }
-    Ok(())
 }
 
 /// The answer to a question; `None` where this version knows no such question.

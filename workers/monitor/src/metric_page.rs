@@ -130,9 +130,10 @@ mod tests {
     fn a_page_and_a_family_have_only_so_many_samples() {
         let mut document = String::new();
         for family in ["a", "b", "c"] {
-            document.push_str(&format!("# HELP {family} Many.\n# TYPE {family} gauge\n"));
+            document += &["# HELP ", family, " Many.\n# TYPE ", family, " gauge\n"].concat();
             for number in 0..SAMPLES_MAX + 5 {
-                document.push_str(&format!("{family}{{name=\"{number:0100}\"}} 1\n"));
+                let number = format!("{number:0100}");
+                document += &[family, "{name=\"", &number, "\"} 1\n"].concat();
             }
         }
         let page = select_families(&document, &MetricQuery { limit: 50, ..MetricQuery::default() });

@@ -51,7 +51,8 @@ struct RingLine {
 struct LogState {
     started: Instant,
     processes: BTreeMap<String, KnownProcess>,
-    omitted_count: u64,
+    /// Processes without a place, and when each spoke last; as many as there are places.
+    omitted: BTreeMap<String, Instant>,
     lines: VecDeque<RingLine>,
     size_bytes: usize,
     /// Number of the last line.
@@ -77,12 +78,22 @@ impl ProcessLog {
         let state = LogState {
             started: Instant::now(),
             processes: BTreeMap::new(),
-            omitted_count: 0,
+            omitted: BTreeMap::new(),
             lines: VecDeque::new(),
             size_bytes: 0,
             last: 0,
         };
         Self { state: Arc::new(Mutex::new(state)), monitor: monitor.into() }
+    }
+
+    /// Names this monitor.
+    pub(crate) fn monitor(&self) -> &str {
+        &self.monitor
+    }
+
+    /// From now on it receives what is said: it has just subscribed, or was cut off until now.
+    pub(crate) fn begin_listening(&self, now: Instant) {
+        self.state.lock().started = now;
     }
 
     /// Takes the report of a process that speaks under `role`; false where it is none.
@@ -101,10 +112,13 @@ impl ProcessLog {
             state.push(role, &report.instance, line, now);
         }
         let is_known = state.processes.contains_key(&report.instance);
-        if !is_known && state.processes.len() >= PROCESSES_MAX {
-            state.omitted_count += 1;
+        if !is_known && state.processes.len() >= PROCESSES_MAX && !state.drop_silent(now) {
+            if state.omitted.len() < PROCESSES_MAX || state.omitted.contains_key(&report.instance) {
+                state.omitted.insert(report.instance, now);
+            }
             return true;
         }
+        state.omitted.remove(&report.instance);
         state.processes.insert(report.instance.clone(), KnownProcess { report, seen_at: now });
         true
     }
@@ -113,17 +127,19 @@ impl ProcessLog {
     pub(crate) fn list_processes(&self, now: Instant) -> ProcessList {
         let mut state = self.state.lock();
         state.drop_old(now);
+        let started = state.started;
         let seen = |known: &KnownProcess| {
             let ProcessReport { instance, roles, version, started_at_ms, causes, dropped_lines, .. } =
                 known.report.clone();
-            let silent_ms = as_ms(now.saturating_duration_since(known.seen_at));
+            // What it said before this monitor listened (again), nobody knows.
+            let silent_ms = as_ms(now.saturating_duration_since(known.seen_at.max(started)));
             SeenProcess { instance, roles, version, started_at_ms, silent_ms, causes, dropped_lines }
         };
         let mut processes: Vec<SeenProcess> = state.processes.values().map(seen).collect();
         processes.sort_by(|a, b| (&a.roles, &a.instance).cmp(&(&b.roles, &b.instance)));
         ProcessList {
             processes,
-            omitted_count: state.omitted_count,
+            omitted_count: state.omitted.len() as u64,
             listening_ms: as_ms(now.saturating_duration_since(state.started)),
         }
     }
@@ -160,8 +176,8 @@ impl ProcessLog {
         };
         // Where the page is full, what is behind its last line is asked for next.
         let is_full = wanted.behind.is_some() && (found.len() == limit || size_bytes > ANSWER_BYTES_MAX);
-        let last = if is_full { found.last().map_or(state.last, |line| line.number) } else { state.last };
-        LogPage { lines: found, last, monitor: self.monitor.to_string(), lost }
+        let reached = if is_full { found.last().map_or(state.last, |line| line.number) } else { state.last };
+        LogPage { lines: found, last: reached, monitor: self.monitor.to_string(), lost }
     }
 }
 
@@ -198,8 +214,7 @@ fn as_ms(duration: Duration) -> u64 {
 impl LogState {
     fn push(&mut self, role: &str, instance: &str, line: LogLine, now: Instant) {
         self.last += 1;
-        let texts = line.fields.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
-        let size_bytes = LINE_OVERHEAD_BYTES + line.message.len() + line.target.len() + texts;
+        let size_bytes = LINE_OVERHEAD_BYTES + line.size_bytes();
         self.size_bytes += size_bytes;
         let kept = KeptLine { number: self.last, role: role.to_owned(), instance: instance.to_owned(), line };
         self.lines.push_back(RingLine { kept, at: now, size_bytes });
@@ -214,7 +229,18 @@ impl LogState {
         }
     }
 
+    /// Gives up the process that has been silent for longest, if one counts as gone; false where all live.
+    fn drop_silent(&mut self, now: Instant) -> bool {
+        let silent = Duration::from_secs(process_report::SILENT_S);
+        let gone =
+            self.processes.iter().filter(|(_, known)| now.saturating_duration_since(known.seen_at) >= silent);
+        let oldest = gone.min_by_key(|(_, known)| known.seen_at).map(|(instance, _)| instance.clone());
+        oldest.is_some_and(|oldest| self.processes.remove(&oldest).is_some())
+    }
+
     fn drop_old(&mut self, now: Instant) {
+        let silent = Duration::from_secs(process_report::SILENT_S);
+        self.omitted.retain(|_, at| now.saturating_duration_since(*at) < silent);
         while self.lines.front().is_some_and(|line| now.saturating_duration_since(line.at) > LINES_AGE_MAX) {
             self.drop_first();
         }
@@ -316,20 +342,37 @@ mod tests {
         for number in 0..=PROCESSES_MAX {
             log.receive("upload", &report(&format!("{number:016x}"), Vec::new()), now);
         }
+        log.receive("upload", &report(&format!("{PROCESSES_MAX:016x}"), Vec::new()), now);
         let list = log.list_processes(now);
-        assert_eq!((list.processes.len(), list.omitted_count), (PROCESSES_MAX, 1));
+        assert_eq!(
+            (list.processes.len(), list.omitted_count),
+            (PROCESSES_MAX, 1),
+            "it speaks again and again"
+        );
+        let later = now + Duration::from_secs(process_report::SILENT_S);
+        log.receive("upload", &report("00000000000000ff", Vec::new()), later);
+        log.receive("upload", &report("ffffffffffffffff", Vec::new()), later);
+        let list = log.list_processes(later);
+        assert_eq!(
+            (list.processes.len(), list.omitted_count),
+            (PROCESSES_MAX, 0),
+            "those that are gone give way"
+        );
+        assert!(list.processes.iter().any(|process| process.instance == "ffffffffffffffff"));
+        log.begin_listening(later);
+        assert!(log.list_processes(later).processes.iter().all(|process| process.silent_ms == 0));
     }
 
     #[test]
     fn what_is_no_report_is_left_out() {
         let (log, now) = (ProcessLog::new("m"), Instant::now());
-        let long =
+        let endless =
             LogLine { message: "x".repeat(process_report::TEXT_BYTES_MAX + 1), ..line(1, LogSeverity::Info) };
         let many = (0..=process_report::LINES_MAX as u64).map(|n| line(n, LogSeverity::Info)).collect();
         for payload in [
             b"x".to_vec(),
             report("short", Vec::new()),
-            report(ONE, vec![long]),
+            report(ONE, vec![endless]),
             report(ONE, many),
             vec![0; REPORT_BYTES_MAX + 1],
         ] {

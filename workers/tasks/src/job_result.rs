@@ -64,7 +64,7 @@ pub(crate) async fn end_job(
         match outcome {
             TaskOutcome::Verified(report) => record.verified = Some(report.clone()),
             TaskOutcome::Acted(report) => record.acted = Some(report.clone()),
-            TaskOutcome::Exported(report) => record.exported = Some(report.clone()),
+            TaskOutcome::Exported(report) => record.exported = Some(Box::new(report.clone())),
             TaskOutcome::Fetched | TaskOutcome::Pictured | TaskOutcome::Failed(..) => {}
         }
         let (job_id, media_id) = (record.job_id, record.media_id);
@@ -72,7 +72,7 @@ pub(crate) async fn end_job(
         let Some((code, detail)) = &failure else {
             record.mark_ended(JobStatus::Succeeded, now_ms, ended_kept_ms);
             let wall_ms = now_ms.saturating_sub(record.created_at_ms);
-            let exported = record.exported.clone();
+            let exported = record.exported.as_deref().cloned();
             let succeeded = JobSucceeded { job_id, media_id, owner, kind, wall_ms, cpu_ms: 0, exported };
             return Some((record, Outbox::new().with_event(&succeeded)));
         };

@@ -73,7 +73,7 @@ pub(crate) async fn export_medium(
     job: &JobRecord,
     progress: &TaskProgress<'_>,
 ) -> Result<ExportReport, TaskError> {
-    let order = job.export.as_ref().ok_or(ExportError::NoTarget)?;
+    let order = job.export.as_deref().ok_or(ExportError::NoTarget)?;
     let client = &context.services.client;
     let target = order.url.as_deref().ok_or(ExportError::NoTarget)?;
     let url = OutboundUrl::parse(target, client.networks()).map_err(ExportError::from)?;
