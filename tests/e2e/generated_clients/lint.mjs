@@ -20,7 +20,12 @@ const isOfSocket = ({ ruleId, location: [{ pointer }] }) => {
   return ruleId === "no-unused-components" && sockets.some(({ description }) => description.includes(`\`${component}\``));
 };
 
-const problems = (await lint({ ref: process.argv[2], config })).filter((problem) => !isOfSocket(problem));
+// Ids of uploads have 26 characters: `grants` is none of them, and `status` no id of a grant.
+const isOfIds = ({ ruleId, message }) =>
+  ruleId === "no-ambiguous-paths" && message.includes("`/v1/uploads/grants/{grant_id}` and `/v1/uploads/{upload_id}/status`");
+
+const found = await lint({ ref: process.argv[2], config });
+const problems = found.filter((problem) => !isOfSocket(problem) && !isOfIds(problem));
 for (const { severity, ruleId, message, location } of problems) {
   console.log(severity, ruleId, message, location.map(({ pointer }) => pointer).join(" "));
 }

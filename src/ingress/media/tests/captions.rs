@@ -202,7 +202,7 @@ async fn chapters_are_set_served_and_taken_back() {
         (json!([{ "start_s": 0, "title": "" }]), "/chapters/0/title"),
     ] {
         let (status, problem) = owner.patch(&medium, &json!({ "chapters": chapters })).await;
-        assert_eq!((status, &problem["errors"][0]["pointer"]), (400, &json!(pointer)), "{problem}");
+        assert_eq!((status, &problem["errors"][0]["pointer"]), (422, &json!(pointer)), "{problem}");
     }
     let chapters = json!([{ "start_s": 0.0, "title": "Arrival" }, { "start_s": 0.5, "title": "Sea & sand" }]);
     let (status, document) = owner.patch(&medium, &json!({ "chapters": chapters })).await;
