@@ -19,7 +19,6 @@ use schemas::{
     document::MediaDocumentRecord,
     gate::PlaybackSession,
     hook::HookRecord,
-    hook_event::HookRemoved,
     ids::{JobId, MediaId, RequestId},
     job::{JobRecord, JobStatus},
     media::{MediaRecord, MediaRemoved},
@@ -104,13 +103,7 @@ async fn remove_hooks(bus: &Bus, owner: &str) -> Result<usize, BusError> {
     let mut count = 0;
     for key in list_keys(bus, HookRecord::BUCKET, &filter).await? {
         let removed = bus.change_record::<HookRecord>(&key, |found| {
-            let hook = found?.clone();
-            let event =
-                HookRemoved { hook_id: hook.hook_id, owner: owner.to_owned(), removed_by: BY.to_owned() };
-            // What is kept for a while needs neither address nor secrets.
-            let left =
-                HookRecord { removed_at_ms: Some(now_ms), url: String::new(), secrets: Vec::new(), ..hook };
-            Some((left, Outbox::new().with_event(&event)))
+            Some(ingress::hooks::remove_record(found?.clone(), now_ms, BY))
         });
         count += usize::from(removed.await?.is_some());
     }

@@ -12,7 +12,7 @@ use nats::{Bus, BusError, Outbox, ReaderStart, VersionedRecord, reader};
 use schemas::{
     KvRecord, document,
     hook::{HookRecord, hook_key},
-    ids::{MediaId, RequestId, UploadId},
+    ids::{MediaId, RequestId},
     media,
     schedule::{ScheduleRecord, schedule_key},
     session::{AuthSignedIn, SignInMethod},
@@ -21,7 +21,7 @@ use schemas::{
 };
 use serde::Serialize;
 
-use auth::account::WalletAccount;
+use auth::{account::WalletAccount, removal::find_records};
 use ingress::schedules::owner_key;
 
 /// Who changes owners from the command line.
@@ -95,9 +95,10 @@ pub async fn find_chainless_owners(bus: &Bus) -> Result<Vec<ChainlessOwner>, Bus
 pub async fn transfer_ownership(bus: &Bus, from: &str, to: &str) -> Result<OwnerTransferCounts, BusError> {
     let mut transferred = OwnerTransferCounts::default();
     // Before the media: what a stage begins from now on is of the new owner.
-    for upload_id in find_open_uploads(bus, from).await? {
-        bus.change_record::<UploadRecord>(&upload_id.to_string(), |found| {
-            let open = found.filter(|upload| upload.owner == from && upload.status == UploadStatus::Open)?;
+    let is_open = |upload: &UploadRecord| upload.owner == from && upload.status == UploadStatus::Open;
+    for upload in find_records::<UploadRecord>(bus, "*", is_open).await? {
+        bus.change_record::<UploadRecord>(&upload.upload_id.to_string(), |found| {
+            let open = found.filter(|upload| is_open(upload))?;
             Some((UploadRecord { owner: to.to_owned(), ..open.clone() }, Outbox::new()))
         })
         .await?;
@@ -240,21 +241,6 @@ async fn transfer_medium(bus: &Bus, media_id: MediaId, from: &str, to: &str) -> 
     Ok(())
 }
 
-/// The uploads of an owner that are not complete yet: their media are there, and what the stages make of them follows the upload.
-async fn find_open_uploads(bus: &Bus, owner: &str) -> Result<Vec<UploadId>, BusError> {
-    let mut found = Vec::new();
-    visit_entries(bus, record_reader_config::<UploadRecord>(), |key, payload| {
-        if let Ok((_, upload)) = nats::decode_record::<UploadRecord>(key, payload)
-            && upload.owner == owner
-            && upload.status == UploadStatus::Open
-        {
-            found.push(upload.upload_id);
-        }
-    })
-    .await?;
-    Ok(found)
-}
-
 /// The owner of each medium: the one its document names, else the one that the stages know.
 async fn read_media_owners(bus: &Bus) -> Result<BTreeMap<MediaId, String>, BusError> {
     let mut owners = BTreeMap::new();
@@ -299,7 +285,12 @@ async fn visit_entries(
 #[cfg(test)]
 mod tests {
     use nats::{Role, testing::TestBroker};
-    use schemas::{access, ids::SessionId, schedule::ScheduleChanged, session::AuthKeyCreated};
+    use schemas::{
+        access,
+        ids::{SessionId, UploadId},
+        schedule::ScheduleChanged,
+        session::AuthKeyCreated,
+    };
 
     use super::*;
 

@@ -165,23 +165,25 @@ pub(super) async fn remove_hook(
     let mut attempt = 0;
     loop {
         let mut held = load_changeable(&app.bus, &id, &who, &headers).await?;
-        // What is kept for a while needs neither address nor secrets.
-        held.record = HookRecord {
-            removed_at_ms: Some(now_ms),
-            url: String::new(),
-            secrets: Vec::new(),
-            ..held.record
-        };
-        let (hook_id, owner) = (held.record.hook_id, held.record.owner.clone());
-        let event = HookRemoved { hook_id, owner, removed_by: who.owner.clone() };
+        let (removed, outbox) = remove_record(held.record, now_ms, &who.owner);
+        held.record = removed;
         attempt += 1;
-        match app.bus.commit_record(&mut held, Outbox::new().with_event(&event)).await {
+        match app.bus.commit_record(&mut held, outbox).await {
             Ok(()) => {
-                tracing::info!(hook.id = %hook_id, by = who.owner, "a hook was removed");
+                tracing::info!(hook.id = %held.record.hook_id, by = who.owner, "a hook was removed");
                 return Ok(StatusCode::NO_CONTENT);
             }
             Err(BusError::Conflict { .. }) if attempt < CHANGE_ATTEMPTS_MAX => {}
             Err(error) => return Err(error.into()),
         }
     }
+}
+
+/// A hook as it is once it is removed, at a time of the broker, with the event of that.
+pub fn remove_record(hook: HookRecord, now_ms: u64, removed_by: &str) -> (HookRecord, Outbox) {
+    let (hook_id, owner) = (hook.hook_id, hook.owner.clone());
+    let event = HookRemoved { hook_id, owner, removed_by: removed_by.to_owned() };
+    // What is kept for a while needs neither address nor secrets.
+    let removed = HookRecord { removed_at_ms: Some(now_ms), url: String::new(), secrets: Vec::new(), ..hook };
+    (removed, Outbox::new().with_event(&event))
 }

@@ -58,7 +58,7 @@ mod list;
 pub(crate) mod tests;
 mod turn;
 
-pub use change::describe_change;
+pub use change::{describe_change, remove_record};
 
 /// Most records of hooks of one account: those that send, and tombstones.
 pub const OWNER_RECORDS_MAX: usize = 200;

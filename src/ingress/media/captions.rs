@@ -342,12 +342,9 @@ pub(super) async fn put_captions(
     let changed = match changed {
         Ok(changed) => changed,
         Err(problem) => {
-            if problem.status().is_client_error() {
-                let is_named = |document: &MediaDocumentRecord| {
-                    document.captions.iter().any(|kept| kept.name == track.name)
-                };
-                remove_unnamed(&app, (media_id, key), is_named).await;
-            }
+            let is_named =
+                |document: &MediaDocumentRecord| document.captions.iter().any(|kept| kept.name == track.name);
+            remove_unnamed(&app, &problem, (media_id, key), is_named).await;
             return Err(problem);
         }
     };
@@ -433,13 +430,17 @@ pub(super) async fn remove_objects(app: &AppState, keys: &[String]) {
     }
 }
 
-/// Removes an object that a refused change was to name, unless the document names it: a change may be written although its answer was
-/// lost. Where that can't be known, the object goes with the medium.
+/// Removes an object that a change was to name which the client's `problem` refused, unless the document names it: a change may be written
+/// although its answer was lost. Where that can't be known, the object goes with the medium.
 pub(super) async fn remove_unnamed(
     app: &AppState,
+    problem: &Problem,
     (media_id, key): (MediaId, String),
     is_named: impl Fn(&MediaDocumentRecord) -> bool,
 ) {
+    if !problem.status().is_client_error() {
+        return;
+    }
     match app.bus.load_record::<MediaDocumentRecord>(&media_id.to_string()).await {
         Ok(held) if held.as_ref().is_some_and(|held| is_named(&held.record)) => {}
         Ok(_) => remove_objects(app, &[key]).await,

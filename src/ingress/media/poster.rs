@@ -158,12 +158,10 @@ pub(super) async fn set_poster(
             Ok(changed.medium.render_document(media_id)?.to_response(&HeaderMap::new()))
         }
         Err(problem) => {
-            if problem.status().is_client_error() {
-                let is_named = |document: &MediaDocumentRecord| {
-                    document.poster.as_ref().is_some_and(|poster| poster.name == name)
-                };
-                remove_unnamed(&app, (media_id, key), is_named).await;
-            }
+            let is_named = |document: &MediaDocumentRecord| {
+                document.poster.as_ref().is_some_and(|poster| poster.name == name)
+            };
+            remove_unnamed(&app, &problem, (media_id, key), is_named).await;
             Err(problem)
         }
     }

@@ -13,7 +13,7 @@ use axum::{
 use nats::Outbox;
 use schemars::JsonSchema;
 use schemas::{
-    KvRecord as _,
+    BusEvent, KvRecord as _,
     access::ApiKeyScope,
     alert::{
         AlertAcknowledged, AlertBoard, AlertMark, AlertPhase, AlertSeverity, AlertSilenced, AlertState,
@@ -242,10 +242,7 @@ pub(super) async fn silence_alert(
         silenced_by: mark.made_by.clone(),
         reason: mark.reason.clone(),
     };
-    let marks = |board: &mut AlertBoard| std::mem::take(&mut board.silences);
-    let put = |board: &mut AlertBoard, marks| board.silences = marks;
-    let outbox = || Outbox::new().with_event(&event);
-    change_marks(&app, &alert, &mark, (marks, put), outbox).await?;
+    change_marks(&app, (&alert, &mark), |board| &mut board.silences, &event).await?;
     tracing::info!(alert, until_ms = mark.until_ms, by = who.owner, "an alert is silenced");
     Ok(Json(AlertMarkDocument::new(&alert, &mark)))
 }
@@ -289,10 +286,7 @@ pub(super) async fn acknowledge_alert(
         acknowledged_by: mark.made_by.clone(),
         reason: mark.reason.clone(),
     };
-    let marks = |board: &mut AlertBoard| std::mem::take(&mut board.acknowledgements);
-    let put = |board: &mut AlertBoard, marks| board.acknowledgements = marks;
-    let outbox = || Outbox::new().with_event(&event);
-    change_marks(&app, &alert, &mark, (marks, put), outbox).await?;
+    change_marks(&app, (&alert, &mark), |board| &mut board.acknowledgements, &event).await?;
     tracing::info!(alert, until_ms = mark.until_ms, by = who.owner, "an alert is acknowledged");
     Ok(Json(AlertMarkDocument::new(&alert, &mark)))
 }
@@ -317,28 +311,20 @@ async fn make_mark(app: &AppState, who: &Principal, wanted: AlertMarkRequest) ->
     Ok(AlertMark { made_at_ms, until_ms, made_by: who.owner.clone(), reason: wanted.reason })
 }
 
-/// Taking the marks of one kind out of a board, and putting them back.
-type MarksAccess<T, P> = (T, P);
-
-/// Sets or takes back the mark of an alert.
-async fn change_marks<T, P>(
+/// Sets or takes back the mark of an alert among those of its kind.
+async fn change_marks<E: BusEvent>(
     app: &AppState,
-    alert: &str,
-    mark: &AlertMark,
-    (take, put): MarksAccess<T, P>,
-    outbox: impl Fn() -> Outbox + Send + Sync,
-) -> Result<(), Problem>
-where
-    T: Fn(&mut AlertBoard) -> BTreeMap<String, AlertMark> + Send + Sync,
-    P: Fn(&mut AlertBoard, BTreeMap<String, AlertMark>) + Send + Sync,
-{
+    (alert, mark): (&str, &AlertMark),
+    marks_of: fn(&mut AlertBoard) -> &mut BTreeMap<String, AlertMark>,
+    event: &E,
+) -> Result<(), Problem> {
     let is_rule = RuleSet::built_in().is_ok_and(|set| set.names().contains(alert));
     let (mut is_known, mut has_room) = (is_rule, true);
     let change = |found: Option<&AlertBoard>| {
         let mut board = found.cloned().unwrap_or_default();
         is_known = is_rule || board.alerts.iter().any(|known| known.alert_id == alert);
         board.drop_ended_marks(mark.made_at_ms);
-        let mut marks = take(&mut board);
+        let marks = marks_of(&mut board);
         has_room = marks.contains_key(alert) || marks.len() < MARKS_MAX;
         if !is_known || !has_room {
             return None;
@@ -348,8 +334,7 @@ where
         } else {
             marks.remove(alert);
         }
-        put(&mut board, marks);
-        Some((board, outbox()))
+        Some((board, Outbox::new().with_event(event)))
     };
     app.bus.change_record::<AlertBoard>(AlertBoard::KEY, change).await?;
     if !is_known {
