@@ -63,7 +63,7 @@ async fn what_a_hook_does_not_name_any_more_is_not_sent_though_it_waits() {
     receiver.answer_with(StatusCode::SERVICE_UNAVAILABLE);
     let [medium] = media();
     bench.publish(medium, "olga", 1).await;
-    wait_for("a try", async || (receiver.received().len() == 1).then_some(())).await;
+    bench.wait_for_tries(&hook, 1).await;
     bench.change_hook(&hook, |hook| hook.is_for_all = false).await;
     // The bucket is read in its order: what is asked for behind the change is done by who knows of it.
     let asked = AskedDelivery {
