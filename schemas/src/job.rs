@@ -732,6 +732,10 @@ pub struct JobPartRecord {
     pub worker: String,
     /// Unix time in milliseconds at which the holder last showed itself.
     pub last_seen_ms: u64,
+    /// The broker's Unix time in milliseconds of what the holder last wrote, where another worker misses it since; the next renewal of
+    /// the holder takes it back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missed_since_ms: Option<u64>,
     /// What is stored so far.
     pub tracks: Vec<StoredTrack>,
     /// CPU milliseconds the media child used for what is stored.
@@ -774,6 +778,7 @@ impl JobPartRecord {
             crashes: 0,
             worker: String::new(),
             last_seen_ms: 0,
+            missed_since_ms: None,
             tracks: Vec::new(),
             cpu_ms: 0,
             wall_ms: 0,
@@ -786,6 +791,11 @@ impl JobPartRecord {
             has_checksums: false,
             acted: None,
         }
+    }
+
+    /// The broker's Unix time in milliseconds at which its holder last showed itself, of a record that was stored at `stored_at_ms`.
+    pub fn seen_at_ms(&self, stored_at_ms: u64) -> u64 {
+        self.missed_since_ms.unwrap_or(stored_at_ms)
     }
 
     /// Unix time in milliseconds before which it is not tried again, while nobody holds it; `None` where it may be tried.

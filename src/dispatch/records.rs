@@ -142,7 +142,7 @@ pub(crate) async fn load_finish_state(bus: &Bus, job_id: JobId) -> Result<Finish
         PartFate::Over => return Ok(FinishState::Free),
         PartFate::Open => {}
     }
-    let was_seen = held.stored_at_ms().saturating_add(HOLDER_SEEN_MS) > now_ms;
+    let was_seen = held.record.seen_at_ms(held.stored_at_ms()).saturating_add(HOLDER_SEEN_MS) > now_ms;
     Ok(if held.record.last_seen_ms > 0 && was_seen { FinishState::Held } else { FinishState::Free })
 }
 

@@ -379,7 +379,8 @@ pub(super) async fn load_part_summaries(
     let summary = |held: VersionedRecord<JobPartRecord>| {
         let part = JobPartSummary::from(&held.record);
         // By the clock of the broker, not by that of the worker's host; 0 stays for a part that was let go.
-        let last_seen_ms = if part.last_seen_ms == 0 { 0 } else { held.stored_at_ms() };
+        let last_seen_ms =
+            if part.last_seen_ms == 0 { 0 } else { held.record.seen_at_ms(held.stored_at_ms()) };
         JobPartSummary { last_seen_ms, ..part }
     };
     Ok(parts.into_iter().flatten().map(summary).collect())

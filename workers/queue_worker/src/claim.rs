@@ -4,8 +4,9 @@
 //! that keeps losing workers is slowed, runs alone in its worker, and after a day is put aside for somebody to look at.
 //!
 //! Limits: a holder shows itself every [`RENEW_PERIOD_MAX`]. Its part is taken over only when it was not seen for `claim_fresh_ms` of
-//! the broker's time, and could have been: the broker answered the next worker all that time (`uptime.rs`). How often a message was
-//! delivered says nothing. [`LostWorkerPolicy`] says what becomes of a part that loses workers.
+//! the broker's time, and could have been: the broker answered the next worker all that time (`uptime.rs`), and stored, half of that
+//! time ago, that the holder is missed ([`JobPartRecord::missed_since_ms`]), which its next renewal takes back. How often a message
+//! was delivered says nothing. [`LostWorkerPolicy`] says what becomes of a part that loses workers.
 
 use std::time::{Duration, Instant};
 
@@ -127,7 +128,7 @@ impl PartClaimSettings<'_> {
 #[derive(Debug)]
 pub struct PartClaim {
     bus: Bus,
-    held: tokio::sync::Mutex<HeldPart>,
+    held: tokio::sync::Mutex<VersionedRecord<JobPartRecord>>,
     worker: String,
     attempt: u32,
     faults: u32,
@@ -135,14 +136,6 @@ pub struct PartClaim {
     /// Time for one try of a renewal.
     try_time: Duration,
     lost: CancellationToken,
-}
-
-/// The record of a part as its holder knows it.
-#[derive(Debug)]
-struct HeldPart {
-    versioned: VersionedRecord<JobPartRecord>,
-    /// Tries in a row that were not answered in time.
-    unanswered: u32,
 }
 
 impl PartClaim {
@@ -176,11 +169,7 @@ impl PartClaim {
         }
         let now_ms = rules.uptime.probe_broker(bus).await?;
         if !is_released {
-            // Both times are the broker's: `last_seen_ms` was written by the clock of another host.
-            let unseen = Duration::from_millis(now_ms.saturating_sub(held.stored_at_ms()));
-            // While the broker was away nobody could show itself.
-            let missed = unseen.min(rules.uptime.unbroken_for());
-            return match rules.fresh.checked_sub(missed).filter(|rest| !rest.is_zero()) {
+            return match Self::remaining_time(bus, &mut held, now_ms, rules).await? {
                 Some(rest) => Ok(PartAvailability::Taken(ClaimOutcome::Held(rest))),
                 None => {
                     Self::record_lost_worker(bus, job, &mut held, now_ms, rules).await.map(
@@ -196,6 +185,38 @@ impl PartClaim {
             return Ok(PartAvailability::Taken(ClaimOutcome::Delayed));
         }
         Ok(PartAvailability::Free(Box::new(held)))
+    }
+
+    /// How long a holder may still show itself; `None` when it has vanished.
+    ///
+    /// A broker that answers may store nothing, as a new leader does until it has caught up: that a holder is missed is stored
+    /// itself, and from then on there is time for the holder's next renewal.
+    async fn remaining_time(
+        bus: &Bus,
+        held: &mut VersionedRecord<JobPartRecord>,
+        now_ms: u64,
+        rules: PartClaimSettings<'_>,
+    ) -> Result<Option<Duration>, ClaimError> {
+        let (half, stored_at_ms) = (rules.fresh / 2, held.stored_at_ms());
+        // All times are the broker's: `last_seen_ms` was written by the clock of another host. While the broker was away nobody
+        // could show itself.
+        let passed_since =
+            |at_ms: u64| Duration::from_millis(now_ms.saturating_sub(at_ms)).min(rules.uptime.unbroken_for());
+        if let Some(seen_at_ms) = held.record.missed_since_ms {
+            let unseen = rules.fresh.saturating_sub(passed_since(seen_at_ms));
+            let rest = unseen.max(half.saturating_sub(passed_since(stored_at_ms)));
+            return Ok(Some(rest).filter(|rest| !rest.is_zero()));
+        }
+        let rest = half.saturating_sub(passed_since(stored_at_ms));
+        if rest.is_zero() {
+            held.record.missed_since_ms = Some(stored_at_ms);
+            match bus.commit_record(held, Outbox::new()).await {
+                // Otherwise somebody else wrote it, or the holder showed itself.
+                Ok(()) | Err(nats::BusError::Conflict { .. }) => return Ok(Some(half)),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(Some(rest))
     }
 
     /// The holder vanished. `None` when the part can be taken at once, with what was changed in it.
@@ -233,7 +254,7 @@ impl PartClaim {
             });
         }
         record.lost = Some(lost);
-        record.last_seen_ms = 0;
+        (record.last_seen_ms, record.missed_since_ms) = (0, None);
         record.code = Some(job::WORKER_LOST.to_owned());
         // Not written here: taking the part writes the loss together with the new claim.
         if lost.parked_at_ms.is_none() && lost.retry_at_ms.is_none() {
@@ -267,7 +288,7 @@ impl PartClaim {
         record.is_interrupted = false;
         // The compare-and-set below is the fence: of two workers that saw the part free, one takes it.
         rules.worker.clone_into(&mut record.worker);
-        record.last_seen_ms = nats::now_ms();
+        (record.last_seen_ms, record.missed_since_ms) = (nats::now_ms(), None);
         let outbox = if is_counted { build_attempt_events(job, record) } else { Outbox::new() };
         (record.code, record.detail) = (None, None);
         let (attempt, faults, crashes) = (record.attempt, record.faults, record.crashes);
@@ -295,7 +316,7 @@ impl PartClaim {
         PARTS_CLAIMED.increment(());
         Ok(ClaimOutcome::Ours(Box::new(Self {
             bus: bus.clone(),
-            held: tokio::sync::Mutex::new(HeldPart { versioned: held, unanswered: 0 }),
+            held: tokio::sync::Mutex::new(held),
             worker: rules.worker.to_owned(),
             attempt,
             faults,
@@ -323,47 +344,45 @@ impl PartClaim {
 
     /// The record as last written.
     pub async fn current_record(&self) -> JobPartRecord {
-        self.held.lock().await.versioned.record.clone()
+        self.held.lock().await.record.clone()
     }
 
     /// Shows that the holder lives, and writes what `change` changes, in one try: who does so again and again need not wait for an
     /// answer that was lost. False when the part is lost; a broker that is away is not a loss, the next renewal finds out.
     pub async fn renew(&self, change: impl FnOnce(&mut JobPartRecord)) -> Result<bool, ClaimError> {
-        change(&mut self.held.lock().await.versioned.record);
-        self.try_renewal().await.unwrap_or_else(|| Err(ClaimError::from(unanswered())))
+        change(&mut self.held.lock().await.record);
+        self.try_renewal(self.try_time).await.unwrap_or_else(|| Err(ClaimError::from(unanswered())))
     }
 
     /// The same for what must not be lost: tries for [`CHANGE_TIME_MAX`] when no answer comes.
     pub async fn write_change(&self, change: impl FnOnce(&mut JobPartRecord)) -> Result<bool, ClaimError> {
         let begun = Instant::now();
-        change(&mut self.held.lock().await.versioned.record);
+        change(&mut self.held.lock().await.record);
+        // The first lost answer costs one short try; a broker that is only slow gets the time it needs. A renewal does not: what is
+        // stored shows the holder also where its answer comes late, and a lost one must not hold up the next.
+        let mut doublings = 0;
         while begun.elapsed() < CHANGE_TIME_MAX {
-            if let Some(ended) = self.try_renewal().await {
+            if let Some(ended) = self.try_renewal(self.try_time * (1 << doublings)).await {
                 return ended;
             }
+            doublings = (doublings + 1).min(RENEW_DOUBLINGS_MAX);
         }
         Err(ClaimError::from(unanswered()))
     }
 
-    /// Writes what is known of the record. `None` when no answer came in time: it may be stored or not, which the next try finds out.
-    async fn try_renewal(&self) -> Option<Result<bool, ClaimError>> {
+    /// Writes what is known of the record. `None` when no answer came in `try_time`: it may be stored or not, which the next try
+    /// finds out.
+    async fn try_renewal(&self, try_time: Duration) -> Option<Result<bool, ClaimError>> {
         let mut held = self.held.lock().await;
         if self.lost.is_cancelled() {
             return Some(Ok(false));
         }
-        let record = &mut held.versioned.record;
         // It was let go meanwhile, and nobody is to think otherwise.
-        if record.last_seen_ms == 0 {
+        if held.record.last_seen_ms == 0 {
             return Some(Ok(true));
         }
-        record.last_seen_ms = nats::now_ms();
-        // The first lost answer costs one short try; a broker that is only slow gets the time it needs.
-        let doublings = held.unanswered.saturating_sub(1).min(RENEW_DOUBLINGS_MAX);
-        let tried =
-            tokio::time::timeout(self.try_time * (1 << doublings), self.write_renewal(&mut held.versioned));
-        let ended = tried.await.ok();
-        held.unanswered = if ended.is_some() { 0 } else { held.unanswered.saturating_add(1) };
-        ended
+        held.record.last_seen_ms = nats::now_ms();
+        tokio::time::timeout(try_time, self.write_renewal(&mut held)).await.ok()
     }
 
     async fn write_renewal(&self, held: &mut VersionedRecord<JobPartRecord>) -> Result<bool, ClaimError> {
@@ -433,19 +452,18 @@ impl PartClaim {
             return Ok(false);
         }
         let mut held = self.held.lock().await;
-        let held = &mut held.versioned;
         for _ in 0..RELEASE_ATTEMPTS_MAX {
             let record = &mut held.record;
             // What is made stays so, also where that could not be written before.
             if record.status == JobPartStatus::Claimed {
                 record.code = Some(code.to_owned());
                 record.detail = Some(detail.to_owned());
-                record.last_seen_ms = 0;
+                (record.last_seen_ms, record.missed_since_ms) = (0, None);
                 record.crashes = self.crashes + u32::from(left == PartAttemptFailure::Crashed);
                 record.faults = self.faults + u32::from(left != PartAttemptFailure::Interrupted);
                 record.is_interrupted = left == PartAttemptFailure::Interrupted;
             }
-            match self.bus.commit_record(held, Outbox::new()).await {
+            match self.bus.commit_record(&mut held, Outbox::new()).await {
                 Ok(()) => return Ok(true),
                 Err(nats::BusError::Conflict { .. }) => {}
                 Err(error) => return Err(error.into()),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use async_nats::jetstream;
 use nats::{
     Bus, Outbox, Role, VersionedRecord,
     testing::{TestBroker, TestCluster},
@@ -81,6 +82,11 @@ impl Rivals {
             self.contend(|uptime| uptime.unbroken_for() >= FRESH).await;
             assert!(self.claim.write_change(|_| {}).await.unwrap());
         };
+        self.watched(test).await;
+    }
+
+    /// Runs `test` while the other one asks all the time whether the broker is there, as each worker does.
+    async fn watched(&self, test: impl Future<Output = ()>) {
         tokio::select! {
             () = test => {}
             () = self.uptime.watch_broker(&self.other) => {}
@@ -129,6 +135,32 @@ async fn a_new_leader_takes_nothing_from_a_holder() {
             cluster.kill_server(cluster.index_of_name(&leader.unwrap()).unwrap());
         })
         .await;
+}
+
+/// The broker answers every question, and says the time, but stores nothing for longer than a holder may be unseen: whoever is first
+/// when it does again, the holder keeps its part.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_stores_nothing_takes_nothing_from_a_holder() {
+    let broker = TestBroker::start().await;
+    let admin = broker.bus(Role::Admin).await;
+    let rivals = Rivals::start_at(&broker).await;
+    let stream = admin.context().get_stream(subjects::kv_stream_name(JobPartRecord::BUCKET)).await.unwrap();
+    let open = stream.cached_info().config.clone();
+    let elsewhere = vec![format!("$KV.{}.elsewhere", JobPartRecord::BUCKET)];
+    let without_writes = jetstream::stream::Config { subjects: elsewhere, ..open.clone() };
+    let test = async {
+        admin.context().update_stream(&without_writes).await.unwrap();
+        let until = tokio::time::Instant::now() + FRESH * 2;
+        rivals.contend(|_| tokio::time::Instant::now() >= until).await;
+        assert!(rivals.uptime.unbroken_for() > FRESH, "the broker answered");
+        assert!(rivals.claim.renew(|_| {}).await.is_err(), "it was stored");
+        admin.context().update_stream(&open).await.unwrap();
+        while !rivals.ask_for_held().await {}
+        let until = tokio::time::Instant::now() + FRESH;
+        rivals.contend(|_| tokio::time::Instant::now() >= until).await;
+        assert!(rivals.claim.write_change(|_| {}).await.unwrap());
+    };
+    rivals.watched(test).await;
 }
 
 /// One try is dropped halfway: whether it was stored or not, the next one goes on from there, also where it ended the part.
