@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nats::{Bus, Outbox};
+use nats::{Bus, Outbox, metrics::table::SIGNING_KEY_OVERDUE_SECONDS};
 use parking_lot::RwLock;
 use schemas::{
     ids::KeyId,
@@ -62,6 +62,12 @@ impl SigningKeyRing {
         Ok(())
     }
 
+    /// Counts for how long the next key is due: nobody makes it while the ring can't be written, and one key goes on signing.
+    pub(super) fn record_overdue(&self, now_ms: u64) {
+        let overdue_s = overdue_s(&self.known_keys(), now_ms, &self.config);
+        SIGNING_KEY_OVERDUE_SECONDS.set((), i64::try_from(overdue_s).unwrap_or(i64::MAX));
+    }
+
     /// The key that signs now.
     pub fn signing_key(&self, now_ms: u64) -> Option<AccessTokenKey> {
         let keys = self.known_keys();
@@ -102,6 +108,16 @@ fn to_token_key(key: &KeyRingEntry) -> AccessTokenKey {
     AccessTokenKey { key_id: key.key_id, bytes: key.bytes.to_vec() }
 }
 
+/// When the key behind `newest` is to be made, in Unix milliseconds.
+const fn due_at_ms(newest: &KeyRingEntry, config: &AuthConfig) -> u64 {
+    newest.signs_from_ms.saturating_add(config.ring_age_s.saturating_mul(1_000))
+}
+
+/// For how long the next key is due, in seconds.
+fn overdue_s(keys: &[KeyRingEntry], now_ms: u64, config: &AuthConfig) -> u64 {
+    keys.last().map_or(0, |newest| now_ms.saturating_sub(due_at_ms(newest, config)) / 1_000)
+}
+
 /// The keys as they should be now; `None` when they are.
 fn rotated_keys(
     keys: &[KeyRingEntry],
@@ -114,8 +130,7 @@ fn rotated_keys(
         return Some(vec![KeyRingEntry { signs_from_ms: now_ms, ..fresh.clone() }]);
     };
     let lead_ms = config.ring_lead_s.saturating_mul(1_000);
-    let is_old = newest.signs_from_ms.saturating_add(config.ring_age_s.saturating_mul(1_000)) <= now_ms;
-    if !is_old {
+    if due_at_ms(newest, config) > now_ms {
         return None;
     }
     // A key was last used when its successor began, by a replica that was late to read it.
@@ -141,6 +156,17 @@ mod tests {
             bytes: ByteBuf::from(vec![seed; 32]),
             signs_from_ms: 0,
         }
+    }
+
+    #[test]
+    fn a_ring_that_nobody_renews_is_overdue_from_the_age_of_its_newest_key_on() {
+        let config = AuthConfig { ring_age_s: 3_600, ..AuthConfig::default() };
+        let keys = rotated_keys(&[], &key(0), 0, &config).unwrap();
+        for (now_s, wanted_s) in [(0, 0), (3_599, 0), (3_600, 0), (3_601, 1), (10_800, 7_200)] {
+            assert_eq!(overdue_s(&keys, now_s * 1_000, &config), wanted_s, "{now_s}");
+        }
+        let renewed = rotated_keys(&keys, &key(1), 10_800_000, &config).unwrap();
+        assert_eq!(overdue_s(&renewed, 10_800_000, &config), 0);
     }
 
     /// At every moment, whatever any replica signs is known to every other, and stays known until it is over.

@@ -243,6 +243,7 @@ impl SignInService {
                     if let Err(error) = shared.ring.rotate_keys(nats::now_ms()).await {
                         tracing::warn!(%error, "the ring of signing keys is read again later");
                     }
+                    shared.ring.record_overdue(nats::now_ms());
                 }
             }
         }

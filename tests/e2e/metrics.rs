@@ -25,7 +25,7 @@ const TUS: (&str, &str) = ("tus-resumable", "1.0.0");
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0";
 
 /// Gauges that are 0, or not there, while all is well and nothing waits.
-const ZERO_WHEN_WELL: [&str; 16] = [
+const ZERO_WHEN_WELL: [&str; 17] = [
     "streamgate_audit_lag_events",
     "streamgate_audit_lag_seconds",
     "streamgate_broker_write_broken",
@@ -40,6 +40,7 @@ const ZERO_WHEN_WELL: [&str; 16] = [
     "streamgate_durable_redelivered_messages",
     "streamgate_durable_unacknowledged_messages",
     "streamgate_index_lag_seconds",
+    "streamgate_signing_key_overdue_seconds",
     "streamgate_webhook_lag_seconds",
     "streamgate_stream_unconfirmed_seconds",
 ];

@@ -2,7 +2,7 @@
 
 use super::metric_table;
 use crate::{
-    Counter, CounterFamily, HistogramFamily, KeyedFamily, LabelDeclaration, MetricDeclaration,
+    Counter, CounterFamily, GaugeFamily, HistogramFamily, KeyedFamily, LabelDeclaration, MetricDeclaration,
     labels::{CredentialOutcome, SignInOutcome},
 };
 
@@ -30,5 +30,7 @@ metric_table! { Auth;
     SESSION_REFRESHES: CounterFamily<SignInOutcome> = declare(Operation, "streamgate_session_refreshes", "Sessions that were to go on by a refresh token, by outcome");
     SESSIONS_ENDED: CounterFamily<()> = declare(Operation, "streamgate_sessions_ended", "Sessions that were ended before their time");
     REFRESH_REUSES: CounterFamily<()> = declare(Operation, "streamgate_refresh_token_reuses", "Refresh tokens that came again after they were used: their sessions are ended");
+    SIGNING_KEY_OVERDUE_SECONDS: GaugeFamily<()> = declare(Service, "streamgate_signing_key_overdue_seconds", "Time since the next key that signs access tokens should have been made; 0 while it is not due")
+        used_by(&["StreamGateSigningKeyOverdue"]);
     CREDENTIALS: CounterFamily<CredentialOutcome> = declare(Request, "streamgate_credentials", "Credentials that came with requests, by what became of them");
 }

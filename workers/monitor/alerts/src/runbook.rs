@@ -54,6 +54,7 @@ runbooks! {
     "StreamGateReportsRefused",
     "StreamGateRoleSilent",
     "StreamGateSeriesCapReached",
+    "StreamGateSigningKeyOverdue",
     "StreamGateStateUnread",
     "StreamGateStreamFilling",
     "StreamGateStreamFullSoon",
