@@ -205,7 +205,7 @@ impl Client {
 }
 
 /// Requests a second over two connections.
-fn rate(address: SocketAddr, head: &str) -> f64 {
+pub(crate) fn rate(address: SocketAddr, head: &str) -> f64 {
     // Short rounds, so that what else the machine does falls on both sides alike.
     const REQUESTS: usize = 250;
     let started = Instant::now();

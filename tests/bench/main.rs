@@ -24,6 +24,7 @@ mod scaling;
 mod search;
 mod server;
 mod stay;
+mod telemetry;
 mod tus_server;
 mod uploads;
 
@@ -80,7 +81,7 @@ pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values[(values.len() - 1) / 2]
 }
 
-const USAGE: &str = "make bench [ARGS='ROW...']   rows: bus dispatch flood killed jobs signin token limiter get cache followers start upload tus slow search ladder title workers stay hooks audit; without any, all.
+const USAGE: &str = "make bench [ARGS='ROW...']   rows: bus dispatch flood killed jobs signin token limiter get cache followers start upload tus slow search ladder title workers stay hooks audit telemetry; without any, all.
 BENCH_TITLE_SECONDS (600), BENCH_UPLOAD_MIB (1024), BENCH_TUS_MIB (256), BENCH_SLOW (1000), BENCH_STAY (100000),
 BENCH_FLOOD (10000), BENCH_FOLLOWERS (10000), BENCH_FOLLOWED (1000), BENCH_SEARCH (100000), BENCH_DELIVERIES (2000), BENCH_AUDITED (50000), BENCH_WAITING (100000) and BENCH_JOBS (1000000) make a run smaller.";
 
@@ -153,6 +154,12 @@ async fn main() {
         for row in audit::appended().await {
             println!("{}", row.line());
         }
+    }
+    if is_wanted("telemetry") {
+        for row in telemetry::traces().await {
+            println!("{}", row.line());
+        }
+        println!("{}", telemetry::scrape().await.line());
     }
     if is_wanted("hooks") {
         println!("{}", deliveries::deliveries_per_second().await.line());

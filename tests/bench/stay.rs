@@ -37,6 +37,7 @@ fn plan(media_id: MediaId) -> job::EncodePlan {
         video: vec![video],
         audio: Vec::new(),
         subtitles: Vec::new(),
+        chapters: Vec::new(),
         cover_index: None,
         still: false,
         clock: Vec::new(),
