@@ -35,6 +35,7 @@ mod holes;
 mod hooks;
 mod http;
 mod inputs;
+mod integration;
 mod jobs;
 mod library;
 mod links;
