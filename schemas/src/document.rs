@@ -10,6 +10,7 @@ use crate::{
     chapters::Chapter,
     gate::{GateRule, MediaGate},
     ids::{MediaId, UploadId},
+    media::MediaRecord,
     media_details::{MediaDetails, MediaLink},
     poster::ChosenPoster,
     value::{TransactionHash, is_zero},
@@ -91,7 +92,7 @@ pub struct MediaDocumentRecord {
     /// Texts that its owner brought, ordered by language and kind.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub captions: Vec<CaptionTrack>,
-    /// Chapters that its owner set, in order of time; none when absent.
+    /// Chapters that its owner set, in order of time; those of the file when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chapters: Option<Vec<Chapter>>,
     /// The poster that its owner chose; that of the encode when absent.
@@ -140,6 +141,16 @@ impl MediaVisibility {
             Self::Private => "private",
         }
     }
+}
+
+/// The chapters of a medium: as its owner set them, else as its file names them; absent where there are none.
+pub fn choose_chapters<'a>(
+    document: Option<&'a MediaDocumentRecord>,
+    medium: Option<&'a MediaRecord>,
+) -> Option<&'a [Chapter]> {
+    let set = document.and_then(|document| document.chapters.as_deref());
+    let named = medium.and_then(|medium| medium.technical.as_ref()).map(|technical| &technical.chapters[..]);
+    set.or(named.filter(|chapters| !chapters.is_empty()))
 }
 
 impl MediaDocumentRecord {

@@ -10,7 +10,9 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_bytes::ByteBuf;
 
 use crate::{
-    BusEvent, access, alert, audit, cached, dead_letter, dispatch_query, document,
+    BusEvent, access, alert, audit, cached,
+    chapters::Chapter,
+    dead_letter, dispatch_query, document,
     encode::EncodeSettings,
     envelope, gate, hook, hook_delivery, hook_event, idempotency,
     ids::{
@@ -208,6 +210,10 @@ fn technical_metadata() -> media::TechnicalMetadata {
         video: vec![video_track()],
         audio: vec![audio_track()],
         subtitles: Vec::new(),
+        chapters: vec![
+            Chapter { start_ms: 0, title: "Arrival".into() },
+            Chapter { start_ms: 4_000, title: "Sea".into() },
+        ],
         cover_index: None,
         still: false,
         clock: Vec::new(),

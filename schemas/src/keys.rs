@@ -134,6 +134,8 @@ pub const MANIFEST: &str = "manifest.mpd";
 pub const POSTER: &str = "poster.jpg";
 /// Chapters of a medium (WebVTT), relative to the folder a player sees. Rendered as it is read; no object has this key.
 pub const CHAPTERS: &str = "chapters.vtt";
+/// The same for players of HLS (JSON), which the multivariant playlist names.
+pub const CHAPTER_LIST: &str = "chapters.json";
 /// List of the tiles of a storyboard (WebVTT), relative to the encode's folder.
 pub const STORYBOARD: &str = "storyboard.vtt";
 /// Folder of its sheets, relative to the encode's folder.

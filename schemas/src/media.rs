@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     BusEvent, EventContext,
+    chapters::Chapter,
     encode::{EncodeSettings, SupersededEncode},
     ids::{JobId, MediaId, UploadId},
     schedule::ScheduledRun,
@@ -156,6 +157,9 @@ pub struct TechnicalMetadata {
     /// Subtitle tracks that are text.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub subtitles: Vec<SubtitleTrack>,
+    /// Chapters that the file names, in order of time; the first begins at 0. They are shown where the owner sets none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub chapters: Vec<Chapter>,
     /// Stream index of the cover picture.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cover_index: Option<u32>,
@@ -209,7 +213,7 @@ pub mod warning_codes {
     pub const COVER_DROPPED: &str = "cover_dropped";
     /// A track of data, such as time codes or camera motion, is left out.
     pub const DATA_TRACK_DROPPED: &str = "data_track_dropped";
-    /// Chapters are left out.
+    /// Chapters are left out: they begin at the same time as others or behind the end, or are too many.
     pub const CHAPTERS_DROPPED: &str = "chapters_dropped";
     /// Captions inside the picture's stream (CTA-608, CTA-708) are left out.
     pub const CLOSED_CAPTIONS_DROPPED: &str = "closed_captions_dropped";

@@ -935,6 +935,7 @@ pub(crate) fn technical_metadata() -> schemas::media::TechnicalMetadata {
         video: vec![schemas::examples::video_track()],
         audio: Vec::new(),
         subtitles: Vec::new(),
+        chapters: Vec::new(),
         cover_index: None,
         still: false,
         clock: Vec::new(),

@@ -13,6 +13,7 @@ mod brokers;
 mod browser;
 mod captions;
 mod chain;
+mod chapters;
 mod cli;
 mod clients;
 mod closing;

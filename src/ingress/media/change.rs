@@ -101,7 +101,7 @@ pub(super) struct MediaChangeRequest {
     #[serde(default, deserialize_with = "deserialize_present")]
     #[schemars(with = "DownloadPolicy")]
     downloads: Option<DownloadPolicy>,
-    /// Its chapters in order of time, the first at 0; null and an empty list for none.
+    /// Its chapters in order of time, the first at 0. An empty list for none; null for those that the file names.
     #[serde(default)]
     #[schemars(with = "Option<Vec<ChapterDocument>>", length(max = CHAPTERS_MAX))]
     chapters: FieldUpdate<Vec<ChapterDocument>>,

@@ -325,9 +325,10 @@ impl MediumRecords {
         self.document.as_ref().map(|held| held.record.downloads).unwrap_or_default()
     }
 
-    /// Its chapters, as its owner set them.
+    /// Its chapters: as its owner set them, else as the file names them.
     pub(super) fn chapters(&self) -> Option<&[Chapter]> {
-        self.document.as_ref().and_then(|held| held.record.chapters.as_deref())
+        let document = self.document.as_ref().map(|held| &held.record);
+        document::choose_chapters(document, self.asset.as_ref().map(|held| &held.record))
     }
 
     fn render_document(&self, media_id: MediaId) -> Result<json_document::JsonDocument, Problem> {
@@ -425,7 +426,7 @@ struct MediaDocument<'a> {
     /// Texts that its owner brought; those of the file are `subtitles` of its encode.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     captions: Vec<CaptionDocument>,
-    /// Its chapters, in order of time; absent where nobody set any.
+    /// Its chapters, in order of time: as its owner set them, else as the file names them. Absent where there are none.
     #[serde(skip_serializing_if = "Option::is_none")]
     chapters: Option<Vec<ChapterDocument>>,
     /// The poster that its owner chose; absent where it is that of the encode.

@@ -8,6 +8,7 @@ use axum::{http::HeaderMap, response::Response};
 use bytes::Bytes;
 use packaging::{
     captions::{self, CaptionFile, CaptionFormat, CaptionLimits, ServedCaptions, track_label},
+    chapters,
     find_segment_span, webvtt,
 };
 use schemas::{captions::CaptionTrack, ids::MediaId, keys};
@@ -185,8 +186,9 @@ fn served_track(track: &CaptionTrack) -> ServedCaptions<'_> {
     ServedCaptions { name, language, kind: *kind, label: track_label(track), size_bytes: *size_bytes }
 }
 
-/// The multivariant playlist with the tracks of the medium's owner.
+/// The multivariant playlist with the tracks of the medium's owner, and where its chapters are.
 pub(super) fn add_to_multivariant(medium: &PlayableMedium, text: String) -> String {
+    let text = chapters::add_to_multivariant(text, &medium.chapters);
     if medium.captions.is_empty() {
         return text;
     }

@@ -97,6 +97,7 @@ impl<'a> EncryptedResource<'a> {
             PlaybackPath::Multivariant
             | PlaybackPath::Poster
             | PlaybackPath::Chapters
+            | PlaybackPath::ChapterList
             | PlaybackPath::Init(_) => None,
         }
     }

@@ -271,7 +271,11 @@ async fn serve_wanted(
             let text = captions::add_to_multivariant(medium, text.ok_or_else(no_such_resource)?);
             Ok(playlist_response(headers, wanted, text))
         }
-        PlaybackPath::Multivariant if !medium.encryption.is_none() || !medium.captions.is_empty() => {
+        PlaybackPath::Multivariant
+            if !medium.encryption.is_none()
+                || !medium.captions.is_empty()
+                || !medium.chapters.is_empty() =>
+        {
             let text = load_playlist_text(app, format!("{}/{}", encode.prefix, wanted.object_key())).await?;
             let is_clear = medium.encryption.is_none();
             let text = if is_clear { text } else { encryption::remove_iframes(&text) };
@@ -281,9 +285,15 @@ async fn serve_wanted(
             let text = load_playlist_text(app, format!("{}/{}", encode.prefix, wanted.object_key())).await?;
             Ok(playlist_response(headers, wanted, captions::add_to_manifest(medium, &text)?))
         }
-        PlaybackPath::Chapters if medium.chapters.is_empty() => Err(no_such_resource()),
+        PlaybackPath::Chapters | PlaybackPath::ChapterList if medium.chapters.is_empty() => {
+            Err(no_such_resource())
+        }
         PlaybackPath::Chapters => {
             let text = chapters::render_chapters(&medium.chapters, encode.duration_ms);
+            Ok(playlist_response(headers, wanted, text))
+        }
+        PlaybackPath::ChapterList => {
+            let text = chapters::render_chapter_list(&medium.chapters, encode.duration_ms);
             Ok(playlist_response(headers, wanted, text))
         }
         PlaybackPath::Poster => poster::serve_poster(app, headers, media_id, medium).await,

@@ -16,6 +16,8 @@ pub(super) enum PlaybackPath<'a> {
     Poster,
     /// The list of its chapters.
     Chapters,
+    /// The same for players of HLS.
+    ChapterList,
     /// The list of the tiles of the storyboard.
     Storyboard,
     /// A sheet of the storyboard, from 1.
@@ -46,6 +48,7 @@ impl<'a> PlaybackPath<'a> {
             keys::MANIFEST => return Some(Self::Manifest),
             keys::POSTER => return Some(Self::Poster),
             keys::CHAPTERS => return Some(Self::Chapters),
+            keys::CHAPTER_LIST => return Some(Self::ChapterList),
             keys::STORYBOARD => return Some(Self::Storyboard),
             keys::SEGMENT_KEY => return Some(Self::SegmentKey),
             _ => {}
@@ -81,6 +84,7 @@ impl<'a> PlaybackPath<'a> {
             Self::Manifest => keys::MANIFEST.to_owned(),
             Self::Poster => keys::POSTER.to_owned(),
             Self::Chapters => keys::CHAPTERS.to_owned(),
+            Self::ChapterList => keys::CHAPTER_LIST.to_owned(),
             Self::Storyboard => keys::STORYBOARD.to_owned(),
             Self::StoryboardSheet(number) => keys::storyboard_sheet_path(number),
             Self::SegmentKey => keys::SEGMENT_KEY.to_owned(),
@@ -105,6 +109,7 @@ impl<'a> PlaybackPath<'a> {
             Self::Chapters | Self::Storyboard | Self::SubtitleSegment(..) | Self::WholeSubtitles(_) => {
                 "text/vtt; charset=utf-8"
             }
+            Self::ChapterList => "application/json",
             Self::SegmentKey => "application/octet-stream",
             Self::Init(rendition) | Self::Segment(rendition, _) if rendition.starts_with('a') => "audio/mp4",
             Self::Init(_) | Self::Segment(..) => "video/mp4",
@@ -138,6 +143,7 @@ mod tests {
             ("poster.jpg", Some(PlaybackPath::Poster)),
             ("key", Some(PlaybackPath::SegmentKey)),
             ("chapters.vtt", Some(PlaybackPath::Chapters)),
+            ("chapters.json", Some(PlaybackPath::ChapterList)),
             ("storyboard.vtt", Some(PlaybackPath::Storyboard)),
             ("storyboard/3.jpg", Some(PlaybackPath::StoryboardSheet(3))),
             ("storyboard/03.jpg", None),

@@ -128,6 +128,8 @@ impl PlayableMediaCache {
             return Ok(None);
         }
         let Some(asset) = asset.map(|held| held.record) else { return Ok(None) };
+        let chapters: Arc<[Chapter]> =
+            document::choose_chapters(document.as_ref(), Some(&asset)).unwrap_or_default().into();
         let (MediaStatus::Playable | MediaStatus::Ready, Some(encode)) = (asset.status, asset.encode) else {
             return Ok(None);
         };
@@ -137,7 +139,6 @@ impl PlayableMediaCache {
         });
         let title: Arc<str> = document.title.into();
         let captions: Arc<[CaptionTrack]> = document.captions.into();
-        let chapters: Arc<[Chapter]> = document.chapters.unwrap_or_default().into();
         let to_medium = |is_growing, encode, superseded| PlayableMedium {
             is_growing,
             encode,

@@ -9,7 +9,9 @@ use bytes::Bytes;
 use crate::copy::{FrameIndex, KEY_FRAMES_MAX, MediaSurvey};
 use crate::error::MediaTaskError;
 use crate::grid::{AudioGrid, VideoGrid};
-use crate::probe::{MediaProbe, MediaStream, MediaStreamKind, TEXT_CHARS_MAX};
+use crate::probe::{
+    MediaProbe, MediaStream, MediaStreamKind, SOURCE_CHAPTERS_MAX, SourceChapter, TEXT_CHARS_MAX,
+};
 use crate::protocol::{MediaLimits, MediaTask, MediaTaskReport, to_printable};
 use crate::spec::{
     CUE_TEXT_BYTES_MAX, CUES_BYTES_MAX, CUES_MAX, MediaTaskOutput, StoryboardSpec, SubtitleCue, SubtitlesSpec,
@@ -320,6 +322,7 @@ impl OutputValidator {
             }
             check_stream(stream)?;
         }
+        check_chapters(&mut probe.chapters)?;
         Ok(probe)
     }
 
@@ -377,6 +380,16 @@ impl OutputValidator {
         }
         Ok(())
     }
+}
+
+fn check_chapters(chapters: &mut [SourceChapter]) -> Result<(), MediaTaskError> {
+    if chapters.len() > SOURCE_CHAPTERS_MAX {
+        return protocol_error("more chapters than are asked for");
+    }
+    for title in chapters.iter_mut().filter_map(|chapter| chapter.title.as_mut()) {
+        *title = title.chars().filter(|c| !c.is_control()).take(TEXT_CHARS_MAX).collect();
+    }
+    Ok(())
 }
 
 fn check_stream(stream: &mut MediaStream) -> Result<(), MediaTaskError> {

@@ -34,6 +34,19 @@ pub enum MediaStreamKind {
     Other,
 }
 
+/// Most chapters that are read from a file.
+pub const SOURCE_CHAPTERS_MAX: usize = 200;
+
+/// A chapter as a file names it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SourceChapter {
+    /// When it begins, in microseconds on the file's own clock.
+    pub start_us: i64,
+    /// Its title, of at most [`TEXT_CHARS_MAX`] characters.
+    pub title: Option<String>,
+}
+
 /// A media file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -56,7 +69,10 @@ pub struct MediaProbe {
     /// How many times it jumps.
     #[serde(default)]
     pub clock_joints: u32,
-    /// Chapters that it names.
+    /// Chapters that it names, in its order; at most [`SOURCE_CHAPTERS_MAX`].
+    #[serde(default)]
+    pub chapters: Vec<SourceChapter>,
+    /// How many it names.
     #[serde(default)]
     pub chapter_count: u32,
     /// The tracks in file order.

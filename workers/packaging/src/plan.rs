@@ -560,6 +560,7 @@ mod tests {
                 ..schemas::examples::audio_track()
             }],
             subtitles: Vec::new(),
+            chapters: Vec::new(),
             cover_index: None,
             still: false,
             clock: Vec::new(),

@@ -36,6 +36,7 @@ pub fn build_technical(seconds: i64, width: u32, height: u32) -> TechnicalMetada
             ..examples::audio_track()
         }],
         subtitles: Vec::new(),
+        chapters: Vec::new(),
         cover_index: None,
         still: false,
         clock: Vec::new(),

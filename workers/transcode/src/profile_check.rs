@@ -127,6 +127,7 @@ fn build_source(picture: Option<((u32, u32), u32)>, duration_ms: u64) -> Technic
         video: video.into_iter().collect(),
         audio: vec![AudioTrack { start_us: 0, end_us, ..examples::audio_track() }],
         subtitles: Vec::new(),
+        chapters: Vec::new(),
         cover_index: None,
         still: false,
         clock: Vec::new(),

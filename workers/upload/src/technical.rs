@@ -1,6 +1,7 @@
 //! Turns what the media child found into the record's technical metadata.
 
 use media::{AudioStream, MediaFileKind, MediaProbe, MediaRatio, MediaStream, MediaStreamKind, VideoStream};
+use schemas::chapters::{Chapter, TITLE_LENGTH_MAX};
 use schemas::media::{
     AudioTrack, ClockMark, MediaWarning, Rational, SubtitleTrack, TechnicalMetadata, VideoTrack,
     warning_codes,
@@ -48,6 +49,7 @@ pub fn build_technical(
         video,
         audio,
         subtitles,
+        chapters: list_chapters(probe),
         cover_index: cover_index(probe),
         still: probe.kind == MediaFileKind::Image,
         clock: probe.clock.0.iter().map(to_clock_mark).collect(),
@@ -59,6 +61,32 @@ pub fn build_technical(
 fn cover_index(probe: &MediaProbe) -> Option<u32> {
     let is_cover = |stream: &&MediaStream| stream.is_attached_picture && stream.is_decodable;
     probe.streams.iter().find(is_cover).map(|stream| stream.index)
+}
+
+/// The chapters of the file as they are kept: by time, within what plays, the first at its beginning. A chapter without a title is named
+/// by its number, and one alone says nothing.
+fn list_chapters(probe: &MediaProbe) -> Vec<Chapter> {
+    let mut starts: Vec<(u64, Option<&str>)> = probe
+        .chapters
+        .iter()
+        .map(|chapter| {
+            let start_us = chapter.start_us.saturating_sub(probe.start_us);
+            (u64::try_from(start_us).unwrap_or(0) / 1_000, chapter.title.as_deref())
+        })
+        .filter(|(start_ms, _)| *start_ms < probe.duration_us / 1_000)
+        .collect();
+    starts.sort_by_key(|(start_ms, _)| *start_ms);
+    starts.dedup_by_key(|(start_ms, _)| *start_ms);
+    if starts.len() < 2 {
+        return Vec::new();
+    }
+    let chapters = starts.into_iter().zip(1..).map(|((start_ms, title), number)| Chapter {
+        start_ms: if number == 1 { 0 } else { start_ms },
+        title: title
+            .and_then(|text| clean_text(text, TITLE_LENGTH_MAX))
+            .unwrap_or_else(|| format!("Chapter {number}")),
+    });
+    chapters.collect()
 }
 
 /// The subtitle tracks that play.
@@ -78,7 +106,7 @@ fn describe_joints(probe: &MediaProbe) -> Option<MediaWarning> {
     (probe.clock_joints > 0).then(|| MediaWarning { code: warning_codes::CLOCK_JOINED.to_owned(), detail })
 }
 
-/// Chapters, and captions that come with the pictures.
+/// Chapters that can't be kept, and captions that come with the pictures.
 fn describe_lost_texts(probe: &MediaProbe) -> Vec<MediaWarning> {
     let captioned = probe
         .best_video()
@@ -87,9 +115,11 @@ fn describe_lost_texts(probe: &MediaProbe) -> Vec<MediaWarning> {
         code: warning_codes::CLOSED_CAPTIONS_DROPPED.to_owned(),
         detail: format!("track {}: captions inside of the picture's stream", stream.index),
     });
-    let chapters = (probe.chapter_count > 0).then(|| MediaWarning {
+    let kept_count = list_chapters(probe).len();
+    let dropped_count = usize::try_from(probe.chapter_count).unwrap_or(usize::MAX).saturating_sub(kept_count);
+    let chapters = (probe.chapter_count > 1 && dropped_count > 0).then(|| MediaWarning {
         code: warning_codes::CHAPTERS_DROPPED.to_owned(),
-        detail: format!("chapters: {}", probe.chapter_count),
+        detail: format!("chapters: {dropped_count} of {}", probe.chapter_count),
     });
     captions.into_iter().chain(chapters).collect()
 }

@@ -65,6 +65,7 @@ pub(crate) fn technical(video: Vec<VideoTrack>, audio: Vec<AudioTrack>) -> Techn
         video,
         audio,
         subtitles: Vec::new(),
+        chapters: Vec::new(),
         cover_index: None,
         still: false,
         clock: Vec::new(),

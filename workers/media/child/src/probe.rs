@@ -10,7 +10,7 @@ use ffmpeg_next::{Error as LibError, Packet, Rational, Rescale, decoder, media a
 use media::protocol::MediaLimits;
 use media::{
     AudioStream, ClockMap, MediaErrorCode, MediaFileKind, MediaProbe, MediaRatio, MediaStream,
-    MediaStreamKind, TEXT_CHARS_MAX, VideoStream,
+    MediaStreamKind, SOURCE_CHAPTERS_MAX, SourceChapter, TEXT_CHARS_MAX, VideoStream,
 };
 
 use crate::clock_joiner::{ClockJoiner, PlacedPacket, TooManyJoints};
@@ -36,6 +36,8 @@ pub(crate) fn probe_source(wire: &Arc<ParentPipe>, job: &ChildJob) -> MediaChild
     let mut streams: Vec<MediaStream> =
         opened.input.streams().zip(&tallies).map(|(stream, tally)| describe_stream(&stream, tally)).collect();
     let format = opened.format.clone();
+    let chapters: Vec<SourceChapter> =
+        opened.input.chapters().take(SOURCE_CHAPTERS_MAX).map(|chapter| describe_chapter(&chapter)).collect();
     let chapter_count = opened.input.nb_chapters();
     drop(opened);
     if let Some(index) = tallies.iter().position(|tally| tally.is_encrypted) {
@@ -57,7 +59,7 @@ pub(crate) fn probe_source(wire: &Arc<ParentPipe>, job: &ChildJob) -> MediaChild
     };
     let mut probe = assemble_probe(format, job.size_bytes, streams, is_truncated).map_err(refuse)?;
     (probe.clock, probe.clock_joints) = (clock, u32::try_from(clock_joints).unwrap_or(u32::MAX));
-    probe.chapter_count = chapter_count;
+    (probe.chapters, probe.chapter_count) = (chapters, chapter_count);
     if probe.duration_us / 1_000_000 > job.limits.duration_seconds_max {
         return Err(source_refused_error(
             MediaErrorCode::MediaTooLong,
@@ -153,6 +155,7 @@ fn assemble_probe(
         is_truncated,
         clock: ClockMap::default(),
         clock_joints: 0,
+        chapters: Vec::new(),
         chapter_count: 0,
         streams,
     })
@@ -378,8 +381,19 @@ fn to_ratio(rational: Rational) -> MediaRatio {
     }
 }
 
+fn describe_chapter(chapter: &ffmpeg_next::Chapter<'_>) -> SourceChapter {
+    SourceChapter {
+        start_us: chapter.start().rescale(chapter.time_base(), Rational(1, 1_000_000)),
+        title: ffi::read_chapter_title(chapter).and_then(|text| printable(&text)),
+    }
+}
+
 fn read_tag(stream: &ffmpeg_next::Stream<'_>, key: &std::ffi::CStr) -> Option<String> {
-    let text = ffi::read_metadata(stream, key)?;
+    printable(&ffi::read_metadata(stream, key)?)
+}
+
+/// A text of a file without control characters, cut to [`TEXT_CHARS_MAX`]; `None` where nothing is left.
+fn printable(text: &str) -> Option<String> {
     let text: String = text.chars().filter(|c| !c.is_control()).take(TEXT_CHARS_MAX).collect();
     (!text.is_empty()).then_some(text)
 }

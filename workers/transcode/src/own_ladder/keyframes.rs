@@ -158,6 +158,7 @@ mod tests {
             is_truncated: false,
             clock: media::ClockMap::default(),
             clock_joints: 0,
+            chapters: Vec::new(),
             chapter_count: 0,
             streams: vec![stream],
         };

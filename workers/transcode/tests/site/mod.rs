@@ -205,6 +205,7 @@ pub(crate) fn stored(clip: Clip, size_bytes: u64) -> (records::MediaRecord, Medi
         video: if clip.has_video { vec![video] } else { Vec::new() },
         audio: if clip.has_audio && !clip.is_still { vec![audio] } else { Vec::new() },
         subtitles: Vec::new(),
+        chapters: Vec::new(),
         cover_index: None,
         still: clip.is_still,
         clock: Vec::new(),

@@ -320,6 +320,7 @@ fn mixed_probe() -> MediaProbe {
         is_truncated: false,
         clock: media::ClockMap::default(),
         clock_joints: 0,
+        chapters: Vec::new(),
         chapter_count: 0,
         streams: vec![
             cover,
@@ -364,6 +365,44 @@ fn the_record_names_what_can_be_played() {
     assert_eq!(noticed.warnings[0].code, warning_codes::TRUNCATED, "the child's finding is one");
     let known = build_technical(&cut, 100, noticed.warnings[..1].to_vec());
     assert_eq!(codes(&known.warnings), codes(&noticed.warnings), "found twice, said once");
+}
+
+#[test]
+fn chapters_of_a_file_are_kept_in_order_of_time() {
+    let chapter = |start_us: i64, title: Option<&str>| media::SourceChapter {
+        start_us,
+        title: title.map(str::to_owned),
+    };
+    let technical = |chapters: &[media::SourceChapter]| {
+        let chapter_count = u32::try_from(chapters.len()).unwrap();
+        build_technical(
+            &MediaProbe { chapters: chapters.to_vec(), chapter_count, ..mixed_probe() },
+            100,
+            Vec::new(),
+        )
+    };
+    let long = "a".repeat(300);
+    let found = technical(&[
+        chapter(500_005, Some("Sea")),
+        chapter(100_005, None),
+        chapter(500_005, Some("Sea again")),
+        chapter(900_005, Some(&long)),
+        chapter(1_000_005, Some("behind the end")),
+    ]);
+    let kept: Vec<(u64, &str)> = found.chapters.iter().map(|kept| (kept.start_ms, &*kept.title)).collect();
+    assert_eq!(
+        kept,
+        [(0, "Chapter 1"), (500, "Sea"), (900, &long[..100])],
+        "what is before the first is its own"
+    );
+    let dropped =
+        found.warnings.iter().find(|warning| warning.code == warning_codes::CHAPTERS_DROPPED).unwrap();
+    assert_eq!(dropped.detail, "chapters: 2 of 5");
+    for none in [&[][..], &[chapter(5, Some("all of it"))]] {
+        let found = technical(none);
+        assert_eq!(found.chapters, []);
+        assert!(!codes(&found.warnings).iter().any(|code| code == warning_codes::CHAPTERS_DROPPED));
+    }
 }
 
 fn codes(warnings: &[MediaWarning]) -> Vec<String> {

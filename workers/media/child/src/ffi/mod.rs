@@ -20,7 +20,7 @@ use ffmpeg_next::ffi::{
 };
 use ffmpeg_next::format::context::{Input, Output};
 use ffmpeg_next::format::stream::Stream;
-use ffmpeg_next::{Error, Rational, codec, format, frame};
+use ffmpeg_next::{Chapter, Error, Rational, codec, format, frame};
 use std::ffi::{CStr, c_char};
 
 /// What the container says about a track.
@@ -189,10 +189,24 @@ pub(crate) fn bit_depth(pixel: format::Pixel) -> u8 {
 
 /// A text that the file gives for a track. Texts of files need not be UTF-8, which the safe wrapper takes for granted.
 pub(crate) fn read_metadata(stream: &Stream<'_>, key: &CStr) -> Option<String> {
-    // SAFETY: the dictionary belongs to an open input that outlives the borrow; its texts are copied.
+    // SAFETY: the dictionary belongs to an open input that outlives the borrow.
+    unsafe { read_text((*stream.as_ptr()).metadata, key) }
+}
+
+/// The title that the file gives a chapter.
+pub(crate) fn read_chapter_title(chapter: &Chapter<'_>) -> Option<String> {
+    // SAFETY: the dictionary belongs to an open input that outlives the borrow.
+    unsafe { read_text((*chapter.as_ptr()).metadata, c"title") }
+}
+
+/// A text of a dictionary.
+///
+/// # Safety
+/// The dictionary is null or valid; the text is copied.
+unsafe fn read_text(dictionary: *const ffmpeg_next::ffi::AVDictionary, key: &CStr) -> Option<String> {
+    // SAFETY: as above.
     unsafe {
-        let entry =
-            ffmpeg_next::ffi::av_dict_get((*stream.as_ptr()).metadata, key.as_ptr(), std::ptr::null(), 0);
+        let entry = ffmpeg_next::ffi::av_dict_get(dictionary, key.as_ptr(), std::ptr::null(), 0);
         if entry.is_null() { None } else { copy_c_text((*entry).value) }
     }
 }

@@ -297,6 +297,27 @@ fn bytes_around_a_medium_change_nothing() {
 }
 
 #[test]
+fn chapters_are_named_with_their_times() {
+    run(async {
+        let studio = Studio::new();
+        let list = ";FFMETADATA1\n[CHAPTER]\nTIMEBASE=1/1000\nSTART=0\nEND=2000\ntitle=Ankunft \u{e4}\n\
+            [CHAPTER]\nTIMEBASE=1/1000\nSTART=2000\nEND=4500\n[CHAPTER]\nTIMEBASE=1/1000\nSTART=4500\nEND=6000\ntitle=Sea\n";
+        let list = studio.write("chapters.txt", list.as_bytes());
+        for name in ["named.mp4", "named.mkv"] {
+            let map = "-map 0 -map_chapters 1 -t 6 -c:v libx264";
+            let made = studio.make(name, &format!("{VIDEO} -f ffmetadata -i {} {map}", list.display()));
+            let found = probe(&made).await.unwrap();
+            let starts: Vec<i64> =
+                found.chapters.iter().map(|chapter| chapter.start_us - found.start_us).collect();
+            assert_eq!((starts, found.chapter_count), (vec![0, 2_000_000, 4_500_000], 3), "{name}");
+            let titles: Vec<Option<&str>> =
+                found.chapters.iter().map(|chapter| chapter.title.as_deref()).collect();
+            assert_eq!((titles[0], titles[2]), (Some("Ankunft \u{e4}"), Some("Sea")), "{name}");
+        }
+    });
+}
+
+#[test]
 fn the_sample_clip_is_described() {
     run(async {
         let found = probe(Path::new(SAMPLE)).await.unwrap();
