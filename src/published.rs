@@ -444,12 +444,12 @@ fn json_pointer(path: &[&str]) -> String {
 fn message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
     let (mut senders, mut receivers): (Vec<&str>, Vec<&str>) = match name {
         "upload.received" => (vec!["ingress", "tasks"], vec!["upload"]),
-        "limit.exceeded"
+        "access.summed"
+        | "limit.exceeded"
         | "upload.created"
         | "upload.expired"
         | "admin.key_created"
         | "auth.challenged"
-        | "auth.denied"
         | "auth.key_created"
         | "auth.link_created"
         | "auth.upload_token_created"

@@ -3,9 +3,10 @@
 use schemars::{Schema, schema_for};
 
 use crate::{
-    BusEvent, KvRecord, access, alert, audit, cached, dead_letter, dispatch_query, document, envelope, gate,
-    hook, hook_delivery, hook_event, idempotency, index_query, job, limit, media, monitor_query, pause,
-    process_report, schedule, search_query, session, store, upload, upload_grant, usage, view, worker,
+    BusEvent, KvRecord, access, access_sum, alert, audit, cached, dead_letter, dispatch_query, document,
+    envelope, gate, hook, hook_delivery, hook_event, idempotency, index_query, job, limit, media,
+    monitor_query, pause, process_report, schedule, search_query, session, store, upload, upload_grant,
+    usage, view, worker,
 };
 
 /// One kind of message.
@@ -87,7 +88,6 @@ pub fn event_entries() -> Vec<CatalogEntry> {
         event_entry::<dead_letter::AdminLetterChanged>(),
         event_entry::<session::AuthChallenged>(),
         event_entry::<session::AuthRefused>(),
-        event_entry::<session::AuthDenied>(),
         event_entry::<session::AuthSignedIn>(),
         event_entry::<session::AuthRefreshed>(),
         event_entry::<session::AuthReused>(),
@@ -106,6 +106,7 @@ pub fn event_entries() -> Vec<CatalogEntry> {
         event_entry::<gate::GateDoubted>(),
         event_entry::<view::ViewSummed>(),
         event_entry::<limit::RateLimitExceeded>(),
+        event_entry::<access_sum::AccessSummed>(),
         event_entry::<schedule::ScheduleCreated>(),
         event_entry::<schedule::ScheduleChanged>(),
         event_entry::<schedule::ScheduleRemoved>(),

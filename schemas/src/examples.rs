@@ -10,7 +10,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_bytes::ByteBuf;
 
 use crate::{
-    BusEvent, access, alert, audit, cached, dead_letter, dispatch_query, document,
+    BusEvent, access, access_sum, alert, audit, cached, dead_letter, dispatch_query, document,
     encode::EncodeSettings,
     envelope, gate, hook, hook_delivery, hook_event, idempotency,
     ids::{
@@ -62,6 +62,7 @@ pub fn visit_all(visitor: &mut impl ExampleVisitor) {
         view::ViewSummed { media_id: MEDIA, owner: example_owner(), hour_ms: MADE_AT_MS, opened_count: 37 };
     visit_event(visitor, summed);
     visit_event(visitor, limit_exceeded());
+    visit_event(visitor, access_summed());
     visit_schedule_events(visitor);
     visit_hook_events(visitor);
     visit_records(visitor);
@@ -805,10 +806,6 @@ fn visit_session_events(visitor: &mut impl ExampleVisitor) {
         visitor,
         session::AuthRefused { request_id, challenge_id: CHALLENGE, code, address: owned_text(ADDRESS) },
     );
-    visit_event(
-        visitor,
-        session::AuthDenied { request_id, code: owned_text("unauthorized"), denied_count: 3 },
-    );
     let method = session::SignInMethod::Key;
     visit_event(
         visitor,
@@ -956,6 +953,27 @@ fn limit_exceeded() -> limit::RateLimitExceeded {
         owner: None,
         denied_count: 12,
     }
+}
+
+fn access_summed() -> access_sum::AccessSummed {
+    let refused = access_sum::AccessSum {
+        class: access_sum::AccessClass::Refusal,
+        what: owned_text("api_key"),
+        role: None,
+        who: Some(format!("sg_{KEY}")),
+        outcome: owned_text("unauthorized"),
+        count: 41,
+    };
+    let read = access_sum::AccessSum {
+        class: access_sum::AccessClass::Read,
+        what: owned_text("GET /v1/audit"),
+        role: Some(access::PrincipalRole::Operator),
+        who: Some(wallet_owner()),
+        outcome: owned_text("ok"),
+        count: 2,
+    };
+    let until_ms = MADE_AT_MS + 60_000;
+    access_sum::AccessSummed { request_id: REQUEST, from_ms: MADE_AT_MS, until_ms, sums: vec![refused, read] }
 }
 
 fn visit_limits(visitor: &mut impl ExampleVisitor) {

@@ -7,6 +7,7 @@
 //! Limits: an event payload stays below [`EVENT_BYTES_MAX`]; a record below [`RECORD_BYTES_MAX`].
 
 pub mod access;
+pub mod access_sum;
 pub mod alert;
 pub mod audit;
 pub mod cached;

@@ -29,6 +29,7 @@ pub const ZERO: &[&str] = &[
     "grants.renew_early_ms",
     "index.revision_wait_ms_max",
     "ingress.manners.preflight_s",
+    "ingress.probe_kept_ms",
     "ingress.playback.cache_object_bytes_max",
     "ingress.playback.media_age_seconds_max",
     "ingress.uploads.drain_bytes_max",

@@ -60,7 +60,7 @@ use gate::{
     grant::{PlaybackGrants, token::PlaybackToken},
 };
 use web::{
-    body, client, denied_events, filter, idempotency, limit,
+    access_sums, body, client, filter, idempotency, limit,
     operation::OperationRouter,
     problem_page, query, registry, request,
     request_metrics::{self, RequestMetrics},
@@ -113,6 +113,8 @@ pub struct IngressConfig {
     pub upload_statuses: cache::CacheConfig,
     /// The cache API.
     pub cache: cached::CachedConfig,
+    /// How long the answer of `/readyz` about other roles is kept, in milliseconds.
+    pub probe_kept_ms: u64,
     /// What owners bring beside the file of a medium.
     pub media: media::MediaConfig,
     /// How much each owner may have done.
@@ -159,6 +161,7 @@ impl Default for IngressConfig {
                 age_s: 30 * 60,
             },
             cache: cached::CachedConfig::default(),
+            probe_kept_ms: 1_000,
             media: media::MediaConfig::default(),
             quotas: quotas::QuotaConfig::default(),
             capacity: capacity::CapacityConfig::default(),
@@ -232,10 +235,12 @@ pub struct AppServices {
     pub grants: PlaybackGrants,
     /// Rate limits.
     pub limits: limit::RateLimiter,
+    /// What the last probe found about other roles.
+    pub(crate) missing_roles: probes::MissingRoles,
     /// Answers to repeated requests.
     pub repeated: idempotency::IdempotencyService,
-    /// Refusals that wait to be published.
-    pub refusals: denied_events::DeniedEvents,
+    /// Requests that no event of their own reports, summed.
+    pub access_sums: access_sums::AccessSums,
     /// Documents kept in memory.
     pub documents: Arc<cache::ResponseCache>,
     /// Status documents of complete uploads kept in memory.
@@ -315,7 +320,8 @@ impl AppState {
             downloads,
             limits,
             repeated,
-            refusals: denied_events::DeniedEvents::default(),
+            missing_roles: probes::MissingRoles::default(),
+            access_sums: access_sums::AccessSums::default(),
             documents,
             known_documents,
             capacity,
@@ -414,8 +420,8 @@ impl AppServices {
                 self.capacity.run(stop()).await;
                 Ok(())
             }),
-            tasks.keep_running("refusals", ending, || async {
-                self.refusals.run(&self.bus, stop()).await;
+            tasks.keep_running("access sums", ending, || async {
+                self.access_sums.run(&self.bus, stop()).await;
                 Ok(())
             }),
             stopping,
@@ -552,7 +558,7 @@ fn router_with_routes(app: AppState, more: OperationRouter<AppState>) -> Router 
                 .layer(middleware::from_fn_with_state(counted, request_metrics::count_request))
                 .layer(middleware::from_fn(request_policy::add_safe_headers))
                 .layer(middleware::from_fn_with_state(app.origins.clone(), request_policy::apply_cors))
-                .layer(middleware::from_fn_with_state(app.refusals.clone(), request::assign_request_id))
+                .layer(middleware::from_fn_with_state(app.access_sums.clone(), request::assign_request_id))
                 .layer(CatchPanicLayer::custom(request::panic_response))
                 .layer(middleware::from_fn(request::ensure_problem_body))
                 .layer(middleware::from_fn_with_state(manners, request_policy::limit_request_head))
@@ -566,6 +572,8 @@ fn router_with_routes(app: AppState, more: OperationRouter<AppState>) -> Router 
         .with_state(app)
 }
 
+#[cfg(test)]
+mod audit_walk;
 #[cfg(test)]
 mod body_walk;
 #[cfg(test)]

@@ -10,6 +10,14 @@ label_values! {
         Refused = "refused",
         Failed = "failed",
     }
+    /// Where a request was summed for the audit log.
+    SumOutcome "outcome" {
+        Named = "named",
+        // With others, since its class had as many sums as it may have.
+        Others = "others",
+        // Its sum could not be published before the process ended.
+        Lost = "lost",
+    }
     /// What became of a request with an `Idempotency-Key`.
     RepeatOutcome "outcome" {
         First = "first",

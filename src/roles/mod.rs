@@ -579,6 +579,7 @@ async fn serve_ingress(
         Ok(())
     });
     tokio::try_join!(serving, app.run(site.shutdown.clone()), publishing)?;
+    app.access_sums.publish_rest(bus).await;
     Ok(())
 }
 

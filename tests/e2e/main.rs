@@ -8,6 +8,7 @@
 
 mod accounts;
 mod api;
+mod audit_coverage;
 mod audit_replay;
 mod brokers;
 mod browser;

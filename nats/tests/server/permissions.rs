@@ -63,6 +63,7 @@ const CASES: &[Case] = &[
             "evt.auth.failed.R",
             "evt.gate.denied.R",
             "evt.limit.exceeded.R",
+            "evt.access.summed.R",
             "evt.queue.paused.R",
             "evt.alert.silenced.R",
             "evt.job.cancelled.J",
