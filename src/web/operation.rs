@@ -327,6 +327,24 @@ mod tests {
     }
 
     #[test]
+    fn what_leaves_no_event_is_summed_by_group_and_events() {
+        let of = |group, events| {
+            Operation::change(Method::POST, "/a", OperationAccess::Open, Some(group), events).access_class()
+        };
+        for (group, events, wanted) in [
+            (RateLimitGroup::Auth, &["a.made"][..], AccessClass::Authentication),
+            (RateLimitGroup::Cache, &[], AccessClass::Cache),
+            (RateLimitGroup::Streaming, &[], AccessClass::Playback),
+            (RateLimitGroup::Metadata, &["a.made"], AccessClass::Change),
+            (RateLimitGroup::Metadata, &[], AccessClass::Read),
+        ] {
+            assert_eq!(of(group, events), wanted, "{group:?} {events:?}");
+        }
+        let probe = Operation::read("/a", OperationAccess::Open, Some(RateLimitGroup::Auth));
+        assert_eq!(probe.with_access_class(AccessClass::Probe).access_class(), AccessClass::Probe);
+    }
+
+    #[test]
     fn only_access_with_a_header_reads_a_credential() {
         assert!(LIST.access.reads_credential() && MAKE.access.reads_credential());
         assert!(!READ.access.reads_credential() && !REST.access.reads_credential());
