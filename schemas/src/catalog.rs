@@ -3,9 +3,10 @@
 use schemars::{Schema, schema_for};
 
 use crate::{
-    BusEvent, KvRecord, access, alert, audit, cached, dead_letter, dispatch_query, document, envelope, gate,
-    hook, hook_delivery, hook_event, idempotency, index_query, job, limit, media, monitor_query, pause,
-    process_report, schedule, search_query, session, store, upload, upload_grant, usage, view, worker,
+    BusEvent, KvRecord, access, alert, audit, cached, dead_letter, dispatch_query, document, envelope,
+    experience, gate, hook, hook_delivery, hook_event, idempotency, index_query, job, limit, media,
+    monitor_query, pause, process_report, schedule, search_query, session, store, upload, upload_grant,
+    usage, view, worker,
 };
 
 /// One kind of message.
@@ -147,6 +148,7 @@ pub fn record_entries() -> Vec<CatalogEntry> {
         record_entry::<view::ViewPosition>("limits.views", "views.{partition}"),
         record_entry::<upload::OpenUploads>("limits.uploads", "uploads.{owner_digest}"),
         record_entry::<usage::OwnerUsage>("limits.usage", "usage.{owner_digest}.{day}"),
+        record_entry::<experience::MediaExperience>("limits.experience", "experience.{media_id}"),
         record_entry::<document::MediaDocumentRecord>("media", "{media_id}"),
         record_entry::<media::MediaRecord>("assets", "{media_id}"),
         record_entry::<job::JobRecord>("jobs", "{job_id}"),

@@ -12,7 +12,7 @@ use serde_bytes::ByteBuf;
 use crate::{
     BusEvent, access, alert, audit, cached, dead_letter, dispatch_query, document,
     encode::EncodeSettings,
-    envelope, gate, hook, hook_delivery, hook_event, idempotency,
+    envelope, experience, gate, hook, hook_delivery, hook_event, idempotency,
     ids::{
         ChallengeId, DeliveryId, HookId, JobId, KeyId, MediaId, PlaybackId, RequestId, ScheduleId, SessionId,
         StoreId, UploadGrantId, UploadId,
@@ -656,6 +656,22 @@ fn visit_records(visitor: &mut impl ExampleVisitor) {
     visitor.visit("kv.limits.uploads", open);
     let usage = usage::OwnerUsage::with_added(None, (&example_digest().value, 20_787), (1_048_576, 65_000));
     visitor.visit("kv.limits.usage", usage);
+    let mut sum = experience::ExperienceSum {
+        views: 3,
+        failed_views: 0,
+        starts: Vec::new(),
+        stalls: 1,
+        stalled_ms: 420,
+        played_ms: 95_000,
+        rated_ms: 93_500,
+        rated_bytes: 32_725_000,
+    };
+    for start_ms in [640, 710, 2_300] {
+        sum.add_start(start_ms);
+    }
+    let hour_ms = experience::MediaExperience::hour_of_ms(MADE_AT_MS);
+    let experience = experience::MediaExperience::with_added(None, MEDIA, hour_ms, &sum);
+    visitor.visit("kv.limits.experience", experience);
     visitor.visit("kv.media", document);
     visitor.visit("kv.assets", asset_record());
     visitor.visit("kv.jobs", job_record());

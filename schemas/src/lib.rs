@@ -20,6 +20,7 @@ pub mod encode;
 pub mod encode_settings;
 pub mod envelope;
 pub mod examples;
+pub mod experience;
 pub mod export;
 pub mod fault;
 pub mod gate;
