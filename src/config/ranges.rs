@@ -30,6 +30,7 @@ pub const ZERO: &[&str] = &[
     "index.revision_wait_ms_max",
     "ingress.manners.preflight_s",
     "ingress.playback.cache_object_bytes_max",
+    "ingress.playback.experience.sampled_per_million",
     "ingress.playback.media_age_seconds_max",
     "ingress.uploads.drain_bytes_max",
     "ingress.uploads.drain_ms",

@@ -220,6 +220,8 @@ pub struct AppServices {
     pub downloads: play::DownloadPlans,
     /// Media that are ready.
     pub known: Arc<play::PlayableMediaCache>,
+    /// What players report of views.
+    pub experience: play::ViewerExperience,
     /// Jobs that are watched while they run.
     pub growing: Arc<play::GrowingPlaylists>,
     /// Places for replays of the audit log.
@@ -276,7 +278,7 @@ impl AppState {
         let known_documents = Arc::new(media::KnownDocuments::new(Arc::clone(&documents)));
         let written = Arc::clone(&known_documents);
         bus.observe_writes(move |bucket, key| written.note_write(bucket, key));
-        let signing_key = auth::load_signing_key(&bus, "playback").await?.into();
+        let signing_key: Arc<[u8]> = auth::load_signing_key(&bus, "playback").await?.into();
         let auth = auth.with_default_domains(config.public_url.as_deref(), config.listen);
         let auth = auth.with_offered_chains(&grants.gate_evaluator().chains().chain_ids());
         // Strangers name the contracts that sign-in asks.
@@ -297,8 +299,10 @@ impl AppState {
         let downloads = play::DownloadPlans::new(&config.playback)?;
         let known = Arc::new(play::PlayableMediaCache::new(&config.playback));
         let cached = cached::CachedEntries::new(config.cache)?;
+        let experience = play::ViewerExperience::new(config.playback.experience, &signing_key);
         let shared = AppServices {
             cached,
+            experience,
             own_writes: own_writes::OwnWrites::default(),
             bus,
             store,
@@ -416,6 +420,10 @@ impl AppServices {
             }),
             tasks.keep_running("refusals", ending, || async {
                 self.refusals.run(&self.bus, stop()).await;
+                Ok(())
+            }),
+            tasks.keep_running("experience", ending, || async {
+                self.experience.run(&self.bus, stop()).await;
                 Ok(())
             }),
             stopping,

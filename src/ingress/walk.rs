@@ -38,7 +38,7 @@ const FILES: [&str; 6] = [
 /// Sources whose routes are those of another listener, or of all operations.
 const ELSEWHERE: [&str; 2] = ["src/telemetry/mod.rs", "src/web/operation.rs"];
 /// What may be sent without a credential, though its method changes things.
-const OPEN: [&str; 6] = [
+const OPEN: [&str; 7] = [
     // Here one comes by a credential.
     "post /v1/auth/challenge",
     "post /v1/auth/login",
@@ -48,12 +48,16 @@ const OPEN: [&str; 6] = [
     "post /v1/forms",
     // Answers only about a credential that the client has already.
     "post /v1/auth/verify",
+    // The path holds the right.
+    "post /play/{token}/{media_id}/cmcd",
 ];
 /// What does not count: the bytes of an upload that exists are limited instead, and its creation was counted.
 const UNCOUNTED: [&str; 2] = ["patch /v1/uploads/{upload_id}", "post /v1/uploads/{upload_id}"];
-/// Questions, whose method is POST because they have a body, and changes of entries that end by themselves: no history is kept of them.
-const QUESTIONS: [&str; 6] = [
+/// Questions, whose method is POST because they have a body, and changes of entries and sums that end by themselves: no history is kept of
+/// them.
+const QUESTIONS: [&str; 7] = [
     "delete /v1/cache/entries/{key}",
+    "post /play/{token}/{media_id}/cmcd",
     "post /v1/auth/nft",
     "post /v1/auth/verify",
     "post /v1/cache/batch",
@@ -190,6 +194,7 @@ GET /v1/media/search Principal(Metadata) Metadata
 GET /v1/media/{media_id} Principal(Metadata) Metadata
 GET /v1/media/{media_id}/captions Principal(Metadata) Metadata
 GET /v1/media/{media_id}/captions/{language} Principal(Metadata) Metadata
+GET /v1/media/{media_id}/experience Principal(Metadata) Metadata
 GET /v1/media/{media_id}/gate Principal(Gate) Metadata
 GET /v1/media/{media_id}/history Principal(Events) Api
 GET /v1/media/{media_id}/poster Optional(Metadata) Streaming
@@ -219,6 +224,7 @@ PATCH /v1/jobs/{job_id} Principal(Worker) Worker
 PATCH /v1/media/{media_id} Principal(Metadata) Metadata
 PATCH /v1/schedules/{schedule_id} Principal(Worker) Worker
 PATCH /v1/uploads/{upload_id} Principal(Upload) none
+POST /play/{token}/{media_id}/cmcd Path Streaming
 POST /v1/auth/challenge Open Auth
 POST /v1/auth/keys Own Auth
 POST /v1/auth/links Open Auth
@@ -427,6 +433,7 @@ async fn a_parameter_that_no_operation_takes_is_refused_where_nobody_else_adds_a
         "/livez",
         "/metrics",
         "/openapi.json",
+        "/play/{token}/{media_id}/cmcd",
         "/play/{token}/{media_id}/{path}",
         "/readyz",
         "/v1/oembed",

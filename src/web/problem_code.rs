@@ -268,6 +268,8 @@ kinds! {
         "Send each file as a partial upload (`Upload-Concat: partial`) to its last byte, as the owner of the medium; `errors` points at the upload.";
     RequestInvalid 400 "request_invalid" "The request makes no sense"
         "Compare it with the description of its operation.";
+    ReportMalformed 400 "report_malformed" "No line of the report is CMCD"
+        "Send a line for each event as CTA-5004-B has it, with the id of the session as `sid`.";
     RequestMalformed 400 "request_malformed" "The request can't be read"
         "Send HTTP/1.1 or HTTP/2 as their standards have it.";
     RevisionUnknown 409 "revision_unknown" "There is no such revision yet"
