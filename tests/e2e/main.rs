@@ -24,6 +24,7 @@ mod crowd;
 mod demo;
 mod downloads;
 mod encryption;
+mod experience;
 mod exports;
 mod faults;
 mod fetch;
