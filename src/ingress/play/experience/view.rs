@@ -68,6 +68,8 @@ pub(super) struct Arrival {
 enum Motion {
     Resting,
     Playing,
+    /// It played, and was asked to go elsewhere. Not every player says that it plays on from there: it counts as playing.
+    Seeking,
     Stalled,
 }
 
@@ -186,7 +188,7 @@ impl View {
         match self.motion {
             Motion::Resting => {}
             Motion::Stalled => self.add_stalled(elapsed_ms, sum),
-            Motion::Playing => {
+            Motion::Playing | Motion::Seeking => {
                 let played_ms = self.credit_ms(elapsed_ms);
                 sum.played_ms += played_ms;
                 VIEWER_PLAYED_SECONDS.add_ms(self.height, played_ms);
@@ -220,7 +222,8 @@ impl View {
                 self.add_stalls(1, sum);
                 Motion::Stalled
             }
-            (PlayerState::Rebuffering, before) => before,
+            (PlayerState::Seeking, Motion::Playing | Motion::Seeking) => Motion::Seeking,
+            (PlayerState::Rebuffering, before) if before != Motion::Seeking => before,
             _ => Motion::Resting,
         };
         let ending = match state {
@@ -301,8 +304,10 @@ mod tests {
             ),
             // Waits before the start and after a seek, and what is asked for while it stands still.
             (vec!["0 sta=s", "100 sta=r", "900 sta=p"], (Some(1_000), 0, 0, 0)),
-            (vec!["0 sta=p", "1000 sta=k", "1100 sta=r", "1900 sta=p", "2900 sta=e"], (None, 0, 0, 2_000)),
+            (vec!["0 sta=p", "1000 sta=k", "1100 sta=r", "1900 sta=p", "2900 sta=e"], (None, 0, 0, 2_100)),
             (vec!["0 sta=p", "1000 sta=r", "1400 sta=k", "1500 sta=r", "1900 sta=p"], (None, 1, 400, 1_000)),
+            // A player that does not say that it plays on behind a seek.
+            (vec!["0 sta=p", "100 sta=k", "1100 e=t,sta=k", "4100 sta=e"], (None, 0, 0, 4_100)),
             // A pause, and a start that was asked for again.
             (
                 vec!["0 sta=s", "500 sta=p", "1500 sta=a", "60000 sta=s", "60500 sta=p", "61500 sta=e"],
