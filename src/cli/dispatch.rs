@@ -6,11 +6,11 @@ use anyhow::Context;
 use clap::CommandFactory;
 
 use super::{
-    AuditCommand, Cli, CliCommand, CommandOutcome, DeadCommand, EXIT_CONFIG, EXIT_FAILURE, EventsCommand,
-    GlobalArgs, NatsCommand, OwnerCommand, ServerArgs, StoreCommand, alerts, audit_log, broker, cache,
-    client::ApiClient, credentials, dead_letters, demo, doctor, environment, events_tail, failure, hooks,
-    link, list, monitor, output, owner, published_schemas, queue, schedules, serve, settings, store,
-    topology, transcode, upload, usage, watch, workers,
+    AuditCommand, Cli, CliCommand, CommandOutcome, ConfigArgs, DeadCommand, EXIT_CONFIG, EXIT_FAILURE,
+    EventsCommand, GlobalArgs, NatsCommand, OwnerCommand, ServerArgs, StoreCommand, alerts, audit_log,
+    broker, cache, client::ApiClient, credentials, dead_letters, demo, doctor, environment, events_tail,
+    failure, hooks, link, list, monitor, output, owner, published_schemas, queue, schedules, serve, settings,
+    store, topology, transcode, upload, usage, watch, workers,
 };
 use crate::{
     config::{self, describe},
@@ -118,6 +118,10 @@ async fn execute_command(global: &GlobalArgs, command: CliCommand) -> anyhow::Re
         CliCommand::Config(args) if args.rules => {
             let config = settings::load_settings(global, &args.server)?;
             alerts::print_rules(config.monitor.alerts.base_url.as_deref(), args.time_scale)?;
+        }
+        CliCommand::Config(ConfigArgs { dashboards: Some(folder), server, .. }) => {
+            let config = settings::load_settings(global, &server)?;
+            alerts::write_dashboards(&folder, config.monitor.alerts.base_url.as_deref())?;
         }
         CliCommand::Config(args) if args.markdown => {
             output::print_line(describe::render_markdown().trim_end())?;
