@@ -559,6 +559,10 @@ fn worker_message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static s
         }
         "alert.fired" | "alert.resolved" => Some((vec!["monitor"], vec![])),
         "kv.limits.alerts" => Some((vec!["ingress", "monitor"], vec!["ingress", "monitor"])),
+        "kv.limits.log_levels" => Some((
+            vec!["ingress"],
+            vec!["audit", "index", "ingress", "keeper", "monitor", "tasks", "transcode", "upload"],
+        )),
         "kv.limits.pauses" => Some((vec!["ingress"], vec!["ingress", "keeper"])),
         "job.dead" | "job.failed" | "job.parked" | "job.retried" | "job.started" | "job.succeeded" => {
             Some((vec!["tasks", "transcode"], vec!["index"]))
@@ -582,7 +586,8 @@ fn worker_message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static s
             Some((vec!["admin", "ingress", "keeper"], vec!["admin", "ingress", "keeper"]))
         }
         "hook.changed" | "hook.removed" | "schedule.removed" => Some((vec!["admin", "ingress"], vec![])),
-        "admin.worker_changed"
+        "admin.log_level_changed"
+        | "admin.worker_changed"
         | "alert.acknowledged"
         | "alert.silenced"
         | "cache.cleared"

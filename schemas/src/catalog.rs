@@ -4,8 +4,8 @@ use schemars::{Schema, schema_for};
 
 use crate::{
     BusEvent, KvRecord, access, alert, audit, cached, dead_letter, dispatch_query, document, envelope, gate,
-    hook, hook_delivery, hook_event, idempotency, index_query, job, limit, media, monitor_query, pause,
-    process_report, schedule, search_query, session, store, upload, upload_grant, usage, view, worker,
+    hook, hook_delivery, hook_event, idempotency, index_query, job, limit, log_level, media, monitor_query,
+    pause, process_report, schedule, search_query, session, store, upload, upload_grant, usage, view, worker,
 };
 
 /// One kind of message.
@@ -115,6 +115,7 @@ pub fn event_entries() -> Vec<CatalogEntry> {
         event_entry::<pause::QueuePaused>(),
         event_entry::<pause::QueueResumed>(),
         event_entry::<cached::CacheCleared>(),
+        event_entry::<log_level::AdminLogLevelChanged>(),
         event_entry::<alert::AlertFired>(),
         event_entry::<alert::AlertResolved>(),
         event_entry::<alert::AlertSilenced>(),
@@ -180,6 +181,7 @@ pub fn record_entries() -> Vec<CatalogEntry> {
         record_entry::<limit::IngressReplicas>("limits.replicas", limit::IngressReplicas::KEY),
         record_entry::<limit::RateLimitEventCounter>("limits.reported", limit::RateLimitEventCounter::KEY),
         record_entry::<pause::QueuePauses>("limits.pauses", pause::QueuePauses::KEY),
+        record_entry::<log_level::LogLevels>("limits.log_levels", log_level::LogLevels::KEY),
         record_entry::<alert::AlertBoard>("limits.alerts", alert::AlertBoard::KEY),
         record_entry::<cached::CachedEntry>("cache", &cached::entry_key("{owner_digest}", "{key_digest}")),
         record_entry::<cached::CacheEpoch>("limits.cache_epoch", cached::CacheEpoch::KEY),

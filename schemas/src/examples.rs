@@ -17,7 +17,7 @@ use crate::{
         ChallengeId, DeliveryId, HookId, JobId, KeyId, MediaId, PlaybackId, RequestId, ScheduleId, SessionId,
         StoreId, UploadGrantId, UploadId,
     },
-    index_query, job, keys, limit,
+    index_query, job, keys, limit, log_level,
     media::{self, Rational},
     monitor_query, pause, process_report, schedule, search_query, session, store,
     subjects::{self, JobPriority},
@@ -978,6 +978,7 @@ fn visit_limits(visitor: &mut impl ExampleVisitor) {
         pause::QueuePauses { owners: BTreeMap::from([(example_owner(), pause)]), kinds: BTreeMap::new() };
     visitor.visit("kv.limits.pauses", pauses);
     visitor.visit("kv.limits.alerts", example_board());
+    visitor.visit("kv.limits.log_levels", example_log_levels());
     let entry = cached::CachedEntry {
         owner_digest: owned_text("9f86d081884c7d659a2feaa0c55ad015"),
         key_digest: owned_text("2c26b46b68ffc68ff99b453c1d304134"),
@@ -1435,8 +1436,34 @@ fn visit_schedule_events(visitor: &mut impl ExampleVisitor) {
         resumed_by: owned_text("admin"),
     };
     visit_event(visitor, resumed);
+    visit_event(visitor, log_level_changed(request_id));
     visit_event(visitor, cached::CacheCleared { request_id, cleared_by: owned_text("admin"), epoch: 2 });
     visit_alert_events(visitor, request_id);
+}
+
+fn log_level_changed(request_id: RequestId) -> log_level::AdminLogLevelChanged {
+    log_level::AdminLogLevelChanged {
+        request_id,
+        role: Some(owned_text("upload")),
+        instance: None,
+        filter: Some(owned_text("debug")),
+        until_ms: MADE_AT_MS + log_level::FOR_MS_DEFAULT,
+        changed_by: owned_text("admin"),
+        reason: Some(owned_text("files are rejected that play elsewhere")),
+    }
+}
+
+fn example_log_levels() -> log_level::LogLevels {
+    let of_upload = log_level::LogLevelOverride {
+        role: Some(owned_text("upload")),
+        instance: None,
+        filter: owned_text("debug,nats::consume=trace"),
+        set_at_ms: MADE_AT_MS,
+        until_ms: MADE_AT_MS + log_level::FOR_MS_DEFAULT,
+        set_by: owned_text("admin"),
+        reason: Some(owned_text("files are rejected that play elsewhere")),
+    };
+    log_level::LogLevels { overrides: vec![of_upload] }
 }
 
 /// What fires, one silence, and one acknowledgement.

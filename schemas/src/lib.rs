@@ -34,6 +34,7 @@ pub mod job_action;
 pub mod job_why;
 pub mod keys;
 pub mod limit;
+pub mod log_level;
 pub mod media;
 pub mod media_details;
 pub mod monitor_query;

@@ -100,7 +100,7 @@ async fn execute_command(global: &GlobalArgs, command: CliCommand) -> anyhow::Re
             let is_degraded = monitor::show_health(&args, as_json).await?;
             return Ok(if is_degraded { CommandOutcome::Badly } else { CommandOutcome::Well });
         }
-        CliCommand::Logs(args) => monitor::show_logs(&args, as_json).await?,
+        CliCommand::Logs(args) => monitor::run_logs(&args, as_json).await?,
         CliCommand::Queue(command) => queue::run_queue(command, as_json).await?,
         CliCommand::Workers(command) => workers::run_workers(command, as_json).await?,
         CliCommand::Audit(AuditCommand::Replay(args)) => audit_log::replay_log(args).await?,

@@ -63,6 +63,11 @@ pub fn format_detail(event: &FollowedEvent) -> String {
         "alert.fired" => format!("{}: {}", text("name"), text("summary")),
         "alert.resolved" => text("name").to_owned(),
         "alert.silenced" | "alert.acknowledged" => text("alert").to_owned(),
+        "admin.log_level_changed" => {
+            let whom = [text("role"), text("instance"), "all"].into_iter().find(|name| !name.is_empty());
+            let filter = data["filter"].as_str().unwrap_or("as configured");
+            format!("{}: {filter}", whom.unwrap_or_default())
+        }
         "job.dead" => format!("part {} ({})", text("part"), text("code")),
         _ => reason(),
     }

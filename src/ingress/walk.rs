@@ -197,6 +197,7 @@ GET /v1/media/{media_id}/thumbnail Optional(Metadata) Streaming
 GET /v1/monitor/alerts Principal(Monitor) Monitor
 GET /v1/monitor/health Principal(Monitor) Monitor
 GET /v1/monitor/logs Principal(Monitor) Monitor
+GET /v1/monitor/logs/level Principal(Monitor) Monitor
 GET /v1/monitor/metrics Principal(Monitor) Monitor
 GET /v1/oembed Open Streaming
 GET /v1/profiles Principal(Worker) Transcoder
@@ -270,6 +271,7 @@ PUT /v1/jobs/pauses/{scope}/{name} Principal(Worker) Worker
 PUT /v1/media/{media_id}/captions/{language} Principal(Metadata) Metadata
 PUT /v1/media/{media_id}/gate Principal(Gate) Metadata
 PUT /v1/media/{media_id}/poster Principal(Metadata) Metadata
+PUT /v1/monitor/logs/level Principal(Monitor) Monitor
 ";
 
 #[test]
@@ -652,6 +654,8 @@ impl Story {
             let path = format!("/v1/monitor/alerts/StreamGateDeadLetters/{action}");
             self.does(&place, &path, &json, "{\"for_ms\":60000}", 200).await;
         }
+        let path = "/v1/monitor/logs/level";
+        self.does(&format!("put {path}"), path, &json, "{\"filter\":\"debug\"}", 200).await;
     }
 
     async fn schedules(&mut self, json: &str, job: &Value) {
