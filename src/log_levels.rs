@@ -3,7 +3,8 @@
 //! The record is read every few seconds, so that a process that starts meanwhile takes it, too. When the time of a change is over is judged
 //! here, by the broker's clock as it was last compared: a broker that is away does not keep a change alive.
 //!
-//! Limits: a change is taken over within [`PERIOD`], or within [`PAUSE`] after the record could not be read.
+//! Limits: a change is taken over within [`PERIOD`], or within [`PAUSE`] after the record could not be read; it ends at most [`READ_MAX`] and
+//! [`PERIOD`] late.
 
 use std::time::Duration;
 
@@ -16,6 +17,8 @@ use crate::{process_reports::ProcessIdentity, telemetry::log_filter};
 
 /// How often the record is read, and looked at.
 const PERIOD: Duration = Duration::from_secs(2);
+/// How long a reading may take.
+const READ_MAX: Duration = Duration::from_secs(5);
 /// How long it is left alone after it could not be read: a broker of before this version refuses it to some roles.
 const PAUSE: Duration = Duration::from_secs(30);
 
@@ -31,9 +34,13 @@ pub async fn follow_log_levels(bus: &Bus, identity: &ProcessIdentity, shutdown: 
             _ = ticks.tick() => {}
         }
         if Instant::now() >= read_at {
-            match tokio::time::timeout(PERIOD, bus.load_record::<LogLevels>(LogLevels::KEY)).await {
-                Ok(Ok(found)) => known = found.map(|held| held.record).unwrap_or_default(),
-                _ => read_at = Instant::now() + PAUSE,
+            let reading = tokio::time::timeout(READ_MAX, bus.load_record::<LogLevels>(LogLevels::KEY));
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                read = reading => match read {
+                    Ok(Ok(found)) => known = found.map(|held| held.record).unwrap_or_default(),
+                    _ => read_at = Instant::now() + PAUSE,
+                },
             }
         }
         let now_ms = nats::estimated_broker_now_ms();
@@ -45,7 +52,7 @@ pub async fn follow_log_levels(bus: &Bus, identity: &ProcessIdentity, shutdown: 
     }
 }
 
-/// Logs by what is set, or by what is configured where nothing is; says so by what is configured, of which most is known.
+/// Logs by what is set, or by what is configured where nothing is; says so while what is configured holds.
 fn apply_override(wanted: Option<&LogLevelOverride>) {
     let Some(LogLevelOverride { filter, until_ms, set_by, .. }) = wanted else {
         report_failure(log_filter::add_directives(""));
