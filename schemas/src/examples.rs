@@ -977,8 +977,8 @@ fn visit_limits(visitor: &mut impl ExampleVisitor) {
     let pauses =
         pause::QueuePauses { owners: BTreeMap::from([(example_owner(), pause)]), kinds: BTreeMap::new() };
     visitor.visit("kv.limits.pauses", pauses);
-    visitor.visit("kv.limits.alerts", example_board());
     visitor.visit("kv.limits.log_levels", example_log_levels());
+    visitor.visit("kv.limits.alerts", example_board());
     let entry = cached::CachedEntry {
         owner_digest: owned_text("9f86d081884c7d659a2feaa0c55ad015"),
         key_digest: owned_text("2c26b46b68ffc68ff99b453c1d304134"),
@@ -1436,8 +1436,8 @@ fn visit_schedule_events(visitor: &mut impl ExampleVisitor) {
         resumed_by: owned_text("admin"),
     };
     visit_event(visitor, resumed);
-    visit_event(visitor, log_level_changed(request_id));
     visit_event(visitor, cached::CacheCleared { request_id, cleared_by: owned_text("admin"), epoch: 2 });
+    visit_event(visitor, log_level_changed(request_id));
     visit_alert_events(visitor, request_id);
 }
 
