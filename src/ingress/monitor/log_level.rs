@@ -158,7 +158,8 @@ pub(super) async fn set_log_level(
         let detail = format!("{OVERRIDES_MAX} filters hold; take some back, or wait until they end");
         return Err(Problem::new(ProblemCode::LogLevelsTooMany).with_detail(detail));
     }
-    tracing::warn!(filter = event.filter, until_ms, by = who.owner, "what is logged is changed for a while");
+    let AdminLogLevelChanged { role, instance, filter, .. } = event;
+    tracing::info!(role, instance, filter, until_ms, by = who.owner, "an admin has changed what is logged");
     let items = changed.map(|held| held.record.overrides).unwrap_or_default();
     Ok(Json(LogLevelList { items }))
 }
