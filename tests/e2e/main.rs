@@ -71,3 +71,8 @@ mod walkthroughs;
 mod wallet;
 mod webdriver;
 mod whole;
+
+/// The program that processes of an installation are.
+fn program_path() -> std::path::PathBuf {
+    env!("CARGO_BIN_EXE_streamgate").into()
+}
