@@ -27,8 +27,10 @@ use auth::{link::create_sign_in_link, testing::TestWallet};
 use web::operation::{Operation, OperationAccess};
 
 /// Files of pages, none of the API.
-const FILES: [&str; 6] = [
+const FILES: [&str; 8] = [
     "/docs/docs.css",
+    "/docs/guides",
+    "/docs/guides/{name}",
     "/docs/programs",
     "/docs/runbooks",
     "/docs/runbooks/{name}",
@@ -155,6 +157,8 @@ DELETE /v1/uploads/{upload_id} Principal(Upload) Upload
 GET / Open Api
 GET /docs Open Api
 GET /docs/docs.css Open Api
+GET /docs/guides Open Api
+GET /docs/guides/{name} Open Api
 GET /docs/programs Open Api
 GET /docs/runbooks Open Api
 GET /docs/runbooks/{name} Open Api
