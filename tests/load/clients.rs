@@ -77,11 +77,11 @@ async fn upload_by_tus(gateway: &Gateway, clip: &Clip) -> Outcome {
 pub(crate) async fn play(scene: &Scene, mut random: StdRng) {
     let Some(media_id) = scene.ledger.any_ready(&mut random) else { return };
     // Who plays already does not play twice.
-    let Some(mut viewer) = scene.viewers.lock().pop() else {
+    let Some(mut viewer) = scene.viewers.lock().pop_front() else {
         return scene.gateway.tally.count_left_out("play");
     };
     play_as(scene, &mut viewer, &media_id, &mut random).await;
-    scene.viewers.lock().push(viewer);
+    scene.viewers.lock().push_back(viewer);
 }
 
 async fn play_as(scene: &Scene, viewer: &mut Viewer, media_id: &str, random: &mut StdRng) -> Option<()> {

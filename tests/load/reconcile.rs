@@ -29,11 +29,16 @@ pub(crate) struct Reconciliation {
     pub(crate) codes: BTreeMap<String, usize>,
     /// What does not fit, with the ids.
     pub(crate) differences: Vec<String>,
+    /// Why the lists could not be read; then nothing is known.
+    pub(crate) unread: Option<String>,
 }
 
 impl Reconciliation {
     /// For people.
     pub(crate) fn line(&self) -> String {
+        if let Some(problem) = &self.unread {
+            return format!("{:6.1} s: {} accepted; {problem}", self.at_s, self.accepted);
+        }
         let codes: Vec<String> =
             self.codes.iter().map(|(code, count)| format!("; {count} x {code}")).collect();
         let Self { at_s, accepted, ready, rejected, failed, in_flight, refused, unanswered, .. } = self;
@@ -65,7 +70,7 @@ pub(crate) async fn reconcile(gateway: &Gateway, ledger: &Ledger, at_s: f64) -> 
     let lists = async { Ok::<_, String>((list(gateway, "jobs").await?, list(gateway, "media").await?)) };
     let (jobs, media) = match lists.await {
         Ok(lists) => lists,
-        Err(problem) => return Reconciliation { differences: vec![problem], ..base },
+        Err(problem) => return Reconciliation { unread: Some(problem), ..base },
     };
     let mut found = compare(&accepted, &media, &jobs, base);
     let mut differences = Vec::new();

@@ -23,7 +23,14 @@ struct Threshold {
     what: &'static str,
 }
 
-const THRESHOLDS: [Threshold; 9] = [
+const THRESHOLDS: [Threshold; 10] = [
+    Threshold {
+        metric: "streamgate_http_problems_total",
+        label: "code",
+        only: Some(("code", "busy")),
+        above: 0.0,
+        what: "requests refused, since as many as may be are served or kept:",
+    },
     Threshold {
         metric: "streamgate_limit_requests_total",
         label: "group",
@@ -230,7 +237,7 @@ mod tests {
     fn the_first_that_passes_is_the_first() {
         let mut saturation = Saturation::default();
         let pending = THRESHOLDS.iter().find(|one| one.metric.contains("pending")).unwrap();
-        let limits = &THRESHOLDS[0];
+        let limits = THRESHOLDS.iter().find(|one| one.metric.contains("limit_requests")).unwrap();
         let denied = |value: &str| {
             json!([
                 { "labels": { "group": "upload", "outcome": "passed" }, "value": "900" },

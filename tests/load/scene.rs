@@ -3,6 +3,7 @@
 //! Limits: as many of a kind at once as the options say; who arrives beyond them is counted and left out.
 
 use std::{
+    collections::VecDeque,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -36,7 +37,7 @@ pub(crate) struct Scene {
     pub(crate) bad_percent: u32,
     pub(crate) cancelled_percent: u32,
     /// Those who do not play now.
-    pub(crate) viewers: Mutex<Vec<Viewer>>,
+    pub(crate) viewers: Mutex<VecDeque<Viewer>>,
     pub(crate) viewer_addresses: Vec<String>,
     /// Held for reading while a client is served: who holds it for writing finds all of them still.
     pub(crate) stillness: Arc<RwLock<()>>,
@@ -45,7 +46,7 @@ pub(crate) struct Scene {
 impl Scene {
     pub(crate) fn new(gateway: Gateway, options: &LoadOptions) -> Arc<Self> {
         let wallets = (FIRST_VIEWER..FIRST_VIEWER + VIEWERS).map(Wallet::new);
-        let viewers: Vec<Viewer> = wallets.map(|wallet| Viewer { wallet, session: None }).collect();
+        let viewers: VecDeque<Viewer> = wallets.map(|wallet| Viewer { wallet, session: None }).collect();
         Arc::new(Self {
             ledger: Ledger::new(Arc::clone(&gateway.tally)),
             gateway,

@@ -15,9 +15,8 @@ use crate::{
 
 /// Rates for many clients behind one address, who are one owner.
 const MANY_CLIENTS: &str = "{ capacity = 1000000, refill_per_s = 100000 }";
-/// Small caches: a run fills them in its first half.
-const SMALL_CACHES: &str = "[ingress.playback.segment_cache]\nsize_max = \"16MiB\"\n[ingress.playback.cache]\nsize_max = \"8MiB\"\n\
-    [ingress.documents]\nsize_max = \"4MiB\"\n";
+/// A small cache: a run fills it in its first half.
+const SMALL_CACHE: &str = "size_max = \"4MiB\"\nentries_max = 100\nage = \"1m\"\n";
 
 /// Settings of the installation, as TOML.
 fn settings(options: &LoadOptions) -> String {
@@ -28,8 +27,16 @@ fn settings(options: &LoadOptions) -> String {
         let groups = ["api", "upload", "streaming", "metadata", "auth", "worker", "transcoder", "monitor"];
         text.extend(groups.map(|group| format!("{group} = {MANY_CLIENTS}\n")));
     }
+    // A viewer here opens more sessions than a person does.
+    text.push_str("[grants]\n");
+    if !options.product_limits {
+        text.push_str("sessions_per_wallet_max = 100000\nplayed_sessions_per_client_max = 100000\n");
+    }
     if options.flat {
-        text.push_str(SMALL_CACHES);
+        // What is remembered of sessions is over soon.
+        text.push_str("unused_session = \"1m\"\n");
+        let caches = ["documents", "playback.cache", "playback.segment_cache"];
+        text.extend(caches.map(|cache| format!("[ingress.{cache}]\n{SMALL_CACHE}")));
     }
     text
 }
