@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test soak drill lint bench
+.PHONY: help setup demo up test soak load drill lint bench
 
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 export NATS_SERVER ?= $(CURDIR)/.tools/bin/nats-server
@@ -40,10 +40,14 @@ test: ## Run all tests; ARGS='-E test(name)' chooses some
 	@NEXTEST_TEST_THREADS=$${NEXTEST_TEST_THREADS:-$$(($$(nproc) + 1))} cargo nextest run --workspace --locked $(ARGS)
 
 # The tests that take a number of rounds or units from the environment, at length; `make test` runs each with the smallest number.
-soak: ## Run the fault tests at length: SOAK_ROUNDS (9) times seven kills, SOAK_JOBS (100000) ended jobs, SOAK_FREEZES_S (20,60) of a broker, SOAK_OUTAGE_S (20) of a store
+soak: ## Run the fault tests at length: SOAK_ROUNDS (9) times seven kills, SOAK_JOBS (100000) ended jobs, SOAK_FREEZES_S (20,60) of a broker, SOAK_OUTAGE_S (20) of a store; then load for SOAK_LOAD (1h), which must not make anything grow
 	@.ci/setup test
 	@cargo build --workspace --locked
 	@SOAK_ROUNDS=$${SOAK_ROUNDS:-9} SOAK_JOBS=$${SOAK_JOBS:-100000} SOAK_FREEZES_S=$${SOAK_FREEZES_S:-20,60} SOAK_OUTAGE_S=$${SOAK_OUTAGE_S:-20} cargo nextest run --workspace --locked --profile soak -E 'test(soak) + test(outages::)' $(ARGS)
+	@cargo run --locked --package streamgate --example load -- --flat --for=$${SOAK_LOAD:-1h}
+
+load: release ## Mixed load for a minute: times, errors, what is saturated first, and whether all uploads are accounted for; ARGS=--help
+	@cargo run --release --locked --package streamgate --example load -- $(ARGS)
 
 drill: ## Make each alert fire and end against a real installation with Prometheus and Alertmanager; ARGS=--time-scale=20
 	@.ci/setup drill

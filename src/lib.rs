@@ -14,6 +14,7 @@
 //! - [`data_folder`]: whether this machine's data can be kept. [`explained`]: errors that say what to do.
 //! - [`stores`]: which object store belongs to this installation.
 //! - [`readiness`]: whether this process can do its work.
+//! - [`process_reports`], [`log_levels`]: what a process says of itself to the monitor, and what it is asked to log for a while.
 //! - [`config`]: one struct, from file, environment and flags. [`telemetry`]: logs, probes and metrics of each role.
 //!
 //! Invariants, by what is absent: no stage is imported by another; nothing but [`nats`] writes state; no path, subject or
@@ -26,6 +27,7 @@ pub mod config;
 pub mod data_folder;
 pub mod explained;
 pub mod keeper;
+pub mod log_levels;
 pub mod owner_removal;
 pub mod ownership_transfer;
 pub mod process_reports;

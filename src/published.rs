@@ -444,12 +444,12 @@ fn json_pointer(path: &[&str]) -> String {
 fn message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
     let (mut senders, mut receivers): (Vec<&str>, Vec<&str>) = match name {
         "upload.received" => (vec!["ingress", "tasks"], vec!["upload"]),
-        "limit.exceeded"
+        "access.summed"
+        | "limit.exceeded"
         | "upload.created"
         | "upload.expired"
         | "admin.key_created"
         | "auth.challenged"
-        | "auth.denied"
         | "auth.key_created"
         | "auth.link_created"
         | "auth.upload_token_created"
@@ -544,9 +544,11 @@ fn index_message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static st
 fn worker_message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
     match name {
         "job.queued" => Some((vec!["admin", "ingress", "keeper", "tasks", "transcode"], vec!["index"])),
-        "kv.cache" | "kv.cache.flush" | "kv.cache.tick" | "kv.limits.cache_epoch" => {
-            Some((vec!["ingress"], vec!["ingress"]))
-        }
+        "kv.cache"
+        | "kv.cache.flush"
+        | "kv.cache.tick"
+        | "kv.limits.cache_epoch"
+        | "kv.limits.experience" => Some((vec!["ingress"], vec!["ingress"])),
         "job.cancelled" => Some((vec!["ingress", "keeper", "tasks"], vec!["index"])),
         "job.paused" | "job.resumed" | "job.reprioritized" | "ask.jobs" => {
             Some((vec!["ingress", "tasks"], vec!["index"]))
@@ -559,6 +561,10 @@ fn worker_message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static s
         }
         "alert.fired" | "alert.resolved" => Some((vec!["monitor"], vec![])),
         "kv.limits.alerts" => Some((vec!["ingress", "monitor"], vec!["ingress", "monitor"])),
+        "kv.limits.log_levels" => Some((
+            vec!["ingress"],
+            vec!["audit", "index", "ingress", "keeper", "monitor", "tasks", "transcode", "upload"],
+        )),
         "kv.limits.pauses" => Some((vec!["ingress"], vec!["ingress", "keeper"])),
         "job.dead" | "job.failed" | "job.parked" | "job.retried" | "job.started" | "job.succeeded" => {
             Some((vec!["tasks", "transcode"], vec!["index"]))
@@ -582,7 +588,8 @@ fn worker_message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static s
             Some((vec!["admin", "ingress", "keeper"], vec!["admin", "ingress", "keeper"]))
         }
         "hook.changed" | "hook.removed" | "schedule.removed" => Some((vec!["admin", "ingress"], vec![])),
-        "admin.worker_changed"
+        "admin.log_level_changed"
+        | "admin.worker_changed"
         | "alert.acknowledged"
         | "alert.silenced"
         | "cache.cleared"

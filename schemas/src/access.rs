@@ -7,7 +7,7 @@ use serde_bytes::ByteBuf;
 use crate::{BusEvent, EventContext, ids::KeyId, value::EmailAddress};
 
 /// What a principal may do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[schemars(rename = "Role")]
 pub enum PrincipalRole {

@@ -5,6 +5,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::access_sum::AccessClass;
+
 /// `prev_hash` of the first record.
 pub const FIRST_PREV_HASH: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
@@ -92,3 +94,61 @@ pub struct AuditRecord {
     /// SHA-256 in lower-case hex over the bytes of the record before.
     pub prev_hash: String,
 }
+
+/// What the log is asked for, and what it has of that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AuditClass {
+    /// What people ask for.
+    pub name: &'static str,
+    /// Types of its events; `job.*` are all of jobs.
+    pub events: &'static [&'static str],
+    /// What `access.summed` sums of it: of each window and process, since it is too much for an event of its own.
+    pub sums: &'static [AccessClass],
+}
+
+/// All that is asked of the log.
+pub const AUDIT_CLASSES: &[AuditClass] = &[
+    AuditClass {
+        name: "authentication attempts",
+        events: &["auth.*", "admin.key_created"],
+        sums: &[AccessClass::Authentication, AccessClass::Refusal],
+    },
+    AuditClass {
+        name: "data modifications",
+        events: &["upload.*", "media.*", "gate.changed", "schedule.*", "hook.*"],
+        sums: &[AccessClass::Change],
+    },
+    AuditClass { name: "data access", events: &["view.summed"], sums: &[AccessClass::Read] },
+    AuditClass { name: "playback", events: &["gate.*"], sums: &[AccessClass::Playback] },
+    AuditClass { name: "cache operations", events: &["cache.cleared"], sums: &[AccessClass::Cache] },
+    AuditClass { name: "limit violations", events: &["limit.exceeded"], sums: &[AccessClass::Limit] },
+    AuditClass {
+        name: "security events",
+        events: &[
+            "auth.refused",
+            "auth.reused",
+            "auth.key_revoked",
+            "gate.denied",
+            "gate.doubted",
+            "gate.revoked",
+            "hook.skipped",
+            "job.failed",
+        ],
+        sums: &[AccessClass::Refusal],
+    },
+    AuditClass {
+        name: "job submissions",
+        events: &["job.queued", "schedule.fired"],
+        sums: &[AccessClass::Change],
+    },
+    AuditClass {
+        name: "transcoding operations",
+        events: &["job.*", "media.playable", "media.ready"],
+        sums: &[],
+    },
+    AuditClass {
+        name: "operation of the service",
+        events: &["admin.*", "alert.*", "queue.*", "access.summed"],
+        sums: &[AccessClass::Probe],
+    },
+];

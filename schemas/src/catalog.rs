@@ -3,9 +3,10 @@
 use schemars::{Schema, schema_for};
 
 use crate::{
-    BusEvent, KvRecord, access, alert, audit, cached, dead_letter, dispatch_query, document, envelope, gate,
-    hook, hook_delivery, hook_event, idempotency, index_query, job, limit, media, monitor_query, pause,
-    process_report, schedule, search_query, session, store, upload, upload_grant, usage, view, worker,
+    BusEvent, KvRecord, access, access_sum, alert, audit, cached, dead_letter, dispatch_query, document,
+    envelope, experience, gate, hook, hook_delivery, hook_event, idempotency, index_query, job, limit,
+    log_level, media, monitor_query, pause, process_report, schedule, search_query, session, store, upload,
+    upload_grant, usage, view, worker,
 };
 
 /// One kind of message.
@@ -87,7 +88,6 @@ pub fn event_entries() -> Vec<CatalogEntry> {
         event_entry::<dead_letter::AdminLetterChanged>(),
         event_entry::<session::AuthChallenged>(),
         event_entry::<session::AuthRefused>(),
-        event_entry::<session::AuthDenied>(),
         event_entry::<session::AuthSignedIn>(),
         event_entry::<session::AuthRefreshed>(),
         event_entry::<session::AuthReused>(),
@@ -106,6 +106,7 @@ pub fn event_entries() -> Vec<CatalogEntry> {
         event_entry::<gate::GateDoubted>(),
         event_entry::<view::ViewSummed>(),
         event_entry::<limit::RateLimitExceeded>(),
+        event_entry::<access_sum::AccessSummed>(),
         event_entry::<schedule::ScheduleCreated>(),
         event_entry::<schedule::ScheduleChanged>(),
         event_entry::<schedule::ScheduleRemoved>(),
@@ -115,6 +116,7 @@ pub fn event_entries() -> Vec<CatalogEntry> {
         event_entry::<pause::QueuePaused>(),
         event_entry::<pause::QueueResumed>(),
         event_entry::<cached::CacheCleared>(),
+        event_entry::<log_level::AdminLogLevelChanged>(),
         event_entry::<alert::AlertFired>(),
         event_entry::<alert::AlertResolved>(),
         event_entry::<alert::AlertSilenced>(),
@@ -147,6 +149,7 @@ pub fn record_entries() -> Vec<CatalogEntry> {
         record_entry::<view::ViewPosition>("limits.views", "views.{partition}"),
         record_entry::<upload::OpenUploads>("limits.uploads", "uploads.{owner_digest}"),
         record_entry::<usage::OwnerUsage>("limits.usage", "usage.{owner_digest}.{day}"),
+        record_entry::<experience::MediaExperience>("limits.experience", "experience.{media_id}"),
         record_entry::<document::MediaDocumentRecord>("media", "{media_id}"),
         record_entry::<media::MediaRecord>("assets", "{media_id}"),
         record_entry::<job::JobRecord>("jobs", "{job_id}"),
@@ -180,6 +183,7 @@ pub fn record_entries() -> Vec<CatalogEntry> {
         record_entry::<limit::IngressReplicas>("limits.replicas", limit::IngressReplicas::KEY),
         record_entry::<limit::RateLimitEventCounter>("limits.reported", limit::RateLimitEventCounter::KEY),
         record_entry::<pause::QueuePauses>("limits.pauses", pause::QueuePauses::KEY),
+        record_entry::<log_level::LogLevels>("limits.log_levels", log_level::LogLevels::KEY),
         record_entry::<alert::AlertBoard>("limits.alerts", alert::AlertBoard::KEY),
         record_entry::<cached::CachedEntry>("cache", &cached::entry_key("{owner_digest}", "{key_digest}")),
         record_entry::<cached::CacheEpoch>("limits.cache_epoch", cached::CacheEpoch::KEY),

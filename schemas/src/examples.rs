@@ -10,16 +10,14 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_bytes::ByteBuf;
 
 use crate::{
-    BusEvent, access, alert, audit, cached,
-    chapters::Chapter,
-    dead_letter, dispatch_query, document,
+    BusEvent, access, access_sum, alert, audit, cached, dead_letter, dispatch_query, document,
     encode::EncodeSettings,
-    envelope, gate, hook, hook_delivery, hook_event, idempotency,
+    envelope, experience, gate, hook, hook_delivery, hook_event, idempotency,
     ids::{
         ChallengeId, DeliveryId, HookId, JobId, KeyId, MediaId, PlaybackId, RequestId, ScheduleId, SessionId,
         StoreId, UploadGrantId, UploadId,
     },
-    index_query, job, keys, limit,
+    index_query, job, keys, limit, log_level,
     media::{self, Rational},
     monitor_query, pause, process_report, schedule, search_query, session, store,
     subjects::{self, JobPriority},
@@ -64,6 +62,7 @@ pub fn visit_all(visitor: &mut impl ExampleVisitor) {
         view::ViewSummed { media_id: MEDIA, owner: example_owner(), hour_ms: MADE_AT_MS, opened_count: 37 };
     visit_event(visitor, summed);
     visit_event(visitor, limit_exceeded());
+    visit_event(visitor, access_summed());
     visit_schedule_events(visitor);
     visit_hook_events(visitor);
     visit_records(visitor);
@@ -210,10 +209,7 @@ fn technical_metadata() -> media::TechnicalMetadata {
         video: vec![video_track()],
         audio: vec![audio_track()],
         subtitles: Vec::new(),
-        chapters: vec![
-            Chapter { start_ms: 0, title: "Arrival".into() },
-            Chapter { start_ms: 4_000, title: "Sea".into() },
-        ],
+        chapters: Vec::new(),
         cover_index: None,
         still: false,
         clock: Vec::new(),
@@ -641,6 +637,24 @@ fn part_record() -> job::JobPartRecord {
     }
 }
 
+fn media_experience() -> experience::MediaExperience {
+    let mut sum = experience::ExperienceSum {
+        views: 3,
+        failed_views: 0,
+        starts: Vec::new(),
+        stalls: 1,
+        stalled_ms: 420,
+        played_ms: 95_000,
+        rated_ms: 93_500,
+        rated_bytes: 32_725_000,
+    };
+    for start_ms in [640, 710, 2_300] {
+        sum.add_start(start_ms);
+    }
+    let hour_ms = experience::MediaExperience::hour_of_ms(MADE_AT_MS);
+    experience::MediaExperience::with_added(None, MEDIA, hour_ms, &sum)
+}
+
 fn visit_records(visitor: &mut impl ExampleVisitor) {
     visitor.visit("kv.uploads", upload_record());
     let position = view::ViewPosition {
@@ -662,6 +676,7 @@ fn visit_records(visitor: &mut impl ExampleVisitor) {
     visitor.visit("kv.limits.uploads", open);
     let usage = usage::OwnerUsage::with_added(None, (&example_digest().value, 20_787), (1_048_576, 65_000));
     visitor.visit("kv.limits.usage", usage);
+    visitor.visit("kv.limits.experience", media_experience());
     visitor.visit("kv.media", document);
     visitor.visit("kv.assets", asset_record());
     visitor.visit("kv.jobs", job_record());
@@ -810,10 +825,6 @@ fn visit_session_events(visitor: &mut impl ExampleVisitor) {
     visit_event(
         visitor,
         session::AuthRefused { request_id, challenge_id: CHALLENGE, code, address: owned_text(ADDRESS) },
-    );
-    visit_event(
-        visitor,
-        session::AuthDenied { request_id, code: owned_text("unauthorized"), denied_count: 3 },
     );
     let method = session::SignInMethod::Key;
     visit_event(
@@ -964,6 +975,27 @@ fn limit_exceeded() -> limit::RateLimitExceeded {
     }
 }
 
+fn access_summed() -> access_sum::AccessSummed {
+    let refused = access_sum::AccessSum {
+        class: access_sum::AccessClass::Refusal,
+        what: owned_text("api_key"),
+        role: None,
+        who: Some(format!("sg_{KEY}")),
+        outcome: owned_text("unauthorized"),
+        count: 41,
+    };
+    let read = access_sum::AccessSum {
+        class: access_sum::AccessClass::Read,
+        what: owned_text("GET /v1/audit"),
+        role: Some(access::PrincipalRole::Operator),
+        who: Some(wallet_owner()),
+        outcome: owned_text("ok"),
+        count: 2,
+    };
+    let until_ms = MADE_AT_MS + 60_000;
+    access_sum::AccessSummed { request_id: REQUEST, from_ms: MADE_AT_MS, until_ms, sums: vec![refused, read] }
+}
+
 fn visit_limits(visitor: &mut impl ExampleVisitor) {
     let replicas = limit::IngressReplicas {
         expires_at_ms: BTreeMap::from([(
@@ -983,6 +1015,7 @@ fn visit_limits(visitor: &mut impl ExampleVisitor) {
     let pauses =
         pause::QueuePauses { owners: BTreeMap::from([(example_owner(), pause)]), kinds: BTreeMap::new() };
     visitor.visit("kv.limits.pauses", pauses);
+    visitor.visit("kv.limits.log_levels", example_log_levels());
     visitor.visit("kv.limits.alerts", example_board());
     let entry = cached::CachedEntry {
         owner_digest: owned_text("9f86d081884c7d659a2feaa0c55ad015"),
@@ -1442,7 +1475,33 @@ fn visit_schedule_events(visitor: &mut impl ExampleVisitor) {
     };
     visit_event(visitor, resumed);
     visit_event(visitor, cached::CacheCleared { request_id, cleared_by: owned_text("admin"), epoch: 2 });
+    visit_event(visitor, log_level_changed(request_id));
     visit_alert_events(visitor, request_id);
+}
+
+fn log_level_changed(request_id: RequestId) -> log_level::AdminLogLevelChanged {
+    log_level::AdminLogLevelChanged {
+        request_id,
+        role: Some(owned_text("upload")),
+        instance: None,
+        filter: Some(owned_text("debug")),
+        until_ms: MADE_AT_MS + log_level::FOR_MS_DEFAULT,
+        changed_by: owned_text("admin"),
+        reason: Some(owned_text("files are rejected that play elsewhere")),
+    }
+}
+
+fn example_log_levels() -> log_level::LogLevels {
+    let of_upload = log_level::LogLevelOverride {
+        role: Some(owned_text("upload")),
+        instance: None,
+        filter: owned_text("debug,nats::consume=trace"),
+        set_at_ms: MADE_AT_MS,
+        until_ms: MADE_AT_MS + log_level::FOR_MS_DEFAULT,
+        set_by: owned_text("admin"),
+        reason: Some(owned_text("files are rejected that play elsewhere")),
+    };
+    log_level::LogLevels { overrides: vec![of_upload] }
 }
 
 /// What fires, one silence, and one acknowledgement.

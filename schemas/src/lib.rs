@@ -7,6 +7,7 @@
 //! Limits: an event payload stays below [`EVENT_BYTES_MAX`]; a record below [`RECORD_BYTES_MAX`].
 
 pub mod access;
+pub mod access_sum;
 pub mod alert;
 pub mod audit;
 pub mod cached;
@@ -20,6 +21,7 @@ pub mod encode;
 pub mod encode_settings;
 pub mod envelope;
 pub mod examples;
+pub mod experience;
 pub mod export;
 pub mod fault;
 pub mod gate;
@@ -34,6 +36,7 @@ pub mod job_action;
 pub mod job_why;
 pub mod keys;
 pub mod limit;
+pub mod log_level;
 pub mod media;
 pub mod media_details;
 pub mod monitor_query;

@@ -405,7 +405,7 @@ event!(
     }
 );
 event!(
-    /// `evt.auth.refused`: an attempt used up a challenge of ours and failed. Attempts without one are counted in `evt.auth.denied`.
+    /// `evt.auth.refused`: an attempt used up a challenge of ours and failed. Attempts without one are counted in `evt.access.summed`.
     #[schemars(rename = "Refused")]
     AuthRefused, "refused", |_| None, {
         /// The nonce used up.
@@ -414,16 +414,6 @@ event!(
         code: String,
         /// The account claimed, which nobody has proved.
         address: String,
-    }
-);
-event!(
-    /// `evt.auth.denied`: requests that were answered with 401 or 403, joined by their code: wrong credentials, replays, missing rights.
-    #[schemars(rename = "Denied")]
-    AuthDenied, "denied", |_| None, {
-        /// The stable code the clients got.
-        code: String,
-        /// How many there were since the last event with this code; `request_id` is that of the first.
-        denied_count: u64,
     }
 );
 event!(

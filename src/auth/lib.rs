@@ -44,7 +44,7 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     extract::{FromRequestParts, Request, State},
-    http::{Extensions, HeaderMap, Method, header, request::Parts},
+    http::{Extensions, HeaderMap, Method, StatusCode, header, request::Parts},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -61,6 +61,7 @@ use tokio::{sync::broadcast, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use web::{
+    access_sums::{RequestSender, ShownCredential},
     error::Problem,
     limit::RateLimitPermit,
     operation::{OperationAccess, matched_operation},
@@ -408,13 +409,44 @@ pub async fn enforce_access(
     });
     let principal = match found {
         Ok(principal) => principal,
+        Err(problem) if problem.status() == StatusCode::UNAUTHORIZED => {
+            let shown = describe_headers(request.headers());
+            return sent_by(RequestSender::Refused(shown), problem.into_response());
+        }
+        // Nobody knows what it is worth.
         Err(problem) => return problem.into_response(),
     };
-    if let Err(denial) = access_check::check_access(&principal, request.method(), access) {
-        return Problem::from(denial).into_response();
+    let sender = RequestSender::Known { role: principal.role, account: principal.owner.clone() };
+    let response = match access_check::check_access(&principal, request.method(), access) {
+        Ok(()) => {
+            principal.attach_to_request(&mut request);
+            next.run(request).await
+        }
+        Err(denial) => Problem::from(denial).into_response(),
+    };
+    sent_by(sender, response)
+}
+
+fn sent_by(sender: RequestSender, mut response: Response) -> Response {
+    response.extensions_mut().insert(sender);
+    response
+}
+
+/// What kind of credential a text is by its form, with its public half.
+pub fn describe_credential(text: &str) -> ShownCredential {
+    let grant = upload_grant::read_grant_id(text).map(ShownCredential::UploadGrant);
+    let key = || key::parse_key(text).map(|(key_id, _)| ShownCredential::ApiKey(key_id));
+    let token = || token::read_key_id(text).map(|_| ShownCredential::Token);
+    grant.or_else(key).or_else(token).unwrap_or(ShownCredential::Unknown)
+}
+
+/// The same of the credential in headers.
+fn describe_headers(headers: &HeaderMap) -> ShownCredential {
+    match read_credential(headers) {
+        Ok(credential) => describe_credential(credential),
+        Err(_) if headers.contains_key(header::AUTHORIZATION) => ShownCredential::Unknown,
+        Err(_) => ShownCredential::None,
     }
-    principal.attach_to_request(&mut request);
-    next.run(request).await
 }
 
 /// Finds out who sent this request, when it is its client's turn.

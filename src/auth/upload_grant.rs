@@ -251,6 +251,11 @@ impl SignInService {
     }
 }
 
+/// The public half of a text in the form of a grant.
+pub(super) fn read_grant_id(text: &str) -> Option<UploadGrantId> {
+    parse_grant(text).map(|(grant_id, _)| grant_id)
+}
+
 fn parse_grant(text: &str) -> Option<(UploadGrantId, &str)> {
     let text = Some(text).filter(|text| text.len() <= LENGTH_MAX)?;
     let (grant_id, secret) = text.strip_prefix(PREFIX)?.split_once('_')?;

@@ -1,7 +1,9 @@
-//! `alerts`: what fires, keeping an alert quiet, and saying that one looks at it; and the rules as a file for Prometheus.
+//! `alerts`: what fires, keeping an alert quiet, and saying that one looks at it; and the rules as a file for Prometheus, and dashboards for
+//! Grafana.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
+use ::alerts::{RenderOptions, RuleSet};
 use anyhow::Context as _;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -162,10 +164,28 @@ fn alert_row(alert: &Value) -> Vec<String> {
 /// # Errors
 /// When the output can't be written.
 pub fn print_rules(base_url: Option<&str>, time_scale: u64) -> anyhow::Result<()> {
-    let set = ::alerts::RuleSet::built_in()?.shortened(time_scale, 1_000);
-    let base_url = base_url.unwrap_or_default().trim_end_matches('/').to_owned();
-    let text = ::alerts::render_rules(&set, &::alerts::RenderOptions { base_url });
+    let set = RuleSet::built_in()?.shortened(time_scale, 1_000);
+    let text = ::alerts::render_rules(&set, &render_options(base_url));
     Ok(output::print_line(text.trim_end())?)
+}
+
+/// Writes the dashboards into a folder, which is made if it is not there; other files in it are left alone.
+///
+/// # Errors
+/// When the folder can't be written.
+pub fn write_dashboards(folder: &Path, base_url: Option<&str>) -> anyhow::Result<()> {
+    let unusable = || format!("{} can't be written; name a folder that can", folder.display());
+    std::fs::create_dir_all(folder).with_context(unusable)?;
+    let files = ::alerts::render_dashboards(&RuleSet::built_in()?, &render_options(base_url));
+    for file in &files {
+        std::fs::write(folder.join(&file.name), &file.text).with_context(unusable)?;
+    }
+    output::print_message(format!("{} dashboards are in {}", files.len(), folder.display()));
+    Ok(())
+}
+
+fn render_options(base_url: Option<&str>) -> RenderOptions {
+    RenderOptions { base_url: base_url.unwrap_or_default().trim_end_matches('/').to_owned() }
 }
 
 #[cfg(test)]

@@ -106,6 +106,9 @@ pub struct ConfigArgs {
     /// Print the rules of alerts as a file for Prometheus (`rule_files`), with links to runbooks below the public URL
     #[arg(long, conflicts_with_all = ["markdown", "metrics"])]
     pub rules: bool,
+    /// Write dashboards for Grafana into this folder, with links to runbooks below the public URL
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["markdown", "metrics", "rules"])]
+    pub dashboards: Option<PathBuf>,
     /// Divide all durations of the rules by this, for drills
     #[arg(long, value_name = "NUMBER", default_value_t = 1, requires = "rules", value_parser = clap::value_parser!(u64).range(1..=3_600))]
     pub time_scale: u64,

@@ -6,11 +6,11 @@ use anyhow::Context;
 use clap::CommandFactory;
 
 use super::{
-    AuditCommand, Cli, CliCommand, CommandOutcome, DeadCommand, EXIT_CONFIG, EXIT_FAILURE, EventsCommand,
-    GlobalArgs, NatsCommand, OwnerCommand, ServerArgs, StoreCommand, alerts, audit_log, broker, cache,
-    client::ApiClient, credentials, dead_letters, demo, doctor, environment, events_tail, failure, hooks,
-    link, list, monitor, output, owner, published_schemas, queue, schedules, serve, settings, store,
-    topology, transcode, upload, usage, watch, workers,
+    AuditCommand, Cli, CliCommand, CommandOutcome, ConfigArgs, DeadCommand, EXIT_CONFIG, EXIT_FAILURE,
+    EventsCommand, GlobalArgs, NatsCommand, OwnerCommand, ServerArgs, StoreCommand, alerts, audit_log,
+    broker, cache, client::ApiClient, credentials, dead_letters, demo, doctor, environment, events_tail,
+    failure, hooks, link, list, monitor, output, owner, published_schemas, queue, schedules, serve, settings,
+    store, topology, transcode, upload, usage, watch, workers,
 };
 use crate::{
     config::{self, describe},
@@ -100,7 +100,7 @@ async fn execute_command(global: &GlobalArgs, command: CliCommand) -> anyhow::Re
             let is_degraded = monitor::show_health(&args, as_json).await?;
             return Ok(if is_degraded { CommandOutcome::Badly } else { CommandOutcome::Well });
         }
-        CliCommand::Logs(args) => monitor::show_logs(&args, as_json).await?,
+        CliCommand::Logs(args) => monitor::run_logs(&args, as_json).await?,
         CliCommand::Queue(command) => queue::run_queue(command, as_json).await?,
         CliCommand::Workers(command) => workers::run_workers(command, as_json).await?,
         CliCommand::Audit(AuditCommand::Replay(args)) => audit_log::replay_log(args).await?,
@@ -112,25 +112,31 @@ async fn execute_command(global: &GlobalArgs, command: CliCommand) -> anyhow::Re
         }
         CliCommand::Owner(command) => Box::pin(execute_owner(global, command)).await?,
         CliCommand::Schemas(command) => return published_schemas::run_schemas(command, as_json),
-        CliCommand::Config(args) if args.metrics => {
-            output::print_line(nats::metrics::render_markdown().trim_end())?;
-        }
-        CliCommand::Config(args) if args.rules => {
-            let config = settings::load_settings(global, &args.server)?;
-            alerts::print_rules(config.monitor.alerts.base_url.as_deref(), args.time_scale)?;
-        }
-        CliCommand::Config(args) if args.markdown => {
-            output::print_line(describe::render_markdown().trim_end())?;
-        }
-        CliCommand::Config(args) => {
-            settings::print_settings(&settings::load_and_print(global, &args.server)?, as_json)?;
-        }
+        CliCommand::Config(args) => print_config(global, args, as_json)?,
         CliCommand::Doctor(args) => {
             return doctor::run_doctor(&settings::load_and_print(global, &args)?, as_json).await;
         }
         CliCommand::Completions { shell } => print_completions(shell)?,
     }
     Ok(CommandOutcome::Well)
+}
+
+/// What `config` prints or writes.
+fn print_config(global: &GlobalArgs, args: ConfigArgs, as_json: bool) -> anyhow::Result<()> {
+    if args.metrics {
+        output::print_line(nats::metrics::render_markdown().trim_end())?;
+    } else if args.rules {
+        let config = settings::load_settings(global, &args.server)?;
+        alerts::print_rules(config.monitor.alerts.base_url.as_deref(), args.time_scale)?;
+    } else if let Some(folder) = args.dashboards {
+        let config = settings::load_settings(global, &args.server)?;
+        alerts::write_dashboards(&folder, config.monitor.alerts.base_url.as_deref())?;
+    } else if args.markdown {
+        output::print_line(describe::render_markdown().trim_end())?;
+    } else {
+        settings::print_settings(&settings::load_and_print(global, &args.server)?, as_json)?;
+    }
+    Ok(())
 }
 
 async fn execute_owner(global: &GlobalArgs, command: OwnerCommand) -> anyhow::Result<()> {

@@ -63,6 +63,15 @@ pub fn format_detail(event: &FollowedEvent) -> String {
         "alert.fired" => format!("{}: {}", text("name"), text("summary")),
         "alert.resolved" => text("name").to_owned(),
         "alert.silenced" | "alert.acknowledged" => text("alert").to_owned(),
+        "admin.log_level_changed" => {
+            let whom = [text("role"), text("instance"), "all"].into_iter().find(|name| !name.is_empty());
+            let filter = data["filter"].as_str().unwrap_or("as configured");
+            format!("{}: {filter}", whom.unwrap_or_default())
+        }
+        "access.summed" => {
+            let sums = data["sums"].as_array().into_iter().flatten();
+            format!("{} requests", sums.filter_map(|sum| sum["count"].as_u64()).sum::<u64>())
+        }
         "job.dead" => format!("part {} ({})", text("part"), text("code")),
         _ => reason(),
     }

@@ -81,7 +81,7 @@ pub use failure::parse_command_line;
 pub use grant::GrantArgs;
 pub use hooks::{HookCreateArgs, HookEditArgs, HookIdArgs, HookIdsArgs, HooksCommand};
 pub use jobs_act::{JobFilterArgs, JobsActArgs};
-pub use monitor::{HealthArgs, LogsArgs};
+pub use monitor::{HealthArgs, LogLevelArgs, LogsArgs, LogsCommand};
 pub use outcome::CommandOutcome;
 pub use poster::PosterArgs;
 pub use queue::{QueueCommand, QueueScopeArgs};
@@ -208,7 +208,8 @@ The end of a pipe is the end of its file: if what feeds it may fail, look at its
     /// What all processes logged in the last quarter of an hour, for operators
     #[command(after_help = "Examples:
   streamgate logs --follow --severity warn
-  streamgate logs --job JOB_ID                 everything about one job, from whichever process")]
+  streamgate logs --job JOB_ID                 everything about one job, from whichever process
+  streamgate logs level debug --role upload --for 15m    more of it, for a while")]
     Logs(LogsArgs),
     /// Values that are kept for a while, the same on every replica
     #[command(subcommand)]

@@ -1,8 +1,11 @@
-//! `health` and `logs`: how the processes of an installation stand, and what they logged, as a monitor has it.
+//! `health` and `logs`: how the processes of an installation stand, and what they logged, as a monitor has it; `logs level` changes what they
+//! log for a while.
 
 use std::time::Duration;
 
-use serde_json::Value;
+use anyhow::Context as _;
+use reqwest::Method;
+use serde_json::{Value, json};
 
 use super::{ClientArgs, client::ApiClient, output, render};
 
@@ -17,9 +20,50 @@ pub struct HealthArgs {
     pub client: ClientArgs,
 }
 
+/// What to do with logs beside reading them.
+#[derive(Debug, clap::Subcommand)]
+pub enum LogsCommand {
+    /// Have processes log more, or less, for a while; without a filter what is changed, and until when
+    #[command(after_help = "Examples:
+  streamgate logs level debug --role upload --for 15m
+  streamgate logs level upload=debug,nats::consume=trace --reason 'files are rejected that play elsewhere'
+  streamgate logs level                             what is changed, until when, and by whom
+  streamgate logs level --role upload --for 0s      what is configured holds again
+
+A filter names modules of this program; what libraries log stays as it is configured. Changing it is for admins, and audited.")]
+    Level(LogLevelArgs),
+}
+
+/// Flags of `logs level`.
+#[derive(Debug, clap::Args)]
+pub struct LogLevelArgs {
+    /// A level (error, warn, info, debug, trace), or directives such as `upload=debug`
+    #[arg(value_name = "FILTER")]
+    pub filter: Option<String>,
+    /// Only processes that run this role
+    #[arg(long, conflicts_with = "instance")]
+    pub role: Option<String>,
+    /// Only this process, as `streamgate health` names it
+    #[arg(long)]
+    pub instance: Option<String>,
+    /// For how long from now on, such as 15m or 2h, a day at most; 0s takes it back
+    #[arg(long = "for", value_name = "DURATION", default_value = "15m")]
+    pub duration: String,
+    /// For people who wonder
+    #[arg(long)]
+    pub reason: Option<String>,
+    /// The server.
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
 /// Flags of `logs`.
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct LogsArgs {
+    /// What to do; shows lines where nothing is said.
+    #[command(subcommand)]
+    pub command: Option<LogsCommand>,
     /// Go on with what is logged from now on
     #[arg(long, short)]
     pub follow: bool,
@@ -91,11 +135,59 @@ pub(super) async fn show_health(args: &HealthArgs, as_json: bool) -> anyhow::Res
     Ok(is_degraded)
 }
 
-/// Shows lines of the log, and goes on with new ones if that is asked for.
+/// Does what is asked about logs.
 ///
 /// # Errors
 /// When the server refuses, or output can't be written.
-pub(super) async fn show_logs(args: &LogsArgs, as_json: bool) -> anyhow::Result<()> {
+pub(super) async fn run_logs(args: &LogsArgs, as_json: bool) -> anyhow::Result<()> {
+    match &args.command {
+        None => show_logs(args, as_json).await,
+        Some(LogsCommand::Level(level)) => change_level(level, as_json).await,
+    }
+}
+
+const LEVEL_HEADS: &[&str] = &["OF", "FILTER", "UNTIL", "SET BY", "REASON"];
+
+/// Changes what is logged, or lists what is changed.
+async fn change_level(args: &LogLevelArgs, as_json: bool) -> anyhow::Result<()> {
+    let duration = humantime::parse_duration(&args.duration)
+        .with_context(|| format!("--for: {:?} is no duration such as 15m, 2h", args.duration))?;
+    let client = ApiClient::new(&args.client)?;
+    let path = "v1/monitor/logs/level";
+    let list = if args.filter.is_none() && !duration.is_zero() {
+        client.get_json(path, &[]).await?
+    } else {
+        let for_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        let LogLevelArgs { filter, role, instance, reason, .. } = args;
+        let body = json!({
+            "filter": filter, "role": role, "instance": instance, "for_ms": for_ms, "reason": reason,
+        });
+        client.send_json(client.build_request(Method::PUT, client.build_url(path, &[])).json(&body)).await?
+    };
+    let items = list["items"].as_array().map_or(&[][..], Vec::as_slice);
+    if as_json {
+        return Ok(items.iter().try_for_each(output::print_json)?);
+    }
+    let rows: Vec<Vec<String>> = items.iter().map(level_row).collect();
+    output::print_line(render::format_table(LEVEL_HEADS, &rows))?;
+    if items.is_empty() {
+        output::print_message("All processes log what is configured.");
+    }
+    Ok(())
+}
+
+fn level_row(item: &Value) -> Vec<String> {
+    let field = |name: &str| render::format_scalar(name, &item[name]);
+    let of = match (&item["role"], &item["instance"]) {
+        (Value::String(role), _) => format!("role {}", output::sanitize_text(role)),
+        (_, Value::String(instance)) => format!("process {}", output::sanitize_text(instance)),
+        _ => "all".to_owned(),
+    };
+    vec![of, field("filter"), field("until_ms"), field("set_by"), field("reason")]
+}
+
+/// Shows lines of the log, and goes on with new ones if that is asked for.
+async fn show_logs(args: &LogsArgs, as_json: bool) -> anyhow::Result<()> {
     let client = ApiClient::new(&args.client)?;
     let limit = args.limit.to_string();
     let query: Vec<(&str, Option<&str>)> = vec![
@@ -156,4 +248,22 @@ fn print_lines(page: &Value, as_json: bool) -> anyhow::Result<()> {
         output::print_line(output::sanitize_text(text.trim_end()))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_says_whose_log_is_changed() {
+        let item = |role: Value, instance: Value| json!({ "role": role, "instance": instance, "filter": "debug", "until_ms": 1, "set_by": "admin", "reason": "odd files" });
+        for (item, of) in [
+            (item(json!("upload"), Value::Null), "role upload"),
+            (item(Value::Null, json!("0123456789abcdef")), "process 0123456789abcdef"),
+            (item(Value::Null, Value::Null), "all"),
+        ] {
+            let row = level_row(&item);
+            assert_eq!((row.len(), row[0].as_str(), row[1].as_str()), (LEVEL_HEADS.len(), of, "debug"));
+        }
+    }
 }

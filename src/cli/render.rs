@@ -57,15 +57,17 @@ pub fn format_table(head: &[&str], rows: &[Vec<String>]) -> String {
 /// A scalar for people; the unit at the end of its name says how.
 pub fn format_scalar(name: &str, value: &Value) -> String {
     match (value, value.as_u64()) {
-        (_, Some(ms)) if name == "at_ms" || name.ends_with("_at_ms") || name.ends_with("_seen_ms") => {
-            format_time(ms)
-        }
+        (_, Some(ms)) if is_time(name) => format_time(ms),
         (_, Some(ms)) if name.ends_with("_ms") => format_duration(ms),
         (_, Some(bytes)) if name.ends_with("_bytes") || name.ends_with("_bytes_max") => format_size(bytes),
         (Value::String(text), _) => sanitize_text(text),
         (Value::Null, _) => String::new(),
         (other, _) => other.to_string(),
     }
+}
+
+fn is_time(name: &str) -> bool {
+    ["at_ms", "until_ms"].contains(&name) || ["_at_ms", "_seen_ms"].iter().any(|end| name.ends_with(end))
 }
 
 /// A document as indented lines `name: value`; what is null or empty is left out.
@@ -128,6 +130,7 @@ mod tests {
     fn units_are_read_from_names() {
         for (name, value, wanted) in [
             ("created_at_ms", json!(1_700_000_000_123_u64), "2023-11-14T22:13:20Z"),
+            ("until_ms", json!(1_700_000_000_123_u64), "2023-11-14T22:13:20Z"),
             ("duration_ms", json!(5_312), "5.3 s"),
             ("wall_ms", json!(125_000), "2:05 min"),
             ("cpu_ms", json!(3_725_000), "1:02:05 h"),

@@ -60,7 +60,7 @@ use gate::{
     grant::{PlaybackGrants, token::PlaybackToken},
 };
 use web::{
-    body, client, denied_events, filter, idempotency, limit,
+    access_sums, body, client, filter, idempotency, limit,
     operation::OperationRouter,
     problem_page, query, registry, request,
     request_metrics::{self, RequestMetrics},
@@ -113,6 +113,8 @@ pub struct IngressConfig {
     pub upload_statuses: cache::CacheConfig,
     /// The cache API.
     pub cache: cached::CachedConfig,
+    /// How long the answer of `/readyz` about other roles is kept, in milliseconds.
+    pub probe_kept_ms: u64,
     /// What owners bring beside the file of a medium.
     pub media: media::MediaConfig,
     /// How much each owner may have done.
@@ -159,6 +161,7 @@ impl Default for IngressConfig {
                 age_s: 30 * 60,
             },
             cache: cached::CachedConfig::default(),
+            probe_kept_ms: 1_000,
             media: media::MediaConfig::default(),
             quotas: quotas::QuotaConfig::default(),
             capacity: capacity::CapacityConfig::default(),
@@ -220,6 +223,8 @@ pub struct AppServices {
     pub downloads: play::DownloadPlans,
     /// Media that are ready.
     pub known: Arc<play::PlayableMediaCache>,
+    /// What players report of views.
+    pub experience: play::ViewerExperience,
     /// Jobs that are watched while they run.
     pub growing: Arc<play::GrowingPlaylists>,
     /// Places for replays of the audit log.
@@ -232,10 +237,12 @@ pub struct AppServices {
     pub grants: PlaybackGrants,
     /// Rate limits.
     pub limits: limit::RateLimiter,
+    /// What the last probe found about other roles.
+    pub(crate) missing_roles: probes::MissingRoles,
     /// Answers to repeated requests.
     pub repeated: idempotency::IdempotencyService,
-    /// Refusals that wait to be published.
-    pub refusals: denied_events::DeniedEvents,
+    /// Requests that no event of their own reports, summed.
+    pub access_sums: access_sums::AccessSums,
     /// Documents kept in memory.
     pub documents: Arc<cache::ResponseCache>,
     /// Status documents of complete uploads kept in memory.
@@ -276,7 +283,7 @@ impl AppState {
         let known_documents = Arc::new(media::KnownDocuments::new(Arc::clone(&documents)));
         let written = Arc::clone(&known_documents);
         bus.observe_writes(move |bucket, key| written.note_write(bucket, key));
-        let signing_key = auth::load_signing_key(&bus, "playback").await?.into();
+        let signing_key: Arc<[u8]> = auth::load_signing_key(&bus, "playback").await?.into();
         let auth = auth.with_default_domains(config.public_url.as_deref(), config.listen);
         let auth = auth.with_offered_chains(&grants.gate_evaluator().chains().chain_ids());
         // Strangers name the contracts that sign-in asks.
@@ -297,8 +304,10 @@ impl AppState {
         let downloads = play::DownloadPlans::new(&config.playback)?;
         let known = Arc::new(play::PlayableMediaCache::new(&config.playback));
         let cached = cached::CachedEntries::new(config.cache)?;
+        let experience = play::ViewerExperience::new(config.playback.experience, &signing_key);
         let shared = AppServices {
             cached,
+            experience,
             own_writes: own_writes::OwnWrites::default(),
             bus,
             store,
@@ -315,7 +324,8 @@ impl AppState {
             downloads,
             limits,
             repeated,
-            refusals: denied_events::DeniedEvents::default(),
+            missing_roles: probes::MissingRoles::default(),
+            access_sums: access_sums::AccessSums::default(),
             documents,
             known_documents,
             capacity,
@@ -414,8 +424,12 @@ impl AppServices {
                 self.capacity.run(stop()).await;
                 Ok(())
             }),
-            tasks.keep_running("refusals", ending, || async {
-                self.refusals.run(&self.bus, stop()).await;
+            tasks.keep_running("access sums", ending, || async {
+                self.access_sums.run(&self.bus, stop()).await;
+                Ok(())
+            }),
+            tasks.keep_running("experience", ending, || async {
+                self.experience.run(&self.bus, stop()).await;
                 Ok(())
             }),
             stopping,
@@ -552,7 +566,7 @@ fn router_with_routes(app: AppState, more: OperationRouter<AppState>) -> Router 
                 .layer(middleware::from_fn_with_state(counted, request_metrics::count_request))
                 .layer(middleware::from_fn(request_policy::add_safe_headers))
                 .layer(middleware::from_fn_with_state(app.origins.clone(), request_policy::apply_cors))
-                .layer(middleware::from_fn_with_state(app.refusals.clone(), request::assign_request_id))
+                .layer(middleware::from_fn_with_state(app.access_sums.clone(), request::assign_request_id))
                 .layer(CatchPanicLayer::custom(request::panic_response))
                 .layer(middleware::from_fn(request::ensure_problem_body))
                 .layer(middleware::from_fn_with_state(manners, request_policy::limit_request_head))
@@ -566,6 +580,8 @@ fn router_with_routes(app: AppState, more: OperationRouter<AppState>) -> Router 
         .with_state(app)
 }
 
+#[cfg(test)]
+mod audit_walk;
 #[cfg(test)]
 mod body_walk;
 #[cfg(test)]

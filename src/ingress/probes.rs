@@ -1,7 +1,17 @@
 //! Probes and version: `/livez` says the process runs, `/readyz` that it can do its work, `/version` what it is.
+//!
+//! Limits: requests count as `monitor`, apart from what else a client asks, so that these do not keep probes from being answered. Caches
+//! may keep an answer for a second; other roles are asked once in `ingress.probe_kept_ms`, however many probes come.
 
-use axum::{Json, extract::State};
+use std::time::{Duration, Instant};
+
+use axum::{
+    Json,
+    extract::State,
+    http::{HeaderName, header},
+};
 use schemars::JsonSchema;
+use schemas::access_sum::AccessClass;
 use serde::Serialize;
 use serde_json::json;
 
@@ -11,6 +21,7 @@ use web::{
     error::Problem,
     limit::RateLimitGroup,
     operation::{Operation, OperationAccess, OperationRouter},
+    request::KEPT_A_SECOND,
 };
 
 /// Their descriptions.
@@ -55,6 +66,34 @@ struct VersionDocument {
     version: &'static str,
 }
 
+/// What others may do with the answer of a probe.
+type KeptShortly<T> = ([(HeaderName, &'static str); 1], Json<T>);
+
+const fn kept_shortly<T>(document: T) -> KeptShortly<T> {
+    ([(header::CACHE_CONTROL, KEPT_A_SECOND)], Json(document))
+}
+
+/// Roles that nobody plays, as the last probe found it. Probes that come while they are asked for wait for that.
+#[derive(Debug, Default)]
+pub(crate) struct MissingRoles {
+    known: tokio::sync::Mutex<Option<(Instant, Vec<&'static str>)>>,
+}
+
+impl MissingRoles {
+    async fn find(&self, app: &AppState) -> Vec<&'static str> {
+        let kept = Duration::from_millis(app.config.probe_kept_ms);
+        let mut known = self.known.lock().await;
+        if let Some((found_at, missing)) = known.as_ref()
+            && found_at.elapsed() < kept
+        {
+            return missing.clone();
+        }
+        let missing = if jobs::has_dispatcher(app).await { Vec::new() } else { vec!["keeper"] };
+        *known = Some((Instant::now(), missing.clone()));
+        missing
+    }
+}
+
 /// The routes.
 pub fn router() -> OperationRouter<AppState> {
     OperationRouter::default()
@@ -63,7 +102,10 @@ pub fn router() -> OperationRouter<AppState> {
         .with(&READ_VERSION, read_version)
 }
 
-static READ_LIVENESS: Operation = Operation::read("/livez", OperationAccess::Open, None).with_any_query();
+static READ_LIVENESS: Operation =
+    Operation::read("/livez", OperationAccess::Open, Some(RateLimitGroup::Monitor))
+        .with_any_query()
+        .with_access_class(AccessClass::Probe);
 
 /// Does the process run?
 #[utoipa::path(
@@ -73,17 +115,19 @@ static READ_LIVENESS: Operation = Operation::read("/livez", OperationAccess::Ope
     operation_id = "live",
     responses((status = 200, description = "It does", body = ref("#/components/schemas/Probe"))),
 )]
-async fn read_liveness() -> Json<ProbeDocument> {
-    Json(ProbeDocument { status: "live", full: Vec::new(), missing: Vec::new() })
+async fn read_liveness() -> KeptShortly<ProbeDocument> {
+    kept_shortly(ProbeDocument { status: "live", full: Vec::new(), missing: Vec::new() })
 }
 
 static READ_READINESS: Operation =
-    Operation::read("/readyz", OperationAccess::Open, Some(RateLimitGroup::Api)).with_any_query();
+    Operation::read("/readyz", OperationAccess::Open, Some(RateLimitGroup::Monitor))
+        .with_any_query()
+        .with_access_class(AccessClass::Probe);
 
 /// Can it serve?
 ///
 /// It can while others are away: `missing` names roles without which what is taken waits. Their answer is waited for at most 0.3
-/// seconds.
+/// seconds, and kept for a second.
 #[utoipa::path(
     get,
     path = READ_READINESS.path,
@@ -91,14 +135,16 @@ static READ_READINESS: Operation =
     operation_id = "ready",
     responses((status = 200, description = "It can", body = ref("#/components/schemas/Probe"))),
 )]
-async fn read_readiness(State(app): State<AppState>) -> Result<Json<ProbeDocument>, Problem> {
+async fn read_readiness(State(app): State<AppState>) -> Result<KeptShortly<ProbeDocument>, Problem> {
     readiness::check_readiness(app.bus.health())?;
-    let missing = if jobs::has_dispatcher(&app).await { Vec::new() } else { vec!["keeper"] };
-    Ok(Json(ProbeDocument { status: "ready", full: app.capacity.full_limits(), missing }))
+    let missing = app.missing_roles.find(&app).await;
+    Ok(kept_shortly(ProbeDocument { status: "ready", full: app.capacity.full_limits(), missing }))
 }
 
 static READ_VERSION: Operation =
-    Operation::read("/version", OperationAccess::Open, Some(RateLimitGroup::Api)).with_any_query();
+    Operation::read("/version", OperationAccess::Open, Some(RateLimitGroup::Api))
+        .with_any_query()
+        .with_access_class(AccessClass::Probe);
 
 /// What is it?
 #[utoipa::path(
@@ -125,8 +171,31 @@ mod tests {
     use crate::tests::Site;
 
     #[tokio::test]
+    async fn many_probes_ask_other_roles_once() {
+        // An hour: none of them comes later.
+        let site = Site::start(|config| config.probe_kept_ms = 3_600_000).await;
+        let keeper = site.broker.bus(Role::Keeper).await;
+        let subject = |queue| subjects::dispatch_request_subject(dispatch_query::position_verb(queue));
+        let [encodes, _] = JobQueue::ALL.map(subject);
+        let mut questions = keeper.subscribe_core(encodes).await.unwrap();
+        keeper.client().flush().await.unwrap();
+        for _ in 0..5 {
+            let answer = site.ask("GET", "/readyz", "", "").await;
+            assert_eq!(answer.body, "{\"status\":\"ready\",\"missing\":[\"keeper\"]}");
+            assert_eq!(answer.header("cache-control"), Some("public, max-age=1"), "{answer:?}");
+        }
+        keeper.client().flush().await.unwrap();
+        questions.unsubscribe().await.unwrap();
+        let mut asked = 0;
+        while questions.next().await.is_some() {
+            asked += 1;
+        }
+        assert_eq!(asked, 1);
+    }
+
+    #[tokio::test]
     async fn readiness_says_that_no_keeper_answers() {
-        let site = Site::start(|_| {}).await;
+        let site = Site::start(|config| config.probe_kept_ms = 0).await;
         let probe = async || {
             let answer = site.ask("GET", "/readyz", "", "").await;
             assert_eq!(answer.status, 200, "{answer:?}");

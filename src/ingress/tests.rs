@@ -44,6 +44,7 @@ pub(super) struct Site {
     pub(super) key: String,
     pub(super) broker: TestBroker,
     pub(super) store: Store,
+    pub(super) app: AppState,
     _folder: TempDir,
     _tasks: JoinSet<()>,
 }
@@ -172,14 +173,14 @@ impl Site {
         let mut tasks = JoinSet::new();
         let beside = app.clone();
         tasks.spawn(async move { Box::pin(beside.run(CancellationToken::new())).await.unwrap() });
-        let router = router_with_routes(app, extra());
+        let router = router_with_routes(app.clone(), extra());
         tasks.spawn(web::serve::serve_connections(
             listener,
             router,
             CancellationToken::new(),
             Duration::from_secs(1),
         ));
-        Self { address, key, broker, store, _folder: folder, _tasks: tasks }
+        Self { address, key, broker, store, app, _folder: folder, _tasks: tasks }
     }
 
     /// Leaves the one repeated request as a replica does that did everything but answer.
@@ -590,32 +591,6 @@ async fn who_asks_to_play_too_early_leaves_no_session() {
     let events = admin.context().get_stream_no_info(schemas::subjects::EVENTS).await.unwrap();
     assert!(events.get_last_raw_message_by_subject("evt.upload.received.*").await.is_ok());
     assert!(events.get_last_raw_message_by_subject(&format!("evt.gate.granted.{media_id}")).await.is_err());
-}
-
-#[tokio::test]
-async fn refusals_are_published_by_their_code() {
-    let site = Site::start(|_| {}).await;
-    let headers = "Authorization: Bearer wrong\r\nContent-Type: application/json\r\n";
-    let replayed = "{\"refresh_token\":\"none\"}";
-    for _ in 0..3 {
-        assert_eq!(site.ask("PATCH", "/v1/uploads/x", headers, "").await.problem(), "unauthorized");
-        assert_eq!(site.ask("POST", "/v1/auth/refresh", headers, replayed).await.problem(), "session_over");
-    }
-    let json = "Content-Type: application/json\r\nOrigin: https://evil.example\r\n";
-    assert_eq!(site.ask("POST", "/v1/auth/challenge", json, "").await.problem(), "origin_refused");
-    let admin = site.broker.bus(Role::Admin).await;
-    let filter = vec![schemas::subjects::event_filter::<schemas::session::AuthDenied>()];
-    let all = nats::reader::ReaderConfig::new(schemas::subjects::EVENTS, filter, nats::ReaderStart::All);
-    let mut reader = admin.open_reader(all).await.unwrap();
-    let mut counts = std::collections::BTreeMap::new();
-    while counts.len() < 3 {
-        let entry = reader.next().await.unwrap();
-        let event: schemas::session::AuthDenied =
-            nats::decode_message(&entry.subject, &entry.payload).unwrap();
-        *counts.entry(event.code).or_insert(0) += event.denied_count;
-    }
-    let wanted = [("origin_refused", 1), ("session_over", 3), ("unauthorized", 3)];
-    assert!(counts.iter().map(|(code, count)| (code.as_str(), *count)).eq(wanted), "{counts:?}");
 }
 
 #[tokio::test]

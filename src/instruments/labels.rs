@@ -10,6 +10,14 @@ label_values! {
         Refused = "refused",
         Failed = "failed",
     }
+    /// Where a request was summed for the audit log.
+    SumOutcome "outcome" {
+        Named = "named",
+        // With others, since its class had as many sums as it may have.
+        Others = "others",
+        // Its sum could not be published before the process ended.
+        Lost = "lost",
+    }
     /// What became of a request with an `Idempotency-Key`.
     RepeatOutcome "outcome" {
         First = "first",
@@ -66,6 +74,35 @@ label_values! {
     SessionCheck "outcome" {
         Allowed = "allowed",
         Refused = "refused",
+    }
+    /// What became of a report of a player, a line of CMCD.
+    PlayerReport "outcome" {
+        Taken = "taken",
+        // Its view is not among those that are sampled.
+        Unsampled = "unsampled",
+        Unreadable = "unreadable",
+        // As many views are followed as may be: of this replica, or of a playback session.
+        NoRoom = "no_room",
+    }
+    /// How a view ended, as far as its player reported it.
+    ViewEnding "ending" {
+        // Its player came to the end.
+        Ended = "ended",
+        Failed = "failed",
+        // Nothing more was reported of it.
+        Left = "left",
+    }
+    /// How many lines the picture has that is played, the shorter side: the least of these that it does not exceed.
+    HeightClass "height" {
+        P240 = "240p",
+        P360 = "360p",
+        P480 = "480p",
+        P720 = "720p",
+        P1080 = "1080p",
+        P1440 = "1440p",
+        P2160 = "2160p",
+        // No bitrate was reported, or the renditions are not final yet.
+        Unknown = "unknown",
     }
     /// What was read of media.
     MetadataRead "what" {

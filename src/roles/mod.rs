@@ -30,7 +30,7 @@ use crate::{
     config::Settings,
     data_folder,
     explained::{self, ExplainedError},
-    keeper,
+    keeper, log_levels,
     process_reports::{self, ProcessIdentity},
     readiness::{self, classify_ending},
     stores,
@@ -402,6 +402,7 @@ async fn run_role(
             tokio::join!(
                 report::report_metrics(site, role, &bus),
                 process_reports::send_reports(&bus, role, identity, &site.health, shutdown),
+                log_levels::follow_log_levels(&bus, identity, shutdown),
             );
         }
         site.shutdown.cancelled().await;
@@ -579,6 +580,7 @@ async fn serve_ingress(
         Ok(())
     });
     tokio::try_join!(serving, app.run(site.shutdown.clone()), publishing)?;
+    app.access_sums.publish_rest(bus).await;
     Ok(())
 }
 

@@ -4,13 +4,13 @@
 //! loopback unless set otherwise.
 
 pub mod export;
+pub mod log_filter;
 mod log_format;
 mod otlp;
 pub mod tracing_config;
 
 use std::{fmt, io::IsTerminal, net::SocketAddr, time::Duration};
 
-use anyhow::Context as _;
 use axum::{Router, extract::State, http::HeaderMap, response::Response, routing::get};
 use nats::{
     ProcessHealth,
@@ -23,7 +23,7 @@ use nats::{
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::{
-    EnvFilter, Layer,
+    Layer,
     layer::{Context, SubscriberExt},
     util::SubscriberInitExt,
 };
@@ -49,10 +49,10 @@ pub const FILTER: &str = "info,async_nats=warn";
 /// # Errors
 /// When `filter` is malformed or a subscriber is there already.
 pub fn init_logging(format: LogFormat, filter: &str) -> anyhow::Result<()> {
-    let filter =
-        EnvFilter::try_new(filter).with_context(|| format!("the log filter {filter:?} is malformed; write a level, or directives such as `info,transcode=debug`"))?;
-    let registry =
-        tracing_subscriber::registry().with(filter).with(LogCounter).with(crate::process_reports::LogCopy);
+    let registry = tracing_subscriber::registry()
+        .with(log_filter::make_layer(filter)?)
+        .with(LogCounter)
+        .with(crate::process_reports::LogCopy);
     match format {
         LogFormat::Text => registry
             .with(

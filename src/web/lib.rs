@@ -3,6 +3,7 @@
 //!
 //! Whose a request is comes with it ([`request::RequestOwner`]); nobody is asked.
 
+pub mod access_sums;
 pub mod attachment;
 pub mod body;
 pub mod bytes;
@@ -10,7 +11,6 @@ pub mod client;
 pub mod conditional;
 mod connection;
 pub mod cursor;
-pub mod denied_events;
 mod duplicate_keys;
 pub mod error;
 pub mod filter;

@@ -13,7 +13,7 @@ use axum::{
     response::IntoResponse,
     routing::{MethodFilter, MethodRouter, Route, on},
 };
-use schemas::access::ApiKeyScope;
+use schemas::{access::ApiKeyScope, access_sum::AccessClass};
 use tower::{Layer, Service, util::MapRequestLayer};
 
 use super::limit::RateLimitGroup;
@@ -92,6 +92,8 @@ pub struct Operation {
     pub room: RoomNeed,
     /// Kinds of the events that it may cause, such as `media.changed`.
     pub events: &'static [&'static str],
+    /// What its requests are summed as where its events do not report them; `None` for what its group and events say.
+    pub summed_as: Option<AccessClass>,
 }
 
 impl Operation {
@@ -112,7 +114,8 @@ impl Operation {
         rate_group: Option<RateLimitGroup>,
         events: &'static [&'static str],
     ) -> Self {
-        Self { method, path, access, rate_group, query: QueryPolicy::Described, room: RoomNeed::NONE, events }
+        let (query, room) = (QueryPolicy::Described, RoomNeed::NONE);
+        Self { method, path, access, rate_group, query, room, events, summed_as: None }
     }
 
     /// The same, where others add parameters to the query.
@@ -127,6 +130,25 @@ impl Operation {
     pub const fn with_room(mut self, room: RoomNeed) -> Self {
         self.room = room;
         self
+    }
+
+    /// The same, with its requests summed as `class` where its events do not report them.
+    #[must_use]
+    pub const fn with_access_class(mut self, class: AccessClass) -> Self {
+        self.summed_as = Some(class);
+        self
+    }
+
+    /// What its requests are summed as in the audit log where its events do not report them.
+    pub const fn access_class(&self) -> AccessClass {
+        match (self.summed_as, self.rate_group) {
+            (Some(class), _) => class,
+            (None, Some(RateLimitGroup::Auth)) => AccessClass::Authentication,
+            (None, Some(RateLimitGroup::Cache)) => AccessClass::Cache,
+            (None, Some(RateLimitGroup::Streaming)) => AccessClass::Playback,
+            (None, _) if self.events.is_empty() => AccessClass::Read,
+            (None, _) => AccessClass::Change,
+        }
     }
 
     /// The part of `path` that stands where the path of the operation has `parameter`, such as `{token}`.
@@ -302,6 +324,24 @@ mod tests {
             let found = table.find(&method, path);
             assert_eq!(found.map(|found| (found.path, &found.method)), wanted.map(|o| (o.path, &o.method)));
         }
+    }
+
+    #[test]
+    fn what_leaves_no_event_is_summed_by_group_and_events() {
+        let of = |group, events| {
+            Operation::change(Method::POST, "/a", OperationAccess::Open, Some(group), events).access_class()
+        };
+        for (group, events, wanted) in [
+            (RateLimitGroup::Auth, &["a.made"][..], AccessClass::Authentication),
+            (RateLimitGroup::Cache, &[], AccessClass::Cache),
+            (RateLimitGroup::Streaming, &[], AccessClass::Playback),
+            (RateLimitGroup::Metadata, &["a.made"], AccessClass::Change),
+            (RateLimitGroup::Metadata, &[], AccessClass::Read),
+        ] {
+            assert_eq!(of(group, events), wanted, "{group:?} {events:?}");
+        }
+        let probe = Operation::read("/a", OperationAccess::Open, Some(RateLimitGroup::Auth));
+        assert_eq!(probe.with_access_class(AccessClass::Probe).access_class(), AccessClass::Probe);
     }
 
     #[test]

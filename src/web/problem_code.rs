@@ -184,6 +184,10 @@ kinds! {
         "Read it, mend who sent it, and discard it: it would be given up again.";
     LinkUsed 401 "link_used" "This sign-in link was used, or its time is over"
         "Start `streamgate up` again, which prints another, or sign in with an API key: a link is good once, for ten minutes.";
+    LogFilterInvalid 422 "log_filter_invalid" "This is no filter of the log"
+        "`detail` says which part is wrong: write a level, or directives such as `upload=debug`, with commas between them.";
+    LogLevelsTooMany 409 "log_levels_too_many" "As many filters of the log hold as may be"
+        "Take some back with `for_ms` 0, or wait until they end.";
     MediaDetailsInvalid 400 "media_details_invalid" "What is said about this medium can't be used"
         "`errors` points at what is wrong, and says what is kept of it at most; send the change again without it.";
     MediaFailed 409 "media_failed" "This file could not be prepared"
@@ -268,6 +272,8 @@ kinds! {
         "Send each file as a partial upload (`Upload-Concat: partial`) to its last byte, as the owner of the medium; `errors` points at the upload.";
     RequestInvalid 400 "request_invalid" "The request makes no sense"
         "Compare it with the description of its operation.";
+    ReportMalformed 400 "report_malformed" "No line of the report is CMCD"
+        "Send a line for each event as CTA-5004-B has it, with the id of the session as `sid`.";
     RequestMalformed 400 "request_malformed" "The request can't be read"
         "Send HTTP/1.1 or HTTP/2 as their standards have it.";
     RevisionUnknown 409 "revision_unknown" "There is no such revision yet"

@@ -12,7 +12,9 @@ use axum::{
 };
 use schemas::ids::RequestId;
 
-use super::{denied_events::DeniedEvents, error::Problem, problem_code::ProblemCode};
+use super::{
+    access_sums::AccessSums, error::Problem, operation::matched_operation, problem_code::ProblemCode,
+};
 
 /// Header that names the request in answers.
 pub static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -24,6 +26,9 @@ pub struct RequestOwner(pub String);
 /// By which grant of its owner the request comes, where it does: limits and repeated requests of each are counted apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestGrant(pub String);
+
+/// `Cache-Control` of probes and of what there is not: the same for all, for a second.
+pub const KEPT_A_SECOND: &str = "public, max-age=1";
 
 tokio::task_local! {
     static CURRENT: RequestId;
@@ -44,20 +49,17 @@ pub fn with_current_id<F: Future>(work: F) -> impl Future<Output = F::Output> {
     nats::spans::carry(CURRENT.scope(current_or_fresh_id(), work))
 }
 
-/// Gives the request its id, logs its end, counts it when it was refused, and names it in the answer.
-pub async fn assign_request_id(
-    State(refusals): State<DeniedEvents>,
-    request: Request,
-    next: Next,
-) -> Response {
+/// Gives the request its id, logs its end, sums it unless events of its own report it, and names it in the answer.
+pub async fn assign_request_id(State(sums): State<AccessSums>, request: Request, next: Next) -> Response {
     let id = RequestId::from_bytes(nats::new_id_bytes());
-    let (method, started) = (request.method().clone(), Instant::now());
+    let (method, operation) = (request.method().clone(), matched_operation(&request));
+    let started = Instant::now();
     // The matched route, never the path: paths carry tokens.
     let route = request.extensions().get::<axum::extract::MatchedPath>().map(|path| path.as_str().to_owned());
     CURRENT
         .scope(id, async move {
             let mut response = next.run(request).await;
-            refusals.count_response(&response, id);
+            sums.count_response(operation, &response);
             if let Ok(value) = HeaderValue::from_str(&id.to_string()) {
                 response.headers_mut().insert(REQUEST_ID.clone(), value);
             }
@@ -68,10 +70,14 @@ pub async fn assign_request_id(
         .await
 }
 
-/// 404 for every path that is none of ours.
+/// 404 for every path that is none of ours. A cache in front of us may answer it for a second.
 #[allow(clippy::unused_async, reason = "a router takes handlers, which are asynchronous")]
 pub async fn no_such_path() -> Problem {
+    let kept = HeaderValue::from_static(KEPT_A_SECOND);
     Problem::not_found("there is nothing at this path")
+        .with_header(header::CACHE_CONTROL, kept)
+        // A person gets a page instead of it.
+        .with_header(header::VARY, HeaderValue::from_static("accept"))
 }
 
 /// 405 with the same form as every other error.

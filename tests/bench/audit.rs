@@ -17,7 +17,7 @@ use schemas::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{Aim, Row, server::cpu_seconds, size};
+use crate::{Aim, Row, process::cpu_seconds, size};
 
 /// Events that are published in a second.
 const RATE: u64 = 5_000;

@@ -20,7 +20,7 @@ use crate::{
     Aim, Row,
     http::{Client, OBJECTS, OWNER, Site},
     median,
-    server::resident_kb,
+    process::resident_kb,
 };
 
 /// Jobs and their parts, which is what a 10-minute title has.

@@ -25,7 +25,7 @@ use serde_bytes::ByteBuf;
 use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Aim, Row, median, server, size};
+use crate::{Aim, Row, median, process, size};
 
 /// Jobs that are begun one after another on an idle system.
 const IDLE_JOBS: usize = 300;
@@ -379,7 +379,7 @@ pub(crate) async fn waiting_jobs() -> [Row; 2] {
     let mut site = Site::start(0).await;
     lift_limit(&site.admin).await;
     store_jobs(&site.admin, (0..count).map(|number| job(number, 4))).await;
-    let memory_kb = || server::resident_kb(std::process::id());
+    let memory_kb = || process::resident_kb(std::process::id());
     let (before_kb, started) = (memory_kb(), Instant::now());
     site.dispatch().await;
     // What is let in stays in the queue: there is no worker.

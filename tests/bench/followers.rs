@@ -23,7 +23,8 @@ use tokio::{
 
 use crate::{
     Aim, Row,
-    server::{Server, cpu_seconds, resident_kb},
+    process::{cpu_seconds, resident_kb},
+    server::Server,
     size,
 };
 

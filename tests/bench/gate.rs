@@ -155,14 +155,14 @@ pub(crate) fn limiter() -> Row {
 pub(crate) fn memory_per_key() -> Row {
     const KEYS: u32 = 1_000_000;
     let limits = limits();
-    let before = crate::server::resident_kb(std::process::id());
+    let before = crate::process::resident_kb(std::process::id());
     for i in 0..KEYS {
         limits
             .new_permit(Ipv4Addr::from_bits(i).into(), None)
             .charge_group(RateLimitGroup::Metadata)
             .unwrap();
     }
-    let after = crate::server::resident_kb(std::process::id());
+    let after = crate::process::resident_kb(std::process::id());
     let text = nats::metrics::render_collector(limits.clone());
     assert!(text.contains(&format!("streamgate_limit_keys {KEYS}\n")), "{text}");
     Row {

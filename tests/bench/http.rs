@@ -93,7 +93,7 @@ impl Site {
         let app = self.app.clone();
         let right = middleware::from_fn_with_state(app.sign_in.clone(), auth::enforce_access);
         let identity = ServiceBuilder::new()
-            .layer(middleware::from_fn_with_state(app.refusals.clone(), request::assign_request_id))
+            .layer(middleware::from_fn_with_state(app.access_sums.clone(), request::assign_request_id))
             .layer(middleware::from_fn_with_state(
                 std::sync::Arc::new(client::ClientIdentification {
                     config: app.config.client.clone(),

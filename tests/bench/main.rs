@@ -20,6 +20,7 @@ mod followers;
 mod gate;
 mod http;
 mod ladder;
+mod process;
 mod scaling;
 mod search;
 mod server;

@@ -9,7 +9,7 @@ use nats::{Role, testing::TestBroker};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{Aim, Row, ladder, server, size};
+use crate::{Aim, Row, ladder, process, size};
 
 /// Roles as processes on one broker and one store.
 struct Deployment {
@@ -45,7 +45,7 @@ impl Deployment {
     fn spawn(&mut self, args: &[&str]) -> Value {
         let data = format!("data-{}", self.children.len());
         let log = std::fs::File::create(self.dir.path().join(format!("{data}.log"))).unwrap();
-        let binary = std::fs::canonicalize(server::binary()).unwrap();
+        let binary = std::fs::canonicalize(process::binary()).unwrap();
         let mut child = Command::new(binary)
             .args(args)
             .args(["--json", "--config", "streamgate.toml", "--data-dir", &data])

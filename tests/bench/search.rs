@@ -14,7 +14,7 @@ use schemas::{
     search_query::{MediaSearchFacet, MediaSearchQuery, MediaSearchSort},
 };
 
-use crate::{Aim, Row, server::resident_kb, size};
+use crate::{Aim, Row, process::resident_kb, size};
 
 /// Syllables of which words are made: about 8,000 different ones.
 const SYLLABLES: [&str; 20] = [

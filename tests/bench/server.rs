@@ -2,7 +2,6 @@
 
 use std::{
     io::{BufRead, BufReader},
-    path::PathBuf,
     process::{Child, Command, Stdio},
     time::Instant,
 };
@@ -10,7 +9,7 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{Aim, Row, median};
+use crate::{Aim, Row, median, process::binary};
 
 /// A running installation in a temporary folder.
 pub(crate) struct Server {
@@ -19,12 +18,6 @@ pub(crate) struct Server {
     pub(crate) url: String,
     pub(crate) key: String,
     pub(crate) seconds_to_ready: f64,
-}
-
-/// The binary of the same profile that lies two folders above this example.
-pub(crate) fn binary() -> PathBuf {
-    let example = std::env::current_exe().unwrap();
-    example.ancestors().nth(2).unwrap().join("streamgate")
 }
 
 impl Server {
@@ -70,30 +63,6 @@ impl Drop for Server {
         Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().ok();
         self.child.wait().ok();
     }
-}
-
-/// Memory of a process, in units of 1,024 bytes.
-pub(crate) fn resident_kb(pid: u32) -> f64 {
-    status_field(pid, "VmRSS:")
-}
-
-/// Time that a process has used on all cores, in seconds.
-pub(crate) fn cpu_seconds(pid: u32) -> f64 {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    // Behind the name, which may have blanks: fields 14 and 15, in units of 10 ms.
-    let fields: Vec<&str> = text.rsplit(')').next().unwrap().split_whitespace().collect();
-    fields[11..13].iter().map(|ticks| ticks.parse::<f64>().unwrap()).sum::<f64>() / 100.0
-}
-
-/// The most memory that a process has had, in units of 1,024 bytes.
-pub(crate) fn peak_resident_kb(pid: u32) -> f64 {
-    status_field(pid, "VmHWM:")
-}
-
-fn status_field(pid: u32, name: &str) -> f64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with(name)).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
 pub(crate) fn cold_start() -> Row {

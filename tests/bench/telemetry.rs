@@ -11,7 +11,8 @@ use crate::{
     gate::by_turns,
     http::{Client, rate},
     median,
-    server::{Server, resident_kb},
+    process::resident_kb,
+    server::Server,
 };
 
 /// Rounds of requests to either side.

@@ -14,11 +14,7 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{
-    Aim, Row, median,
-    server::{Server, peak_resident_kb},
-    size, uploads,
-};
+use crate::{Aim, Row, median, process::peak_resident_kb, server::Server, size, uploads};
 
 const ROUNDS: usize = 5;
 const SCRIPT: &str = include_str!("tus_server/server.mjs");

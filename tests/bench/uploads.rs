@@ -9,11 +9,7 @@ use std::{
 
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
-use crate::{
-    Aim, Row, median,
-    server::{Server, resident_kb},
-    size,
-};
+use crate::{Aim, Row, median, process::resident_kb, server::Server, size};
 
 /// Creates an upload at a tus server and gives the path of its address.
 pub(crate) async fn create(url: &str, key: &str, length: u64) -> String {

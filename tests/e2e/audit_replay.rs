@@ -34,7 +34,7 @@ pub(crate) async fn replays_what_is_asked_for<F: Future<Output = Said>>(
     let ready = replay(&["--filter", "media.ready"]).await;
     assert_eq!((ready.len(), &ready[0]["media_id"]), (1, &json!(media_id)), "{ready:?}");
     for (filter, wanted) in
-        [("nonsense", "classes are admin"), ("media.nonsense", "actions of media are changed")]
+        [("nonsense", "classes are access"), ("media.nonsense", "actions of media are changed")]
     {
         let said = ask(&["audit", "replay", "--filter", filter]).await;
         assert_eq!((said.status, said.out.as_str()), (1, ""), "{said:?}");

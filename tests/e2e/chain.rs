@@ -7,7 +7,7 @@ use std::{
 
 use alloy_primitives::{Address, B256, Bytes, U256, hex, keccak256};
 use alloy_sol_types::{SolCall, sol};
-use reqwest::Method;
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use secp256k1::{Message, PublicKey, SecretKey, ecdsa::RecoverableSignature};
 use serde_json::{Value, json};
 
@@ -201,17 +201,29 @@ impl Wallet {
         [&compact[..], &[27 + parity.to_u8()]].concat()
     }
 
-    /// Signs in as a browser does; answers the tokens.
-    pub(crate) async fn sign_in(&self, cluster: &Cluster) -> Value {
-        let post = |path: &str| cluster.http.request(Method::POST, format!("{}{path}", cluster.url));
+    /// Asks for a challenge, and makes the request that signs in with it; the answer where there is no challenge.
+    pub(crate) async fn answer_challenge(
+        &self,
+        http: &reqwest::Client,
+        url: &str,
+    ) -> reqwest::Result<Result<RequestBuilder, Response>> {
+        let post = |path: &str| http.request(Method::POST, format!("{url}{path}"));
         let asked = json!({ "address": self.address.to_string(), "chain_id": CHAIN_ID });
-        let given = post("/v1/auth/challenge").json(&asked).send().await.unwrap();
-        assert_eq!(given.status(), 201);
+        let given = post("/v1/auth/challenge").json(&asked).send().await?;
+        if given.status() != StatusCode::CREATED {
+            return Ok(Err(given));
+        }
         let cookie = given.headers()["set-cookie"].to_str().unwrap().split(';').next().unwrap().to_owned();
-        let challenge: Value = given.json().await.unwrap();
+        let challenge: Value = given.json().await?;
         let message = challenge["message"].as_str().unwrap();
         let body = json!({ "message": message, "signature": self.sign(message) });
-        let answer = post("/v1/auth/login").header("cookie", cookie).json(&body).send().await.unwrap();
+        Ok(Ok(post("/v1/auth/login").header("cookie", cookie).json(&body)))
+    }
+
+    /// Signs in as a browser does; answers the tokens.
+    pub(crate) async fn sign_in(&self, cluster: &Cluster) -> Value {
+        let login = self.answer_challenge(&cluster.http, &cluster.url).await.unwrap().unwrap();
+        let answer = login.send().await.unwrap();
         let (status, text) = (answer.status(), answer.text().await.unwrap());
         assert_eq!(status, 201, "{text}");
         serde_json::from_str(&text).unwrap()

@@ -100,7 +100,8 @@ impl Host {
                 "${S3_SECRET_KEY:?set it in the environment or in .env}".into(),
                 options["aws_secret_access_key"].clone(),
             ),
-            ("${STREAMGATE_OTLP_ENDPOINT:-}".into(), String::new()),
+            // Nobody takes traces here.
+            ("${STREAMGATE_OTLP_ENDPOINT-http://tempo:4318}".into(), String::new()),
             ("http://s3:7070".into(), options["aws_endpoint"].clone()),
             ("0.0.0.0:8080".into(), listen.clone()),
             ("0.0.0.0:9090".into(), "127.0.0.1:0".into()),
@@ -295,4 +296,53 @@ async fn what_the_compose_file_starts_takes_a_video_and_plays_it() {
     let playlist = if playlist.starts_with('/') { url(playlist) } else { playlist.to_owned() };
     assert_eq!(frames(&playlist).trim_matches(','), "50");
     assert_eq!(host.s3.multipart_files().unwrap(), 0, "the objects are in S3, and nothing is left half done");
+}
+
+/// The files of this repository that a service has mounted.
+fn mounted(service: &[&str]) -> Vec<String> {
+    let places = service.iter().flat_map(|line| line.split(['"', ' ', '[', ']', ',']));
+    places.filter_map(|place| place.strip_prefix("./")?.split(':').next().map(str::to_owned)).collect()
+}
+
+/// Who looks at the installation: no password that is known, nothing that others reach, nothing that is kept for ever.
+#[test]
+fn what_shows_metrics_and_traces_is_closed_and_forgets() {
+    let text = fs::read_to_string("compose.yaml").unwrap();
+    let grafana = section(&text, "  grafana:");
+    let environment = pairs(&section(&grafana.join("\n"), "    environment:"));
+    assert_eq!(
+        environment["GF_SECURITY_ADMIN_PASSWORD"],
+        "${GRAFANA_PASSWORD:?set it in the environment or in .env}",
+        "it has no default"
+    );
+    assert_eq!(environment["GF_AUTH_ANONYMOUS_ENABLED"], "false");
+    assert_eq!(words(&grafana, "ports"), Some(vec!["127.0.0.1:9097:3000".to_owned()]));
+    let tempo = section(&text, "  tempo:");
+    assert_eq!((words(&tempo, "ports"), words(&tempo, "networks")), (None, Some(vec!["inside".to_owned()])));
+    let prometheus = words(&section(&text, "  prometheus:"), "command").unwrap();
+    for flag in ["--storage.tsdb.retention.time=30d", "--enable-feature=exemplar-storage"] {
+        assert!(prometheus.contains(&flag.to_owned()), "{prometheus:?}");
+    }
+    let traces = fs::read_to_string(".container/tempo.yml").unwrap();
+    assert_eq!(traces.matches("block_retention: 168h").count(), 2, "who plans the removal, and who does it");
+
+    // Everything that is mounted is there, and each of the three knows the others by the names of services.
+    for service in ["prometheus", "alertmanager", "grafana", "tempo"] {
+        let files = mounted(&section(&text, &format!("  {service}:")));
+        assert!(!files.is_empty(), "{service}");
+        for file in files {
+            assert!(Path::new(&file).exists(), "{service}: {file}");
+        }
+    }
+    let sources = fs::read_to_string(".container/grafana/datasources.yml").unwrap();
+    for known in ["http://prometheus:9090", "http://tempo:3200", "name: trace_id", "datasourceUid: tempo"] {
+        assert!(sources.contains(known), "{known}");
+    }
+    assert!(traces.contains("http_listen_port: 3200") && traces.contains("endpoint: 0.0.0.0:4318"));
+    let provider = fs::read_to_string(".container/grafana/dashboards.yml").unwrap();
+    let folder = provider.lines().find_map(|line| line.trim().strip_prefix("path: ")).unwrap();
+    assert!(grafana.iter().any(|line| line.contains(&format!("./workers/monitor/dashboards:{folder}:ro"))));
+    let home = &environment["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"];
+    let home = home.strip_prefix(folder).unwrap().trim_start_matches('/');
+    assert!(Path::new("workers/monitor/dashboards").join(home).exists(), "{home}");
 }

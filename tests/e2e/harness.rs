@@ -191,7 +191,7 @@ impl Cluster {
 
     fn launch(&self, name: &str, args: &[String]) -> Process {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log_path(name)).unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_streamgate"))
+        let mut child = Command::new(crate::program_path())
             .args(args)
             .args([
                 "--config",
@@ -220,7 +220,7 @@ impl Cluster {
 
     /// Runs a command of the product to its end.
     pub(crate) fn run(&self, args: &[&str]) -> std::process::Output {
-        Command::new(env!("CARGO_BIN_EXE_streamgate"))
+        Command::new(crate::program_path())
             .args(args)
             .args([
                 "--config",

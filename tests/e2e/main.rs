@@ -8,6 +8,7 @@
 
 mod accounts;
 mod api;
+mod audit_coverage;
 mod audit_replay;
 mod brokers;
 mod browser;
@@ -25,6 +26,7 @@ mod crowd;
 mod demo;
 mod downloads;
 mod encryption;
+mod experience;
 mod exports;
 mod faults;
 mod fetch;
@@ -73,3 +75,8 @@ mod walkthroughs;
 mod wallet;
 mod webdriver;
 mod whole;
+
+/// The program that processes of an installation are.
+fn program_path() -> std::path::PathBuf {
+    env!("CARGO_BIN_EXE_streamgate").into()
+}

@@ -190,9 +190,22 @@ async fn play_gated(site: &Site, holder: &Wallet) {
     assert!(site.ask(Method::PATCH, &medium, Some(&site.cluster.key), Some(viewers)).await.0.is_success());
     let session = site.open(&token).await;
     site.play(&session).await;
+    report_view(site, &session).await;
     assert_eq!(site.playback(Some(&other)).await.0, StatusCode::FORBIDDEN);
     let download = session["download_url"].as_str().unwrap();
     assert_eq!(site.fetch(download).await.0, StatusCode::OK);
+}
+
+/// A view as its player reports it.
+async fn report_view(site: &Site, session: &Value) {
+    let place = session["hls_url"].as_str().unwrap().replace("master.m3u8", "cmcd");
+    let lines = [(0, "sta=s"), (400, "br=(600),sta=p"), (2_400, "sta=r"), (2_900, "sta=p"), (5_000, "sta=e")];
+    let body = lines
+        .map(|(at_ms, said)| format!("sid=\"one\",ts={},{said}\n", 1_795_000_000_000_u64 + at_ms))
+        .concat();
+    let request = site.cluster.http.post(format!("{}{place}", site.cluster.url));
+    let answer = request.header("content-type", "application/cmcd").body(body).send().await.unwrap();
+    assert_eq!(answer.status(), StatusCode::NO_CONTENT, "{}", answer.text().await.unwrap());
 }
 
 /// Documents, lists, searches, entries, a repeated request, a job.

@@ -381,7 +381,8 @@ async fn a_receiver_that_hangs_costs_spans_and_nothing_else() {
     let hanging = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("http://{}", hanging.local_addr().unwrap());
     let options = Options { without_workers: true, ..Options::default() };
-    let more = "reads_per_million = 1000000\nqueue_spans = 512\ntimeout = \"500ms\"";
+    let more = "reads_per_million = 1000000\nqueue_spans = 512\ntimeout = \"500ms\"\n\
+                [ingress.limit.rates.monitor]\ncapacity = 100000\nrefill_per_s = 10000";
     let mut cluster = Cluster::start_with(options, &settings(&endpoint, more)).await;
     let ask = async |times: usize| {
         for _ in 0..times {

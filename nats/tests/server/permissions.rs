@@ -63,6 +63,7 @@ const CASES: &[Case] = &[
             "evt.auth.failed.R",
             "evt.gate.denied.R",
             "evt.limit.exceeded.R",
+            "evt.access.summed.R",
             "evt.queue.paused.R",
             "evt.alert.silenced.R",
             "evt.job.cancelled.J",
@@ -159,6 +160,7 @@ const CASES: &[Case] = &[
     Case {
         role: Role::Upload,
         may: &[
+            "$JS.API.STREAM.MSG.GET.KV_limits",
             "$JS.API.STREAM.MSG.GET.KV_store",
             "$KV.workers.upload.X",
             "$JS.API.STREAM.MSG.GET.EVENTS",
@@ -177,6 +179,7 @@ const CASES: &[Case] = &[
             "$JS.ACK._.hash.EVENTS.upload.1.1.1.1.0",
         ],
         may_not: &[
+            "$KV.limits.log_levels",
             "$KV.store.identity",
             "$KV.workers.keeper.X",
             "$KV.grants.P",
@@ -308,6 +311,7 @@ const CASES: &[Case] = &[
     Case {
         role: Role::Index,
         may: &[
+            "$JS.API.STREAM.MSG.GET.KV_limits",
             "$KV.workers.index.X",
             "$JS.API.STREAM.MSG.GET.EVENTS",
             "evt.media.stored.M",
@@ -326,6 +330,7 @@ const CASES: &[Case] = &[
             "$JS.API.CONSUMER.MSG.NEXT.KV_jobs.Abc123",
         ],
         may_not: &[
+            "$KV.limits.log_levels",
             "$KV.store.identity",
             "$JS.API.STREAM.MSG.GET.KV_store",
             "$KV.workers.keeper.X",
@@ -351,6 +356,7 @@ const CASES: &[Case] = &[
     Case {
         role: Role::Audit,
         may: &[
+            "$JS.API.STREAM.MSG.GET.KV_limits",
             "$KV.workers.audit.X",
             "audit.media.stored",
             "log.audit",
@@ -362,6 +368,7 @@ const CASES: &[Case] = &[
             "$JS.API.CONSUMER.MSG.NEXT.EVENTS.Abc123",
         ],
         may_not: &[
+            "$KV.limits.log_levels",
             "$KV.store.identity",
             "$JS.API.STREAM.MSG.GET.KV_store",
             "$KV.workers.keeper.X",

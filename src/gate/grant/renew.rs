@@ -119,6 +119,18 @@ impl PlaybackGrants {
         Ok(RenewalOutcome::Unclear)
     }
 
+    /// Whether a session is there and is not over. It is not used by that: it lives no longer, and nobody is asked.
+    ///
+    /// # Errors
+    /// As [`PlaybackGrants::check_session`].
+    pub async fn find_session(
+        &self,
+        playback_id: PlaybackId,
+        media_id: MediaId,
+    ) -> Result<(), PlaybackDenied> {
+        self.load_session(playback_id, media_id).await.map(drop)
+    }
+
     async fn load_session(
         &self,
         playback_id: PlaybackId,

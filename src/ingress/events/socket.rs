@@ -18,7 +18,7 @@ use axum::{
         FromRequestParts, State, WebSocketUpgrade,
         ws::{CloseFrame, Message, Utf8Bytes, WebSocket, rejection::WebSocketUpgradeRejection},
     },
-    http::{HeaderMap, HeaderValue, Method, header, request::Parts},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, header, request::Parts},
     response::Response,
 };
 use bytes::Bytes;
@@ -300,7 +300,14 @@ impl SocketClient {
                 return Err(Problem::unauthorized().into());
             };
             let operation = (&Method::GET, ACCESS);
-            auth::authenticate_message(&self.app.sign_in, &token, &self.permit, operation).await?
+            let found = auth::authenticate_message(&self.app.sign_in, &token, &self.permit, operation).await;
+            found.inspect_err(|problem| {
+                if !matches!(problem.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+                    return;
+                }
+                let shown = auth::describe_credential(&token);
+                self.app.access_sums.count_refused_message(shown, problem.code());
+            })?
         };
         self.greeting = None;
         let SocketRequest::Subscribe { media, job, types, prefix, owner, since } =

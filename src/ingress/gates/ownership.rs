@@ -1,7 +1,7 @@
 //! The ownership question: does a wallet satisfy one condition, and at which block was that read? It opens nothing.
 
 use axum::{
-    Json,
+    Extension, Json,
     extract::State as Extract,
     http::Method,
     http::{HeaderValue, header},
@@ -21,6 +21,7 @@ use gate::{
     rule::{compile_rule, parse_address},
 };
 use web::{
+    access_sums::AccessOutcome,
     body,
     error::Problem,
     limit::RateLimitGroup,
@@ -125,6 +126,7 @@ pub(super) async fn check_ownership(
         confirmed_block: confirmed.clone(),
         rule: rule.rule,
     };
-    Ok(([(header::CACHE_CONTROL, HeaderValue::from_static("private, no-store"))], Json(answer))
+    let outcome = Extension(AccessOutcome(if answer.confirmed { "held" } else { "not_held" }));
+    Ok((outcome, [(header::CACHE_CONTROL, HeaderValue::from_static("private, no-store"))], Json(answer))
         .into_response())
 }

@@ -9,6 +9,7 @@ mod chapters;
 mod commit;
 mod config;
 mod details;
+mod experience;
 mod known_documents;
 pub(crate) use commit::load_owned;
 pub use config::MediaConfig;
@@ -67,6 +68,7 @@ pub fn router() -> OperationRouter<AppState> {
         .with(&change::CHANGE_MEDIA, change::change_media)
         .with(&remove::REMOVE_MEDIA, remove::remove_media)
         .with(&restore::RESTORE_MEDIA, restore::restore_media)
+        .with(&experience::READ_EXPERIENCE, experience::read_experience)
         .with(&captions::LIST_CAPTIONS, captions::list_captions)
         .with(&captions::READ_CAPTIONS, captions::read_captions)
         .with(&captions::PUT_CAPTIONS, captions::put_captions)
@@ -84,6 +86,7 @@ pub fn router() -> OperationRouter<AppState> {
     change::change_media,
     remove::remove_media,
     restore::restore_media,
+    experience::read_experience,
     captions::list_captions,
     captions::read_captions,
     captions::put_captions,
@@ -104,6 +107,7 @@ impl openapi::OperationGroup for MediaApiDoc {
         schemas.add_response::<MediaDocument<'_>>();
         schemas.add_request::<change::MediaChangeRequest>();
         schemas.add_response::<captions::CaptionListDocument>();
+        schemas.add_response::<experience::ExperienceDocument>();
         schemas.add_request::<poster::PosterChoiceRequest>();
     }
 }

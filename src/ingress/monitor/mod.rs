@@ -4,6 +4,7 @@
 
 mod alerts;
 mod health;
+mod log_level;
 mod logs;
 mod metrics;
 
@@ -41,6 +42,8 @@ pub(crate) fn router() -> OperationRouter<AppState> {
     OperationRouter::default()
         .with(&health::READ_HEALTH, health::read_health)
         .with(&logs::READ_LOGS, logs::read_logs)
+        .with(&log_level::LIST_LOG_LEVELS, log_level::list_log_levels)
+        .with(&log_level::SET_LOG_LEVEL, log_level::set_log_level)
         .with(&metrics::READ_METRICS, metrics::read_metrics)
         .with(&alerts::LIST_ALERTS, alerts::list_alerts)
         .with(&alerts::SILENCE_ALERT, alerts::silence_alert)
@@ -52,6 +55,8 @@ pub(crate) fn router() -> OperationRouter<AppState> {
 #[openapi(paths(
     health::read_health,
     logs::read_logs,
+    log_level::list_log_levels,
+    log_level::set_log_level,
     metrics::read_metrics,
     alerts::list_alerts,
     alerts::silence_alert,
@@ -67,6 +72,8 @@ impl openapi::OperationGroup for MonitorApiDoc {
     fn add_schemas(schemas: &mut openapi::SchemaCollector) {
         schemas.add_response::<health::HealthDocument>();
         schemas.add_response::<logs::LogDocument>();
+        schemas.add_response::<log_level::LogLevelList>();
+        schemas.add_request::<log_level::LogLevelRequest>();
         schemas.add_response::<metrics::MetricDocument>();
         schemas.add_response::<alerts::AlertList>();
         schemas.add_response::<alerts::AlertMarkDocument>();

@@ -6,6 +6,7 @@ use nats::{Outbox, Role, VersionedRecord};
 use schemas::{
     access::PrincipalRole,
     alert::{AlertBoard, AlertPhase, AlertSeverity, AlertState, MARK_MS_MAX},
+    log_level::{FOR_MS_DEFAULT, FOR_MS_MAX, OVERRIDES_MAX},
 };
 use serde_json::{Value, json};
 
@@ -84,6 +85,68 @@ async fn owners_see_nothing_operators_read_and_admins_silence() {
     assert_eq!(site.ask("POST", silence, &admin, "{\"for_ms\":0}").await.status, 200);
     let after = document(&site.ask("GET", "/v1/monitor/alerts", &operator, "").await);
     assert_eq!((&after["items"][0]["silence"], &after["silences"]), (&Value::Null, &json!([])));
+}
+
+#[tokio::test]
+async fn admins_change_what_is_logged_for_a_while_and_nonsense_is_named() {
+    let site = Site::start(|_| {}).await;
+    let path = "/v1/monitor/logs/level";
+    let owner = key_of(&site, PrincipalRole::Owner).await;
+    let operator = key_of(&site, PrincipalRole::Operator).await;
+    let admin = key_of(&site, PrincipalRole::Admin).await;
+    let debug = json!({ "filter": "debug" }).to_string();
+    for (key, method, code) in [
+        (&owner, "GET", "operators_only"),
+        (&owner, "PUT", "operators_only"),
+        (&operator, "PUT", "read_only"),
+    ] {
+        let body = if method == "GET" { "" } else { debug.as_str() };
+        let refused = site.ask(method, path, key, body).await;
+        assert_eq!((refused.status, document(&refused)["code"].as_str()), (403, Some(code)), "{method}");
+    }
+    for (body, status, code, pointer) in [
+        (json!({ "filter": "loud" }), 422, "log_filter_invalid", "/filter"),
+        (json!({ "filter": "hyper=trace" }), 422, "log_filter_invalid", "/filter"),
+        (json!({ "filter": "upload[{owner=1}]=trace" }), 422, "log_filter_invalid", "/filter"),
+        (json!({ "filter": "debug", "role": "admin" }), 400, "request_invalid", "/role"),
+        (json!({ "filter": "debug", "role": "uplaod" }), 400, "request_invalid", "/role"),
+        (json!({ "filter": "debug", "instance": "me" }), 400, "request_invalid", "/instance"),
+        (
+            json!({ "filter": "debug", "role": "upload", "instance": "0123456789abcdef" }),
+            400,
+            "request_invalid",
+            "/instance",
+        ),
+        (json!({ "filter": "debug", "for_ms": FOR_MS_MAX + 1 }), 400, "request_invalid", "/for_ms"),
+        (json!({ "filter": "debug", "reason": "\u{1b}[31m" }), 400, "request_invalid", "/reason"),
+        (json!({ "for_ms": 60_000 }), 400, "request_invalid", "/filter"),
+    ] {
+        let answer = site.ask("PUT", path, &admin, &body.to_string()).await;
+        let problem = document(&answer);
+        assert_eq!((answer.status, problem["code"].as_str()), (status, Some(code)), "{body}: {problem}");
+        assert_eq!(problem["errors"][0]["pointer"], pointer, "{body}: {problem}");
+    }
+    let refused = document(&site.ask("PUT", path, &admin, "{\"filter\":\"hyper=trace\"}").await);
+    assert!(refused["detail"].as_str().unwrap().contains("\"hyper\" is no module"), "{refused}");
+    assert_eq!(document(&site.ask("GET", path, &operator, "").await)["items"], json!([]));
+
+    let of_upload = json!({ "filter": "debug,nats::consume=trace", "role": "upload", "reason": "odd files" });
+    let list = document(&site.ask("PUT", path, &admin, &of_upload.to_string()).await);
+    let item = &list["items"][0];
+    assert_eq!(item["until_ms"].as_u64().unwrap(), item["set_at_ms"].as_u64().unwrap() + FOR_MS_DEFAULT);
+    assert_eq!((&item["set_by"], &item["role"]), (&json!("olga"), &json!("upload")));
+    assert_eq!(document(&site.ask("GET", path, &operator, "").await), list);
+
+    for number in 1..OVERRIDES_MAX {
+        let body = json!({ "filter": "debug", "instance": format!("{number:016x}") }).to_string();
+        assert_eq!(site.ask("PUT", path, &admin, &body).await.status, 200);
+    }
+    let full = site.ask("PUT", path, &admin, &debug).await;
+    assert_eq!((full.status, document(&full)["code"].as_str()), (409, Some("log_levels_too_many")));
+    let back = json!({ "role": "upload", "for_ms": 0 }).to_string();
+    let list = document(&site.ask("PUT", path, &admin, &back).await);
+    assert_eq!(list["items"].as_array().unwrap().len(), OVERRIDES_MAX - 1);
+    assert!(!list.to_string().contains("\"role\""), "{list}");
 }
 
 #[tokio::test]

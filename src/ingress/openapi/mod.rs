@@ -1,5 +1,5 @@
 //! The description of the HTTP API: OpenAPI 3.1 from the handlers, at `/openapi.json` for machines and at `/docs` for people;
-//! `/docs/programs` is for programs that follow events on the broker itself.
+//! `/docs/programs` is for programs that follow events on the broker itself, `/docs/guides` for those who run or extend an installation.
 //!
 //! Operations stand beside their handlers: what is said to readers as an annotation (utoipa), what holds as an [`Operation`];
 //! bodies and queries are the types that handlers read and write, by their JSON Schemas (2020-12, which OpenAPI 3.1 is). What is
@@ -11,6 +11,8 @@
 pub mod breaking;
 mod common;
 mod group;
+mod guides;
+mod markdown;
 mod page;
 mod parameters;
 mod portable;
@@ -18,7 +20,7 @@ mod programs;
 mod runbooks;
 mod schema;
 
-use std::sync::LazyLock;
+use std::{collections::HashMap, sync::LazyLock};
 
 use ::bytes::Bytes;
 use axum::{
@@ -163,6 +165,8 @@ pub fn router<S: Clone + Send + Sync + 'static>() -> OperationRouter<S> {
         .with(&READ_PROGRAMS, read_programs)
         .with(&LIST_RUNBOOKS, list_runbooks)
         .with(&READ_RUNBOOK, read_runbook)
+        .with(&LIST_GUIDES, list_guides)
+        .with(&READ_GUIDE, read_guide)
 }
 
 struct StaticResource {
@@ -286,6 +290,33 @@ async fn read_runbook(Path(name): Path<String>, headers: HeaderMap) -> Result<Re
     let page = runbooks::render_runbook_page(&name)
         .ok_or_else(|| Problem::not_found("there is no such runbook; `/docs/runbooks` lists them"))?;
     Ok(StaticResource::new("text/html; charset=utf-8", page).to_response(&headers))
+}
+
+static GUIDE_INDEX: LazyLock<StaticResource> =
+    LazyLock::new(|| StaticResource::new("text/html; charset=utf-8", guides::render_index_page()));
+/// By name; made once each, since some are large.
+static GUIDE_PAGES: LazyLock<HashMap<&'static str, StaticResource>> = LazyLock::new(|| {
+    let render = |guide: &guides::Guide| {
+        let page = guides::render_guide_page(guide.name)?;
+        Some((guide.name, StaticResource::new("text/html; charset=utf-8", page)))
+    };
+    guides::GUIDES.iter().filter_map(render).collect()
+});
+
+static LIST_GUIDES: Operation =
+    Operation::read("/docs/guides", OperationAccess::Open, Some(RateLimitGroup::Api)).with_any_query();
+
+async fn list_guides(headers: HeaderMap) -> Response {
+    GUIDE_INDEX.to_response(&headers)
+}
+
+static READ_GUIDE: Operation =
+    Operation::read("/docs/guides/{name}", OperationAccess::Open, Some(RateLimitGroup::Api)).with_any_query();
+
+async fn read_guide(Path(name): Path<String>, headers: HeaderMap) -> Result<Response, Problem> {
+    let page = GUIDE_PAGES.get(name.as_str());
+    let page = page.ok_or_else(|| Problem::not_found("there is no such guide; `/docs/guides` lists them"))?;
+    Ok(page.to_response(&headers))
 }
 
 /// All operations, for tests that walk over them.

@@ -19,7 +19,7 @@ pub(super) fn render_page(document: &Value) -> String {
          <meta name=\"color-scheme\" content=\"light dark\">\n<title>{0} API</title>\n\
          <link rel=\"stylesheet\" href=\"/docs/docs.css\">\n</head>\n<body>\n<header>\n<h1>{0} API <small>{1}</small></h1>\n\
          <p>{2}</p>\n<p><a href=\"/openapi.json\">openapi.json</a> \
-         <a href=\"/docs/programs\">Follow events from your own program</a> <a href=\"/docs/runbooks\">Runbooks</a></p>\n</header>\n<main>\n",
+         <a href=\"/docs/programs\">Follow events from your own program</a> <a href=\"/docs/runbooks\">Runbooks</a> <a href=\"/docs/guides\">Guides</a></p>\n</header>\n<main>\n",
         escaped_text(&info["title"]),
         escaped_text(&info["version"]),
         mark_code(&info["description"]),

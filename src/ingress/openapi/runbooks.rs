@@ -1,29 +1,17 @@
-//! The pages of runbooks: a list of all alerts, and one page each. Their texts are Markdown, of which what they use is known here: headings,
-//! lists of one level, paragraphs and code.
+//! The pages of runbooks: a list of all alerts, and one page each.
 
 use std::fmt::Write as _;
 
 use alerts::{RUNBOOKS, RuleSet, Runbook, find_runbook, runbook_path};
 
-use crate::page_assets::escape_html;
-
-/// The beginning of a page.
-fn open_page(title: &str) -> String {
-    format!(
-        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <meta name=\"color-scheme\" content=\"light dark\">\n<title>{0}</title>\n\
-         <link rel=\"stylesheet\" href=\"/docs/docs.css\">\n</head>\n<body>\n<header>\n<h1>{0}</h1>\n",
-        escape_html(title)
-    )
-}
+use super::markdown::{open_page, render_inline, render_text};
 
 /// The list of all alerts, by how urgent they are.
 pub(super) fn render_index_page() -> String {
     let mut page = open_page("Runbooks");
     page.push_str(
         "<p>What to do about each alert: what it means, whom it affects, how to find the cause, and how to end it. \
-         <code>streamgate alerts</code> shows which fire.</p>\n<p><a href=\"/docs\">HTTP API</a></p>\n</header>\n<main>\n<dl>\n",
+         <code>streamgate alerts</code> shows which fire.</p>\n<p><a href=\"/docs\">HTTP API</a> <a href=\"/docs/guides\">Guides</a></p>\n</header>\n<main>\n<dl>\n",
     );
     let rules = RuleSet::built_in().map(|set| set.rules).unwrap_or_default();
     for Runbook { name, text } in RUNBOOKS {
@@ -50,51 +38,10 @@ pub(super) fn render_runbook_page(name: &str) -> Option<String> {
     let runbook = find_runbook(name)?;
     let mut page = open_page(runbook.name);
     page.push_str("<p><a href=\"/docs/runbooks\">All runbooks</a> <a href=\"/docs\">HTTP API</a></p>\n</header>\n<main>\n");
-    let mut is_list = false;
-    for line in runbook.text.lines().skip(1) {
-        let item = line.strip_prefix("- ");
-        if is_list && item.is_none() {
-            page.push_str("</ul>\n");
-        }
-        if !is_list && item.is_some() {
-            page.push_str("<ul>\n");
-        }
-        is_list = item.is_some();
-        if let Some(item) = item {
-            _ = writeln!(page, "<li>{}</li>", render_inline(item));
-        } else if let Some(heading) = line.strip_prefix("## ") {
-            _ = writeln!(page, "<h2 id=\"{0}\">{1}</h2>", heading.to_lowercase(), escape_html(heading));
-        } else if !line.is_empty() {
-            _ = writeln!(page, "<p>{}</p>", render_inline(line));
-        }
-    }
-    if is_list {
-        page.push_str("</ul>\n");
-    }
+    let text = runbook.text.split_once('\n').map_or("", |(_, text)| text);
+    page.push_str(&render_text(text));
     page.push_str("</main>\n</body>\n</html>\n");
     Some(page)
-}
-
-/// A line: code between backticks, and names of other alerts as links.
-fn render_inline(line: &str) -> String {
-    let mut html = String::new();
-    for (at, part) in line.split('`').enumerate() {
-        if at % 2 == 1 {
-            _ = write!(html, "<code>{}</code>", escape_html(part));
-            continue;
-        }
-        for word in part.split_inclusive(|c: char| !c.is_ascii_alphanumeric()) {
-            let name = word.trim_end_matches(|c: char| !c.is_ascii_alphanumeric());
-            match find_runbook(name) {
-                Some(_) => {
-                    let rest = word.strip_prefix(name).unwrap_or_default();
-                    _ = write!(html, "<a href=\"{}\">{name}</a>{}", runbook_path(name), escape_html(rest));
-                }
-                None => html.push_str(&escape_html(word)),
-            }
-        }
-    }
-    html
 }
 
 #[cfg(test)]
@@ -116,13 +63,5 @@ mod tests {
             );
         }
         assert!(render_runbook_page("../secrets").is_none() && render_runbook_page("").is_none());
-    }
-
-    #[test]
-    fn what_a_line_holds_is_text() {
-        assert_eq!(
-            render_inline("a <b> `x{y=\"z\"} < 1`, see StreamGateBrokerDown."),
-            "a &lt;b&gt; <code>x{y=&quot;z&quot;} &lt; 1</code>, see <a href=\"/docs/runbooks/StreamGateBrokerDown\">StreamGateBrokerDown</a>."
-        );
     }
 }

@@ -310,6 +310,37 @@ async fn page_and_document_are_served_and_need_nothing_from_elsewhere() {
     assert_eq!(get("/openapi.json", Some(&tag)).await.status(), 304);
 }
 
+/// The page at a path.
+async fn page_at(path: &str) -> String {
+    let answer = get(path, None).await;
+    assert_eq!(answer.status(), 200, "{path}");
+    let html = axum::body::to_bytes(answer.into_body(), 1 << 20).await.unwrap();
+    String::from_utf8(html.to_vec()).unwrap()
+}
+
+#[tokio::test]
+async fn links_of_guides_lead_to_what_is_there() {
+    let index = page_at("/docs/guides").await;
+    let links = |html: &str| -> BTreeSet<String> {
+        html.split("href=\"").skip(1).map(|rest| rest.split('"').next().unwrap().to_owned()).collect()
+    };
+    let guides: Vec<String> =
+        links(&index).into_iter().filter(|link| link.starts_with("/docs/guides/")).collect();
+    assert_eq!(guides.len(), guides::GUIDES.len());
+    for guide in guides {
+        for link in links(&page_at(&guide).await) {
+            let (path, anchor) = link.split_once('#').unwrap_or((&link, ""));
+            let target = get(path, None).await;
+            assert_eq!(target.status(), 200, "{guide}: {link}");
+            assert!(anchor.is_empty() || page_at(path).await.contains(&format!("id=\"{anchor}\"")), "{link}");
+        }
+    }
+    assert_eq!(get("/docs/guides/nothing", None).await.status(), 404);
+    let answer = get("/docs/guides/deployment", None).await;
+    let tag = answer.headers()["etag"].to_str().unwrap().to_owned();
+    assert_eq!(get("/docs/guides/deployment", Some(&tag)).await.status(), 304);
+}
+
 #[test]
 fn text_of_the_document_can_not_become_html() {
     let mut document = build_document();

@@ -8,8 +8,7 @@ use axum::{http::HeaderMap, response::Response};
 use bytes::Bytes;
 use packaging::{
     captions::{self, CaptionFile, CaptionFormat, CaptionLimits, ServedCaptions, track_label},
-    chapters,
-    find_segment_span, webvtt,
+    chapters, find_segment_span, webvtt,
 };
 use schemas::{captions::CaptionTrack, ids::MediaId, keys};
 use store::BoundedObject;

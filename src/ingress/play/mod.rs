@@ -2,7 +2,8 @@
 //!
 //! `POST /v1/media/{id}/playback` asks the gate and answers addresses; `/play/{token}/{media_id}/...` serves them
 //! to any player, since the token in the path is the right. While an encode grows its playlists are rendered from the job's
-//! records; what is final comes from the store, and which medium it is from memory.
+//! records; what is final comes from the store, and which medium it is from memory. Players report there how it plays
+//! (`src/ingress/play/experience/mod.rs`).
 //!
 //! Limits: [`PlaybackConfig`]; one cache holds final playlists and init segments, another small segments, each bounded by count, bytes
 //! and age.
@@ -10,6 +11,7 @@
 mod captions;
 mod download;
 pub(super) mod encryption;
+mod experience;
 mod growing;
 mod object_cache;
 mod open;
@@ -38,6 +40,7 @@ use store::BoundedObject;
 
 use super::{AppState, cache, openapi};
 pub use download::{DownloadPlans, EncodeFile, EncodeFileError};
+pub use experience::{ExperienceConfig, ViewerExperience};
 use gate::grant::{PlaybackDenied, token::PlaybackToken};
 pub use growing::GrowingPlaylists;
 pub use object_cache::ObjectCache;
@@ -77,6 +80,8 @@ pub struct PlaybackConfig {
     pub download_samples_max: usize,
     /// Most files whose heads are made at the same time.
     pub download_builds_max: usize,
+    /// What players report of views.
+    pub experience: ExperienceConfig,
 }
 
 impl Default for PlaybackConfig {
@@ -99,6 +104,7 @@ impl Default for PlaybackConfig {
             },
             download_samples_max: 3_000_000,
             download_builds_max: 2,
+            experience: ExperienceConfig::default(),
         }
     }
 }
@@ -119,6 +125,7 @@ pub fn open_object_caches(config: &PlaybackConfig) -> anyhow::Result<(Arc<Object
     poster::read_poster,
     thumbnail::read_thumbnail,
     read_playback_path,
+    experience::report_view,
     download::download_media
 ))]
 pub(super) struct PlaybackApiDoc;
@@ -143,7 +150,9 @@ pub fn session_router() -> OperationRouter<AppState> {
 
 /// The routes below a token; open, since the token is the right.
 pub fn router() -> OperationRouter<AppState> {
-    OperationRouter::default().with(&READ_PLAYBACK_PATH, read_playback_path)
+    OperationRouter::default()
+        .with(&READ_PLAYBACK_PATH, read_playback_path)
+        .with(&experience::REPORT_VIEW, experience::report_view)
 }
 
 /// The file below a token; the token is the right here, too.
@@ -272,9 +281,7 @@ async fn serve_wanted(
             Ok(playlist_response(headers, wanted, text))
         }
         PlaybackPath::Multivariant
-            if !medium.encryption.is_none()
-                || !medium.captions.is_empty()
-                || !medium.chapters.is_empty() =>
+            if !medium.encryption.is_none() || !medium.captions.is_empty() || !medium.chapters.is_empty() =>
         {
             let text = load_playlist_text(app, format!("{}/{}", encode.prefix, wanted.object_key())).await?;
             let is_clear = medium.encryption.is_none();

@@ -1,6 +1,11 @@
 //! Refresh, logout, verify, me.
 
-use axum::{Json, extract::State, http::Method, http::StatusCode};
+use axum::{
+    Extension, Json,
+    extract::State,
+    http::{Method, StatusCode},
+    response::{IntoResponse, Response},
+};
 use schemars::JsonSchema;
 use schemas::{
     access::{ApiKeyScope, PrincipalRole},
@@ -15,6 +20,7 @@ use auth::{
     session::OpenSession,
 };
 use web::{
+    access_sums::{AccessOutcome, RequestSender},
     body::OptionalJsonBody,
     client::ClientAddress,
     error::Problem,
@@ -239,9 +245,15 @@ pub(super) static VERIFY_TOKEN: Operation = Operation::change(
 pub(super) async fn verify_token(
     State(sign_in): State<SignInService>,
     OptionalJsonBody(wanted): OptionalJsonBody<VerifyTokenRequest>,
-) -> Result<Json<VerifyTokenResponse>, Problem> {
+) -> Result<Response, Problem> {
     let who = sign_in.identify_credential(&wanted.token).await?.map(PrincipalDocument::from);
-    Ok(Json(VerifyTokenResponse { active: who.is_some(), who }))
+    let active = who.is_some();
+    let answer = Json(VerifyTokenResponse { active, who });
+    if active {
+        return Ok((Extension(AccessOutcome("active")), answer).into_response());
+    }
+    let shown = RequestSender::Refused(auth::describe_credential(&wanted.token));
+    Ok((Extension(AccessOutcome("inactive")), Extension(shown), answer).into_response())
 }
 
 /// Whose a credential is.

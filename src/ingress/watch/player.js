@@ -4,6 +4,8 @@
 
 import { Problem, problemOf } from "./server.js";
 
+// How often a view that goes on is reported, in seconds.
+const reportPauseS = 10;
 const repairsMax = 2;
 const repairWindowMs = 30_000;
 
@@ -93,6 +95,7 @@ async function playHls(video, url, startS, on) {
     startPosition: startS,
     capLevelToPlayerSize: false,
     backBufferLength: 60,
+    cmcd: reporting(url),
   });
   const repairs = [];
   hls.on(Hls.Events.MANIFEST_PARSED, () => {
@@ -124,6 +127,20 @@ async function playHls(video, url, startS, on) {
     },
     stop: () => hls.destroy(),
   };
+}
+
+/** How hls.js reports the view (CMCD in event mode): what follows from it is shown to the owner, without who watched. */
+function reporting(url) {
+  const target = {
+    url: new URL(url.replace(/master\.m3u8$/, "cmcd"), location.href).href,
+    // States, bitrates, errors, and that it goes on.
+    events: ["ps", "bc", "e", "t"],
+    interval: reportPauseS,
+    includeKeys: ["sid", "sta", "br", "msd", "sn"],
+  };
+  // A report may be on its way when the page is closed. Requests of media carry none.
+  const loader = ({ url: address, ...request }) => fetch(address, { ...request, keepalive: true, credentials: "omit" });
+  return { version: 2, includeKeys: [], eventTargets: [target], loader };
 }
 
 async function explain(error, url) {

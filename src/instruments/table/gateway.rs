@@ -1,7 +1,10 @@
 //! Connections, rates, room.
 
 use super::metric_table;
-use crate::{CounterFamily, GaugeFamily, LabelDeclaration, MetricDeclaration, labels::ConnectionOutcome};
+use crate::{
+    CounterFamily, GaugeFamily, LabelDeclaration, MetricDeclaration,
+    labels::{ConnectionOutcome, SumOutcome},
+};
 
 const GROUPS: LabelDeclaration = LabelDeclaration::fixed(
     "group",
@@ -35,5 +38,6 @@ metric_table! { Gateway;
         with_labels(LIMITS) used_by(&["StreamGateCapacityFull"]);
     CONNECTIONS: CounterFamily<ConnectionOutcome> = declare(Request, "streamgate_http_connections", "Connections to this process by what became of them")
         used_by(&["StreamGateConnectionsRefused"]);
+    SUMMED_REQUESTS: CounterFamily<SumOutcome> = declare(Operation, "streamgate_summed_requests", "Requests that the audit log has as sums, by whether their sum says what was asked for");
     CONNECTIONS_OPEN: GaugeFamily<()> = declare(Service, "streamgate_http_connections_open", "Connections that are open now");
 }

@@ -23,6 +23,7 @@ use crate::{
     error::Problem,
     filter::{FilterService, RefusedFuture, filter_requests, refused_response},
     operation::{Operation, OperationAccess, matched_operation},
+    problem_code::ProblemCode,
     request::{RequestGrant, RequestOwner},
     request_head::TUS_RESUMABLE,
 };
@@ -144,6 +145,11 @@ impl<F: Future<Output = Result<Response, Infallible>>> Future for RateLimitFutur
                 && let Err(problem) = this.ticket.settle_response(response.status())
             {
                 *response = problem.into_response();
+            }
+            if response.extensions().get::<ProblemCode>() == Some(&ProblemCode::RateLimited)
+                && let Some(limit) = this.ticket.refusing_limit()
+            {
+                response.extensions_mut().insert(limit);
             }
             let status = response.status();
             this.ticket.set_headers(status, response.headers_mut());

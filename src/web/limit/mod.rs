@@ -9,7 +9,7 @@
 //!
 //! Rates hold over all replicas: each applies its part, by the number of replicas that are alive (see `replicas.rs`). A refused
 //! request takes nothing, is answered with the seconds after which it passes, and is published as `evt.limit.exceeded`, which is
-//! capped.
+//! capped; [`crate::access_sums`] has all of them.
 //!
 //! Limits: `keys_max` buckets (about 40 bytes each); what `lookup.rs`, `report.rs` and `replicas.rs` say.
 

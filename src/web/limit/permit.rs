@@ -18,7 +18,7 @@ use super::{
     report::RateLimitDenial,
     table::BucketKey,
 };
-use crate::{error::Problem, request};
+use crate::{access_sums::RefusingLimit, error::Problem, request};
 
 /// Of one request; handlers find it among the request's extensions and may [`RateLimitPermit::charge_group`] it further.
 #[derive(Debug, Clone, Default)]
@@ -163,6 +163,12 @@ impl RateLimitPermit {
     fn take_unit(&self, group: RateLimitGroup, scope: RateLimitScope) -> Result<(), Problem> {
         let Some(inner) = &self.inner else { return Ok(()) };
         inner.take_unit(group, scope).map_err(|refused| fields::rate_limited(&refused))
+    }
+
+    /// The limit that refused the request, if one did.
+    pub(super) fn refusing_limit(&self) -> Option<RefusingLimit> {
+        let (group, scope) = self.inner.as_ref()?.taken.lock().refused.as_ref()?.policy;
+        Some(RefusingLimit { group: group.name(), scope: scope.name() })
     }
 
     /// Writes the limits of the caller into the headers of its answer.

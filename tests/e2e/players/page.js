@@ -1,11 +1,13 @@
 // Plays one address with one player, as another site does, and writes down what is shown and played.
 //
-// ?player=mp4|hls.js|shaka|dash.js|video.js &url=...
+// ?player=mp4|hls.js|shaka|dash.js|video.js &url=... [&report=...: where hls.js, shaka and dash.js report how it plays]
 //
 // The picture is twelve bars, the bits of its frame's number; a tone of 40 ms begins with every second.
 
 const bars = 12;
 const query = new URLSearchParams(location.search);
+/** CMCD in event mode, as the documents of the players have it. */
+const eventTargets = query.has("report") ? [{ url: query.get("report"), events: ["ps", "bc", "e", "t"], interval: 1 }] : [];
 const video = document.getElementById("video");
 const canvas = new OffscreenCanvas(bars * 8, 8);
 const pixels = canvas.getContext("2d", { willReadFrequently: true });
@@ -82,7 +84,8 @@ const players = {
   },
   async "hls.js"(url) {
     const { default: Hls } = await import("/players/hls.min.mjs");
-    const player = new Hls({ enableWorker: false });
+    const cmcd = eventTargets.length ? { version: 2, eventTargets } : undefined;
+    const player = new Hls({ enableWorker: false, cmcd });
     player.on(Hls.Events.ERROR, (_, { fatal, type, details }) => fatal && fail(`${type} ${details}`));
     player.loadSource(url);
     player.attachMedia(video);
@@ -91,6 +94,7 @@ const players = {
     await load("/players/shaka-player.compiled.js");
     const player = new globalThis.shaka.Player();
     player.addEventListener("error", ({ detail }) => fail(`${detail.code} ${JSON.stringify(detail.data)}`));
+    if (eventTargets.length) player.configure({ cmcd: { enabled: true, version: 2, eventTargets } });
     await player.attach(video);
     await player.load(url);
   },
@@ -98,6 +102,8 @@ const players = {
     await load("/players/dash.all.min.js");
     const player = globalThis.dashjs.MediaPlayer().create();
     player.on("error", ({ error }) => fail(`${error.code} ${error.message}`));
+    const targets = eventTargets.map((target) => ({ ...target, enabledKeys: ["sid", "sta", "br", "msd", "bs", "bsd", "sn", "v"] }));
+    if (targets.length) player.updateSettings({ streaming: { cmcd: { enabled: true, version: 2, eventTargets: targets } } });
     player.initialize(video, url, false);
   },
   async "video.js"(url) {

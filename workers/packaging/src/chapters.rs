@@ -38,7 +38,7 @@ pub fn render_chapter_list(chapters: &[Chapter], duration_ms: u64) -> String {
             "titles": [{ "language": "und", "title": chapter.title }],
         })
     });
-    serde_json::Value::from_iter(list).to_string()
+    list.collect::<serde_json::Value>().to_string()
 }
 
 /// A multivariant playlist that says where the chapters are; as it was where there are none.

@@ -1,6 +1,6 @@
 //! Claims against a real broker that goes away: who is missed, and what becomes of a change whose answer was lost.
 
-use std::time::Duration;
+use std::{pin::Pin, time::Duration};
 
 use async_nats::jetstream;
 use nats::{
@@ -82,11 +82,11 @@ impl Rivals {
             self.contend(|uptime| uptime.unbroken_for() >= FRESH).await;
             assert!(self.claim.write_change(|_| {}).await.unwrap());
         };
-        self.watched(test).await;
+        self.watched(Box::pin(test)).await;
     }
 
     /// Runs `test` while the other one asks all the time whether the broker is there, as each worker does.
-    async fn watched(&self, test: impl Future<Output = ()>) {
+    async fn watched(&self, test: Pin<Box<impl Future<Output = ()>>>) {
         tokio::select! {
             () = test => {}
             () = self.uptime.watch_broker(&self.other) => {}
@@ -160,7 +160,7 @@ async fn a_broker_that_stores_nothing_takes_nothing_from_a_holder() {
         rivals.contend(|_| tokio::time::Instant::now() >= until).await;
         assert!(rivals.claim.write_change(|_| {}).await.unwrap());
     };
-    rivals.watched(test).await;
+    rivals.watched(Box::pin(test)).await;
 }
 
 /// One try is dropped halfway: whether it was stored or not, the next one goes on from there, also where it ended the part.

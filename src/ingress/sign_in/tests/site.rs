@@ -17,8 +17,8 @@ use auth::{AuthConfig, Principal, ProofChecker, SignInService, contract::Contrac
 
 use crate::openapi;
 use web::{
+    access_sums::AccessSums,
     client,
-    denied_events::DeniedEvents,
     limit::RateLimitGroup,
     operation::{Operation, OperationAccess, OperationRouter},
     request, serve,
@@ -100,7 +100,7 @@ impl Site {
                 Arc::new(client::ClientIdentification { config: self.proxies.clone(), public_url: None }),
                 client::identify_client,
             ))
-            .layer(middleware::from_fn_with_state(DeniedEvents::default(), request::assign_request_id));
+            .layer(middleware::from_fn_with_state(AccessSums::default(), request::assign_request_id));
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         self.tasks.spawn(serve::serve_connections(

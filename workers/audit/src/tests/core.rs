@@ -303,10 +303,10 @@ fn filters_name_entities_and_verbs() {
 #[test]
 fn a_filter_that_no_record_can_match_is_refused_with_what_there_is() {
     for (text, wanted) in [
-        ("nonsense", "classes are admin, alert, audit, auth, cache, gate, hook, job, limit, media,"),
+        ("nonsense", "classes are access, admin, alert, audit, auth, cache, gate, hook, job, limit, media,"),
         ("audit.nonsense", "actions of audit are note"),
-        ("*.nonsense", "classes are admin,"),
-        ("nonsense.ready", "classes are admin,"),
+        ("*.nonsense", "classes are access,"),
+        ("nonsense.ready", "classes are access,"),
         ("media.nonsense", "actions of media are changed, delayed, playable, purged, ready, rejected,"),
         ("job.ready", "actions of job are cancelled,"),
         ("media.ready.x", "a type such as media.ready"),

@@ -1,5 +1,6 @@
 //! Rules of alerts as data, and all that is made of them: which conditions hold ([`Evaluator`]), what fires and what is over
-//! ([`advance_board`]), rules for Prometheus ([`render_rules`]), the body of webhooks ([`build_payload`]) and runbooks ([`RUNBOOKS`]).
+//! ([`advance_board`]), rules for Prometheus ([`render_rules`]), dashboards for Grafana ([`render_dashboards`]), the body of webhooks
+//! ([`build_payload`]) and runbooks ([`RUNBOOKS`]).
 //!
 //! A rule is one of a small set of conditions, so that what the monitor evaluates and what Prometheus is given can't differ in more than
 //! how they sample. Windows longer than [`WINDOW_MS_MAX`] are rules of Prometheus alone: the monitor keeps no more.
@@ -11,6 +12,7 @@
 
 mod amount;
 mod board;
+mod dashboard;
 mod evaluator;
 mod family;
 mod history;
@@ -24,6 +26,7 @@ mod summary;
 
 pub use amount::Amount;
 pub use board::{BoardChange, Transition, advance_board, compute_fingerprint};
+pub use dashboard::{DashboardFile, SCHEMA_VERSION, SERIES_SHOWN_MAX, render_dashboards};
 pub use evaluator::{ConditionHolding, Evaluator};
 pub use history::{GROUPS_MAX, POINTS_MAX, SERIES_MAX};
 pub use payload::{PayloadContext, build_payload};

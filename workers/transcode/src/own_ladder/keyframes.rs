@@ -90,10 +90,8 @@ mod tests {
     use super::super::files::SurveyedFile;
     use super::*;
 
-    /// A film of 300 frames, 25 a second, with keyframes at these.
-    fn survey(key_frames: Vec<u32>) -> MediaSurvey {
-        let rate = MediaRatio::new(25, 1);
-        let video = VideoStream {
+    fn picture(rate: MediaRatio) -> VideoStream {
+        VideoStream {
             width: 640,
             height: 360,
             sample_aspect: MediaRatio::new(1, 1),
@@ -116,7 +114,12 @@ mod tests {
             frame_interval_us_usual: 40_000,
             has_closed_captions: false,
             is_variable_rate: false,
-        };
+        }
+    }
+
+    /// A film of 300 frames, 25 a second, with keyframes at these.
+    fn survey(key_frames: Vec<u32>) -> MediaSurvey {
+        let rate = MediaRatio::new(25, 1);
         let stream = MediaStream {
             index: 0,
             kind: MediaStreamKind::Video,
@@ -136,7 +139,7 @@ mod tests {
             key_packet_count: 1,
             start_us: Some(0),
             end_us: Some(12_000_000),
-            video: Some(video),
+            video: Some(picture(rate)),
             audio: None,
         };
         let frames = FrameIndex {

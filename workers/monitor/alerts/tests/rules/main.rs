@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "what a test can't set up fails it at once")]
 
 mod cases;
+mod dashboards;
 mod evaluated;
 mod golden;
 mod promtool;

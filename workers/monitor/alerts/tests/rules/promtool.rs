@@ -24,7 +24,7 @@ fn promtool() -> Command {
     Command::new(if own.exists() { own } else { "promtool".into() })
 }
 
-fn run_promtool(folder: &Path, args: &[&str]) {
+pub(crate) fn run_promtool(folder: &Path, args: &[&str]) {
     let ended = promtool()
         .args(args)
         .current_dir(folder)
