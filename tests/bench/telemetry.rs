@@ -1,6 +1,6 @@
 //! What telemetry costs: requests with traces against the same without, also while nobody takes the traces, and a scrape of all series.
 //!
-//! Each installation is `streamgate up` as people start it, with the sampling that it has unless told otherwise.
+//! Each installation is `streamgate up` as people start it, with the sampling that it has unless its settings say otherwise.
 
 use std::net::{SocketAddr, TcpListener};
 

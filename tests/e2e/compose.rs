@@ -19,7 +19,7 @@ use crate::harness::{WAIT_MAX, sample};
 /// Names of the brokers.
 const BROKERS: [&str; 3] = ["nats-1", "nats-2", "nats-3"];
 /// Services that do their work and end.
-const ONCE: [&str; 2] = ["keys", "topology"];
+const ONCE: [&str; 3] = ["keys", "topology", "dashboards"];
 
 /// A part of the file: the lines below `head`, which are indented more.
 fn section<'a>(text: &'a str, head: &str) -> Vec<&'a str> {
@@ -106,6 +106,7 @@ impl Host {
             ("0.0.0.0:8080".into(), listen.clone()),
             ("0.0.0.0:9090".into(), "127.0.0.1:0".into()),
             ("/keys".into(), folder.path().join("keys").display().to_string()),
+            ("/dashboards".into(), folder.path().join("dashboards").display().to_string()),
         ];
         for name in BROKERS {
             for port in [4222, 6222] {
@@ -295,6 +296,7 @@ async fn what_the_compose_file_starts_takes_a_video_and_plays_it() {
     let playlist = playback["hls_url"].as_str().unwrap();
     let playlist = if playlist.starts_with('/') { url(playlist) } else { playlist.to_owned() };
     assert_eq!(frames(&playlist).trim_matches(','), "50");
+    assert!(host.folder.path().join("dashboards/overview.json").exists(), "{}", host.logs());
     assert_eq!(host.s3.multipart_files().unwrap(), 0, "the objects are in S3, and nothing is left half done");
 }
 
@@ -341,8 +343,11 @@ fn what_shows_metrics_and_traces_is_closed_and_forgets() {
     assert!(traces.contains("http_listen_port: 3200") && traces.contains("endpoint: 0.0.0.0:4318"));
     let provider = fs::read_to_string(".container/grafana/dashboards.yml").unwrap();
     let folder = provider.lines().find_map(|line| line.trim().strip_prefix("path: ")).unwrap();
-    assert!(grafana.iter().any(|line| line.contains(&format!("./workers/monitor/dashboards:{folder}:ro"))));
+    assert!(grafana.iter().any(|line| line.contains(&format!("dashboards:{folder}:ro"))));
     let home = &environment["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"];
     let home = home.strip_prefix(folder).unwrap().trim_start_matches('/');
-    assert!(Path::new("workers/monitor/dashboards").join(home).exists(), "{home}");
+    assert_eq!(home, "overview.json");
+    let writer = section(&text, "  dashboards:");
+    let written = words(&writer, "command").unwrap().pop().unwrap();
+    assert!(writer.iter().any(|line| line.contains(&format!("\"dashboards:{written}\""))), "{writer:?}");
 }

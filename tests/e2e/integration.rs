@@ -51,7 +51,7 @@ async fn sums_by(
 ) -> BTreeMap<String, u64> {
     let path = format!("/v1/monitor/metrics?prefix={family}&limit=1");
     let answer = cluster.request(Method::GET, &path).send().await.unwrap();
-    // A monitor that has just started answers in a moment; whoever asks looks again.
+    // A monitor that has just started answers in a moment: who asks looks again.
     let page: Value = answer.json().await.unwrap();
     let mut sums = BTreeMap::new();
     let samples = page["items"][0]["samples"].as_array().into_iter().flatten();

@@ -137,7 +137,7 @@ async fn a_new_leader_takes_nothing_from_a_holder() {
         .await;
 }
 
-/// The broker answers every question, and says the time, but stores nothing for longer than a holder may be unseen: whoever is first
+/// The broker answers every question, and says the time, but stores nothing for longer than a holder may be unseen: who is the first
 /// when it does again, the holder keeps its part.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_stores_nothing_takes_nothing_from_a_holder() {
