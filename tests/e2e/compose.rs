@@ -259,7 +259,8 @@ async fn what_the_compose_file_starts_takes_a_video_and_plays_it() {
             "index",
             "audit",
             "monitor",
-            "keeper"
+            "keeper",
+            "dashboards"
         ]
     );
     let mut host = Host::start().await;
