@@ -16,7 +16,7 @@ use web::operation::Operation;
 
 /// All sums so far, those of earlier calls among them.
 async fn read_sums(site: &Site) -> Vec<AccessSum> {
-    site.app.access_sums.publish_rest(&site.app.bus).await;
+    site.app.access_sums.publish_rest(&site.app.bus, std::time::Duration::from_secs(5)).await;
     let admin = site.broker.bus(Role::Admin).await;
     let filter = vec![subjects::event_filter::<AccessSummed>()];
     let mut reader =

@@ -58,8 +58,9 @@ pub async fn assign_request_id(State(sums): State<AccessSums>, request: Request,
     let route = request.extensions().get::<axum::extract::MatchedPath>().map(|path| path.as_str().to_owned());
     CURRENT
         .scope(id, async move {
+            let expected = sums.expect_response(operation);
             let mut response = next.run(request).await;
-            sums.count_response(operation, &response);
+            expected.count(&response);
             if let Ok(value) = HeaderValue::from_str(&id.to_string()) {
                 response.headers_mut().insert(REQUEST_ID.clone(), value);
             }

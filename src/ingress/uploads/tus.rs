@@ -28,6 +28,7 @@ use super::{
 };
 use crate::jobs::cancellation::{JobCanceller, cancel_job};
 use auth::Principal;
+use web::access_sums::CausedNoEvent;
 use web::{
     limit::RateLimitGroup,
     operation::{Operation, OperationAccess},
@@ -192,6 +193,9 @@ async fn append_to_upload_checked(
     let mut response = StatusCode::NO_CONTENT.into_response();
     response.headers_mut().insert(fields::UPLOAD_OFFSET, HeaderValue::from(ledger.record().offset_bytes));
     insert_expiry(response.headers_mut(), ledger.record());
+    if ledger.record().status != UploadStatus::Received {
+        response.extensions_mut().insert(CausedNoEvent);
+    }
     Ok(response)
 }
 

@@ -2,8 +2,8 @@
 //!
 //! A request is in the log either by the events of its operation, which it caused, or in a sum: what was read, asked or refused, by the
 //! operation, the role and how it was answered. Who had a role over others, was refused a right, or showed an API key that opens nothing
-//! is named. Not summed are connections that were closed before a head was read, and what browsers ask before a request of a foreign
-//! origin.
+//! is named, as far as there is room: most of it is kept for what is summed without a name, so that nobody who invents keys takes it all.
+//! Not summed are connections that were closed before a head was read, and what browsers ask before a request of a foreign origin.
 //!
 //! An event that could not be published is sent again as it is, before the next: a lost confirmation counts nothing twice.
 //!
@@ -40,6 +40,12 @@ pub const WHO_BYTES_MAX: usize = 128;
 const SHORT_S: u64 = AccessClass::Refusal.window_s();
 /// Short windows in a long one.
 const SHORT_COUNT: u64 = AccessClass::Read.window_s() / SHORT_S;
+
+/// The part of the sums of a class, one in so many, in which those are named who have no role over others.
+const NAMES_PART: usize = 4;
+
+/// Outcome of a request whose client left before it was answered.
+const ABANDONED: &str = "abandoned";
 
 /// Outcome of a sum of several outcomes.
 const ANY: &str = "any";
@@ -116,6 +122,10 @@ impl ShownCredential {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AccessOutcome(pub &'static str);
 
+/// Among the extensions of an answer of an operation with events: it caused none, such as one that is repeated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CausedNoEvent;
+
 /// The rate limit that refused a request, among the extensions of its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RefusingLimit {
@@ -171,7 +181,7 @@ fn classify(operation: Option<&'static Operation>, response: &Response) -> Optio
     let is_failure = status.is_client_error() || status.is_server_error();
     let class = match operation {
         _ if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => AccessClass::Refusal,
-        Some(operation) if !is_failure && !operation.events.is_empty() => return None,
+        Some(operation) if !is_failure && reports_itself(operation, response) => return None,
         Some(operation) => operation.access_class(),
         None => AccessClass::Probe,
     };
@@ -185,6 +195,11 @@ fn classify(operation: Option<&'static Operation>, response: &Response) -> Optio
     let outcome = code.unwrap_or(if is_failure { "failed" } else { "ok" });
     let (role, who) = (sender.and_then(RequestSender::role), sender.and_then(|sender| sender.name_in(class)));
     Some((class, SumKey { what, role, who, outcome }))
+}
+
+/// Whether events report what an operation did.
+fn reports_itself(operation: &Operation, response: &Response) -> bool {
+    !operation.events.is_empty() && response.extensions().get::<CausedNoEvent>().is_none()
 }
 
 /// The sums of one class in one window.
@@ -208,8 +223,11 @@ impl CollectedSums {
 
     fn add(&mut self, class: AccessClass, key: SumKey) -> SumOutcome {
         let sums = self.classes.entry(class).or_default();
+        let is_trusted = matches!(key.role, Some(PrincipalRole::Operator | PrincipalRole::Admin));
         if let Some(count) = sums.named.get_mut(&key) {
             *count += 1;
+        } else if key.who.is_some() && !is_trusted && sums.named.len() >= class.sums_max() / NAMES_PART {
+            return self.add(class, SumKey { who: None, ..key });
         } else if sums.named.len() < class.sums_max() {
             sums.named.insert(key, 1);
         } else {
@@ -300,6 +318,11 @@ impl AccessSums {
         }
     }
 
+    /// A request that is to be counted as abandoned unless it is answered.
+    pub(crate) fn expect_response(&self, operation: Option<&'static Operation>) -> ExpectedResponse<'_> {
+        ExpectedResponse { sums: self, operation, is_answered: false }
+    }
+
     /// Counts a credential that was refused with `code` in a message of a connection.
     pub fn count_refused_message(&self, shown: ShownCredential, code: &'static str) {
         let sender = RequestSender::Refused(shown);
@@ -326,22 +349,57 @@ impl AccessSums {
             }
             let over = if number.is_multiple_of(SHORT_COUNT) { 2 } else { 1 };
             for window in self.windows.iter().take(over) {
-                if let Err(error) = window.publish(bus).await {
-                    tracing::warn!(%error, "sums of requests could not be published yet");
+                tokio::select! {
+                    () = shutdown.cancelled() => return,
+                    published = window.publish(bus) => if let Err(error) = published {
+                        tracing::warn!(%error, "sums of requests could not be published yet");
+                    },
                 }
             }
         }
     }
 
-    /// Publishes all that was summed, once nothing is answered any more.
-    pub async fn publish_rest(&self, bus: &Bus) {
+    /// Publishes all that was summed, once nothing is answered any more, in `time_max`; what does not go is counted as lost.
+    pub async fn publish_rest(&self, bus: &Bus, time_max: Duration) {
+        let end = Instant::now() + time_max;
         for window in self.windows.iter() {
-            if let Err(error) = window.publish(bus).await {
+            let published = tokio::time::timeout_at(end, window.publish(bus)).await;
+            let timed_out = |_| BusError::unavailable(std::io::Error::from(std::io::ErrorKind::TimedOut));
+            if let Err(error) = published.map_err(timed_out).flatten() {
                 let requests = window.count_unsent().await;
                 SUMMED_REQUESTS.add(SumOutcome::Lost, requests);
                 tracing::error!(%error, requests, "sums of requests are lost: they could not be published before the end");
             }
         }
+    }
+}
+
+/// A request that is being answered.
+#[derive(Debug)]
+pub(crate) struct ExpectedResponse<'a> {
+    sums: &'a AccessSums,
+    operation: Option<&'static Operation>,
+    is_answered: bool,
+}
+
+impl ExpectedResponse<'_> {
+    /// Counts its answer.
+    pub(crate) fn count(mut self, response: &Response) {
+        self.is_answered = true;
+        self.sums.count_response(self.operation, response);
+    }
+}
+
+impl Drop for ExpectedResponse<'_> {
+    fn drop(&mut self) {
+        if self.is_answered {
+            return;
+        }
+        let what = self.operation.map_or(SumSubject::Named(NO_OPERATION), |operation| {
+            SumSubject::Operation(operation.method.clone(), operation.path)
+        });
+        let class = self.operation.map_or(AccessClass::Probe, Operation::access_class);
+        self.sums.add(class, SumKey::new(what, ABANDONED));
     }
 }
 

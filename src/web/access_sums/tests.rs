@@ -24,6 +24,9 @@ static VERIFY: Operation =
 static PLAY: Operation =
     Operation::read("/play/{token}", OperationAccess::Path, Some(RateLimitGroup::Streaming));
 
+/// How long the last sums may take.
+const PUBLISH_MAX: Duration = Duration::from_secs(5);
+
 fn known(role: PrincipalRole) -> Extension<RequestSender> {
     Extension(RequestSender::Known { role, account: "ann".into() })
 }
@@ -65,6 +68,11 @@ fn a_request_is_in_the_sum_of_what_it_asked_and_how_it_was_answered() {
             Some("Read GET /v1/media/{media_id} None None not_found".to_owned()),
         ),
         (Some(&CHANGE), (known(PrincipalRole::Owner), "").into_response(), None),
+        (
+            Some(&CHANGE),
+            (known(PrincipalRole::Owner), Extension(CausedNoEvent), "").into_response(),
+            Some("Change PATCH /v1/media/{media_id} Some(Owner) None ok".to_owned()),
+        ),
         (
             Some(&CHANGE),
             (known(PrincipalRole::Owner), problem(ProblemCode::NotFound)).into_response(),
@@ -127,18 +135,41 @@ fn a_flood_of_keys_is_bounded_and_all_of_it_is_counted() {
             collected.add(AccessClass::Refusal, key(number));
         }
     }
-    collected.add(AccessClass::Limit, SumKey::new(SumSubject::Named("api"), "client"));
+    let admin = SumKey { role: Some(PrincipalRole::Admin), who: Some("ann".into()), ..key(7) };
+    collected.add(AccessClass::Refusal, admin);
+    for number in 0..100 {
+        let what = SumSubject::Named(format!("group {number}").leak());
+        collected.add(AccessClass::Limit, SumKey::new(what, "client"));
+    }
     let event = collected.take_event(9).unwrap();
     assert_eq!((event.from_ms, event.until_ms), (5, 9));
-    assert_eq!(event.sums.len(), AccessClass::Refusal.sums_max() + 2, "other classes have their own room");
-    assert_eq!(event.sums.iter().map(|sum| sum.count).sum::<u64>(), 401);
-    let (others, named) = event.sums[..=AccessClass::Refusal.sums_max()].split_first().unwrap();
-    assert_eq!((others.what.as_str(), others.outcome.as_str(), &others.who), (OTHERS, ANY, &None));
-    assert_eq!(others.count, 400 - 2 * AccessClass::Refusal.sums_max() as u64);
-    assert!(named.iter().all(|sum| sum.count == 2 && sum.who.is_some()), "{named:?}");
+    assert_eq!(event.sums.iter().map(|sum| sum.count).sum::<u64>(), 501);
+    let of_class = |class| event.sums.iter().filter(move |sum| sum.class == class);
+    let names: Vec<&AccessSum> = of_class(AccessClass::Refusal).collect();
+    let named_count = AccessClass::Refusal.sums_max() / NAMES_PART;
+    assert_eq!((names[0].count, &names[0].who), (400 - 2 * named_count as u64, &None), "without their names");
+    assert!(names[1..=named_count].iter().all(|sum| sum.count == 2 && sum.who.is_some()), "{names:?}");
+    assert_eq!(names[named_count + 1].who.as_deref(), Some("ann"), "invented keys leave room for her");
+    let limits: Vec<&AccessSum> = of_class(AccessClass::Limit).collect();
+    assert_eq!(limits.len(), AccessClass::Limit.sums_max() + 1, "each class has its own room");
+    assert_eq!((limits[0].what.as_str(), limits[0].outcome.as_str()), (OTHERS, ANY));
+    assert_eq!(limits[0].count, 100 - AccessClass::Limit.sums_max() as u64);
     assert_eq!(collected.take_event(12), None);
     collected.add(AccessClass::Limit, SumKey::new(SumSubject::Named("api"), "client"));
     assert_eq!(collected.take_event(15).unwrap().from_ms, 12, "windows follow each other");
+}
+
+#[test]
+fn a_client_that_leaves_before_its_answer_is_counted() {
+    let sums = AccessSums::default();
+    drop(sums.expect_response(Some(&READ)));
+    drop(sums.expect_response(None));
+    sums.expect_response(Some(&READ)).count(&"".into_response());
+    let [_, long] = &*sums.windows;
+    let event = long.collected.lock().take_event(9).unwrap();
+    let found: Vec<(&str, &str)> = event.sums.iter().map(|sum| (&*sum.what, &*sum.outcome)).collect();
+    assert!(found.contains(&("GET /v1/media/{media_id}", ABANDONED)), "{found:?}");
+    assert!(found.contains(&("no operation", ABANDONED)) && found.len() == 3, "{found:?}");
 }
 
 /// Counts of all sums that were published, by their outcome.
@@ -176,8 +207,8 @@ async fn what_could_not_be_published_is_published_once_and_before_what_came_sinc
     // As if the first had been stored, and its confirmation lost.
     let kept = long.unsent.lock().await.clone().unwrap();
     bus.publish_event(&kept, "summed").await.unwrap();
-    sums.publish_rest(&bus).await;
-    sums.publish_rest(&bus).await;
+    sums.publish_rest(&bus, PUBLISH_MAX).await;
+    sums.publish_rest(&bus, PUBLISH_MAX).await;
     assert_eq!(published(&broker).await, [(3, 1), (2, 1)]);
 }
 
@@ -191,7 +222,7 @@ async fn what_can_not_be_published_at_the_end_is_counted() {
     let before = SUMMED_REQUESTS.count(SumOutcome::Lost);
     (0..4).for_each(|_| sums.count_response(Some(&PLAY), &"".into_response()));
     sums.count_refused_message(ShownCredential::Unknown, "unauthorized");
-    sums.publish_rest(&without_right).await;
+    sums.publish_rest(&without_right, PUBLISH_MAX).await;
     assert_eq!(SUMMED_REQUESTS.count(SumOutcome::Lost) - before, 5);
     assert_eq!(published(&broker).await, []);
 }

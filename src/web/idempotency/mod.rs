@@ -44,6 +44,7 @@ use claim::HeldClaim;
 pub use key::KEY_LENGTH_MAX;
 
 use super::{
+    access_sums::CausedNoEvent,
     body,
     error::Problem,
     problem_code::ProblemCode,
@@ -385,6 +386,7 @@ fn replay_response(status: u16, headers: &BTreeMap<String, String>, body: &[u8])
         }
     }
     response.headers_mut().insert(&IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
+    response.extensions_mut().insert(CausedNoEvent);
     response
 }
 

@@ -12,7 +12,7 @@ use schemas::{
     ids::UploadId,
     upload::{UploadProtocol, UploadRecord, UploadStatus},
 };
-use web::{idempotency::IdempotencyClaim, public_address::PublicAddress};
+use web::{access_sums::CausedNoEvent, idempotency::IdempotencyClaim, public_address::PublicAddress};
 
 use super::{
     super::{
@@ -179,6 +179,7 @@ pub(in super::super) async fn append(
     }
     let mut response = StatusCode::NO_CONTENT.into_response();
     answer::insert_progress(response.headers_mut(), shared, content.version, ledger.record());
+    response.extensions_mut().insert(CausedNoEvent);
     Ok(response)
 }
 
