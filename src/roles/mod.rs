@@ -579,9 +579,12 @@ async fn serve_ingress(
         site.chains.run(bus, &site.shutdown).await;
         Ok(())
     });
-    tokio::try_join!(serving, app.run(site.shutdown.clone()), publishing)?;
-    app.access_sums.publish_rest(bus).await;
-    Ok(())
+    let ended = tokio::try_join!(serving, app.run(site.shutdown.clone()), publishing);
+    tokio::join!(
+        app.access_sums.publish_rest(bus, CLOSING_MAX / 2),
+        app.experience.write_rest(bus, CLOSING_MAX / 2)
+    );
+    ended.map(drop)
 }
 
 async fn build_ingress(

@@ -16,7 +16,10 @@ mod report;
 mod table;
 mod view;
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
 use axum::{
     extract::{Path, Request, State},
@@ -80,9 +83,10 @@ impl Default for ExperienceConfig {
         Self {
             sampled_per_million: 1_000_000,
             views_max: 20_000,
-            views_per_session_max: 16,
+            views_per_session_max: 4,
             idle_ms: 180_000,
-            media_per_hour_max: 2_000,
+            // Of each hour of a day: about 4 MiB of the bucket `limits`, which quotas and shared rates need, too.
+            media_per_hour_max: 250,
             write_ms: 60_000,
         }
     }
@@ -101,25 +105,34 @@ impl ViewerExperience {
         Self { config, table: ViewTable::new(config, secret) }
     }
 
-    /// Ends silent views, and writes what was reported, until `shutdown`, and once more then.
+    /// Ends silent views, and writes what was reported, until `shutdown`. The last is left to [`ViewerExperience::write_rest`].
     pub async fn run(&self, bus: &Bus, shutdown: CancellationToken) {
         let pause = Duration::from_millis(self.config.write_ms);
         loop {
-            let stops = tokio::select! {
-                () = shutdown.cancelled() => true,
-                () = tokio::time::sleep(pause) => false,
-            };
-            self.table.expire(Instant::now());
-            self.write_sums(bus).await;
-            if stops {
-                return;
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(pause) => {}
             }
+            self.table.expire(Instant::now());
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = self.write_sums(bus) => {}
+            }
+        }
+    }
+
+    /// Writes all that was reported, once nothing is answered any more, in `time_max`.
+    pub async fn write_rest(&self, bus: &Bus, time_max: Duration) {
+        if tokio::time::timeout(time_max, self.write_sums(bus)).await.is_err() {
+            tracing::warn!("what players reported last could not be written before the end");
         }
     }
 
     async fn write_sums(&self, bus: &Bus) {
         let (hour_ms, sums) = self.table.take_sums(nats::estimated_broker_now_ms());
-        for (media_id, sum) in sums {
+        let mut sums = UnwrittenSums { table: &self.table, sums };
+        // One that is being written may be stored by the time that this is dropped: it counts once or not at all.
+        while let Some((media_id, sum)) = sums.take_next() {
             match Box::pin(add_sum(bus, media_id, hour_ms, &sum)).await {
                 Ok(()) => {}
                 // It was removed, and its record with it.
@@ -129,8 +142,33 @@ impl ViewerExperience {
                 Err(error) => {
                     tracing::warn!(%error, media.id = %media_id, "what was reported of a medium is written later");
                     self.table.give_back(media_id, &sum);
+                    // Nor is it there for the others, which wait for the next time.
+                    if error.is_outage() {
+                        return;
+                    }
                 }
             }
+        }
+    }
+}
+
+/// Sums that are still to be written; what is left of them is given back.
+struct UnwrittenSums<'a> {
+    table: &'a ViewTable,
+    sums: HashMap<MediaId, ExperienceSum>,
+}
+
+impl UnwrittenSums<'_> {
+    fn take_next(&mut self) -> Option<(MediaId, ExperienceSum)> {
+        let media_id = *self.sums.keys().next()?;
+        self.sums.remove_entry(&media_id)
+    }
+}
+
+impl Drop for UnwrittenSums<'_> {
+    fn drop(&mut self) {
+        for (media_id, sum) in self.sums.drain() {
+            self.table.give_back(media_id, &sum);
         }
     }
 }
@@ -195,9 +233,9 @@ pub(super) async fn report_view(
     if lines.is_empty() {
         return Ok(StatusCode::NO_CONTENT);
     }
-    // What ends a session is the last thing that its player reports of it.
-    if !table.knows(reporter) {
+    if !table.knows(reporter, Instant::now()) {
         app.grants.find_session(playback_id, media_id).await.map_err(session_problem)?;
+        table.confirm(reporter, Instant::now());
     }
     let medium = app.known.load_medium(&app.bus, media_id, encode).await?.ok_or_else(unknown)?;
     let ladder = HeightLadder::new(&medium.encode.renditions);

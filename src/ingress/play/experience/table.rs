@@ -51,8 +51,17 @@ struct TableState {
     keys: DailyKeys,
     views: HashMap<ViewKey, FollowedView>,
     /// Which media the sessions play that have views, and how many they have.
-    sessions: HashMap<PlaybackId, (MediaId, usize)>,
+    sessions: HashMap<PlaybackId, ReportingSession>,
     waiting: WaitingSums,
+}
+
+/// A playback session that has views.
+#[derive(Debug, Clone, Copy)]
+struct ReportingSession {
+    media_id: MediaId,
+    view_count: usize,
+    /// When it was last known to be open.
+    confirmed_at: Instant,
 }
 
 #[derive(Debug)]
@@ -137,10 +146,21 @@ impl ViewTable {
         number % MILLION < u64::from(self.config.sampled_per_million)
     }
 
-    /// Whether a view of this session is followed, so that it is known to play the medium.
-    pub(super) fn knows(&self, reporter: Reporter) -> bool {
-        let state = self.state.lock();
-        state.sessions.get(&reporter.playback_id).is_some_and(|(media_id, _)| *media_id == reporter.media_id)
+    /// Whether a view of this session is followed and it was known not long ago to be open for the medium: what ends a session is the
+    /// last thing that its player reports of it.
+    pub(super) fn knows(&self, reporter: Reporter, now: Instant) -> bool {
+        let idle = Duration::from_millis(self.config.idle_ms);
+        self.state.lock().sessions.get(&reporter.playback_id).is_some_and(|session| {
+            session.media_id == reporter.media_id
+                && now.saturating_duration_since(session.confirmed_at) < idle
+        })
+    }
+
+    /// A session is known to be open.
+    pub(super) fn confirm(&self, reporter: Reporter, now: Instant) {
+        if let Some(session) = self.state.lock().sessions.get_mut(&reporter.playback_id) {
+            session.confirmed_at = now;
+        }
     }
 
     /// Takes lines of views that are sampled.
@@ -179,9 +199,9 @@ impl ViewTable {
             state.views.extract_if(|_, followed| is_idle(followed)).map(|(_, followed)| followed).collect();
         for FollowedView { view, reporter } in ended {
             view.close();
-            if let Some((_, count)) = state.sessions.get_mut(&reporter.playback_id) {
-                *count -= 1;
-                if *count == 0 {
+            if let Some(session) = state.sessions.get_mut(&reporter.playback_id) {
+                session.view_count -= 1;
+                if session.view_count == 0 {
                     state.sessions.remove(&reporter.playback_id);
                 }
             }
@@ -216,12 +236,17 @@ impl TableState {
             .map(|key| DailyKeys::digest(key, reporter, &line.session_id));
         let key = if self.views.contains_key(&before) { before } else { newest };
         if !self.views.contains_key(&key) {
-            let (_, count) =
-                self.sessions.get(&reporter.playback_id).copied().unwrap_or((reporter.media_id, 0));
+            let known = self.sessions.get(&reporter.playback_id);
+            let count = known.map_or(0, |session| session.view_count);
             if self.views.len() >= config.views_max || count >= config.views_per_session_max {
                 return None;
             }
-            self.sessions.insert(reporter.playback_id, (reporter.media_id, count + 1));
+            let session = self.sessions.entry(reporter.playback_id).or_insert(ReportingSession {
+                media_id: reporter.media_id,
+                view_count: 0,
+                confirmed_at: arrival.at,
+            });
+            session.view_count += 1;
             let view = View::begin(arrival, sum);
             self.views.insert(key, FollowedView { view, reporter });
         }
@@ -265,9 +290,9 @@ mod tests {
         report(&table, reporter(2), &["sid=\"a\",sta=p"], now);
         let (hour_ms, sums) = table.take_sums(now.unix_ms);
         assert_eq!((hour_ms, sums[&FILM].views), (5 * HOUR_MS, 3));
-        assert!(table.knows(reporter(1)) && !table.knows(reporter(3)));
+        assert!(table.knows(reporter(1), now.at) && !table.knows(reporter(3), now.at));
         let elsewhere = Reporter { media_id: MediaId::from_bytes([8; 16]), ..reporter(1) };
-        assert!(!table.knows(elsewhere));
+        assert!(!table.knows(elsewhere, now.at));
         assert!(table.take_sums(now.unix_ms).1.is_empty(), "each is written once");
     }
 
@@ -308,12 +333,24 @@ mod tests {
         assert_eq!(table.take_sums(1).1[&FILM].views, 3);
         let idle = Duration::from_millis(table.config.idle_ms);
         table.expire(now.at + idle.saturating_sub(Duration::from_millis(1)));
-        assert!(table.knows(reporter(1)));
+        assert!(table.knows(reporter(1), now.at));
         table.expire(now.at + idle);
-        assert!(!table.knows(reporter(1)) && !table.knows(reporter(2)));
+        assert!(!table.knows(reporter(1), now.at) && !table.knows(reporter(2), now.at));
         assert!(table.state.lock().views.is_empty());
         report(&table, reporter(2), &["sid=\"c\""], now);
         assert_eq!(table.take_sums(1).1[&FILM].views, 1);
+    }
+
+    #[test]
+    fn a_session_that_goes_on_is_asked_for_again() {
+        let table = table(ExperienceConfig::default());
+        let (now, idle) = (at(1), Duration::from_millis(table.config.idle_ms));
+        report(&table, reporter(1), &["sid=\"a\""], now);
+        report(&table, reporter(1), &["sid=\"a\""], Arrival { at: now.at + idle / 2, ..now });
+        assert!(table.knows(reporter(1), now.at + idle / 2));
+        assert!(!table.knows(reporter(1), now.at + idle), "reports alone keep it open");
+        table.confirm(reporter(1), now.at + idle);
+        assert!(table.knows(reporter(1), now.at + idle));
     }
 
     #[test]

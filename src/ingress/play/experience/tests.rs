@@ -233,6 +233,7 @@ async fn what_was_reported_is_written_before_a_replica_stops_and_added_to_what_o
         let stopping = CancellationToken::new();
         stopping.cancel();
         replica.run(&bus, stopping).await;
+        replica.write_rest(&bus, Duration::from_secs(5)).await;
     }
     let key = MediaExperience::key_for_media(FILM);
     let held = bus.load_record::<MediaExperience>(&key).await.unwrap().unwrap();

@@ -24,6 +24,9 @@ use super::report::{PlayerState, ReportLine, TIME_MS_MAX};
 /// Longest time between two lines that is counted, in milliseconds. Players report once in 30 s by default.
 pub(super) const SILENCE_MS_MAX: u64 = 120_000;
 
+/// Most bits a second of sound alone.
+const SOUND_BPS_MAX: u64 = 512_000;
+
 /// The renditions of an encode, by their bitrates.
 #[derive(Debug, Clone, Default)]
 pub(super) struct HeightLadder(Vec<(u64, HeightClass)>);
@@ -41,6 +44,12 @@ impl HeightLadder {
         let distance = |peak_bps: u64| (bps / peak_bps as f64).ln().abs();
         let nearest = self.0.iter().min_by(|a, b| distance(a.0).total_cmp(&distance(b.0)));
         nearest.map_or(HeightClass::Unknown, |(_, class)| *class)
+    }
+
+    /// The highest bitrate that is believed, in kilobits per second: somewhat more than that of the best rendition, with its sound.
+    fn bitrate_kbps_max(&self) -> u32 {
+        let best_bps = self.0.iter().map(|(peak_bps, _)| *peak_bps).max().unwrap_or(SOUND_BPS_MAX);
+        u32::try_from(best_bps.saturating_mul(2) / 1_000).unwrap_or(u32::MAX)
     }
 }
 
@@ -83,6 +92,8 @@ pub(super) struct View {
     motion: Motion,
     /// Milliseconds that were credited to it.
     credited_ms: u64,
+    /// How often it was counted as standing still.
+    stall_count: u64,
     asked_at_ms: Option<u64>,
     played_at_ms: Option<u64>,
     is_start_known: bool,
@@ -102,6 +113,7 @@ impl View {
             at_ms: None,
             motion: Motion::Resting,
             credited_ms: 0,
+            stall_count: 0,
             asked_at_ms: None,
             played_at_ms: None,
             is_start_known: false,
@@ -132,7 +144,7 @@ impl View {
             let elapsed_ms = self.at_ms.map_or(0, |newest_ms| at_ms - newest_ms).min(SILENCE_MS_MAX);
             self.at_ms = Some(at_ms);
             self.credit_motion(elapsed_ms, sum);
-            if let Some(bitrate_kbps) = line.bitrate_kbps {
+            if let Some(bitrate_kbps) = line.bitrate_kbps.map(|kbps| kbps.min(ladder.bitrate_kbps_max())) {
                 (self.bitrate_kbps, self.height) = (bitrate_kbps, ladder.class_of(bitrate_kbps));
             }
             match line.state {
@@ -177,11 +189,15 @@ impl View {
 
     /// As much of a time as the view can have had.
     fn credit_ms(&mut self, time_ms: u64) -> u64 {
-        let lasted_ms = u64::try_from(self.seen.saturating_duration_since(self.begun).as_millis());
-        let room_ms = lasted_ms.unwrap_or(u64::MAX).saturating_add(SILENCE_MS_MAX);
-        let credit_ms = time_ms.min(room_ms.saturating_sub(self.credited_ms));
+        let credit_ms = time_ms.min(self.lasted_max_ms().saturating_sub(self.credited_ms));
         self.credited_ms += credit_ms;
         credit_ms
+    }
+
+    /// The longest that the view may have lasted, in milliseconds.
+    fn lasted_max_ms(&self) -> u64 {
+        let lasted_ms = u64::try_from(self.seen.saturating_duration_since(self.begun).as_millis());
+        lasted_ms.unwrap_or(u64::MAX).saturating_add(SILENCE_MS_MAX)
     }
 
     fn credit_motion(&mut self, elapsed_ms: u64, sum: &mut ExperienceSum) {
@@ -209,7 +225,10 @@ impl View {
         VIEWER_STALLED_SECONDS.add_ms(self.height, stalled_ms);
     }
 
-    fn add_stalls(&self, count: u64, sum: &mut ExperienceSum) {
+    /// At most one for each second that the view has lasted, with [`SILENCE_MS_MAX`] more.
+    fn add_stalls(&mut self, count: u64, sum: &mut ExperienceSum) {
+        let count = count.min((self.lasted_max_ms() / 1_000).saturating_sub(self.stall_count));
+        self.stall_count += count;
         sum.stalls += count;
         VIEWER_STALLS.add(self.height, count);
     }
