@@ -65,7 +65,8 @@ fn apply_override(wanted: Option<&LogLevelOverride>) {
         }
         // A newer ingress knows more modules.
         Err(error) => {
-            tracing::warn!(%error, filter, "the filter can't be read: what is logged stays as it is");
+            report_failure(log_filter::add_directives(""));
+            tracing::warn!(%error, filter, "the filter can't be read: what is logged is what is configured");
         }
     }
 }

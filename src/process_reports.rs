@@ -59,14 +59,19 @@ struct LineQueue {
 
 impl LineQueue {
     /// Whether a line has a place; one that has none is counted.
-    fn reserve(&mut self, now: Instant) -> bool {
+    fn reserve(&mut self, now: Instant, is_urgent: bool) -> bool {
         if !self.is_sent {
             return false;
         }
         if self.since.is_none_or(|since| now.saturating_duration_since(since) >= Duration::from_secs(1)) {
             (self.since, self.taken) = (Some(now), 0);
         }
-        if self.taken >= LINES_PER_S_MAX || self.lines.len() >= QUEUE_LINES_MAX {
+        // Half of it is left to warnings and errors, whatever else is logged.
+        let (taken_max, queue_max) = match is_urgent {
+            true => (LINES_PER_S_MAX, QUEUE_LINES_MAX),
+            false => (LINES_PER_S_MAX / 2, QUEUE_LINES_MAX / 2),
+        };
+        if self.taken >= taken_max || self.lines.len() >= queue_max {
             self.dropped += 1;
             return false;
         }
@@ -156,7 +161,8 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for LogCopy {
         if SILENT_TARGETS.iter().any(|silent| target.starts_with(silent)) {
             return;
         }
-        if !WAITING.queue.lock().reserve(Instant::now()) {
+        let is_urgent = *event.metadata().level() <= tracing::Level::WARN;
+        if !WAITING.queue.lock().reserve(Instant::now(), is_urgent) {
             return;
         }
         // Without the lock: what writes a value may log by itself.
@@ -285,7 +291,7 @@ mod tests {
     fn only_so_many_lines_go_in_a_second_and_the_others_are_counted() {
         let (mut queue, now) = (LineQueue { is_sent: true, ..LineQueue::default() }, Instant::now());
         let push = |queue: &mut LineQueue, now| {
-            if queue.reserve(now) {
+            if queue.reserve(now, true) {
                 queue.lines.push_back(line("x"));
             }
         };
@@ -299,8 +305,12 @@ mod tests {
             }
         }
         assert_eq!(queue.lines.len(), QUEUE_LINES_MAX, "nobody fetches them");
+        let mut noisy = LineQueue { is_sent: true, ..LineQueue::default() };
+        let taken = (0..LINES_PER_S_MAX).filter(|_| noisy.reserve(now, false)).count();
+        assert_eq!(taken, LINES_PER_S_MAX as usize / 2);
+        assert!(noisy.reserve(now, true), "an error has a place beside them");
         let mut unsent = LineQueue::default();
-        assert!(!unsent.reserve(now), "it is not made for nobody");
+        assert!(!unsent.reserve(now, true), "it is not made for nobody");
         assert_eq!((unsent.lines.len(), unsent.dropped), (0, 0));
         let mut large = LineQueue { is_sent: true, ..LineQueue::default() };
         large.lines = (0..200).map(|_| line(&"x".repeat(process_report::LINES_BYTES_MAX / 10))).collect();

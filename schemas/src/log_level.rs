@@ -181,6 +181,14 @@ pub struct LogLevelOverride {
     pub reason: Option<String>,
 }
 
+impl LogLevelOverride {
+    /// Whether it holds at a time by the broker, in Unix milliseconds. One that would hold for longer than it may was set by a broker
+    /// whose clock was wrong, and is over.
+    pub fn holds_at(&self, now_ms: u64) -> bool {
+        self.until_ms.checked_sub(now_ms).is_some_and(|left_ms| (1..=FOR_MS_MAX).contains(&left_ms))
+    }
+}
+
 /// All filters that hold for a while.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LogLevels {
@@ -197,7 +205,7 @@ impl LogLevels {
     pub fn find(&self, roles: &[String], instance: &str, now_ms: u64) -> Option<&LogLevelOverride> {
         let holds = |role: Option<&str>, instance: Option<&str>| {
             self.overrides.iter().find(|one| {
-                one.until_ms > now_ms && one.role.as_deref() == role && one.instance.as_deref() == instance
+                one.holds_at(now_ms) && one.role.as_deref() == role && one.instance.as_deref() == instance
             })
         };
         let of_role = || roles.iter().find_map(|role| holds(Some(role), None));
@@ -208,7 +216,7 @@ impl LogLevels {
     /// there is no place for it.
     pub fn set(&mut self, wanted: &LogLevelOverride) -> bool {
         let is_same = |one: &LogLevelOverride| (&one.role, &one.instance) == (&wanted.role, &wanted.instance);
-        self.overrides.retain(|one| one.until_ms > wanted.set_at_ms && !is_same(one));
+        self.overrides.retain(|one| one.holds_at(wanted.set_at_ms) && !is_same(one));
         if wanted.until_ms <= wanted.set_at_ms {
             return true;
         }

@@ -60,7 +60,7 @@ pub(super) async fn list_log_levels(
     let found = app.bus.load_record::<LogLevels>(LogLevels::KEY).await?;
     let now_ms = app.bus.broker_now_ms(&subjects::kv_stream_name(LogLevels::BUCKET)).await?;
     let levels = found.map(|held| held.record).unwrap_or_default();
-    let items = levels.overrides.into_iter().filter(|one| one.until_ms > now_ms).collect();
+    let items = levels.overrides.into_iter().filter(|one| one.holds_at(now_ms)).collect();
     Ok(Json(LogLevelList { items }))
 }
 
