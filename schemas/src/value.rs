@@ -144,6 +144,14 @@ pub(crate) const fn is_zero(number: &u32) -> bool {
     *number == 0
 }
 
+/// Whether a character of a text of people is shown: no control character, and none that is invisible or turns the direction of writing
+/// around.
+pub fn is_displayable(c: char) -> bool {
+    let is_hidden =
+        matches!(c, '\u{200B}'..='\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2060}'..='\u{206F}' | '\u{FEFF}');
+    !c.is_control() && !is_hidden
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

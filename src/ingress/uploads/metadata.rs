@@ -5,8 +5,11 @@
 use auth::Principal;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use schemas::{
-    access::ApiKeyScope, encode::EncodeSettings, subjects::JobPriority, upload::UploadRecord,
-    value::TransactionHash,
+    access::ApiKeyScope,
+    encode::EncodeSettings,
+    subjects::JobPriority,
+    upload::UploadRecord,
+    value::{TransactionHash, is_displayable},
 };
 
 use super::refusal::UploadRefusal;
@@ -186,12 +189,6 @@ pub(crate) fn clean_description(text: &str) -> Option<String> {
     let text = text.replace("\r\n", "\n");
     let shown: String = text.chars().filter(|&c| c == '\n' || is_displayable(c)).collect();
     (text.chars().count() <= DESCRIPTION_LENGTH_MAX).then(|| shown.trim().to_owned())
-}
-
-fn is_displayable(c: char) -> bool {
-    let direction =
-        matches!(c, '\u{200B}'..='\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2060}'..='\u{206F}' | '\u{FEFF}');
-    !c.is_control() && !direction
 }
 
 /// A media type in the form `type/subtype`, without parameters and in lower case.

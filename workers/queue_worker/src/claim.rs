@@ -8,7 +8,10 @@
 //! time ago, that the holder is missed ([`JobPartRecord::missed_since_ms`]), which its next renewal takes back. How often a message
 //! was delivered says nothing. [`LostWorkerPolicy`] says what becomes of a part that loses workers.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
 
 use nats::metrics::table::{PARTS_CLAIMED, WORKERS_LOST};
 use nats::{Bus, Outbox, StageOutcome, VersionedRecord};
@@ -135,6 +138,8 @@ pub struct PartClaim {
     crashes: u32,
     /// Time for one try of a renewal.
     try_time: Duration,
+    /// Whether the last try was not answered in time.
+    is_unanswered: AtomicBool,
     lost: CancellationToken,
 }
 
@@ -323,6 +328,7 @@ impl PartClaim {
             crashes,
             // Of three tries in the time two may be lost.
             try_time: (rules.fresh / 3).clamp(RENEW_TRY_MIN, RENEW_PERIOD_MAX),
+            is_unanswered: AtomicBool::new(false),
             lost: CancellationToken::new(),
         })))
     }
@@ -351,15 +357,18 @@ impl PartClaim {
     /// answer that was lost. False when the part is lost; a broker that is away is not a loss, the next renewal finds out.
     pub async fn renew(&self, change: impl FnOnce(&mut JobPartRecord)) -> Result<bool, ClaimError> {
         change(&mut self.held.lock().await.record);
-        self.try_renewal(self.try_time).await.unwrap_or_else(|| Err(ClaimError::from(unanswered())))
+        // After one that may have been stored the next has to read what is there before it writes.
+        let is_second = self.is_unanswered.load(Ordering::Relaxed);
+        let try_time = if is_second { self.try_time * 2 } else { self.try_time };
+        self.try_renewal(try_time).await.unwrap_or_else(|| Err(ClaimError::from(unanswered())))
     }
 
     /// The same for what must not be lost: tries for [`CHANGE_TIME_MAX`] when no answer comes.
     pub async fn write_change(&self, change: impl FnOnce(&mut JobPartRecord)) -> Result<bool, ClaimError> {
         let begun = Instant::now();
         change(&mut self.held.lock().await.record);
-        // The first lost answer costs one short try; a broker that is only slow gets the time it needs. A renewal does not: what is
-        // stored shows the holder also where its answer comes late, and a lost one must not hold up the next.
+        // The first lost answer costs one short try; a broker that is only slow gets the time it needs. A renewal gets little
+        // more: what is stored shows the holder also where its answer comes late, and a lost one must not hold up the next.
         let mut doublings = 0;
         while begun.elapsed() < CHANGE_TIME_MAX {
             if let Some(ended) = self.try_renewal(self.try_time * (1 << doublings)).await {
@@ -382,7 +391,9 @@ impl PartClaim {
             return Some(Ok(true));
         }
         held.record.last_seen_ms = nats::now_ms();
-        tokio::time::timeout(try_time, self.write_renewal(&mut held)).await.ok()
+        let ended = tokio::time::timeout(try_time, self.write_renewal(&mut held)).await.ok();
+        self.is_unanswered.store(ended.is_none(), Ordering::Relaxed);
+        ended
     }
 
     async fn write_renewal(&self, held: &mut VersionedRecord<JobPartRecord>) -> Result<bool, ClaimError> {

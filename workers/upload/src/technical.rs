@@ -6,6 +6,7 @@ use schemas::media::{
     AudioTrack, ClockMark, MediaWarning, Rational, SubtitleTrack, TechnicalMetadata, VideoTrack,
     warning_codes,
 };
+use schemas::value::is_displayable;
 
 /// Most characters of a track's title in a warning.
 const WARNING_TITLE_CHARS_MAX: usize = 64;
@@ -66,22 +67,24 @@ fn cover_index(probe: &MediaProbe) -> Option<u32> {
 /// The chapters of the file as they are kept: by time, within what plays, the first at its beginning. A chapter without a title is named
 /// by its number, and one alone says nothing.
 fn list_chapters(probe: &MediaProbe) -> Vec<Chapter> {
-    let mut starts: Vec<(u64, Option<&str>)> = probe
+    let end_ms = i64::try_from(probe.duration_us / 1_000).unwrap_or(i64::MAX);
+    let mut starts: Vec<(i64, Option<&str>)> = probe
         .chapters
         .iter()
-        .map(|chapter| {
-            let start_us = chapter.start_us.saturating_sub(probe.start_us);
-            (u64::try_from(start_us).unwrap_or(0) / 1_000, chapter.title.as_deref())
-        })
-        .filter(|(start_ms, _)| *start_ms < probe.duration_us / 1_000)
+        // FFmpeg's mark of a time that is not known.
+        .filter(|chapter| chapter.start_us > i64::MIN)
+        .map(|chapter| (chapter.start_us.saturating_sub(probe.start_us) / 1_000, chapter.title.as_deref()))
+        .filter(|(start_ms, _)| *start_ms < end_ms)
         .collect();
     starts.sort_by_key(|(start_ms, _)| *start_ms);
     starts.dedup_by_key(|(start_ms, _)| *start_ms);
+    // Of those before the beginning, the one that runs when it plays.
+    starts.drain(..starts.partition_point(|(start_ms, _)| *start_ms <= 0).saturating_sub(1));
     if starts.len() < 2 {
         return Vec::new();
     }
     let chapters = starts.into_iter().zip(1..).map(|((start_ms, title), number)| Chapter {
-        start_ms: if number == 1 { 0 } else { start_ms },
+        start_ms: if number == 1 { 0 } else { u64::try_from(start_ms).unwrap_or(0) },
         title: title
             .and_then(|text| clean_text(text, TITLE_LENGTH_MAX))
             .unwrap_or_else(|| format!("Chapter {number}")),
@@ -223,7 +226,7 @@ fn bit_rate_bps(size_bytes: u64, duration_us: u64) -> u64 {
 
 /// Text of the file's author without control characters; `None` when nothing is left.
 fn clean_text(text: &str, chars_max: usize) -> Option<String> {
-    let cleaned: String = text.chars().filter(|c| !c.is_control()).take(chars_max).collect();
+    let cleaned: String = text.chars().filter(|c| is_displayable(*c)).take(chars_max).collect();
     let cleaned = cleaned.trim().to_owned();
     (!cleaned.is_empty()).then_some(cleaned)
 }

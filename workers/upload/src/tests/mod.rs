@@ -381,6 +381,14 @@ fn chapters_of_a_file_are_kept_in_order_of_time() {
             Vec::new(),
         )
     };
+    let before = technical(&[
+        chapter(-9_000_000, Some("Trailer")),
+        chapter(i64::MIN, Some("nowhere")),
+        chapter(-5, Some("\u{202e}Intro\u{200b}")),
+        chapter(500_005, Some("\u{200b}")),
+    ]);
+    let kept: Vec<(u64, &str)> = before.chapters.iter().map(|kept| (kept.start_ms, &*kept.title)).collect();
+    assert_eq!(kept, [(0, "Intro"), (500, "Chapter 2")], "the one that runs when it begins");
     let long = "a".repeat(300);
     let found = technical(&[
         chapter(500_005, Some("Sea")),
