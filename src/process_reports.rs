@@ -67,9 +67,10 @@ impl LineQueue {
             (self.since, self.taken) = (Some(now), 0);
         }
         // Half of it is left to warnings and errors, whatever else is logged.
-        let (taken_max, queue_max) = match is_urgent {
-            true => (LINES_PER_S_MAX, QUEUE_LINES_MAX),
-            false => (LINES_PER_S_MAX / 2, QUEUE_LINES_MAX / 2),
+        let (taken_max, queue_max) = if is_urgent {
+            (LINES_PER_S_MAX, QUEUE_LINES_MAX)
+        } else {
+            (LINES_PER_S_MAX / 2, QUEUE_LINES_MAX / 2)
         };
         if self.taken >= taken_max || self.lines.len() >= queue_max {
             self.dropped += 1;
