@@ -17,7 +17,7 @@ use super::{
 };
 
 /// Longest time from the loss of a worker until another has its parts, in milliseconds.
-const LOST_MS_MAX: u64 = 8_000;
+const LOST_MS_MAX: u64 = 11_000;
 
 /// The tiny profile with the times that are delivered.
 fn config() -> transcode::TranscodeConfig {
@@ -116,7 +116,7 @@ impl Scene {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lost_worker_is_replaced_within_eight_seconds() {
+async fn a_lost_worker_is_replaced_within_eleven_seconds() {
     let scene = Scene::start().await;
     let lost_at_ms = scene.now_ms().await;
     let Scene { site, clip, holder, idle, parts, .. } = scene;
