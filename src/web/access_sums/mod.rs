@@ -142,6 +142,14 @@ enum SumSubject {
     Operation(Method, &'static str),
 }
 
+impl SumSubject {
+    fn of_operation(operation: Option<&Operation>) -> Self {
+        operation.map_or(Self::Named(NO_OPERATION), |operation| {
+            Self::Operation(operation.method.clone(), operation.path)
+        })
+    }
+}
+
 impl fmt::Display for SumSubject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -171,6 +179,11 @@ impl SumKey {
     }
 }
 
+/// The class of what was asked, whatever came of it.
+fn class_of_operation(operation: Option<&Operation>) -> AccessClass {
+    operation.map_or(AccessClass::Probe, Operation::access_class)
+}
+
 /// The sum that an answered request belongs to; `None` where the events of its operation report it.
 fn classify(operation: Option<&'static Operation>, response: &Response) -> Option<(AccessClass, SumKey)> {
     let found = response.extensions();
@@ -182,13 +195,11 @@ fn classify(operation: Option<&'static Operation>, response: &Response) -> Optio
     let class = match operation {
         _ if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => AccessClass::Refusal,
         Some(operation) if !is_failure && reports_itself(operation, response) => return None,
-        Some(operation) => operation.access_class(),
-        None => AccessClass::Probe,
+        _ => class_of_operation(operation),
     };
-    let what = match (class, sender, operation) {
-        (AccessClass::Refusal, Some(RequestSender::Refused(shown)), _) => SumSubject::Named(shown.kind()),
-        (_, _, Some(operation)) => SumSubject::Operation(operation.method.clone(), operation.path),
-        (_, _, None) => SumSubject::Named(NO_OPERATION),
+    let what = match (class, sender) {
+        (AccessClass::Refusal, Some(RequestSender::Refused(shown))) => SumSubject::Named(shown.kind()),
+        _ => SumSubject::of_operation(operation),
     };
     let code = found.get::<AccessOutcome>().map(|outcome| outcome.0);
     let code = code.or_else(|| found.get::<ProblemCode>().map(|code| code.code()));
@@ -395,11 +406,8 @@ impl Drop for ExpectedResponse<'_> {
         if self.is_answered {
             return;
         }
-        let what = self.operation.map_or(SumSubject::Named(NO_OPERATION), |operation| {
-            SumSubject::Operation(operation.method.clone(), operation.path)
-        });
-        let class = self.operation.map_or(AccessClass::Probe, Operation::access_class);
-        self.sums.add(class, SumKey::new(what, ABANDONED));
+        let key = SumKey::new(SumSubject::of_operation(self.operation), ABANDONED);
+        self.sums.add(class_of_operation(self.operation), key);
     }
 }
 

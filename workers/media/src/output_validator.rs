@@ -382,12 +382,17 @@ impl OutputValidator {
     }
 }
 
+/// Leaves control characters of a text of the file out, and cuts it to [`TEXT_CHARS_MAX`].
+fn clean_text(text: &mut String) {
+    *text = text.chars().filter(|c| !c.is_control()).take(TEXT_CHARS_MAX).collect();
+}
+
 fn check_chapters(chapters: &mut [SourceChapter]) -> Result<(), MediaTaskError> {
     if chapters.len() > SOURCE_CHAPTERS_MAX {
         return protocol_error("more chapters than are asked for");
     }
     for title in chapters.iter_mut().filter_map(|chapter| chapter.title.as_mut()) {
-        *title = title.chars().filter(|c| !c.is_control()).take(TEXT_CHARS_MAX).collect();
+        clean_text(title);
     }
     Ok(())
 }
@@ -398,7 +403,7 @@ fn check_stream(stream: &mut MediaStream) -> Result<(), MediaTaskError> {
     }
     stream.codec = to_printable(&stream.codec, TEXT_CHARS_MAX);
     for text in [&mut stream.profile, &mut stream.language, &mut stream.title].into_iter().flatten() {
-        *text = text.chars().filter(|c| !c.is_control()).take(TEXT_CHARS_MAX).collect();
+        clean_text(text);
     }
     if let Some(video) = &mut stream.video {
         let sides = [video.width, video.height, video.display_width, video.display_height];
