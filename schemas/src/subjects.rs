@@ -205,7 +205,7 @@ pub fn parse_upload_release(subject: &str) -> Option<UploadId> {
     subject.strip_prefix("ctl.upload.")?.parse().ok()
 }
 
-/// Core subject that notifies every replica that a session was ended; the payload is its id.
+/// Core subject that notifies every replica that a session or an API key is over; the payload is its id.
 pub const CONTROL_REVOKED: &str = "ctl.revoked";
 
 /// Request to the index.

@@ -69,10 +69,11 @@ pub struct AuthConfig {
     /// Most open sessions of one wallet; the oldest is ended for a new one.
     #[schemars(range(min = 1))]
     pub sessions_per_wallet_max: usize,
-    /// How long a session that was found open is not looked up again, in milliseconds; as long an ended one may stay open.
+    /// How long a session or an API key that was found good is not looked up again, in milliseconds; as long one that has ended on another
+    /// replica may stay good.
     #[schemars(range(max = RECHECK_MS_MAX))]
     pub recheck_ms: u64,
-    /// Most sessions that one replica remembers to be open.
+    /// Most sessions that one replica remembers to be open, and as many API keys.
     pub remembered_max: usize,
     /// Age of a signing key after which the next is made, in seconds.
     #[schemars(range(min = 1))]

@@ -1,7 +1,7 @@
 //! API keys for machines, and the signing keys that replicas share.
 //!
 //! An API key is `sg_<key id>_<secret>`: the id finds the record, the secret is 160 random bits of which only the SHA-256 is
-//! stored. It is looked up at every request, so a revoked one opens nothing any more.
+//! stored. A replica believes what it read of one for a moment (`known_keys`).
 //!
 //! Limits: an owner has at most as many keys as the settings say; a key's text has at most `LENGTH_MAX` characters.
 
@@ -43,11 +43,15 @@ pub struct NewApiKey {
 pub(super) async fn find_key(bus: &Bus, text: &str) -> Result<Option<ApiKey>, nats::BusError> {
     let Some((key_id, secret)) = parse_key(text) else { return Ok(None) };
     let Some(held) = bus.load_record::<ApiKey>(&key_id.to_string()).await? else { return Ok(None) };
-    let key = held.record;
+    Ok(opens_now(&held.record, secret).then_some(held.record))
+}
+
+/// Whether this is the secret of the key, and the key good.
+pub(super) fn opens_now(key: &ApiKey, secret: &str) -> bool {
     let is_right =
         // The digest is compared in constant time, also of keys that have ended: the time says nothing.
         bool::from(Sha256::digest(secret.as_bytes()).as_slice().ct_eq(key.secret_sha256.as_slice()));
-    Ok((is_right && key.is_active(nats::now_ms())).then_some(key))
+    is_right && key.is_active(nats::now_ms())
 }
 
 /// Until when the key opens something, as Unix time in milliseconds; `None` when it opens nothing.
@@ -180,6 +184,7 @@ pub async fn transfer_key(
         Some((next, Outbox::new().with_event(&event)))
     })
     .await?;
+    crate::session::publish_credential_end(bus, &key_id.to_string()).await;
     remove_from_owner(bus, from, &[key_id]).await
 }
 
@@ -205,6 +210,7 @@ pub async fn revoke_key(
     })
     .await?;
     let Some(owner) = owner else { return Ok(false) };
+    crate::session::publish_credential_end(bus, &key_id.to_string()).await;
     remove_from_owner(bus, &owner, &[key_id]).await?;
     Ok(true)
 }

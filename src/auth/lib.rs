@@ -22,6 +22,7 @@ pub mod contract;
 pub mod denial;
 pub mod key;
 pub mod key_ring;
+mod known_keys;
 pub mod link;
 pub mod login;
 pub mod message;
@@ -129,8 +130,8 @@ impl Principal {
         request.extensions_mut().insert(self);
     }
 
-    fn from_key(key: ApiKey) -> Self {
-        Self { key_id: Some(key.key_id), scopes: key.scopes, ..Self::new(key.owner, key.role) }
+    fn from_key(key: &ApiKey) -> Self {
+        Self { key_id: Some(key.key_id), scopes: key.scopes.clone(), ..Self::new(&*key.owner, key.role) }
     }
 
     /// What stands for it later, while it is good; `None` for one that has no credential of ours.
@@ -190,6 +191,7 @@ pub struct SignInService {
 struct SignInState {
     bus: Bus,
     config: Arc<AuthConfig>,
+    keys: known_keys::KnownKeys,
     ring: key_ring::SigningKeyRing,
     sessions: session::SessionStore,
     /// Asks for strangers; what they bring about touches no session.
@@ -216,10 +218,18 @@ impl SignInService {
         let sessions = session::SessionStore::new(bus.clone(), Arc::clone(&config), mac_key, proofs.clone());
         let verifier = contract::ContractSignatureVerifier::new(chain, &config);
         let budget = budget::ContractCallBudget::new(config.contract_asks_per_prefix_per_minute_max);
-        Ok(Self { shared: Arc::new(SignInState { bus, config, ring, sessions, verifier, budget, proofs }) })
+        let keys = known_keys::KnownKeys::new(bus.clone(), &config);
+        Ok(Self {
+            shared: Arc::new(SignInState { bus, config, keys, ring, sessions, verifier, budget, proofs }),
+        })
     }
 
-    /// Receives the ends of sessions and keeps the ring of signing keys, until `shutdown`.
+    /// A value of a bucket was written here: an API key that it is the record of is read anew at its next use.
+    pub fn note_write(&self, bucket: &str, key: &str) {
+        self.shared.keys.note_write(bucket, key);
+    }
+
+    /// Receives the ends of sessions and API keys, and keeps the ring of signing keys, until `shutdown`.
     ///
     /// # Errors
     /// [`nats::BusError::Unavailable`] when the broker does not take the subscription.
@@ -239,6 +249,7 @@ impl SignInService {
                     if let Ok(session_id) = text.parse() {
                         shared.sessions.evict_cached(session_id);
                     }
+                    shared.keys.note_end(text);
                 }
                 _ = ticks.tick() => {
                     if let Err(error) = shared.ring.rotate_keys(nats::now_ms()).await {
@@ -266,8 +277,8 @@ impl SignInService {
             return self.find_grant_holder(credential).await;
         }
         if credential.starts_with("sg_") {
-            let key = key::find_key(&shared.bus, credential).await?;
-            return Ok(key.map(Principal::from_key));
+            let key = shared.keys.find(credential).await?;
+            return Ok(key.as_deref().map(Principal::from_key));
         }
         let Some(key_id) = token::read_key_id(credential) else { return Ok(None) };
         let Some(key) = shared.ring.find_key(key_id).await? else { return Ok(None) };

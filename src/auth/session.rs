@@ -225,7 +225,7 @@ impl SessionStore {
             (RefreshDecision::Reused, _) => {
                 REFRESH_REUSES.increment(());
                 self.evict_cached(session_id);
-                publish_session_end(&self.bus, session_id).await;
+                publish_credential_end(&self.bus, &session_id.to_string()).await;
                 Err(SignInDenial::Reused.into())
             }
             _ => Err(SignInDenial::Session.into()),
@@ -457,16 +457,16 @@ async fn close_session(
         Some((build_ended_session(session, end), Outbox::new().with_event(&event)))
     })
     .await?;
-    publish_session_end(bus, session_id).await;
+    publish_credential_end(bus, &session_id.to_string()).await;
     SESSIONS_ENDED.add((), u64::from(closed.is_some()));
     Ok(closed)
 }
 
-/// A hint to every replica; each would find out by itself.
-async fn publish_session_end(bus: &Bus, session_id: SessionId) {
-    let payload = session_id.to_string().into_bytes();
+/// A hint to every replica that a session or an API key is over; each would find out by itself.
+pub(crate) async fn publish_credential_end(bus: &Bus, credential_id: &str) {
+    let payload = credential_id.to_owned().into_bytes();
     if let Err(error) = bus.publish_core(subjects::CONTROL_REVOKED.to_owned(), payload).await {
-        tracing::warn!(%error, session.id = %session_id, "other replicas see the end of a session a little later");
+        tracing::warn!(%error, credential_id, "other replicas see the end of a credential a little later");
     }
 }
 

@@ -132,7 +132,7 @@ impl SignInService {
             PlaybackCredential::Key(key_id) => {
                 let held = self.bus().load_record::<ApiKey>(&key_id.to_string()).await?;
                 let key = held.map(|held| held.record).filter(|key| key.is_active(now_ms));
-                Ok(key.map(Principal::from_key))
+                Ok(key.as_ref().map(Principal::from_key))
             }
             PlaybackCredential::SignIn(session_id) => {
                 let Some(live) = self.sessions().find_open(session_id).await? else { return Ok(None) };

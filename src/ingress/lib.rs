@@ -281,8 +281,6 @@ impl AppState {
         let limits = limit::RateLimiter::new(config.limit.clone());
         let documents = Arc::new(cache::ResponseCache::new(config.documents)?);
         let known_documents = Arc::new(media::KnownDocuments::new(Arc::clone(&documents)));
-        let written = Arc::clone(&known_documents);
-        bus.observe_writes(move |bucket, key| written.note_write(bucket, key));
         let signing_key: Arc<[u8]> = auth::load_signing_key(&bus, "playback").await?.into();
         let auth = auth.with_default_domains(config.public_url.as_deref(), config.listen);
         let auth = auth.with_offered_chains(&grants.gate_evaluator().chains().chain_ids());
@@ -291,6 +289,11 @@ impl AppState {
             Arc::new(grants.gate_evaluator().chains().with_separate_limits());
         let proofs = grants.proof_checker().clone();
         let sign_in = auth::SignInService::open(bus.clone(), auth, Some(chains), proofs).await?;
+        let (written_documents, written_keys) = (Arc::clone(&known_documents), sign_in.clone());
+        bus.observe_writes(move |bucket, key| {
+            written_documents.note_write(bucket, key);
+            written_keys.note_write(bucket, key);
+        });
         let (uploads, upload_statuses) = open_uploads(&bus, &store, &config, &known_documents)?;
         let (settings, limits_of) = (config.capacity.clone(), &config.uploads);
         let capacity = capacity::CapacityMonitor::new(bus.clone(), store.clone(), settings, limits_of);

@@ -2,6 +2,7 @@
 
 mod anvil;
 mod contract;
+mod known_keys;
 mod link;
 mod message;
 mod principal;
