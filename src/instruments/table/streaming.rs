@@ -22,9 +22,11 @@ metric_table! { Streaming;
     VIEWER_REPORTS: CounterFamily<PlayerReport> = declare(Request, "streamgate_viewer_reports", "Reports of players (CMCD), by what became of them");
     VIEWER_VIEWS: CounterFamily<ViewEnding> = declare(Operation, "streamgate_viewer_views", "Views that players reported, by how they ended");
     VIEWER_START_SECONDS: HistogramFamily<HeightClass> = declare(Performance, "streamgate_viewer_start_seconds", "Time from the wish to play to the first picture, as players reported it")
-        with_buckets(START_SECONDS_BOUNDS);
+        with_buckets(START_SECONDS_BOUNDS) used_by(&["StreamGateViewerStartBurn"]);
     VIEWER_STALLS: CounterFamily<HeightClass> = declare(Performance, "streamgate_viewer_stalls", "Times at which playing stood still for want of data, as players reported it");
-    VIEWER_STALLED_SECONDS: FloatCounterFamily<HeightClass> = declare(Performance, "streamgate_viewer_stalled_seconds", "Time for which playing stood still for want of data");
-    VIEWER_PLAYED_SECONDS: FloatCounterFamily<HeightClass> = declare(Operation, "streamgate_viewer_played_seconds", "Time that was played, as players reported it");
+    VIEWER_STALLED_SECONDS: FloatCounterFamily<HeightClass> = declare(Performance, "streamgate_viewer_stalled_seconds", "Time for which playing stood still for want of data")
+        used_by(&["StreamGateViewerStallBurn"]);
+    VIEWER_PLAYED_SECONDS: FloatCounterFamily<HeightClass> = declare(Operation, "streamgate_viewer_played_seconds", "Time that was played, as players reported it")
+        used_by(&["StreamGateViewerStallBurn"]);
     VIEWER_PLAYED_BYTES: CounterFamily<HeightClass> = declare(Operation, "streamgate_viewer_played_bytes", "Media that were played in that time, by the bitrate that players reported");
 }

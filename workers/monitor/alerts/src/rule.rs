@@ -246,6 +246,9 @@ pub struct ServiceObjective {
     pub about: String,
     /// The share that is promised, from 0 to 1.
     pub target: f64,
+    /// How urgent it is, where it is not what the window says.
+    #[serde(default)]
+    pub severity: Option<AlertSeverity>,
     /// What is wrong, with a place for the share that failed.
     pub summary: String,
     /// All that is counted.

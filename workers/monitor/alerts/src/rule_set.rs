@@ -69,7 +69,7 @@ impl RuleSet {
             for window in &file.burn {
                 rules.push(AlertRule {
                     name: objective.alert_name(),
-                    severity: window.severity,
+                    severity: objective.severity.unwrap_or(window.severity),
                     hold_ms: window.hold_ms,
                     summary: objective.summary.clone(),
                     condition: Condition::Burn {

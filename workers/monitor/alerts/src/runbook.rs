@@ -61,6 +61,8 @@ runbooks! {
     "StreamGateStreamUnconfirmed",
     "StreamGateTaskRestarts",
     "StreamGateUploadBurn",
+    "StreamGateViewerStallBurn",
+    "StreamGateViewerStartBurn",
     "StreamGateWatchdog",
     "StreamGateWorkStalled",
     "StreamGateWritesUnconfirmed",
