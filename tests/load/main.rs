@@ -14,6 +14,7 @@
     reason = "a measuring program: it stops at the first thing that does not work and prints its result"
 )]
 
+mod block_buffers;
 #[path = "../e2e/chain.rs"]
 #[allow(dead_code, reason = "tests of chains use the rest")]
 mod chain;

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    block_buffers::memory_of_blocks,
     process,
     saturation::{Machine, Saturation},
     scene::Scene,
@@ -33,7 +34,7 @@ pub(crate) type WatchedProcesses = Arc<Mutex<BTreeMap<String, Watched>>>;
 pub(crate) struct Usage {
     /// Uploads that had ended.
     pub(crate) ended: f64,
-    /// Anonymous memory (`RssAnon`), without pages of files, in bytes.
+    /// Anonymous memory (`RssAnon`), without pages of files and without what a broker keeps of the blocks that it writes, in bytes.
     pub(crate) memory_bytes: f64,
     pub(crate) descriptors: f64,
     pub(crate) disk_bytes: f64,
@@ -84,10 +85,11 @@ pub(crate) async fn observe(
 }
 
 fn look_at(watched: &Watched, ended: f64) -> Usage {
+    let memory_bytes = process::status_field(watched.pid, "RssAnon:") * 1_024.0;
     let descriptors = std::fs::read_dir(format!("/proc/{}/fd", watched.pid)).unwrap().count();
     Usage {
         ended,
-        memory_bytes: process::status_field(watched.pid, "RssAnon:") * 1_024.0,
+        memory_bytes: (memory_bytes - memory_of_blocks(&watched.folder) as f64).max(0.0),
         descriptors: descriptors as f64,
         disk_bytes: folder_bytes(&watched.folder) as f64,
     }
