@@ -544,11 +544,9 @@ fn index_message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static st
 fn worker_message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
     match name {
         "job.queued" => Some((vec!["admin", "ingress", "keeper", "tasks", "transcode"], vec!["index"])),
-        "kv.cache"
-        | "kv.cache.flush"
-        | "kv.cache.tick"
-        | "kv.limits.cache_epoch"
-        | "kv.limits.experience" => Some((vec!["ingress"], vec!["ingress"])),
+        "kv.cache" | "kv.cache.flush" | "kv.cache.tick" | "kv.limits.cache_epoch" | "kv.experience" => {
+            Some((vec!["ingress"], vec!["ingress"]))
+        }
         "job.cancelled" => Some((vec!["ingress", "keeper", "tasks"], vec!["index"])),
         "job.paused" | "job.resumed" | "job.reprioritized" | "ask.jobs" => {
             Some((vec!["ingress", "tasks"], vec!["index"]))

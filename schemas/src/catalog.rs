@@ -149,7 +149,7 @@ pub fn record_entries() -> Vec<CatalogEntry> {
         record_entry::<view::ViewPosition>("limits.views", "views.{partition}"),
         record_entry::<upload::OpenUploads>("limits.uploads", "uploads.{owner_digest}"),
         record_entry::<usage::OwnerUsage>("limits.usage", "usage.{owner_digest}.{day}"),
-        record_entry::<experience::MediaExperience>("limits.experience", "experience.{media_id}"),
+        record_entry::<experience::MediaExperience>("experience", "{media_id}"),
         record_entry::<document::MediaDocumentRecord>("media", "{media_id}"),
         record_entry::<media::MediaRecord>("assets", "{media_id}"),
         record_entry::<job::JobRecord>("jobs", "{job_id}"),

@@ -676,7 +676,7 @@ fn visit_records(visitor: &mut impl ExampleVisitor) {
     visitor.visit("kv.limits.uploads", open);
     let usage = usage::OwnerUsage::with_added(None, (&example_digest().value, 20_787), (1_048_576, 65_000));
     visitor.visit("kv.limits.usage", usage);
-    visitor.visit("kv.limits.experience", media_experience());
+    visitor.visit("kv.experience", media_experience());
     visitor.visit("kv.media", document);
     visitor.visit("kv.assets", asset_record());
     visitor.visit("kv.jobs", job_record());

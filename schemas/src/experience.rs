@@ -127,11 +127,6 @@ pub struct MediaExperience {
 }
 
 impl MediaExperience {
-    /// Key for a medium.
-    pub fn key_for_media(media_id: MediaId) -> String {
-        format!("experience.{media_id}")
-    }
-
     /// The beginning of the hour in which this Unix time in milliseconds lies.
     pub const fn hour_of_ms(at_ms: u64) -> u64 {
         at_ms - at_ms % HOUR_MS
@@ -160,9 +155,9 @@ impl MediaExperience {
 }
 
 impl crate::KvRecord for MediaExperience {
-    const BUCKET: &'static str = "limits";
+    const BUCKET: &'static str = "experience";
     fn key(&self) -> String {
-        Self::key_for_media(self.media_id)
+        self.media_id.to_string()
     }
     /// Once its newest hour is too old to be asked for, and one more: clocks differ.
     fn expires_at_ms(&self) -> Option<u64> {

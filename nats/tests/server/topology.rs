@@ -53,7 +53,7 @@ async fn applying_twice_changes_nothing() {
         missing.iter().all(|d| d.class == DifferenceClass::Absent && d.to_string().ends_with("is missing")),
         "{missing:?}"
     );
-    assert_eq!(missing.len(), 7 + 4 + 18 + 9, "streams, mirrors, buckets and durables");
+    assert_eq!(missing.len(), 7 + 4 + 19 + 9, "streams, mirrors, buckets and durables");
     assert_eq!(topology::apply_topology(bus.context(), &settings).await.unwrap(), missing);
     assert_eq!(topology::diff_topology(bus.context(), &settings).await.unwrap(), []);
     assert_eq!(topology::apply_topology(bus.context(), &settings).await.unwrap(), []);
@@ -68,7 +68,7 @@ async fn settings_scale_and_shorten() {
         ..TopologySettings::default()
     };
     let before = found(bus.context(), &settings).await;
-    assert_eq!(before.len(), 25 + 4 + 9, "{before:?}");
+    assert_eq!(before.len(), 26 + 4 + 9, "{before:?}");
     assert!(
         before.contains(&"durable index of EVENTS: ack_wait is 30s, should be 2s".to_owned()),
         "{before:?}"

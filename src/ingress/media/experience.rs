@@ -111,7 +111,7 @@ pub(super) async fn read_experience(
     MediumRecords::load_for(&app.bus, media_id, &who).await?;
     let this_hour_ms = MediaExperience::hour_of_ms(nats::estimated_broker_now_ms());
     let since_ms = this_hour_ms.saturating_sub((hours - 1) * HOUR_MS);
-    let held = app.bus.load_record::<MediaExperience>(&MediaExperience::key_for_media(media_id)).await?;
+    let held = app.bus.load_record::<MediaExperience>(&media_id.to_string()).await?;
     let sum = held.map(|held| held.record.sum_since(since_ms)).unwrap_or_default();
     let document = ExperienceDocument {
         media_id,

@@ -256,8 +256,7 @@ impl MediaPurger {
         let id = media_id.to_string();
         // Its record is nobody's to read here, and has no events.
         self.bus.purge_key(document::SegmentKey::BUCKET, &id, self.config.mark_ttl()).await?;
-        let experience = MediaExperience::key_for_media(media_id);
-        self.bus.purge_key(MediaExperience::BUCKET, &experience, self.config.mark_ttl()).await?;
+        self.bus.purge_key(MediaExperience::BUCKET, &id, self.config.mark_ttl()).await?;
         hook_log::remove_deliveries(&self.bus, &found.deliveries).await?;
         for session in &found.sessions {
             self.purge_record(gate::PlaybackSession::BUCKET, session).await?;

@@ -68,6 +68,8 @@ pub struct ExperienceConfig {
     pub sampled_per_million: u32,
     /// Most views that are followed at the same time.
     pub views_max: usize,
+    /// Most of them that one medium has: what many watch leaves room for what few do.
+    pub views_per_media_max: usize,
     /// Most of them that one playback session has.
     pub views_per_session_max: usize,
     /// How long nothing is reported of a view that is over, in milliseconds.
@@ -83,10 +85,11 @@ impl Default for ExperienceConfig {
         Self {
             sampled_per_million: 1_000_000,
             views_max: 20_000,
+            views_per_media_max: 5_000,
             views_per_session_max: 4,
             idle_ms: 180_000,
-            // Of each hour of a day: about 4 MiB of the bucket `limits`, which quotas and shared rates need, too.
-            media_per_hour_max: 250,
+            // Of each hour of a day: about 16 MiB of the bucket.
+            media_per_hour_max: 1_000,
             write_ms: 60_000,
         }
     }
@@ -174,11 +177,10 @@ impl Drop for UnwrittenSums<'_> {
 }
 
 async fn add_sum(bus: &Bus, media_id: MediaId, hour_ms: u64, sum: &ExperienceSum) -> Result<(), BusError> {
-    let key = MediaExperience::key_for_media(media_id);
     let added = |found: Option<&MediaExperience>| {
         Some((MediaExperience::with_added(found, media_id, hour_ms, sum), Outbox::new()))
     };
-    bus.change_record(&key, added).await.map(drop)
+    bus.change_record(&media_id.to_string(), added).await.map(drop)
 }
 
 pub(super) static REPORT_VIEW: Operation = Operation::change(

@@ -7,7 +7,7 @@
 //! Limits: [`ExperienceConfig`]. Views that end make room at the next [`ViewTable::expire`].
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, hash_map::Entry},
     time::{Duration, Instant},
 };
 
@@ -52,6 +52,8 @@ struct TableState {
     views: HashMap<ViewKey, FollowedView>,
     /// Which media the sessions play that have views, and how many they have.
     sessions: HashMap<PlaybackId, ReportingSession>,
+    /// How many views each medium has; none that has none.
+    media_views: HashMap<MediaId, usize>,
     waiting: WaitingSums,
 }
 
@@ -133,6 +135,7 @@ impl ViewTable {
             keys: DailyKeys::new(0),
             views: HashMap::new(),
             sessions: HashMap::new(),
+            media_views: HashMap::new(),
             waiting: WaitingSums::default(),
         };
         let sampling_key = blake3::derive_key(SAMPLING_PURPOSE, secret);
@@ -199,12 +202,7 @@ impl ViewTable {
             state.views.extract_if(|_, followed| is_idle(followed)).map(|(_, followed)| followed).collect();
         for FollowedView { view, reporter } in ended {
             view.close();
-            if let Some(session) = state.sessions.get_mut(&reporter.playback_id) {
-                session.view_count -= 1;
-                if session.view_count == 0 {
-                    state.sessions.remove(&reporter.playback_id);
-                }
-            }
+            state.release_room(reporter);
         }
     }
 
@@ -238,9 +236,14 @@ impl TableState {
         if !self.views.contains_key(&key) {
             let known = self.sessions.get(&reporter.playback_id);
             let count = known.map_or(0, |session| session.view_count);
-            if self.views.len() >= config.views_max || count >= config.views_per_session_max {
+            let of_media = self.media_views.get(&reporter.media_id).copied().unwrap_or_default();
+            if self.views.len() >= config.views_max
+                || of_media >= config.views_per_media_max
+                || count >= config.views_per_session_max
+            {
                 return None;
             }
+            *self.media_views.entry(reporter.media_id).or_default() += 1;
             let session = self.sessions.entry(reporter.playback_id).or_insert(ReportingSession {
                 media_id: reporter.media_id,
                 view_count: 0,
@@ -251,6 +254,22 @@ impl TableState {
             self.views.insert(key, FollowedView { view, reporter });
         }
         self.views.get_mut(&key).map(|followed| &mut followed.view)
+    }
+
+    /// Counts a view less of a session and of its medium.
+    fn release_room(&mut self, reporter: Reporter) {
+        if let Entry::Occupied(mut session) = self.sessions.entry(reporter.playback_id) {
+            session.get_mut().view_count -= 1;
+            if session.get().view_count == 0 {
+                session.remove();
+            }
+        }
+        if let Entry::Occupied(mut count) = self.media_views.entry(reporter.media_id) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
     }
 }
 
@@ -339,6 +358,23 @@ mod tests {
         assert!(table.state.lock().views.is_empty());
         report(&table, reporter(2), &["sid=\"c\""], now);
         assert_eq!(table.take_sums(1).1[&FILM].views, 1);
+    }
+
+    #[test]
+    fn what_many_watch_leaves_room_for_what_few_do() {
+        let config = ExperienceConfig { views_max: 4, views_per_media_max: 2, ..ExperienceConfig::default() };
+        let table = table(config);
+        let now = at(1);
+        (1..=3).for_each(|session| report(&table, reporter(session), &["sid=\"a\""], now));
+        assert_eq!(VIEWER_REPORTS.count(PlayerReport::NoRoom), 1);
+        let other = Reporter { media_id: MediaId::from_bytes([8; 16]), ..reporter(4) };
+        report(&table, other, &["sid=\"a\""], now);
+        let (_, sums) = table.take_sums(1);
+        assert_eq!((sums[&FILM].views, sums[&other.media_id].views), (2, 1));
+        table.expire(now.at + Duration::from_millis(table.config.idle_ms));
+        report(&table, reporter(3), &["sid=\"a\""], now);
+        assert_eq!(table.take_sums(1).1[&FILM].views, 1, "what is over makes room");
+        assert_eq!(table.state.lock().media_views.len(), 1);
     }
 
     #[test]

@@ -235,8 +235,7 @@ async fn what_was_reported_is_written_before_a_replica_stops_and_added_to_what_o
         replica.run(&bus, stopping).await;
         replica.write_rest(&bus, Duration::from_secs(5)).await;
     }
-    let key = MediaExperience::key_for_media(FILM);
-    let held = bus.load_record::<MediaExperience>(&key).await.unwrap().unwrap();
+    let held = bus.load_record::<MediaExperience>(&FILM.to_string()).await.unwrap().unwrap();
     let sum = held.record.sum_since(0);
     assert_eq!((sum.views, sum.start_percentile_ms(50)), (2, Some(800)));
 }
