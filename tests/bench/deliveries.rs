@@ -60,6 +60,7 @@ pub(crate) async fn deliveries_per_second() -> Row {
         let opened =
             ask(Method::POST, "/v1/uploads").header("tus-resumable", "1.0.0").header("upload-length", 5);
         let opened = opened.send().await.unwrap();
+        assert_eq!(opened.status(), 201, "{:?}", opened.headers());
         media.push(opened.headers()["streamgate-media-id"].to_str().unwrap().to_owned());
     }
     for number in 0..events {
@@ -72,7 +73,8 @@ pub(crate) async fn deliveries_per_second() -> Row {
     let hook = json!({ "url": url, "types": ["media.changed"] });
     let hook: serde_json::Value =
         ask(Method::POST, "/v1/hooks").json(&hook).send().await.unwrap().json().await.unwrap();
-    let replay = format!("/v1/hooks/{}/replay", hook["hook_id"].as_str().unwrap());
+    let hook_id = hook["hook"]["hook_id"].as_str().unwrap_or_else(|| panic!("no hook: {hook}"));
+    let replay = format!("/v1/hooks/{hook_id}/replay");
     let begun = Instant::now();
     let asked = ask(Method::POST, &replay).json(&json!({ "behind": "0-0" })).send().await.unwrap();
     assert!(asked.status().is_success(), "{}", asked.text().await.unwrap());
