@@ -5,13 +5,14 @@
 
 use std::{
     sync::{
-        Arc, OnceLock,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use async_nats::jetstream;
+use parking_lot::RwLock;
 use schemas::fault::{error_causes, error_chain, root_cause};
 use tokio::sync::watch;
 
@@ -75,11 +76,11 @@ struct BusConnection {
     /// A sequence that EVENTS is known to have reached; 0 before that is known.
     events_sequence: AtomicU64,
     /// Is given the bucket and the key of each write of this connection.
-    write_observer: OnceLock<WriteObserver>,
+    write_observer: RwLock<Option<WriteObserver>>,
 }
 
 /// Is given the bucket and the key of a value that was written, or may have been.
-type WriteObserver = Box<dyn Fn(&str, &str) + Send + Sync>;
+type WriteObserver = Arc<dyn Fn(&str, &str) + Send + Sync>;
 
 impl std::fmt::Debug for Bus {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -178,7 +179,7 @@ impl Bus {
             timeout,
             health: config.health.clone(),
             events_sequence: AtomicU64::new(0),
-            write_observer: OnceLock::new(),
+            write_observer: RwLock::default(),
         };
         Ok(Self { link: Arc::new(link) })
     }
@@ -263,16 +264,16 @@ impl Bus {
     }
 
     /// Has `observer` called with the bucket and the key of each value that this connection writes, before its writer goes on: what is
-    /// kept in memory of that value is of before. Also where the broker did not confirm the write. Only the first observer is taken.
+    /// kept in memory of that value is of before. Also where the broker did not confirm the write. It takes the place of the observer
+    /// before it: who begins again after a start that failed observes anew.
     pub fn observe_writes(&self, observer: impl Fn(&str, &str) + Send + Sync + 'static) {
-        if self.link.write_observer.set(Box::new(observer)).is_err() {
-            tracing::error!("writes are observed already");
-        }
+        *self.link.write_observer.write() = Some(Arc::new(observer));
     }
 
     /// A value was written, or may have been.
     pub(crate) fn note_write(&self, bucket: &str, key: &str) {
-        if let Some(observer) = self.link.write_observer.get() {
+        let observer = self.link.write_observer.read().clone();
+        if let Some(observer) = observer {
             observer(bucket, key);
         }
     }

@@ -5,6 +5,7 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::Path,
     process::{Command, Stdio},
+    sync::Arc,
     time::Duration,
 };
 
@@ -14,6 +15,7 @@ use nats::{
     server::{self, BrokerError, EmbeddedBroker},
     testing::TestBroker,
 };
+use parking_lot::Mutex;
 use schemas::subjects;
 
 /// Folder that another process of this test works in.
@@ -262,4 +264,18 @@ async fn a_server_that_does_not_start_says_why() {
     assert!(error.to_string().contains("not a directory"), "{error}");
     fs::remove_file(folder.path().join("store")).unwrap();
     EmbeddedBroker::start(config(folder.path())).await.unwrap().stop().await;
+}
+
+/// Who begins again after a start that failed half way.
+#[tokio::test]
+async fn the_newest_observer_of_writes_is_the_one_that_is_asked() {
+    let broker = TestBroker::start().await;
+    let bus = Bus::connect(&broker.config(Role::Ingress)).await.unwrap();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    for start in ["first", "second"] {
+        let seen = Arc::clone(&seen);
+        bus.observe_writes(move |bucket, key| seen.lock().push((start, bucket.to_owned(), key.to_owned())));
+    }
+    bus.clone().purge_key("media", "a-key", Duration::from_secs(60)).await.unwrap();
+    assert_eq!(*seen.lock(), [("second", "media".to_owned(), "a-key".to_owned())]);
 }
