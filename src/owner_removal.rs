@@ -65,7 +65,7 @@ pub struct OwnerRemovalCounts {
 /// # Errors
 /// When the broker does not answer; what was removed until then stays so.
 pub async fn remove_owner(bus: &Bus, owner: &str) -> Result<OwnerRemovalCounts, BusError> {
-    // Nothing new comes from then on.
+    // Nothing new comes from then on: no replica believes any more what it read of the credentials before.
     let request_id = RequestId::from_bytes(nats::new_id_bytes());
     let credentials = auth::removal::remove_credentials(bus, owner, (BY, request_id)).await?;
     let hook_count = remove_hooks(bus, owner).await?;

@@ -18,6 +18,7 @@ use schemas::{
 };
 
 use crate::{
+    RECHECK_MS_MAX,
     account::WalletAccount,
     key::{hash_owner, revoke_key},
     session, wallet_list,
@@ -25,6 +26,9 @@ use crate::{
 
 /// How long a mark stays where a record was: replicas that follow see it, and so does a request that is under way.
 pub const REMOVED_MARK: Duration = Duration::from_secs(3_600);
+
+/// How long a replica that was not notified may go on to let in what it read before, and a request that it let in last may take to write.
+const BELIEVED_MAX: Duration = Duration::from_millis(RECHECK_MS_MAX + 500);
 
 /// How often keys are looked for: those that were being made meanwhile are found by the next pass.
 const PASSES_MAX: usize = 5;
@@ -61,10 +65,16 @@ pub async fn remove_credentials(
         remove_record(bus, WalletSessions::BUCKET, &wallet_list::wallet_list_key(account)).await?;
     }
     // Last: a session, or a key that was not found yet, may have made another one until now.
+    let mut has_waited = false;
     for _ in 0..PASSES_MAX {
         let keys = find_records::<ApiKey>(bus, "*", |key| key.owner == owner).await?;
         if keys.is_empty() {
-            break;
+            if has_waited || removed == RemovedCredentials::default() {
+                break;
+            }
+            tokio::time::sleep(BELIEVED_MAX).await;
+            remove_rights(bus, owner).await?;
+            has_waited = true;
         }
         for key in keys {
             revoke_key(bus, key.key_id, |found| found.owner == owner, (by, request_id)).await?;

@@ -8,6 +8,7 @@ use axum::{
 };
 use schemars::JsonSchema;
 use schemas::{
+    KvRecord as _,
     access::{ApiKey, ApiKeyScope, PrincipalRole},
     ids::KeyId,
     value::EmailAddress,
@@ -239,7 +240,8 @@ pub(super) static REVOKE_KEY: Operation = Operation::change(
 
 /// Revoke an API key
 ///
-/// It opens nothing from now on. Revoking it again changes nothing.
+/// It opens nothing from now on: at once at the replica that answers this, within a second at every other one. Revoking it again changes
+/// nothing.
 #[utoipa::path(
     delete,
     path = REVOKE_KEY.path,
@@ -257,9 +259,11 @@ pub(super) async fn revoke_key(
         return Err(wallet_required());
     }
     let missing = || Problem::not_found("there is no such key");
-    let key_id = key_id.parse().map_err(|_| missing())?;
+    let key_id: KeyId = key_id.parse().map_err(|_| missing())?;
     let may = |key: &ApiKey| who.may_change(&key.owner);
     if key::revoke_key(sign_in.bus(), key_id, may, (&who.owner, request::current_or_fresh_id())).await? {
+        // Also where it was revoked before, elsewhere or by a request that got no answer: what is known of it here may be older.
+        sign_in.note_write(ApiKey::BUCKET, &key_id.to_string());
         Ok(StatusCode::NO_CONTENT)
     } else {
         Err(missing())

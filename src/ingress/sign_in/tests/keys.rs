@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use nats::Outbox;
 use reqwest::Method;
 use schemas::{
@@ -43,6 +45,14 @@ async fn a_key_works_within_its_scopes_until_it_is_revoked() {
     b.create(&key, json!({})).await.assert(403, "person_needed");
     b.revoke(&key, &key_id).await.assert(403, "person_needed");
     a.revoke(&token, &key_id).await.expect(204);
+    a.me(&key).await.assert(401, "unauthorized");
+    // Another replica may believe what it read for a moment, and no longer.
+    let known = tokio::time::timeout(Duration::from_secs(10), async {
+        while b.me(&key).await.status.as_u16() == 200 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    known.await.expect("the key is good for ever on another replica");
     b.me(&key).await.assert(401, "unauthorized");
     a.revoke(&token, &key_id).await.expect(204);
     assert_eq!(a.get("/v1/auth/keys", &token).await.expect(200).body, json!({ "items": [] }));

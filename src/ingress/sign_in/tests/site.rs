@@ -85,7 +85,9 @@ impl Site {
         settings.request_timeout_ms = 1_000;
         let bus = Bus::connect(&settings).await.unwrap();
         let proofs = ProofChecker::new(bus.clone(), chain.clone(), &config);
-        let sign_in = SignInService::open(bus, config, chain, proofs).await.unwrap();
+        let sign_in = SignInService::open(bus.clone(), config, chain, proofs).await.unwrap();
+        let written = sign_in.clone();
+        bus.observe_writes(move |bucket, key| written.note_write(bucket, key));
         let guarded = OperationRouter::default()
             .with(&LIST_MEDIA, |who: Principal| async move { who.owner })
             .with(&CREATE_MEDIA, |who: Principal| async move { who.owner })
