@@ -114,7 +114,7 @@ pub struct ExperienceHour {
     pub sum: ExperienceSum,
 }
 
-/// How a medium played in its last [`HOURS_KEPT`] hours with reports, in the bucket `limits`.
+/// How a medium played in its last [`HOURS_KEPT`] hours with reports, in the bucket `experience`.
 ///
 /// Replicas add what they were sent once a minute: a crash in between counts too little, never too much.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

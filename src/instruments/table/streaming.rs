@@ -24,7 +24,8 @@ metric_table! { Streaming;
     VIEWER_START_SECONDS: HistogramFamily<HeightClass> = declare(Performance, "streamgate_viewer_start_seconds", "Time from the wish to play to the first picture, as players reported it")
         with_buckets(START_SECONDS_BOUNDS) used_by(&["StreamGateViewerStartBurn"]);
     VIEWER_STALLS: CounterFamily<HeightClass> = declare(Performance, "streamgate_viewer_stalls", "Times at which playing stood still for want of data, as players reported it");
-    VIEWER_STALLED_SECONDS: FloatCounterFamily<HeightClass> = declare(Performance, "streamgate_viewer_stalled_seconds", "Time for which playing stood still for want of data")
+    VIEWER_STALLED_SECONDS: FloatCounterFamily<HeightClass> = declare(Performance, "streamgate_viewer_stalled_seconds", "Time for which playing stood still for want of data");
+    VIEWER_WATCHED_SECONDS: FloatCounterFamily<HeightClass> = declare(Operation, "streamgate_viewer_watched_seconds", "Time for which views that said what they do played or stood still")
         used_by(&["StreamGateViewerStallBurn"]);
     VIEWER_PLAYED_SECONDS: FloatCounterFamily<HeightClass> = declare(Operation, "streamgate_viewer_played_seconds", "Time that was played, as players reported it")
         used_by(&["StreamGateViewerStallBurn"]);

@@ -14,7 +14,7 @@ use nats::metrics::{
     labels::{HeightClass, ViewEnding},
     table::{
         VIEWER_PLAYED_BYTES, VIEWER_PLAYED_SECONDS, VIEWER_STALLED_SECONDS, VIEWER_STALLS,
-        VIEWER_START_SECONDS, VIEWER_VIEWS,
+        VIEWER_START_SECONDS, VIEWER_VIEWS, VIEWER_WATCHED_SECONDS,
     },
 };
 use schemas::{experience::ExperienceSum, media::EncodedRendition};
@@ -208,6 +208,7 @@ impl View {
                 let played_ms = self.credit_ms(elapsed_ms);
                 sum.played_ms += played_ms;
                 VIEWER_PLAYED_SECONDS.add_ms(self.height, played_ms);
+                VIEWER_WATCHED_SECONDS.add_ms(self.height, played_ms);
                 if self.bitrate_kbps > 0 {
                     // Kilobits per second are bits per millisecond.
                     let bytes = played_ms * u64::from(self.bitrate_kbps) / 8;
@@ -223,6 +224,10 @@ impl View {
         let stalled_ms = self.credit_ms(time_ms);
         sum.stalled_ms += stalled_ms;
         VIEWER_STALLED_SECONDS.add_ms(self.height, stalled_ms);
+        // Of a player that says no states it is not known how long it played.
+        if self.has_states {
+            VIEWER_WATCHED_SECONDS.add_ms(self.height, stalled_ms);
+        }
     }
 
     /// At most one for each second that the view has lasted, with [`SILENCE_MS_MAX`] more.
