@@ -1,6 +1,8 @@
 //! One ingress in this process, spoken to over loopback: what limits cost a request, and what a document costs.
 
 use std::{
+    collections::BTreeMap,
+    ffi::OsString,
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
     time::{Duration, Instant},
@@ -263,7 +265,8 @@ pub(crate) async fn document_cost() -> Row {
         while warm.elapsed() < Duration::from_secs(3) {
             client.ask(&head);
         }
-        let begun_us = busy_us("/proc/self/task");
+        // Of the threads that there are before the clients: what these spend does not count.
+        let begun = busy_threads();
         std::thread::scope(|scope| {
             for _ in 0..CLIENTS {
                 scope.spawn(|| {
@@ -272,8 +275,9 @@ pub(crate) async fn document_cost() -> Row {
                 });
             }
         });
-        // Threads that have ended are not among these: what the clients spent does not count.
-        (busy_us("/proc/self/task") - begun_us) / f64::from(CLIENTS * REQUESTS)
+        let ended = busy_threads();
+        let spent_us = begun.iter().filter_map(|(thread, before_us)| Some(ended.get(thread)? - before_us));
+        spent_us.sum::<f64>() / f64::from(CLIENTS * REQUESTS)
     })
     .await
     .unwrap();
@@ -287,16 +291,12 @@ pub(crate) async fn document_cost() -> Row {
     }
 }
 
-/// Microseconds that a thread was on a processor, or all threads of a folder of them together (proc_pid_schedstat(5): the first number,
-/// in nanoseconds).
-fn busy_us(path: &str) -> f64 {
-    let of_one = |folder: &std::path::Path| {
-        let text = std::fs::read_to_string(folder.join("schedstat")).unwrap_or_default();
-        text.split(' ').next().and_then(|number| number.parse::<f64>().ok()).unwrap_or(0.0)
+/// Microseconds that each thread of this process was on a processor (proc_pid_schedstat(5): the first number, in nanoseconds).
+fn busy_threads() -> BTreeMap<OsString, f64> {
+    let busy_us = |thread: std::fs::DirEntry| {
+        let text = std::fs::read_to_string(thread.path().join("schedstat")).unwrap_or_default();
+        let busy_ns = text.split(' ').next().and_then(|number| number.parse::<f64>().ok()).unwrap_or(0.0);
+        (thread.file_name(), busy_ns / 1e3)
     };
-    if path.ends_with("thread-self") {
-        return of_one(std::path::Path::new(path)) / 1e3;
-    }
-    let threads = std::fs::read_dir(path).unwrap();
-    threads.map(|thread| of_one(&thread.unwrap().path())).sum::<f64>() / 1e3
+    std::fs::read_dir("/proc/self/task").unwrap().map(|thread| busy_us(thread.unwrap())).collect()
 }

@@ -1,7 +1,8 @@
 //! Whether memory, descriptors and disk per upload stay the same: least squares over the second half of a run, against the uploads that had
 //! ended by then.
 //!
-//! - Memory and descriptors do not depend on how many uploads there were: what they grow by for each is bounded.
+//! - Memory and descriptors do not depend on how many uploads there were: what they grow by for each is bounded. What a broker keeps of
+//!   the blocks that it writes is left out (`block_buffers`); what is shown at the end is all of it.
 //! - Each upload stays on disk: what it takes there must not grow with those before it, so that the second half is compared with the first.
 //!
 //! Limits: growth below what the half has of noise ([`MEMORY_NOISE_BYTES`] and others) counts for nothing; a run with fewer than
@@ -65,6 +66,8 @@ pub(crate) struct FlatnessRow {
 struct Measure {
     what: &'static str,
     of: fn(&Usage) -> f64,
+    /// What of it is shown at the end.
+    shown: fn(&Usage) -> f64,
     noise: f64,
     /// The most by upload, of the growth by upload in the first half.
     most: fn(f64) -> f64,
@@ -73,19 +76,22 @@ struct Measure {
 const MEASURES: [Measure; 3] = [
     Measure {
         what: "memory_bytes",
-        of: |usage| usage.memory_bytes,
+        of: |usage| usage.memory_bytes - usage.block_bytes,
+        shown: |usage| usage.memory_bytes,
         noise: MEMORY_NOISE_BYTES,
         most: |_| MEMORY_BYTES_MAX,
     },
     Measure {
         what: "descriptors",
         of: |usage| usage.descriptors,
+        shown: |usage| usage.descriptors,
         noise: DESCRIPTORS_NOISE,
         most: |_| DESCRIPTORS_MAX,
     },
     Measure {
         what: "disk_bytes",
         of: |usage| usage.disk_bytes,
+        shown: |usage| usage.disk_bytes,
         noise: DISK_NOISE_BYTES,
         most: |first| first.max(0.0) * DISK_RATIO_MAX,
     },
@@ -113,7 +119,7 @@ fn judge_one(process: &str, looks: &[Usage], measure: &Measure) -> Option<Flatne
         () if per_upload <= per_upload_max => Verdict::Flat,
         () => Verdict::Grows,
     };
-    let last = (measure.of)(second.last()?);
+    let last = (measure.shown)(second.last()?);
     Some(FlatnessRow {
         process: process.to_owned(),
         what: measure.what,
@@ -146,7 +152,7 @@ mod tests {
         let looks = (0..400).map(|number| {
             let ended = f64::from(number);
             let (memory_bytes, descriptors, disk_bytes) = of(ended);
-            Usage { ended, memory_bytes, descriptors, disk_bytes }
+            Usage { ended, memory_bytes, block_bytes: 0.0, descriptors, disk_bytes }
         });
         let usage = BTreeMap::from([("index".to_owned(), looks.collect())]);
         judge(&usage).into_iter().map(|row| row.verdict).collect()
@@ -165,7 +171,10 @@ mod tests {
         assert_eq!(run(|ended| (ended * mib, ended, ended)).len(), 3);
         let short = BTreeMap::from([(
             "index".to_owned(),
-            vec![Usage { ended: 1.0, memory_bytes: 1.0, descriptors: 1.0, disk_bytes: 1.0 }; 60],
+            vec![
+                Usage { ended: 1.0, memory_bytes: 1.0, block_bytes: 0.0, descriptors: 1.0, disk_bytes: 1.0 };
+                60
+            ],
         )]);
         assert!(judge(&short).iter().all(|row| row.verdict == TooShort));
     }

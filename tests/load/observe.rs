@@ -34,8 +34,10 @@ pub(crate) type WatchedProcesses = Arc<Mutex<BTreeMap<String, Watched>>>;
 pub(crate) struct Usage {
     /// Uploads that had ended.
     pub(crate) ended: f64,
-    /// Anonymous memory (`RssAnon`), without pages of files and without what a broker keeps of the blocks that it writes, in bytes.
+    /// Anonymous memory (`RssAnon`), without pages of files, in bytes.
     pub(crate) memory_bytes: f64,
+    /// What of it a broker keeps of the blocks that it writes ([`memory_of_blocks`]).
+    pub(crate) block_bytes: f64,
     pub(crate) descriptors: f64,
     pub(crate) disk_bytes: f64,
 }
@@ -89,7 +91,8 @@ fn look_at(watched: &Watched, ended: f64) -> Usage {
     let descriptors = std::fs::read_dir(format!("/proc/{}/fd", watched.pid)).unwrap().count();
     Usage {
         ended,
-        memory_bytes: (memory_bytes - memory_of_blocks(&watched.folder) as f64).max(0.0),
+        memory_bytes,
+        block_bytes: memory_of_blocks(&watched.folder) as f64,
         descriptors: descriptors as f64,
         disk_bytes: folder_bytes(&watched.folder) as f64,
     }
