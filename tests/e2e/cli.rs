@@ -39,7 +39,12 @@ use crate::{
 
 /// The program in `folder`, which is also its home, without settings from outside.
 pub(crate) fn program(folder: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_streamgate"));
+    program_at(Path::new(env!("CARGO_BIN_EXE_streamgate")), folder, args)
+}
+
+/// The same of a copy of the program.
+pub(crate) fn program_at(path: &Path, folder: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(path);
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("STREAMGATE_")) {
         command.env_remove(name);
     }

@@ -10,7 +10,7 @@ use std::{
 use nats::testing::SmallDisk;
 use serde_json::Value;
 
-use crate::cli::{Said, program, run};
+use crate::cli::{Said, program, program_at, run};
 
 /// The user that owns nothing.
 const NOBODY: u32 = 65_534;
@@ -148,8 +148,12 @@ async fn a_data_folder_that_can_not_be_used_is_said_with_what_to_do() {
         assert!(doctor.status == 1 && doctor.out.contains(wanted), "{doctor:?}");
     }
     if is_root() {
+        // Nobody may not enter the folder of this checkout everywhere, such as below that of root.
+        let copy = dir.path().join("streamgate");
+        std::fs::copy(env!("CARGO_BIN_EXE_streamgate"), &copy).unwrap();
         for folder in ["theirs", "ours"] {
-            let mut command = up(folder);
+            let mut command =
+                program_at(&copy, dir.path(), &["up", "--data-dir", folder, "--listen", "127.0.0.1:0"]);
             command.uid(NOBODY).gid(NOBODY);
             let said = run(command).await;
             assert!(said.status == 1 && said.err.contains("belongs to another user (number 0"), "{said:?}");

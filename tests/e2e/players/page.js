@@ -92,6 +92,8 @@ const players = {
   },
   async shaka(url) {
     await load("/players/shaka-player.compiled.js");
+    // Shaka uses what browsers of this year have and puts it into older ones, such as Firefox 140, when it is asked to.
+    globalThis.shaka.polyfill.installAll();
     const player = new globalThis.shaka.Player();
     player.addEventListener("error", ({ detail }) => fail(`${detail.code} ${JSON.stringify(detail.data)}`));
     if (eventTargets.length) player.configure({ cmcd: { enabled: true, version: 2, eventTargets } });
