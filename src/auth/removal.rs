@@ -72,6 +72,7 @@ pub async fn remove_credentials(
             if has_waited || removed == RemovedCredentials::default() {
                 break;
             }
+            // Not for something to happen, which could be waited for: what a replica believes ends by its clock alone.
             tokio::time::sleep(BELIEVED_MAX).await;
             remove_rights(bus, owner).await?;
             has_waited = true;
