@@ -12,7 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures::{Stream, StreamExt as _, stream::BoxStream};
+use futures::{FutureExt as _, Stream, StreamExt as _, stream::BoxStream};
 use reqwest::header::{self, HeaderValue};
 use tokio::{sync::watch, time::Instant};
 
@@ -25,6 +25,12 @@ use crate::{
 
 /// Bytes that are handed over at once at most: what is taken of a file is seen in such steps.
 pub const PIECE_BYTES_MAX: usize = 64 * 1024;
+
+/// How long the first byte of a file waits for an answer to the head alone.
+///
+/// Who refuses by the head answers and closes; bytes on the way to it then reset the connection (RFC 1122, 4.2.2.13), and that may
+/// overtake the answer. RFC 9110, 10.1.1, has `Expect` for this, which hosts may refuse with 417: the wait needs nothing of them.
+const HEAD_ANSWER_WAIT: Duration = Duration::from_secs(1);
 
 /// How often it is looked whether the host is in time.
 const LOOK_PERIOD: Duration = Duration::from_millis(200);
@@ -101,6 +107,18 @@ fn split_pieces(bytes: BoxStream<'static, io::Result<Bytes>>) -> BoxStream<'stat
     bytes.flat_map(split).boxed()
 }
 
+/// The bytes, from [`HEAD_ANSWER_WAIT`] after the head on.
+fn wait_for_head_answer(
+    bytes: BoxStream<'static, io::Result<Bytes>>,
+) -> BoxStream<'static, io::Result<Bytes>> {
+    // Asked for the first time when the head has gone.
+    let waited = async move {
+        tokio::time::sleep(HEAD_ANSWER_WAIT).await;
+        bytes
+    };
+    waited.flatten_stream().boxed()
+}
+
 impl OutboundClient {
     /// Sends a file, and nothing of it elsewhere.
     ///
@@ -112,8 +130,8 @@ impl OutboundClient {
         let begun = Instant::now();
         let deadline = begun + Duration::from_millis(config.total_time_ms_max);
         let turn = Arc::new(watch::channel(SendTurn::Begun(begun)).0);
-        let body =
-            SentBytes { bytes: split_pieces(bytes), left_bytes: length_bytes, turn: Arc::clone(&turn) };
+        let bytes = wait_for_head_answer(split_pieces(bytes));
+        let body = SentBytes { bytes, left_bytes: length_bytes, turn: Arc::clone(&turn) };
         let sending = self
             .build_put(&url)
             .header(header::CONTENT_LENGTH, length_bytes)

@@ -327,6 +327,29 @@ async fn a_file_is_sent_with_its_length_and_a_redirect_is_an_answer() {
     assert!(response.check_success().is_err());
 }
 
+/// Bytes on the way to a host that has closed reset the connection, and its answer with it.
+#[tokio::test]
+async fn who_refuses_by_the_head_gets_nothing_of_a_file() {
+    let refuse = axum::routing::put(async || StatusCode::FORBIDDEN);
+    let (address, _server) = serve(Router::new().route("/take", refuse)).await;
+    let client = OutboundClient::new(loopback()).unwrap();
+    let taken = Arc::new(AtomicUsize::new(0));
+    let asked = (0..50).map(async |_: u32| {
+        let counted = taken.clone();
+        let pieces = (0..64).map(|_| Ok(Bytes::from(vec![0; 1 << 20]))).collect();
+        let mut file = file(&client, address, (64 << 20, pieces));
+        let count = move |_: &io::Result<Bytes>| {
+            counted.fetch_add(1, Ordering::SeqCst);
+        };
+        file.bytes = file.bytes.inspect(count).boxed();
+        client.put(file).await.unwrap().status
+    });
+    for status in futures::future::join_all(asked).await {
+        assert_eq!(status, 403);
+    }
+    assert_eq!(taken.load(Ordering::SeqCst), 0);
+}
+
 #[tokio::test]
 async fn who_takes_no_more_of_a_file_or_gives_no_answer_is_given_up() {
     let hang = async |body: Body| {
