@@ -18,6 +18,7 @@ pub mod idempotency;
 pub mod interim;
 pub mod json_document;
 pub mod limit;
+mod lingering;
 pub mod operation;
 pub mod page;
 pub mod problem_code;

@@ -1,11 +1,13 @@
 //! The accept loop: hyper-util with bounded buffers and header time-outs, which `axum::serve` can't set.
 //!
 //! Limits: [`BUFFER_BYTES_MAX`] per connection, [`HEADER_SECONDS_MAX`] for a request head, [`CONNECTIONS_MAX`] connections,
-//! [`CONNECTIONS_PER_PEER_MAX`] of one address, upgraded ones included, [`PING_SECONDS`] until a silent HTTP/2 connection is asked whether it lives.
+//! [`CONNECTIONS_PER_PEER_MAX`] of one address, upgraded ones included, [`PING_SECONDS`] until a silent HTTP/2 connection is asked whether it lives,
+//! [`WRITE_SECONDS_MAX`] in which nothing of an answer is taken.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
     net::IpAddr,
+    pin::Pin,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -27,10 +29,12 @@ use nats::metrics::{
 };
 use parking_lot::Mutex;
 use tokio::{
+    io::AsyncWrite,
     net::TcpListener,
     sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
 };
+use tokio_io_timeout::TimeoutWriter;
 use tokio_util::{
     sync::CancellationToken,
     task::{TaskTracker, task_tracker::TaskTrackerToken},
@@ -40,6 +44,7 @@ use tower::Service;
 use super::{
     connection::{GuardedConnection, RouterReached},
     interim::InterimQueue,
+    lingering::LingeringConnection,
     request_head,
 };
 
@@ -47,6 +52,8 @@ use super::{
 pub const BUFFER_BYTES_MAX: usize = 64 * 1024;
 /// Longest wait for a complete request head in seconds.
 pub const HEADER_SECONDS_MAX: u64 = 15;
+/// Longest time in which a client takes nothing of what is being sent to it, in seconds; the connection and all that it holds end then.
+pub const WRITE_SECONDS_MAX: u64 = 60;
 /// Most connections at once; more wait in the listen queue.
 pub const CONNECTIONS_MAX: usize = 16_384;
 /// Most connections of one address at once, a proxy in front included; more are closed, so that none can take all.
@@ -164,9 +171,9 @@ pub async fn serve_connections(
                 answer
             }
         });
-        let builder = Arc::clone(&builder);
-        let watcher = graceful.watcher();
+        let (builder, watcher) = (Arc::clone(&builder), graceful.watcher());
         connections.spawn(async move {
+            let stream = LingeringConnection::new(limit_writes(stream));
             let stream = TokioIo::new(GuardedConnection::new(stream, reached, interim));
             let connection =
                 builder.serve_connection_with_upgrades(stream, TowerToHyperService::new(service));
@@ -184,6 +191,13 @@ pub async fn serve_connections(
         tracing::warn!(open = open.len(), "connections were cut at the end of the grace time");
     }
     connections.shutdown().await;
+}
+
+/// Without it a client that stops reading holds its answer, and what that is read from, for as long as its machine acknowledges.
+fn limit_writes<C: AsyncWrite>(stream: C) -> Pin<Box<TimeoutWriter<C>>> {
+    let mut writer = TimeoutWriter::new(stream);
+    writer.set_timeout(Some(Duration::from_secs(WRITE_SECONDS_MAX)));
+    Box::pin(writer)
 }
 
 fn connection_builder() -> auto::Builder<TokioExecutor> {

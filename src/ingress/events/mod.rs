@@ -28,7 +28,7 @@ use std::time::Duration;
 use axum::{
     body::Body,
     extract::State,
-    http::{HeaderMap, HeaderName, HeaderValue, header},
+    http::{HeaderMap, HeaderName, HeaderValue, Version, header},
     response::Response,
 };
 use bytes::Bytes;
@@ -202,6 +202,7 @@ static FOLLOW_EVENTS: Operation =
 async fn follow_events(
     State(app): State<AppState>,
     who: Principal,
+    version: Version,
     headers: HeaderMap,
     QueryParameters(wanted): QueryParameters<EventQuery>,
 ) -> Result<Response, Problem> {
@@ -225,8 +226,13 @@ async fn follow_events(
             FollowerItem::Quiet | FollowerItem::End => Bytes::from_static(b": still here\n\n"),
         })
     });
-    let mut response =
-        Response::new(Body::from_stream(send_in_time(first.chain(frames), end, SEND_TIME_MAX)));
+    let frames = first.chain(frames);
+    let body = if version == Version::HTTP_2 {
+        Body::from_stream(send_in_time(frames, end, SEND_TIME_MAX))
+    } else {
+        Body::from_stream(frames.take_until(end))
+    };
+    let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -237,6 +243,9 @@ async fn follow_events(
 
 /// The same frames until `end`, or until one of them was not taken for `limit`: `frames` is dropped then, whether anybody asks for more
 /// or not, and with it the follower's place.
+///
+/// For HTTP/2, where a client may close the window of one stream (RFC 9113, 5.2) while its connection goes on. A connection of
+/// HTTP/1.1 has a limit of its own for that (`web::serve::WRITE_SECONDS_MAX`), which costs no task.
 fn send_in_time<T, F>(
     frames: impl Stream<Item = T> + Send + 'static,
     end: F,
