@@ -35,6 +35,9 @@ pub struct EncodeSettings {
     /// The part of the source that is encoded; all of it when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub range: Option<EncodeRange>,
+    /// True when its job waits until somebody resumes it, or another encode takes its place.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub paused: bool,
     /// Files whose samples it is put together of, as they are; it is encoded from the source where there are none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub renditions: Vec<RenditionFile>,

@@ -35,7 +35,7 @@ pub(super) async fn fetch_medium(args: &FetchArgs, as_json: bool) -> anyhow::Res
         bail!("{}", explain_end(&job));
     }
     let answer = json!({ "job_id": job_id, "upload_id": id("upload_id") });
-    upload::report_medium(&client, &media_id, answer, args.wait, as_json).await
+    upload::report_medium(&client, &media_id, answer, (args.wait, false), as_json).await
 }
 
 /// What the command line says of the medium.

@@ -287,6 +287,7 @@ pub struct WorkerArgs {
 
 /// Flags of `upload`.
 #[derive(Debug, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is on or off, in any combination")]
 pub struct UploadArgs {
     /// The files, one after the other; `-` is what comes from standard input
     ///
@@ -315,6 +316,9 @@ pub struct UploadArgs {
     /// Priority of its encode: p2 when nothing else waits, p0 before the jobs of everybody, for keys of admins
     #[arg(long, value_parser = ["p0", "p1", "p2"])]
     pub priority: Option<String>,
+    /// Have its encode wait, paused, until `streamgate jobs resume`, or until `media renditions` or `media transcode` take its place
+    #[arg(long, conflicts_with = "wait")]
+    pub encode_paused: bool,
     /// Wait until it is ready or rejected, showing what happens
     #[arg(long)]
     pub wait: bool,

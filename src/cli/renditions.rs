@@ -1,6 +1,9 @@
 //! `media renditions`: brings files with renditions that were made elsewhere, has them published as they are, and says what came of it.
 
-use std::{path::Path, time::Instant};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, bail};
 use reqwest::Method;
@@ -37,8 +40,7 @@ pub(super) async fn publish_renditions(args: &RenditionsArgs, as_json: bool) -> 
     if let Some(priority) = &args.priority {
         wanted["priority"] = json!(priority);
     }
-    let url = client.build_url(&format!("v1/media/{}/transcode", args.media_id), &[]);
-    let begun = client.send_json(client.build_request(Method::POST, url).json(&wanted)).await?;
+    let begun = begin_encode(&client, &args.media_id, &wanted).await?;
     let job_id = output::sanitize_text(begun["job_id"].as_str().unwrap_or_default());
     if args.detach {
         if as_json {
@@ -63,6 +65,31 @@ pub(super) async fn publish_renditions(args: &RenditionsArgs, as_json: bool) -> 
         output::print_line(describe_end(&job))?;
     }
     Ok(())
+}
+
+/// How long a source may take that is being verified, or whose encode is being planned.
+const VERIFY_WAIT_MAX: Duration = Duration::from_secs(120);
+
+/// Asks for the encode, once the source is verified.
+async fn begin_encode(client: &ApiClient, media_id: &str, wanted: &Value) -> anyhow::Result<Value> {
+    let since = Instant::now();
+    loop {
+        let url = client.build_url(&format!("v1/media/{media_id}/transcode"), &[]);
+        let begun = client.send_json(client.build_request(Method::POST, url).json(wanted)).await;
+        let error = match begun {
+            Ok(begun) => return Ok(begun),
+            Err(error) => error,
+        };
+        let is_early = error.as_refusal().is_some_and(|refusal| refusal.code == "not_encodable");
+        if !is_early || since.elapsed() >= VERIFY_WAIT_MAX {
+            return Err(error.into());
+        }
+        let medium = client.get_json(&format!("v1/media/{media_id}"), &[]).await?;
+        if !matches!(medium["status"].as_str(), Some("uploading" | "stored")) {
+            return Err(error.into());
+        }
+        tokio::time::sleep(super::job_end::LOOK_PERIOD).await;
+    }
 }
 
 /// Brings one file; answers the id of its upload.

@@ -81,6 +81,8 @@ pub struct FileDescription<'a> {
     pub profile: Option<&'a str>,
     /// Priority of its encode.
     pub priority: Option<&'a str>,
+    /// True when its encode waits until somebody resumes it.
+    pub is_encode_paused: bool,
     /// True for bytes that become no medium of their own (tus 1.0, concatenation).
     pub is_partial: bool,
 }
@@ -97,6 +99,7 @@ impl FileDescription<'_> {
             ("visibility", visibility),
             ("profile", self.profile),
             ("priority", self.priority),
+            ("encode_paused", self.is_encode_paused.then_some("true")),
         ];
         let pairs = said.into_iter().filter_map(|(name, value)| Some((name, value?)));
         let pairs: Vec<String> =

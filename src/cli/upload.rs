@@ -55,7 +55,7 @@ pub async fn run_upload(args: UploadArgs, as_json: bool) -> anyhow::Result<Comma
             UploadItem::File(identity) => upload_file(&client, memory.as_ref(), identity, &args).await?,
             UploadItem::Stdin => upload_stdin(&client, &args).await?,
         };
-        if report_upload(&client, &upload, args.wait, as_json).await? == CommandOutcome::Badly {
+        if report_upload(&client, &upload, &args, as_json).await? == CommandOutcome::Badly {
             outcome = CommandOutcome::Badly;
         }
     }
@@ -122,6 +122,7 @@ fn describe_file<'a>(args: &'a UploadArgs, name: &'a str) -> FileDescription<'a>
         is_public: args.public,
         profile: args.profile.as_deref(),
         priority: args.priority.as_deref(),
+        is_encode_paused: args.encode_paused,
         is_partial: false,
     }
 }
@@ -130,11 +131,11 @@ fn describe_file<'a>(args: &'a UploadArgs, name: &'a str) -> FileDescription<'a>
 async fn report_upload(
     client: &ApiClient,
     upload: &TusUpload,
-    wait: bool,
+    args: &UploadArgs,
     as_json: bool,
 ) -> anyhow::Result<CommandOutcome> {
     let answer = json!({ "upload_url": client.build_url(&upload.path, &[]).as_str() });
-    report_medium(client, &upload.media_id, answer, wait, as_json).await
+    report_medium(client, &upload.media_id, answer, (args.wait, args.encode_paused), as_json).await
 }
 
 /// Says that a medium is there, with what else is in `answer`, and with `wait` follows it to its end.
@@ -142,7 +143,7 @@ pub(super) async fn report_medium(
     client: &ApiClient,
     media_id: &str,
     mut answer: Value,
-    wait: bool,
+    (wait, is_encode_paused): (bool, bool),
     as_json: bool,
 ) -> anyhow::Result<CommandOutcome> {
     answer["media_id"] = json!(media_id);
@@ -153,9 +154,12 @@ pub(super) async fn report_medium(
     if as_json {
         output::print_json(&answer.take())?;
     } else {
-        output::print_message(format!(
-            "It is being prepared; follow it with `streamgate watch --media {media_id}`"
-        ));
+        let waiting = if is_encode_paused {
+            "Its encode waits for `streamgate media renditions`, `media transcode` or `jobs resume`"
+        } else {
+            "It is being prepared"
+        };
+        output::print_message(format!("{waiting}; follow it with `streamgate watch --media {media_id}`"));
         output::print_line(media_id)?;
     }
     Ok(CommandOutcome::Well)

@@ -52,6 +52,16 @@ async fn renditions(cluster: &Cluster, media_id: &str, files: &[&str]) -> (bool,
     (ran.status.success(), printed, err)
 }
 
+/// Uploads a file whose encode waits; answers the id of its medium.
+async fn upload_paused(cluster: &Cluster, file: &str) -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_streamgate"));
+    command.args(["--json", "upload", "--encode-paused", file]);
+    command.args(["--url", &cluster.url, "--api-key", &cluster.key]);
+    let sent = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    let said: Value = serde_json::from_slice(&sent.stdout).unwrap();
+    said["media_id"].as_str().unwrap_or_else(|| panic!("{said}")).to_owned()
+}
+
 /// Digests of the decoded frames, or of the packets, of one stream of an input.
 fn digests(input: &str, map: &str, codec: &[&str]) -> Vec<String> {
     let output = Command::new("ffmpeg")
@@ -225,6 +235,53 @@ async fn a_ladder_that_was_made_elsewhere_plays_as_it_is() {
     let verified = Command::new(env!("CARGO_BIN_EXE_streamgate")).args(args).output().unwrap();
     assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stderr));
     cluster.check_running();
+}
+
+/// The source is stored and never encoded; all that plays was made elsewhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ladder_of_ones_own_needs_no_encode_before_it() {
+    let mut cluster = Cluster::start(Options::default()).await;
+    let files = Files::new();
+    let source = files.make("film.mp4", "640x360", ALIGNED);
+    let small = files.make("small.mp4", "320x180", ALIGNED);
+    let media_id = upload_paused(&cluster, &source).await;
+    // At once: the command waits until the source is verified.
+    let (went_well, job, said) = renditions(&cluster, &media_id, &[&source, &small]).await;
+    assert!(went_well, "{said}\n{job}\n{}", cluster.logs());
+    let cancelled = cluster.media_event("job.cancelled", &media_id).await;
+    let first_id = cancelled.data["job_id"].as_str().unwrap();
+    assert_ne!(job["job_id"], *first_id);
+    let first = cluster.get(&format!("/v1/jobs/{first_id}")).await;
+    let parts = first["parts"].as_array().unwrap();
+    assert!(
+        !parts.is_empty() && parts.iter().all(|part| part["attempt"] == 0),
+        "a part of it was begun: {first}"
+    );
+    let base = playback(&cluster, &media_id).await;
+    let base = base.rsplit_once('/').unwrap().0.to_owned();
+    let copy = ["-c", "copy"];
+    for (name, file) in [("v360", &source), ("v180", &small)] {
+        let played = format!("{base}/{name}/index.m3u8");
+        assert_eq!(digests(&played, "0:v", &copy), digests(file, "0:v", &copy), "{name}: other bytes");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_encode_that_waits_begins_when_somebody_resumes_it() {
+    let mut cluster = Cluster::start(Options::default()).await;
+    let files = Files::new();
+    let source = files.make("film.mp4", "320x180", ALIGNED);
+    let media_id = upload_paused(&cluster, &source).await;
+    let paused = cluster.media_event("job.paused", &media_id).await;
+    let job_id = paused.data["job_id"].as_str().unwrap();
+    let why = cluster.get(&format!("/v1/jobs/{job_id}/why")).await;
+    assert!(why.to_string().contains("paused"), "{why}");
+    assert_eq!(cluster.get(&format!("/v1/media/{media_id}")).await["status"], "stored");
+    let resumed = cluster.request(Method::POST, &format!("/v1/jobs/{job_id}/resume")).send().await.unwrap();
+    assert_eq!(resumed.status(), 200);
+    cluster.media_event("media.ready", &media_id).await;
+    let history = cluster.get(&format!("/v1/jobs/{job_id}/history")).await.to_string();
+    assert!(history.contains("job.paused") && history.contains("job.resumed"), "{history}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

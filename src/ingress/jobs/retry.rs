@@ -17,6 +17,7 @@ use schemas::{
 };
 use store::Store;
 
+use super::cancellation::{JobCanceller, cancel_job};
 use crate::capacity::CapacityLimit;
 use web::error::Problem;
 
@@ -93,7 +94,14 @@ impl NextEncodeError {
 pub fn settings_of_job(job: &JobRecord) -> EncodeSettings {
     let profile = Some(job.plan.profile.clone()).filter(|name| !name.is_empty());
     let renditions = job.plan.copy.as_ref().map(|copy| copy.files.clone()).unwrap_or_default();
-    EncodeSettings { profile, priority: job.priority, scheduled: None, range: job.plan.range, renditions }
+    EncodeSettings {
+        profile,
+        priority: job.priority,
+        scheduled: None,
+        range: job.plan.range,
+        paused: false,
+        renditions,
+    }
 }
 
 /// Begins the encode behind number `ended` of the medium, which came to nothing.
@@ -134,7 +142,8 @@ pub async fn begin_next_encode(
 /// event was given up, or its record went with its age.
 pub(crate) const PLANNING_MS_MAX: u64 = 3_600_000;
 
-/// Begins another encode of a medium that was verified, whatever came of those before.
+/// Begins another encode of a medium that was verified, whatever came of those before. A first one that waits, paused, is cancelled
+/// by the account `asked_by`.
 ///
 /// # Errors
 /// [`NextEncodeError`]; nothing has changed then.
@@ -142,10 +151,32 @@ pub async fn begin_new_encode(
     bus: &Bus,
     store: &Store,
     media_id: MediaId,
-    settings: EncodeSettings,
+    (settings, asked_by): (EncodeSettings, &str),
 ) -> Result<NextEncode, NextEncodeError> {
     let held = load_reopenable(bus, media_id).await?;
+    let held = cancel_paused_encode(bus, store, held, asked_by).await?;
     begin_encode_of(bus, store, held, settings).await
+}
+
+/// Makes room for another encode where the first one waits, paused, and nothing plays yet: its job is cancelled as by a request for that,
+/// so that a medium whose other encode then does not begin says so, and can be taken up again.
+async fn cancel_paused_encode(
+    bus: &Bus,
+    store: &Store,
+    held: VersionedRecord<media::MediaRecord>,
+    asked_by: &str,
+) -> Result<VersionedRecord<media::MediaRecord>, NextEncodeError> {
+    let record = &held.record;
+    let Some(source) = record.source.as_ref().filter(|_| record.status == MediaStatus::Stored) else {
+        return Ok(held);
+    };
+    let job = find_job(bus, record.media_id, record.attempt.encode.max(1)).await?;
+    let is_paused = |job: &JobRecord| job.status == JobStatus::Active && job.paused_at_ms.is_some();
+    let Some(job) = job.filter(is_paused) else { return Ok(held) };
+    // Before anything ends: without it there is no other encode.
+    check_source(store, record.media_id, &source.key).await?;
+    cancel_job(bus, job.job_id, JobCanceller::Person(asked_by)).await?;
+    load_reopenable(bus, record.media_id).await
 }
 
 /// Begins what a run of a schedule of `owner` asks for, once: a medium that the run has reopened is left as it is. `attempt_before` is

@@ -88,7 +88,8 @@ static IN_HEADERS: LazyLock<Vec<(&str, bool, &str, Value)>> = LazyLock::new(|| {
             "Upload-Metadata",
             false,
             "Pairs of name and base64, each name once: `filename`, `filetype`, `title`, `visibility` (`public`, `unlisted`, or `private` as without it), \
-             `mint_tx` (the transaction that minted the token of the medium), `profile` and `priority` of its encode, or one's own.",
+             `mint_tx` (the transaction that minted the token of the medium), `profile` and `priority` of its encode, \
+             `encode_paused` (`true` has its job wait until somebody resumes it or has the medium encoded otherwise), or one's own.",
             json!({ "type": "string", "format": "tus-metadata", "maxLength": metadata_max }),
         ),
         (

@@ -208,6 +208,7 @@ pub(crate) async fn begin_transcode(
 ) -> Result<TranscodeDocument, Problem> {
     let TranscodeJobRequest { media_id, profile, range, priority } = wanted;
     let medium = media::load_owned(&app.bus, media_id, who).await?;
+    require_verified(&medium)?;
     if let Some(range) = range {
         check_medium_range(range, &medium, range_pointer)?;
     }
@@ -219,15 +220,24 @@ pub(crate) async fn begin_transcode(
     require_priority(who, priority)?;
     let settings =
         EncodeSettings { profile: Some(profile.clone()), priority, range, ..EncodeSettings::default() };
-    let (encode, job_id) = match retry::begin_new_encode(&app.bus, &app.store, media_id, settings).await {
-        Ok(retry::NextEncode::Begun { encode, job_id, .. }) => (encode, job_id),
-        Ok(retry::NextEncode::Superseded(why)) => {
-            return Err(Problem::new(ProblemCode::NotEncodable).with_detail(why));
-        }
-        Err(error) => return Err(explain_encode_failure(error)),
-    };
+    let (encode, job_id) =
+        match retry::begin_new_encode(&app.bus, &app.store, media_id, (settings, &who.owner)).await {
+            Ok(retry::NextEncode::Begun { encode, job_id, .. }) => (encode, job_id),
+            Ok(retry::NextEncode::Superseded(why)) => {
+                return Err(Problem::new(ProblemCode::NotEncodable).with_detail(why));
+            }
+            Err(error) => return Err(explain_encode_failure(error)),
+        };
     tracing::info!(job.id = %job_id, media.id = %media_id, profile, by = who.owner, "encoded again");
     Ok(TranscodeDocument { job_id, media_id, encode, profile, priority, range })
+}
+
+/// Refuses a medium of which nobody has looked at the bytes yet: it is there, and there is nothing to encode.
+fn require_verified(medium: &media::MediumRecords) -> Result<(), Problem> {
+    if medium.asset.is_some() {
+        return Ok(());
+    }
+    Err(Problem::new(ProblemCode::NotEncodable).with_detail("it is not verified yet"))
 }
 
 /// Refuses a part that a medium has not; `pointer` says where in the request it stands.

@@ -15,7 +15,7 @@ use schemas::{
     upload::{UploadRecord, UploadStatus},
 };
 
-use super::TranscodeDocument;
+use super::{TranscodeDocument, require_verified};
 use crate::{
     AppState,
     jobs::{explain_encode_failure, require_priority, retry},
@@ -32,6 +32,7 @@ pub(super) async fn begin_own_ladder(
     upload_ids: &[UploadId],
 ) -> Result<TranscodeDocument, Problem> {
     let medium = media::load_owned(&app.bus, media_id, who).await?;
+    require_verified(&medium)?;
     if !(1..=RENDITION_FILES_MAX).contains(&upload_ids.len()) {
         let detail = format!("1 to {RENDITION_FILES_MAX} uploads");
         return Err(Problem::new(ProblemCode::RequestInvalid).with_pointer("/renditions", detail));
@@ -51,13 +52,14 @@ pub(super) async fn begin_own_ladder(
     let profile = app.config.profiles.default_name.clone();
     let settings =
         EncodeSettings { profile: Some(profile.clone()), priority, renditions, ..EncodeSettings::default() };
-    let (encode, job_id) = match retry::begin_new_encode(&app.bus, &app.store, media_id, settings).await {
-        Ok(retry::NextEncode::Begun { encode, job_id, .. }) => (encode, job_id),
-        Ok(retry::NextEncode::Superseded(why)) => {
-            return Err(Problem::new(ProblemCode::NotEncodable).with_detail(why));
-        }
-        Err(error) => return Err(explain_encode_failure(error)),
-    };
+    let (encode, job_id) =
+        match retry::begin_new_encode(&app.bus, &app.store, media_id, (settings, &who.owner)).await {
+            Ok(retry::NextEncode::Begun { encode, job_id, .. }) => (encode, job_id),
+            Ok(retry::NextEncode::Superseded(why)) => {
+                return Err(Problem::new(ProblemCode::NotEncodable).with_detail(why));
+            }
+            Err(error) => return Err(explain_encode_failure(error)),
+        };
     tracing::info!(job.id = %job_id, media.id = %media_id, files = upload_ids.len(), by = who.owner, "renditions are published");
     Ok(TranscodeDocument { job_id, media_id, encode, profile, priority, range: None })
 }

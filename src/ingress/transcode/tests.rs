@@ -219,7 +219,7 @@ async fn an_upload_says_how_it_is_encoded_first() {
         site.site.ask("POST", path, &format!("{}{headers}", site.owner), "").await
     };
     for (path, headers) in [("/v1/media", whole), ("/v1/uploads", tus)] {
-        let wanted = pairs(&[("profile", "small"), ("priority", "p2")]);
+        let wanted = pairs(&[("profile", "small"), ("priority", "p2"), ("encode_paused", "true")]);
         let answer = send(path, &format!("{headers}{wanted}")).await;
         assert_eq!(answer.status, 201, "{answer:?}");
         let message = events.next().await.unwrap();
@@ -227,6 +227,7 @@ async fn an_upload_says_how_it_is_encoded_first() {
         let settings = EncodeSettings {
             profile: Some("small".into()),
             priority: JobPriority::P2,
+            paused: true,
             ..EncodeSettings::default()
         };
         assert_eq!(received.settings, settings, "{path}");
@@ -234,12 +235,50 @@ async fn an_upload_says_how_it_is_encoded_first() {
             (pairs(&[("profile", "huge")]), (422, "profile_unknown")),
             (pairs(&[("priority", "p0")]), (403, "operators_only")),
             (pairs(&[("priority", "high")]), (400, "header_invalid")),
+            (pairs(&[("encode_paused", "yes")]), (400, "header_invalid")),
         ] {
             let answer = send(path, &format!("{headers}{pairs}")).await;
             let problem: Value = serde_json::from_str(&answer.body).unwrap();
             assert_eq!((answer.status, problem["code"].as_str().unwrap()), wanted, "{path} {problem}");
         }
     }
+}
+
+#[tokio::test]
+async fn a_first_encode_that_waits_paused_gives_way_to_another() {
+    let site = Encoded::start().await;
+    let path = format!("/v1/media/{FILM}/transcode");
+    let headers = format!("{}Content-Type: application/json\r\n", site.owner);
+    let ask = async || site.site.ask("POST", &path, &headers, r#"{"profile":"small"}"#).await;
+    site.change_medium(|medium| {
+        (medium.status, medium.encode) = (MediaStatus::Stored, None);
+        Outbox::new()
+    })
+    .await;
+    site.put_job(1, JobStatus::Active).await;
+    let refused = ask().await;
+    assert!(refused.status == 409 && refused.body.contains("it is being encoded"), "{refused:?}");
+
+    let first = derive_job_id(FILM, 1).to_string();
+    let pause = |found: Option<&JobRecord>| Some((found?.with_pause(OWNER, 7)?.0, Outbox::new()));
+    site.admin.change_record::<JobRecord>(&first, pause).await.unwrap();
+    let begun = ask().await;
+    let document: Value = serde_json::from_str(&begun.body).unwrap();
+    assert_eq!((begun.status, &document["encode"]), (202, &json!(2)), "{begun:?}");
+    let medium = site.medium().await;
+    assert_eq!((medium.status, medium.attempt.encode), (MediaStatus::Stored, 2));
+    let first = site.admin.load_record::<JobRecord>(&first).await.unwrap().unwrap().record;
+    assert_eq!(first.status, JobStatus::Cancelled);
+
+    // Without a source there is nothing else to make, and the job goes on waiting.
+    site.put_job(2, JobStatus::Active).await;
+    let second = derive_job_id(FILM, 2).to_string();
+    site.admin.change_record::<JobRecord>(&second, pause).await.unwrap();
+    site.site.store.delete(&schemas::keys::source_key(FILM)).await.unwrap();
+    let refused = ask().await;
+    assert!(refused.status == 409 && refused.body.contains("source_gone"), "{refused:?}");
+    let second = site.admin.load_record::<JobRecord>(&second).await.unwrap().unwrap().record;
+    assert_eq!(second.status, JobStatus::Active);
 }
 
 #[tokio::test]

@@ -74,6 +74,9 @@ pub(super) struct MediaRequest {
     /// Priority of the job, and of that of the encode; `p1` when absent. `p0` is for admins.
     #[serde(default)]
     priority: JobPriority,
+    /// True when the encode waits until somebody resumes its job, or has the medium encoded otherwise.
+    #[serde(default)]
+    encode_paused: bool,
 }
 
 /// Who plays a medium.
@@ -264,6 +267,7 @@ fn describe(
     }
     metadata.settings.profile = wanted.profile.filter(|name| !name.is_empty());
     metadata.settings.priority = wanted.priority;
+    metadata.settings.paused = wanted.encode_paused;
     metadata.describe(who, &shared.profiles, record).map_err(|refusal| match refusal {
         UploadRefusal::ProfileUnknown(names) => other(
             Problem::new(ProblemCode::ProfileUnknown)

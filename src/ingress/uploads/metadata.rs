@@ -79,6 +79,11 @@ impl UploadMetadata {
                 let known = JobPriority::ALL.into_iter().find(|known| known.subject_token() == value);
                 self.settings.priority = known.ok_or("has a priority that is none of p0, p1 and p2")?;
             }
+            "encode_paused" => {
+                let paused =
+                    value.parse().map_err(|_| "has an encode_paused that is neither true nor false")?;
+                self.settings.paused = paused;
+            }
             "filetype" | "type" if self.content_type.is_none() => {
                 self.content_type = clean_media_type(value);
             }

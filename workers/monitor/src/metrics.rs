@@ -349,7 +349,10 @@ impl MonitorMetrics {
         let now = Instant::now();
         match parse_event_subject(subject) {
             Some((UploadReceived::ENTITY, UploadReceived::VERB, _)) => {
-                if let Ok(event) = nats::decode_message::<UploadReceived>(subject, payload) {
+                // Who has the encode wait does not wait for it.
+                if let Ok(event) = nats::decode_message::<UploadReceived>(subject, payload)
+                    && !event.settings.paused
+                {
                     self.inner.received.lock().note(event.media_id, now);
                 }
             }

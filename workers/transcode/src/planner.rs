@@ -215,7 +215,7 @@ impl TranscodePlanner {
             }
             plan
         };
-        let job = self.store_job(build_job_record(wanted, plan)).await?;
+        let job = self.store_job(build_job_record(wanted, plan), wanted.settings.paused).await?;
         PLANS.increment(JobOutcome::Succeeded);
         self.keep_made_parts(&job).await?;
         Ok(StageOutcome::Done)
@@ -307,7 +307,11 @@ impl TranscodePlanner {
     }
 
     /// Stores the job, unless another planner did; then that one counts.
-    async fn store_job(&self, job: job::JobRecord) -> Result<job::JobRecord, TranscodeError> {
+    async fn store_job(
+        &self,
+        job: job::JobRecord,
+        is_paused: bool,
+    ) -> Result<job::JobRecord, TranscodeError> {
         let (media_id, encode) = (job.media_id, job.encode);
         let job = self.continue_ended_job(job).await?;
         let queued = JobQueued {
@@ -318,8 +322,17 @@ impl TranscodePlanner {
             part_count: u32::try_from(job.parts.len()).unwrap_or(u32::MAX),
             total_ms: job.parts.iter().map(|part| plan::part_duration_ms(&job.plan, part)).sum(),
         };
+        let mut outbox = Outbox::new().with_event(&queued);
+        let paused = is_paused.then(|| job.with_pause(&job.owner, nats::estimated_broker_now_ms())).flatten();
+        let job = match paused {
+            Some((paused, event)) => {
+                outbox = outbox.with_event(&event);
+                paused
+            }
+            None => job,
+        };
         let mut held = VersionedRecord::new(job);
-        match self.context.bus.commit_record(&mut held, Outbox::new().with_event(&queued)).await {
+        match self.context.bus.commit_record(&mut held, outbox).await {
             Ok(()) => {
                 let job = held.record;
                 tracing::info!(media.id = %media_id, job.id = %job.job_id, parts = job.parts.len(), "planned");

@@ -596,6 +596,7 @@ async fn another_profile_takes_the_place_of_what_plays_and_leaves_it_beside() {
         priority: subjects::JobPriority::P2,
         scheduled: None,
         range: None,
+        paused: false,
         renditions: Vec::new(),
     };
     reopen_medium(&bus, clip.media_id, MediaStatus::Ready, (2, settings)).await;

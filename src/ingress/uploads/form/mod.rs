@@ -70,6 +70,10 @@ pub(super) struct UploadForm {
     #[serde(default)]
     #[schemars(with = "String", extend("enum" = ["p0", "p1", "p2"]))]
     priority: Option<String>,
+    /// Whether its encode waits until somebody resumes its job, or has the medium encoded otherwise.
+    #[serde(default)]
+    #[schemars(with = "String", extend("enum" = ["true", "false"]))]
+    encode_paused: Option<String>,
     /// The file, with its name; behind everything that says something about it.
     #[schemars(extend("format" = "binary"))]
     file: String,

@@ -15,7 +15,8 @@ use super::super::{metadata::UploadMetadata, refusal::UploadRefusal};
 /// The field of the right.
 const TOKEN_FIELD: &str = "upload_token";
 /// Fields that say something about the file.
-const FILE_FIELDS: [&str; 6] = ["title", "description", "visibility", "mint_tx", "profile", "priority"];
+const FILE_FIELDS: [&str; 7] =
+    ["title", "description", "visibility", "mint_tx", "profile", "priority", "encode_paused"];
 /// Most fields before the file.
 const FIELDS_MAX: usize = 32;
 /// Longest value of a field in bytes.
