@@ -548,9 +548,8 @@ fn worker_message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static s
             Some((vec!["ingress"], vec!["ingress"]))
         }
         "job.cancelled" => Some((vec!["ingress", "keeper", "tasks"], vec!["index"])),
-        "job.paused" | "job.resumed" | "job.reprioritized" | "ask.jobs" => {
-            Some((vec!["ingress", "tasks"], vec!["index"]))
-        }
+        "job.paused" => Some((vec!["ingress", "tasks", "transcode"], vec!["index"])),
+        "job.resumed" | "job.reprioritized" | "ask.jobs" => Some((vec!["ingress", "tasks"], vec!["index"])),
         "ask.jobs.answer" => Some((vec!["index"], vec!["ingress", "tasks"])),
         "upload.terminated" => Some((vec!["ingress", "tasks"], vec![])),
         "kv.limits.uploads" => Some((vec!["ingress", "keeper", "tasks"], vec!["ingress", "keeper", "tasks"])),

@@ -67,12 +67,12 @@ pub(super) async fn publish_renditions(args: &RenditionsArgs, as_json: bool) -> 
     Ok(())
 }
 
-/// How long a source may take that is being verified, or whose encode is being planned.
-const VERIFY_WAIT_MAX: Duration = Duration::from_secs(120);
+/// How long an encode may take to be planned, once its source is verified.
+const PLAN_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// Asks for the encode, once the source is verified.
 async fn begin_encode(client: &ApiClient, media_id: &str, wanted: &Value) -> anyhow::Result<Value> {
-    let since = Instant::now();
+    let (mut verified_since, mut has_said) = (None, false);
     loop {
         let url = client.build_url(&format!("v1/media/{media_id}/transcode"), &[]);
         let begun = client.send_json(client.build_request(Method::POST, url).json(wanted)).await;
@@ -80,13 +80,20 @@ async fn begin_encode(client: &ApiClient, media_id: &str, wanted: &Value) -> any
             Ok(begun) => return Ok(begun),
             Err(error) => error,
         };
-        let is_early = error.as_refusal().is_some_and(|refusal| refusal.code == "not_encodable");
-        if !is_early || since.elapsed() >= VERIFY_WAIT_MAX {
+        if error.as_refusal().is_none_or(|refusal| refusal.code != "not_encodable") {
             return Err(error.into());
         }
         let medium = client.get_json(&format!("v1/media/{media_id}"), &[]).await?;
-        if !matches!(medium["status"].as_str(), Some("uploading" | "stored")) {
+        let is_verifying = medium["status"] == "uploading";
+        let since = *verified_since.get_or_insert_with(Instant::now);
+        if !is_verifying && since.elapsed() >= PLAN_WAIT_MAX {
             return Err(error.into());
+        }
+        if is_verifying {
+            verified_since = None;
+            if !std::mem::replace(&mut has_said, true) {
+                output::print_message("Waiting until its source is verified");
+            }
         }
         tokio::time::sleep(super::job_end::LOOK_PERIOD).await;
     }

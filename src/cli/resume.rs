@@ -70,6 +70,9 @@ pub struct InterruptedUpload {
     pub media_id: String,
     /// Name of the file, for a person who looks in here.
     pub file: String,
+    /// True when it was begun with an encode that waits.
+    #[serde(default)]
+    pub encode_paused: bool,
 }
 
 /// Where cut uploads are remembered.
@@ -142,6 +145,7 @@ mod tests {
             upload_path: format!("v1/uploads/{name}"),
             media_id: "m".into(),
             file: name.into(),
+            encode_paused: false,
         }
     }
 

@@ -154,12 +154,12 @@ pub(super) async fn report_medium(
     if as_json {
         output::print_json(&answer.take())?;
     } else {
-        let waiting = if is_encode_paused {
+        output::print_message(if is_encode_paused {
             "Its encode waits for `streamgate media renditions`, `media transcode` or `jobs resume`"
+                .to_owned()
         } else {
-            "It is being prepared"
-        };
-        output::print_message(format!("{waiting}; follow it with `streamgate watch --media {media_id}`"));
+            format!("It is being prepared; follow it with `streamgate watch --media {media_id}`")
+        });
         output::print_line(media_id)?;
     }
     Ok(CommandOutcome::Well)
@@ -186,6 +186,13 @@ async fn open_upload(
     if let Some(remembered) = memory.and_then(|memory| memory.find_upload(identity)).filter(|_| !args.restart)
     {
         match tus::read_upload(client, &remembered.upload_path).await {
+            Ok(_) if remembered.encode_paused != args.encode_paused => {
+                let begun = if remembered.encode_paused { "with" } else { "without" };
+                bail!(
+                    "the upload of {} that was cut was begun {begun} --encode-paused: go on with it like that, or begin anew with --restart",
+                    identity.path.display()
+                );
+            }
             Ok(upload) => {
                 let done = render::format_size(upload.offset_bytes);
                 output::print_message(format!("Going on behind {done} that the server has"));
@@ -210,6 +217,7 @@ async fn open_upload(
             upload_path: upload.path.clone(),
             media_id: upload.media_id.clone(),
             file: name,
+            encode_paused: args.encode_paused,
         };
         if let Err(error) = memory.save_upload(identity, &remembered) {
             output::print_message(format!(

@@ -15,6 +15,7 @@ use schemars::JsonSchema;
 use schemas::{
     access::ApiKeyScope,
     index_query::{self, JobCounts, JobCountsQuery},
+    job::JobRecord,
     usage::OwnerUsage,
 };
 use serde::{Deserialize, Serialize};
@@ -166,6 +167,21 @@ pub(crate) async fn require_work_room(
     let usage = load_usage(bus, owner).await?;
     let used_ms = usage.encoded_ms.saturating_add(encode_ms);
     check_daily("daily_encode_ms", quota.daily_encode_ms_max, (usage.encoded_ms, used_ms), &usage)
+}
+
+/// Takes the time of an encode that was planned, and of which nothing was begun, from what its owner used that day. What is not written
+/// counts on.
+pub(crate) async fn give_back_encode(bus: &Bus, job: &JobRecord) {
+    let digest = Sha256::digest(job.owner.as_bytes());
+    let key = OwnerUsage::key_for_owner(&digest, OwnerUsage::day_of_ms(job.created_at_ms));
+    let given_back = bus.change_record::<OwnerUsage>(&key, |found| {
+        let usage = found?.clone();
+        let encoded_ms = usage.encoded_ms.saturating_sub(job.plan.duration_ms);
+        Some((OwnerUsage { encoded_ms, ..usage }, Outbox::new()))
+    });
+    if let Err(error) = Box::pin(given_back).await {
+        tracing::warn!(%error, job.id = %job.job_id, "an encode that was not begun counts for its owner's quota");
+    }
 }
 
 /// Refuses another job of an owner that has as many as it may, `begun_count` among them that the index may not have seen.

@@ -334,7 +334,7 @@ async fn who_refuses_by_the_head_gets_nothing_of_a_file() {
     let (address, _server) = serve(Router::new().route("/take", refuse)).await;
     let client = OutboundClient::new(loopback()).unwrap();
     let taken = Arc::new(AtomicUsize::new(0));
-    let asked = (0..50).map(async |_: u32| {
+    let asked = (0..8).map(async |_: u32| {
         let counted = taken.clone();
         let pieces = (0..64).map(|_| Ok(Bytes::from(vec![0; 1 << 20]))).collect();
         let mut file = file(&client, address, (64 << 20, pieces));

@@ -204,6 +204,7 @@ mod tests {
         assert!(given_up.await.is_err(), "what it is read from is let go");
         let waited = begun.elapsed();
         assert!(waited >= Duration::from_secs(WRITE_SECONDS_MAX), "{waited:?}");
-        assert!(waited <= Duration::from_secs(WRITE_SECONDS_MAX + 1), "{waited:?}");
+        // The clock may jump while the system still takes bytes.
+        assert!(waited <= Duration::from_secs(WRITE_SECONDS_MAX * 3), "{waited:?}");
     }
 }

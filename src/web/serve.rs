@@ -52,8 +52,9 @@ use super::{
 pub const BUFFER_BYTES_MAX: usize = 64 * 1024;
 /// Longest wait for a complete request head in seconds.
 pub const HEADER_SECONDS_MAX: u64 = 15;
-/// Longest time in which a client takes nothing of what is being sent to it, in seconds; the connection and all that it holds end then.
-pub const WRITE_SECONDS_MAX: u64 = 60;
+/// Longest time in which a client makes no room for more of what is being sent to it, in seconds; the connection and all that it holds end
+/// then. The system makes room a third of its buffer at a time, which has up to 4 MiB: a client of 6 KiB/s is not cut.
+pub const WRITE_SECONDS_MAX: u64 = 300;
 /// Most connections at once; more wait in the listen queue.
 pub const CONNECTIONS_MAX: usize = 16_384;
 /// Most connections of one address at once, a proxy in front included; more are closed, so that none can take all.

@@ -8,7 +8,7 @@
 //!
 //! Limits: `ingress.events` has those of followers and of what waits for each; [`FOLLOW_MAX`] each (a client comes back by itself),
 //! [`CATCHING_UP_MAX`] reading the past at the same time, of one principal `CATCHING_UP_EACH_MAX`; `SEND_TIME_MAX` for one frame to
-//! be taken; a comment every [`KEEP_ALIVE`] keeps proxies from closing the connection.
+//! be taken over HTTP/2, where HTTP/1.1 has the limit of its connection; a comment every [`KEEP_ALIVE`] keeps proxies from closing the connection.
 
 mod config;
 mod filter;
@@ -187,7 +187,7 @@ static FOLLOW_EVENTS: Operation =
 /// follow. A stream that breaks goes on behind `Last-Event-ID`, on any replica, without a snapshot; `0-0` begins with the oldest event
 /// there is, of `media` or `job` with its first. Where events behind the id are not there any more, `resync` says so, and a snapshot
 /// follows. A client that reads too slowly gets `lagged`, and comes back. A comment comes every 15 seconds; the connection ends after an
-/// hour at the latest, and within two seconds once the credential is good no more.
+/// hour at the latest, and within two seconds once the credential is good no more; that of a client which reads nothing within five minutes.
 #[utoipa::path(
     get,
     path = FOLLOW_EVENTS.path,

@@ -80,6 +80,28 @@ pub async fn cancel_job(
     }
 }
 
+/// Cancels a job that is paused, and nobody works on, for the account `by`; false when it is not, or somebody else did.
+///
+/// # Errors
+/// [`BusError::Unavailable`] when the broker does not answer.
+pub async fn cancel_paused_job(bus: &Bus, job_id: JobId, by: &str) -> Result<bool, BusError> {
+    let now_ms = Box::pin(bus.broker_now_ms(&subjects::kv_stream_name(JobRecord::BUCKET))).await?;
+    let mut is_cancelled = false;
+    let change = |found: Option<&JobRecord>| {
+        // Another call may come after a conflict, and find that somebody resumed it.
+        is_cancelled = false;
+        let paused = found.filter(|job| job.paused_at_ms.is_some())?;
+        let (record, event) = paused.with_cancellation(Some(by), now_ms, schemas::ENDED_KEPT_MS)?;
+        is_cancelled = true;
+        Some((record, Outbox::new().with_event(&event)))
+    };
+    let held = Box::pin(bus.change_record::<JobRecord>(&job_id.to_string(), change)).await?;
+    if let Some(held) = held.filter(|_| is_cancelled) {
+        fail_cancelled_medium(bus, &held.record).await?;
+    }
+    Ok(is_cancelled)
+}
+
 /// True when all that a job was to fetch is there: its medium goes its way, and the job only has to say so.
 async fn is_fetched(bus: &Bus, job_id: JobId) -> Result<bool, BusError> {
     let Some(job) = bus.load_record::<JobRecord>(&job_id.to_string()).await? else { return Ok(false) };

@@ -9,16 +9,17 @@ use packaging::plan;
 use schemas::{
     encode::{EncodeSettings, SUPERSEDED_ENCODES_MAX},
     ids::{JobId, MediaId},
-    job::{JobRecord, JobStatus},
+    job::{JobPartRecord, JobRecord, JobStatus},
     media::{self, MediaAttempt, MediaReopened, MediaStatus, ReopenStep},
     renditions::RenditionFile,
     schedule::ScheduledRun,
+    subjects,
     upload::{UploadRecord, UploadStatus},
 };
 use store::Store;
 
-use super::cancellation::{JobCanceller, cancel_job};
-use crate::capacity::CapacityLimit;
+use super::cancellation::cancel_paused_job;
+use crate::{capacity::CapacityLimit, quotas::give_back_encode};
 use web::error::Problem;
 
 /// Most encodes of a medium.
@@ -142,41 +143,52 @@ pub async fn begin_next_encode(
 /// event was given up, or its record went with its age.
 pub(crate) const PLANNING_MS_MAX: u64 = 3_600_000;
 
-/// Begins another encode of a medium that was verified, whatever came of those before. A first one that waits, paused, is cancelled
-/// by the account `asked_by`.
+/// Begins another encode of a medium that was verified, whatever came of those before. In place of `waiting`, one that waits and of which
+/// nothing was begun: the account `asked_by` cancels it.
 ///
 /// # Errors
-/// [`NextEncodeError`]; nothing has changed then.
+/// [`NextEncodeError`]; nothing has changed then, but that what waited may be cancelled, as its medium says.
 pub async fn begin_new_encode(
     bus: &Bus,
     store: &Store,
     media_id: MediaId,
-    (settings, asked_by): (EncodeSettings, &str),
+    settings: EncodeSettings,
+    (waiting, asked_by): (Option<JobRecord>, &str),
 ) -> Result<NextEncode, NextEncodeError> {
     let held = load_reopenable(bus, media_id).await?;
-    let held = cancel_paused_encode(bus, store, held, asked_by).await?;
+    let Some(waiting) = waiting else { return begin_encode_of(bus, store, held, settings).await };
+    // Before anything ends: without these there is no other encode.
+    if let Some(source) = &held.record.source {
+        check_source(store, media_id, &source.key).await?;
+    }
+    keep_renditions(bus, &settings.renditions).await?;
+    if cancel_paused_job(bus, waiting.job_id, asked_by).await? {
+        give_back_encode(bus, &waiting).await;
+    }
+    let held = load_reopenable(bus, media_id).await?;
     begin_encode_of(bus, store, held, settings).await
 }
 
-/// Makes room for another encode where the first one waits, paused, and nothing plays yet: its job is cancelled as by a request for that,
-/// so that a medium whose other encode then does not begin says so, and can be taken up again.
-async fn cancel_paused_encode(
+/// The job of the newest encode of a medium that does not play, if it is paused and nothing of it was begun.
+///
+/// # Errors
+/// When the broker does not answer.
+pub async fn find_waiting_encode(
     bus: &Bus,
-    store: &Store,
-    held: VersionedRecord<media::MediaRecord>,
-    asked_by: &str,
-) -> Result<VersionedRecord<media::MediaRecord>, NextEncodeError> {
-    let record = &held.record;
-    let Some(source) = record.source.as_ref().filter(|_| record.status == MediaStatus::Stored) else {
-        return Ok(held);
-    };
+    record: &media::MediaRecord,
+) -> Result<Option<JobRecord>, nats::BusError> {
+    if record.status != MediaStatus::Stored {
+        return Ok(None);
+    }
     let job = find_job(bus, record.media_id, record.attempt.encode.max(1)).await?;
     let is_paused = |job: &JobRecord| job.status == JobStatus::Active && job.paused_at_ms.is_some();
-    let Some(job) = job.filter(is_paused) else { return Ok(held) };
-    // Before anything ends: without it there is no other encode.
-    check_source(store, record.media_id, &source.key).await?;
-    cancel_job(bus, job.job_id, JobCanceller::Person(asked_by)).await?;
-    load_reopenable(bus, record.media_id).await
+    let Some(job) = job.filter(is_paused) else { return Ok(None) };
+    for part in &job.parts {
+        if bus.load_record::<JobPartRecord>(&subjects::part_key(job.job_id, part)).await?.is_some() {
+            return Ok(None);
+        }
+    }
+    Ok(Some(job))
 }
 
 /// Begins what a run of a schedule of `owner` asks for, once: a medium that the run has reopened is left as it is. `attempt_before` is

@@ -115,7 +115,7 @@ pub(super) static SUBMIT_JOB: Operation = Operation::change(
     "/v1/jobs",
     OperationAccess::Principal(ApiKeyScope::Worker),
     Some(RateLimitGroup::Worker),
-    &["job.queued", "media.reopened", "schedule.created"],
+    &["job.cancelled", "job.queued", "media.reopened", "schedule.created"],
 )
 .with_room(capacity::JOB);
 
@@ -170,7 +170,7 @@ pub(super) static SUBMIT_JOBS: Operation = Operation::change(
     "/v1/jobs/bulk",
     OperationAccess::Principal(ApiKeyScope::Worker),
     Some(RateLimitGroup::Worker),
-    &["job.queued", "media.reopened", "schedule.created"],
+    &["job.cancelled", "job.queued", "media.reopened", "schedule.created"],
 )
 .with_room(capacity::JOB);
 

@@ -218,7 +218,8 @@ async fn find_cancelled_encode(
         _ if !is_wanted => None,
         Some(job) if job.status == JobStatus::Cancelled => {
             let is_removals = job.code.as_deref() == Some(MEDIA_REMOVED);
-            is_removals.then(|| (newest, settings_of_job(&job)))
+            let paused = job.paused_at_ms.is_some();
+            is_removals.then(|| (newest, EncodeSettings { paused, ..settings_of_job(&job) }))
         }
         // It was not planned yet. Of any other the record went with its age: it ended long ago.
         None if record.status == MediaStatus::Stored => {

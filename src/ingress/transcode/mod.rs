@@ -15,6 +15,7 @@ use schemas::{
     access::ApiKeyScope,
     encode::{EncodeRange, EncodeSettings},
     ids::{JobId, MediaId, UploadId},
+    job::JobRecord,
     media::TechnicalMetadata,
     renditions::RENDITION_FILES_MAX,
     schedule::TranscodeJobRequest,
@@ -144,7 +145,7 @@ static TRANSCODE_MEDIA: Operation = Operation::change(
     "/v1/media/{media_id}/transcode",
     OperationAccess::Principal(ApiKeyScope::Worker),
     Some(RateLimitGroup::Transcoder),
-    &["media.reopened"],
+    &["job.cancelled", "media.reopened"],
 )
 .with_room(capacity::ENCODE);
 
@@ -152,7 +153,7 @@ static TRANSCODE_MEDIA: Operation = Operation::change(
 ///
 /// By a profile of `GET /v1/profiles`. What plays goes on playing until the new encode is ready, and takes its place then; who plays
 /// the old one plays it to the end of the session, after which it is removed. The medium keeps what it has when the job fails or is
-/// cancelled.
+/// cancelled. A first encode that is paused, and of which nothing was begun, is cancelled: the new one takes its place.
 ///
 /// With `start_s` or `end_s` the new encode is that part alone, from 0 on: pictures, sound, subtitles and storyboard are cut together, at the
 /// nearest frames. The source stays whole: an encode without them brings all of it back. The encode says so by the warning `range_encoded`.
@@ -215,19 +216,23 @@ pub(crate) async fn begin_transcode(
     let encode_ms =
         range.map_or_else(|| medium.duration_ms(), |range| range.duration_ms_of(medium.duration_ms()));
     let work = (Some(encode_ms), begun_count);
-    quotas::require_work_room(&app.bus, &app.config.quotas, medium.owner(), work).await?;
+    let waiting = find_waiting(app, &medium).await?;
+    if waiting.is_none() {
+        quotas::require_work_room(&app.bus, &app.config.quotas, medium.owner(), work).await?;
+    }
     let profile = find_profile(app, profile, profile_pointer)?;
     require_priority(who, priority)?;
     let settings =
         EncodeSettings { profile: Some(profile.clone()), priority, range, ..EncodeSettings::default() };
-    let (encode, job_id) =
-        match retry::begin_new_encode(&app.bus, &app.store, media_id, (settings, &who.owner)).await {
-            Ok(retry::NextEncode::Begun { encode, job_id, .. }) => (encode, job_id),
-            Ok(retry::NextEncode::Superseded(why)) => {
-                return Err(Problem::new(ProblemCode::NotEncodable).with_detail(why));
-            }
-            Err(error) => return Err(explain_encode_failure(error)),
-        };
+    let begun =
+        Box::pin(retry::begin_new_encode(&app.bus, &app.store, media_id, settings, (waiting, &who.owner)));
+    let (encode, job_id) = match begun.await {
+        Ok(retry::NextEncode::Begun { encode, job_id, .. }) => (encode, job_id),
+        Ok(retry::NextEncode::Superseded(why)) => {
+            return Err(Problem::new(ProblemCode::NotEncodable).with_detail(why));
+        }
+        Err(error) => return Err(explain_encode_failure(error)),
+    };
     tracing::info!(job.id = %job_id, media.id = %media_id, profile, by = who.owner, "encoded again");
     Ok(TranscodeDocument { job_id, media_id, encode, profile, priority, range })
 }
@@ -238,6 +243,12 @@ fn require_verified(medium: &media::MediumRecords) -> Result<(), Problem> {
         return Ok(());
     }
     Err(Problem::new(ProblemCode::NotEncodable).with_detail("it is not verified yet"))
+}
+
+/// The first encode of a medium, where it waits for another one: that takes its place among what its owner may have done.
+async fn find_waiting(app: &AppState, medium: &media::MediumRecords) -> Result<Option<JobRecord>, Problem> {
+    let Some(asset) = &medium.asset else { return Ok(None) };
+    Ok(retry::find_waiting_encode(&app.bus, &asset.record).await?)
 }
 
 /// Refuses a part that a medium has not; `pointer` says where in the request it stands.

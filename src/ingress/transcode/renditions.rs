@@ -15,7 +15,7 @@ use schemas::{
     upload::{UploadRecord, UploadStatus},
 };
 
-use super::{TranscodeDocument, require_verified};
+use super::{TranscodeDocument, find_waiting, require_verified};
 use crate::{
     AppState,
     jobs::{explain_encode_failure, require_priority, retry},
@@ -37,7 +37,10 @@ pub(super) async fn begin_own_ladder(
         let detail = format!("1 to {RENDITION_FILES_MAX} uploads");
         return Err(Problem::new(ProblemCode::RequestInvalid).with_pointer("/renditions", detail));
     }
-    quotas::require_work_room(&app.bus, &app.config.quotas, medium.owner(), (None, 0)).await?;
+    let waiting = find_waiting(app, &medium).await?;
+    if waiting.is_none() {
+        quotas::require_work_room(&app.bus, &app.config.quotas, medium.owner(), (None, 0)).await?;
+    }
     require_priority(who, priority)?;
     let mut renditions = Vec::with_capacity(upload_ids.len());
     for (place, upload_id) in upload_ids.iter().enumerate() {
@@ -52,14 +55,15 @@ pub(super) async fn begin_own_ladder(
     let profile = app.config.profiles.default_name.clone();
     let settings =
         EncodeSettings { profile: Some(profile.clone()), priority, renditions, ..EncodeSettings::default() };
-    let (encode, job_id) =
-        match retry::begin_new_encode(&app.bus, &app.store, media_id, (settings, &who.owner)).await {
-            Ok(retry::NextEncode::Begun { encode, job_id, .. }) => (encode, job_id),
-            Ok(retry::NextEncode::Superseded(why)) => {
-                return Err(Problem::new(ProblemCode::NotEncodable).with_detail(why));
-            }
-            Err(error) => return Err(explain_encode_failure(error)),
-        };
+    let begun =
+        Box::pin(retry::begin_new_encode(&app.bus, &app.store, media_id, settings, (waiting, &who.owner)));
+    let (encode, job_id) = match begun.await {
+        Ok(retry::NextEncode::Begun { encode, job_id, .. }) => (encode, job_id),
+        Ok(retry::NextEncode::Superseded(why)) => {
+            return Err(Problem::new(ProblemCode::NotEncodable).with_detail(why));
+        }
+        Err(error) => return Err(explain_encode_failure(error)),
+    };
     tracing::info!(job.id = %job_id, media.id = %media_id, files = upload_ids.len(), by = who.owner, "renditions are published");
     Ok(TranscodeDocument { job_id, media_id, encode, profile, priority, range: None })
 }

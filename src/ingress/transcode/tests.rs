@@ -11,15 +11,17 @@ use schemas::{
     document::MediaDocumentRecord,
     encode::{EncodeSettings, SUPERSEDED_ENCODES_MAX, SupersededEncode},
     ids::{MediaId, UploadId},
-    job::{JobRecord, JobStatus, PLAN_TRANSCODE},
+    job::{JobPartRecord, JobRecord, JobStatus, PLAN_TRANSCODE},
     media::{
         MediaEncode, MediaReady, MediaRecord, MediaReopened, MediaSource, MediaStatus, MediaStored,
         MediaWaitReason, ReopenStep,
     },
     subjects::{self, JobPriority},
     upload::UploadReceived,
+    usage::OwnerUsage,
 };
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 use super::ProfileCatalog;
 use crate::dead_letters::redrive::redrive_letter;
@@ -260,8 +262,16 @@ async fn a_first_encode_that_waits_paused_gives_way_to_another() {
     assert!(refused.status == 409 && refused.body.contains("it is being encoded"), "{refused:?}");
 
     let first = derive_job_id(FILM, 1).to_string();
-    let pause = |found: Option<&JobRecord>| Some((found?.with_pause(OWNER, 7)?.0, Outbox::new()));
-    site.admin.change_record::<JobRecord>(&first, pause).await.unwrap();
+    let pause = |found: Option<&JobRecord>| {
+        let (paused, _) = found?.with_pause(OWNER, 7)?;
+        Some((JobRecord { parts: vec!["v0000".into()], ..paused }, Outbox::new()))
+    };
+    let job = site.admin.change_record::<JobRecord>(&first, pause).await.unwrap().unwrap().record;
+    let digest = Sha256::digest(OWNER.as_bytes());
+    let day = OwnerUsage::day_of_ms(job.created_at_ms);
+    let used_ms = job.plan.duration_ms + 5;
+    let usage = OwnerUsage::with_added(None, (&digest, day), (0, used_ms));
+    site.admin.commit_record(&mut VersionedRecord::new(usage.clone()), Outbox::new()).await.unwrap();
     let begun = ask().await;
     let document: Value = serde_json::from_str(&begun.body).unwrap();
     assert_eq!((begun.status, &document["encode"]), (202, &json!(2)), "{begun:?}");
@@ -269,6 +279,8 @@ async fn a_first_encode_that_waits_paused_gives_way_to_another() {
     assert_eq!((medium.status, medium.attempt.encode), (MediaStatus::Stored, 2));
     let first = site.admin.load_record::<JobRecord>(&first).await.unwrap().unwrap().record;
     assert_eq!(first.status, JobStatus::Cancelled);
+    let usage = site.admin.load_record::<OwnerUsage>(&usage.key).await.unwrap().unwrap().record;
+    assert_eq!(usage.encoded_ms, 5, "what was not encoded does not count");
 
     // Without a source there is nothing else to make, and the job goes on waiting.
     site.put_job(2, JobStatus::Active).await;
@@ -277,6 +289,12 @@ async fn a_first_encode_that_waits_paused_gives_way_to_another() {
     site.site.store.delete(&schemas::keys::source_key(FILM)).await.unwrap();
     let refused = ask().await;
     assert!(refused.status == 409 && refused.body.contains("source_gone"), "{refused:?}");
+    // Of this one something is made already.
+    let part = JobPartRecord::new(derive_job_id(FILM, 2), &job.parts[0]);
+    site.admin.commit_record(&mut VersionedRecord::new(part), Outbox::new()).await.unwrap();
+    site.site.store.put(&schemas::keys::source_key(FILM), "hello").await.unwrap();
+    let refused = ask().await;
+    assert!(refused.status == 409 && refused.body.contains("it is being encoded"), "{refused:?}");
     let second = site.admin.load_record::<JobRecord>(&second).await.unwrap().unwrap().record;
     assert_eq!(second.status, JobStatus::Active);
 }

@@ -151,6 +151,7 @@ pub(super) fn parse_metadata(raw: &str) -> Result<UploadMetadata, UploadRefusal>
             // Unlike a name it can't be left out: it is right, or it is another transaction.
             Err(_) if key == "mint_tx" => return Err(bad(NO_TRANSACTION)),
             Err(_) if key == "profile" => return Err(bad("has a profile that is no text")),
+            Err(_) if key == "encode_paused" => return Err(bad("has an encode_paused that is no text")),
             Err(_) if key == "priority" => return Err(bad("has a priority that is no text")),
             Err(_) => {}
         }

@@ -16,7 +16,7 @@ metric_table! { Transcoder;
         with_buckets(JOB_SECONDS_BOUNDS);
     JOB_CPU_SECONDS: MetricDeclaration = histogram(Performance, "streamgate_job_cpu_seconds", "CPU time of the media children of succeeded jobs")
         with_buckets(JOB_SECONDS_BOUNDS);
-    MEDIA_PLAYABLE_SECONDS: MetricDeclaration = histogram(Performance, "streamgate_media_playable_seconds", "Time from the end of an upload until its medium can be played, as the monitor saw both")
+    MEDIA_PLAYABLE_SECONDS: MetricDeclaration = histogram(Performance, "streamgate_media_playable_seconds", "Time from the end of an upload until its medium can be played, as the monitor saw both; without uploads whose encode was to wait")
         with_buckets(JOB_SECONDS_BOUNDS) used_by(&["StreamGatePlayableBurn"]);
     TRANSCODE_PARTS: CounterFamily<(PartWorkKind, PartOutcome)> = declare(Operation, "streamgate_transcode_parts", "Tries of parts of encodes, by work and outcome");
     TRANSCODE_PART_SECONDS: HistogramFamily<PartWorkKind> = declare(Performance, "streamgate_transcode_part_seconds", "Time of a try of a part, by work")

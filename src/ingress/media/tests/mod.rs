@@ -4,7 +4,7 @@ mod captions;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use nats::{Outbox, Role, VersionedRecord};
-use schemas::{document, ids::MediaId, job, media, subjects, upload};
+use schemas::{document, encode::EncodeSettings, ids::MediaId, job, media, subjects, upload};
 use serde_json::{Value, json};
 
 use crate::{
@@ -415,28 +415,34 @@ async fn a_removed_medium_is_for_nobody_until_its_owner_restores_it_as_it_was() 
 
 #[tokio::test]
 async fn an_encode_that_a_removal_cancelled_goes_on_with_what_it_was_asked_for() {
-    let (owner, medium, media_id) = restorable(|record| {
-        record.status = media::MediaStatus::Stored;
-        record.technical = Some(technical_metadata());
-        record.source = Some(media::MediaSource {
-            key: schemas::keys::source_key(record.media_id),
-            size_bytes: 5,
-            sha256: "ab".into(),
-        });
-    })
-    .await;
-    let admin = owner.site.broker.bus(Role::Admin).await;
-    let job = job_record(media_id, "admin", 1, job::JobStatus::Active);
-    admin.commit_record(&mut VersionedRecord::new(job.clone()), Outbox::new()).await.unwrap();
-    let mut reopened = admin.subscribe_core(subjects::event_filter::<media::MediaReopened>()).await.unwrap();
-    assert_eq!(owner.ask("DELETE", &medium, "If-Match: *\r\n", "").await.status, 204);
-    let restored = owner.ask("POST", &format!("{medium}/restore"), "", "").await;
-    assert_eq!(restored.status, 200, "{restored:?}");
-    assert_eq!(owner.document(&medium).await["status"], "stored");
-    let message = futures::StreamExt::next(&mut reopened).await.unwrap();
-    let event: media::MediaReopened = nats::decode_message(&message.subject, &message.payload).unwrap();
-    let media::ReopenStep::Encode { encode, settings, .. } = event.step else { panic!("{event:?}") };
-    assert_eq!((encode, settings), (2, jobs::retry::settings_of_job(&job)));
+    for is_paused in [false, true] {
+        let (owner, medium, media_id) = restorable(|record| {
+            record.status = media::MediaStatus::Stored;
+            record.technical = Some(technical_metadata());
+            record.source = Some(media::MediaSource {
+                key: schemas::keys::source_key(record.media_id),
+                size_bytes: 5,
+                sha256: "ab".into(),
+            });
+        })
+        .await;
+        let admin = owner.site.broker.bus(Role::Admin).await;
+        let job = job_record(media_id, "admin", 1, job::JobStatus::Active);
+        let job = job::JobRecord { paused_at_ms: is_paused.then_some(7), ..job };
+        admin.commit_record(&mut VersionedRecord::new(job.clone()), Outbox::new()).await.unwrap();
+        let mut reopened =
+            admin.subscribe_core(subjects::event_filter::<media::MediaReopened>()).await.unwrap();
+        assert_eq!(owner.ask("DELETE", &medium, "If-Match: *\r\n", "").await.status, 204);
+        let restored = owner.ask("POST", &format!("{medium}/restore"), "", "").await;
+        assert_eq!(restored.status, 200, "{restored:?}");
+        assert_eq!(owner.document(&medium).await["status"], "stored");
+        let message = futures::StreamExt::next(&mut reopened).await.unwrap();
+        let event: media::MediaReopened = nats::decode_message(&message.subject, &message.payload).unwrap();
+        let media::ReopenStep::Encode { encode, settings, .. } = event.step else { panic!("{event:?}") };
+        assert_eq!(settings.paused, is_paused, "what waits goes on waiting");
+        let asked_for = EncodeSettings { paused: false, ..settings };
+        assert_eq!((encode, asked_for), (2, jobs::retry::settings_of_job(&job)));
+    }
 }
 
 #[tokio::test]

@@ -99,8 +99,8 @@ pub(super) static SEND_FORM: Operation = Operation::change(
 /// Bring in a file by the form of a page
 ///
 /// A form of any site, whose field `upload_token` holds the right. It stands before the file, as do `title`, `description`,
-/// `visibility` (`public`, `unlisted`, or `private` as without it), `profile` and `priority` of its encode; fields of other names are not looked at. A request that ends early leaves nothing. The
-/// token is used up when the file begins to be stored: what is refused before that may be sent again.
+/// `visibility` (`public`, `unlisted`, or `private` as without it), `profile` and `priority` of its encode, and `encode_paused`;
+/// fields of other names are not looked at. A request that ends early leaves nothing. The token is used up when the file begins to be stored: what is refused before that may be sent again.
 #[utoipa::path(
     post,
     path = SEND_FORM.path,

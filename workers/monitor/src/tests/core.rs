@@ -295,6 +295,14 @@ fn the_time_until_a_medium_plays_is_observed_once() {
         Some(2.0),
         "it is counted as missed"
     );
+    // Nobody waits for what was to wait.
+    let mut paused: schemas::upload::UploadReceived =
+        nats::decode_message("evt.upload.received.u1", &received).unwrap();
+    paused.settings.paused = true;
+    let paused = nats::encode_message("upload.received", &paused).unwrap();
+    metrics.count_message("evt.upload.received.u1", &paused);
+    metrics.count_message("evt.media.playable.m1", &playable);
+    assert_eq!(value(&metrics, "streamgate_media_playable_seconds", &[]), Some(2.0));
 }
 
 /// Examples by name, as they cross the bus.
