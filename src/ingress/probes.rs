@@ -161,7 +161,7 @@ async fn read_version() -> Json<VersionDocument> {
 #[cfg(test)]
 mod tests {
     use futures::StreamExt;
-    use nats::Role;
+    use nats::{Role, testing::wait_until_taken};
     use schemas::{
         dispatch_query::{self, DispatchPosition},
         job::JobQueue,
@@ -178,13 +178,13 @@ mod tests {
         let subject = |queue| subjects::dispatch_request_subject(dispatch_query::position_verb(queue));
         let [encodes, _] = JobQueue::ALL.map(subject);
         let mut questions = keeper.subscribe_core(encodes).await.unwrap();
-        keeper.client().flush().await.unwrap();
+        wait_until_taken(&keeper).await;
         for _ in 0..5 {
             let answer = site.ask("GET", "/readyz", "", "").await;
             assert_eq!(answer.body, "{\"status\":\"ready\",\"missing\":[\"keeper\"]}");
             assert_eq!(answer.header("cache-control"), Some("public, max-age=1"), "{answer:?}");
         }
-        keeper.client().flush().await.unwrap();
+        wait_until_taken(&keeper).await;
         questions.unsubscribe().await.unwrap();
         let mut asked = 0;
         while questions.next().await.is_some() {
@@ -208,7 +208,7 @@ mod tests {
         let [encodes, tasks] = JobQueue::ALL.map(subject);
         let mut questions = keeper.subscribe_core(encodes.clone()).await.unwrap();
         let mut others = keeper.subscribe_core(tasks.clone()).await.unwrap();
-        keeper.client().flush().await.unwrap();
+        wait_until_taken(&keeper).await;
         // One that is there and says nothing is none.
         assert_eq!(probe().await, missing);
         let answer = async |reply: String| {

@@ -8,6 +8,7 @@ mod disk;
 use std::{path::Path, time::Duration};
 
 use rustix::process::{Pid, Signal, kill_process};
+use schemas::job::JobRecord;
 use tempfile::TempDir;
 
 use crate::{
@@ -22,6 +23,15 @@ pub use disk::SmallDisk;
 
 /// Ack wait of every durable: short, so that redelivery is soon.
 pub const ACK_WAIT: Duration = Duration::from_secs(2);
+
+/// Waits until the broker has taken what `bus` has sent, subscriptions among it: a flush ends once that is written. A question on the same
+/// connection is answered behind it. For roles that read jobs.
+///
+/// # Panics
+/// When the broker does not answer.
+pub async fn wait_until_taken(bus: &Bus) {
+    bus.load_record::<JobRecord>("none").await.expect("the broker answers");
+}
 
 /// A running broker with the whole topology; gone when dropped.
 #[derive(Debug)]

@@ -108,7 +108,7 @@ async fn a_worker_that_did_not_show_itself_is_not_listed_and_a_list_has_an_end()
 /// Has a worker `name` answer `count` commands, with `state` where that is said, else as it is asked.
 pub(crate) async fn answer_as_worker(bus: Bus, name: &str, count: usize, state: Option<WorkerState>) {
     let mut commands = bus.subscribe_core(subjects::worker_command_subject(name)).await.unwrap();
-    bus.client().flush().await.unwrap();
+    nats::testing::wait_until_taken(&bus).await;
     tokio::spawn(async move {
         for _ in 0..count {
             let message = commands.next().await.unwrap();

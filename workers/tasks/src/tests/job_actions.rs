@@ -77,7 +77,7 @@ impl JobActor for NotingActor {
 async fn answer_as_index(site: &mut Site) -> Arc<AtomicUsize> {
     let bus = site.broker.bus(Role::Index).await;
     let mut questions = bus.subscribe_core(subjects::index_request_subject(index_query::JOBS)).await.unwrap();
-    bus.client().flush().await.unwrap();
+    nats::testing::wait_until_taken(&bus).await;
     let asked = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&asked);
     site.tasks.push(AbortOnDropHandle::new(tokio::spawn(async move {

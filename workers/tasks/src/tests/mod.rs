@@ -463,7 +463,7 @@ async fn a_cancelled_job_is_read_no_further() {
     };
     site.admin.change_record::<MediaRecord>(&MEDIUM.to_string(), change).await.unwrap();
     let mut progress = site.admin.subscribe_core(subjects::PROGRESS_ALL.to_owned()).await.unwrap();
-    site.admin.client().flush().await.unwrap();
+    nats::testing::wait_until_taken(&site.admin).await;
     let job_id = site.begin().await;
     // It reads: a job that is cancelled before leaves no record of its part.
     tokio::time::timeout(LIMIT, progress.next()).await.unwrap().unwrap();
