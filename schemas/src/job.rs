@@ -575,6 +575,11 @@ impl JobRecord {
         matches!(self.status, JobStatus::Active) && self.paused_at_ms.is_none()
     }
 
+    /// True while it waits for a person to resume it: none of its parts is begun before.
+    pub const fn is_paused(&self) -> bool {
+        matches!(self.status, JobStatus::Active) && self.paused_at_ms.is_some()
+    }
+
     /// The record once it is paused by the account `paused_by`, with the event. `None` when it has ended or is paused already.
     pub fn with_pause(&self, paused_by: &str, now_ms: u64) -> Option<(Self, JobPaused)> {
         self.is_to_be_run().then(|| {
@@ -606,7 +611,7 @@ impl JobRecord {
 
     /// The record once its parts may be begun again, with the event. `None` when it has ended or is not paused.
     pub fn with_resumption(&self, resumed_by: &str) -> Option<(Self, JobResumed)> {
-        (self.status == JobStatus::Active && self.paused_at_ms.is_some()).then(|| {
+        self.is_paused().then(|| {
             let event = JobResumed {
                 job_id: self.job_id,
                 media_id: self.media_id,

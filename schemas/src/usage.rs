@@ -55,6 +55,12 @@ impl OwnerUsage {
             encoded_ms: before.1.saturating_add(encoded_ms),
         }
     }
+
+    /// What was used once an encode of `encoded_ms` that counted is given back.
+    #[must_use]
+    pub fn without_encode(&self, encoded_ms: u64) -> Self {
+        Self { encoded_ms: self.encoded_ms.saturating_sub(encoded_ms), ..self.clone() }
+    }
 }
 
 impl crate::KvRecord for OwnerUsage {

@@ -72,31 +72,30 @@ const PLAN_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// Asks for the encode, once the source is verified.
 async fn begin_encode(client: &ApiClient, media_id: &str, wanted: &Value) -> anyhow::Result<Value> {
-    let (mut verified_since, mut has_said) = (None, false);
+    wait_until_verified(client, media_id).await?;
+    let verified_at = Instant::now();
     loop {
         let url = client.build_url(&format!("v1/media/{media_id}/transcode"), &[]);
-        let begun = client.send_json(client.build_request(Method::POST, url).json(wanted)).await;
-        let error = match begun {
-            Ok(begun) => return Ok(begun),
-            Err(error) => error,
-        };
-        if error.as_refusal().is_none_or(|refusal| refusal.code != "not_encodable") {
-            return Err(error.into());
-        }
-        let medium = client.get_json(&format!("v1/media/{media_id}"), &[]).await?;
-        let is_verifying = medium["status"] == "uploading";
-        let since = *verified_since.get_or_insert_with(Instant::now);
-        if !is_verifying && since.elapsed() >= PLAN_WAIT_MAX {
-            return Err(error.into());
-        }
-        if is_verifying {
-            verified_since = None;
-            if !std::mem::replace(&mut has_said, true) {
-                output::print_message("Waiting until its source is verified");
-            }
+        match client.send_json(client.build_request(Method::POST, url).json(wanted)).await {
+            // The first job of a medium is planned a moment after it is verified.
+            Err(error)
+                if error.as_refusal().is_some_and(|refusal| refusal.code == "not_encodable")
+                    && verified_at.elapsed() < PLAN_WAIT_MAX => {}
+            begun => return Ok(begun?),
         }
         tokio::time::sleep(super::job_end::LOOK_PERIOD).await;
     }
+}
+
+async fn wait_until_verified(client: &ApiClient, media_id: &str) -> anyhow::Result<()> {
+    let mut has_said = false;
+    while client.get_json(&format!("v1/media/{media_id}"), &[]).await?["status"] == "uploading" {
+        if !std::mem::replace(&mut has_said, true) {
+            output::print_message("Waiting until its source is verified");
+        }
+        tokio::time::sleep(super::job_end::LOOK_PERIOD).await;
+    }
+    Ok(())
 }
 
 /// Brings one file; answers the id of its upload.

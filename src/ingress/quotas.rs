@@ -175,9 +175,7 @@ pub(crate) async fn give_back_encode(bus: &Bus, job: &JobRecord) {
     let digest = Sha256::digest(job.owner.as_bytes());
     let key = OwnerUsage::key_for_owner(&digest, OwnerUsage::day_of_ms(job.created_at_ms));
     let given_back = bus.change_record::<OwnerUsage>(&key, |found| {
-        let usage = found?.clone();
-        let encoded_ms = usage.encoded_ms.saturating_sub(job.plan.duration_ms);
-        Some((OwnerUsage { encoded_ms, ..usage }, Outbox::new()))
+        Some((found?.without_encode(job.plan.duration_ms), Outbox::new()))
     });
     if let Err(error) = Box::pin(given_back).await {
         tracing::warn!(%error, job.id = %job.job_id, "an encode that was not begun counts for its owner's quota");

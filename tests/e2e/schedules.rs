@@ -107,3 +107,24 @@ async fn media_are_encoded_again_at_their_times_also_when_no_keeper_ran() {
     let fired = cluster.all_events().await.iter().filter(|event| event.kind == "schedule.fired").count();
     assert_eq!(fired, 3, "each once");
 }
+
+/// By day it is brought, by night it is made: what waits takes no more of its owner's day than once.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_encode_that_waits_is_made_at_the_time_of_a_schedule() {
+    let quota = "[ingress.quotas.each]\ndaily_encode_max = \"3s\"\n";
+    let mut cluster = Cluster::start_with(Options::default(), quota).await;
+    let film = tempfile::Builder::new().suffix(".mp4").tempfile().unwrap();
+    std::fs::write(film.path(), sample(2, "320x180", "25")).unwrap();
+    let uploaded = streamgate(&cluster, &["upload", "--encode-paused", film.path().to_str().unwrap()]);
+    let media_id = uploaded[0]["media_id"].as_str().unwrap().to_owned();
+    let paused = cluster.media_event("job.paused", &media_id).await;
+
+    let plan = ["schedules", "transcode", &media_id, "--profile", "tiny", "--at", "1s"];
+    let made = streamgate(&cluster, &plan);
+    let run = wait_for_run(&cluster, made[0]["schedule_id"].as_str().unwrap()).await;
+    let cancelled = cluster.media_event("job.cancelled", &media_id).await;
+    assert_eq!(cancelled.data["job_id"], paused.data["job_id"]);
+    let job = wait_for_success(&cluster, run["job_id"].as_str().unwrap()).await;
+    assert_eq!((&job["plan"]["profile"], &job["encode"]), (&"tiny".into(), &2.into()));
+    cluster.media_event("media.ready", &media_id).await;
+}

@@ -90,7 +90,7 @@ pub async fn cancel_paused_job(bus: &Bus, job_id: JobId, by: &str) -> Result<boo
     let change = |found: Option<&JobRecord>| {
         // Another call may come after a conflict, and find that somebody resumed it.
         is_cancelled = false;
-        let paused = found.filter(|job| job.paused_at_ms.is_some())?;
+        let paused = found.filter(|job| job.is_paused())?;
         let (record, event) = paused.with_cancellation(Some(by), now_ms, schemas::ENDED_KEPT_MS)?;
         is_cancelled = true;
         Some((record, Outbox::new().with_event(&event)))

@@ -143,30 +143,39 @@ pub async fn begin_next_encode(
 /// event was given up, or its record went with its age.
 pub(crate) const PLANNING_MS_MAX: u64 = 3_600_000;
 
-/// Begins another encode of a medium that was verified, whatever came of those before. In place of `waiting`, one that waits and of which
-/// nothing was begun: the account `asked_by` cancels it.
+/// Begins another encode of a medium that was verified, whatever came of those before, for the account `asked_by`: also in place of one
+/// that waits ([`find_waiting_encode`]).
 ///
 /// # Errors
 /// [`NextEncodeError`]; nothing has changed then, but that what waited may be cancelled, as its medium says.
 pub async fn begin_new_encode(
     bus: &Bus,
     store: &Store,
-    media_id: MediaId,
+    (media_id, asked_by): (MediaId, &str),
     settings: EncodeSettings,
-    (waiting, asked_by): (Option<JobRecord>, &str),
 ) -> Result<NextEncode, NextEncodeError> {
     let held = load_reopenable(bus, media_id).await?;
-    let Some(waiting) = waiting else { return begin_encode_of(bus, store, held, settings).await };
+    let held = cancel_waiting_encode(bus, store, held, (&settings, asked_by)).await?;
+    begin_encode_of(bus, store, held, settings).await
+}
+
+/// Ends what waits for another encode, if something does; answers the medium as it is then.
+async fn cancel_waiting_encode(
+    bus: &Bus,
+    store: &Store,
+    held: VersionedRecord<media::MediaRecord>,
+    (settings, asked_by): (&EncodeSettings, &str),
+) -> Result<VersionedRecord<media::MediaRecord>, NextEncodeError> {
+    let Some(waiting) = find_waiting_encode(bus, &held.record).await? else { return Ok(held) };
     // Before anything ends: without these there is no other encode.
     if let Some(source) = &held.record.source {
-        check_source(store, media_id, &source.key).await?;
+        check_source(store, held.record.media_id, &source.key).await?;
     }
     keep_renditions(bus, &settings.renditions).await?;
     if cancel_paused_job(bus, waiting.job_id, asked_by).await? {
         give_back_encode(bus, &waiting).await;
     }
-    let held = load_reopenable(bus, media_id).await?;
-    begin_encode_of(bus, store, held, settings).await
+    load_reopenable(bus, held.record.media_id).await
 }
 
 /// The job of the newest encode of a medium that does not play, if it is paused and nothing of it was begun.
@@ -181,8 +190,7 @@ pub async fn find_waiting_encode(
         return Ok(None);
     }
     let job = find_job(bus, record.media_id, record.attempt.encode.max(1)).await?;
-    let is_paused = |job: &JobRecord| job.status == JobStatus::Active && job.paused_at_ms.is_some();
-    let Some(job) = job.filter(is_paused) else { return Ok(None) };
+    let Some(job) = job.filter(JobRecord::is_paused) else { return Ok(None) };
     for part in &job.parts {
         if bus.load_record::<JobPartRecord>(&subjects::part_key(job.job_id, part)).await?.is_some() {
             return Ok(None);
@@ -222,6 +230,7 @@ pub async fn begin_scheduled_encode(
                 None => NextEncode::Superseded("it was taken up again by others meanwhile"),
             });
         }
+        let held = cancel_waiting_encode(bus, store, held, (&settings, owner)).await?;
         match begin_encode_of(bus, store, held, settings.clone()).await {
             // Also the keeper and a replica that begin the same run.
             Err(NextEncodeError::Bus(nats::BusError::Conflict { .. })) if tries < CONFLICTS_MAX => tries += 1,

@@ -20,7 +20,7 @@ use web::problem_code::ProblemCode;
 use crate::{
     capacity::{CapacityMonitor, ENCODE, JOB},
     jobs::{
-        retry::{NextEncode, NextEncodeError, begin_scheduled_encode},
+        retry::{NextEncode, NextEncodeError, begin_scheduled_encode, find_waiting_encode},
         tasks::{TaskBeginning, TaskRequest, begin_scheduled_task},
     },
     quotas::{self, QuotaConfig},
@@ -245,6 +245,12 @@ impl ScheduleRunner {
             .map_err(|problem| NextEncodeError::Quota(Box::new(problem)))
     }
 
+    /// True when an encode of the medium waits for this one: it counts already, and is given back.
+    async fn is_in_place_of_waiting(&self, record: Option<&MediaRecord>) -> Result<bool, NextEncodeError> {
+        let Some(record) = record else { return Ok(false) };
+        Ok(find_waiting_encode(&self.bus, record).await?.is_some())
+    }
+
     async fn begin_encode(
         &self,
         owner: &str,
@@ -255,16 +261,19 @@ impl ScheduleRunner {
             return Err(NextEncodeError::NoRoom(full));
         }
         let found = self.bus.load_record::<MediaRecord>(&wanted.media_id.to_string()).await?;
+        let found = found.map(|held| held.record);
         // What a keeper before this one began is no other encode.
-        if !found.as_ref().is_some_and(|held| held.record.attempt.scheduled == Some(run)) {
-            let technical = found.and_then(|held| held.record.technical);
-            let whole_ms = technical.as_ref().map_or(0, |technical| technical.duration_ms);
+        if !found.as_ref().is_some_and(|record| record.attempt.scheduled == Some(run)) {
+            let technical = found.as_ref().and_then(|record| record.technical.as_ref());
+            let whole_ms = technical.map_or(0, |technical| technical.duration_ms);
             // When it was asked for, the source may not have been looked at.
-            if let Some(Err(why)) = wanted.range.map(|range| check_range(range, technical.as_ref())) {
+            if let Some(Err(why)) = wanted.range.map(|range| check_range(range, technical)) {
                 return Ok(refuse(ProblemCode::EncodeRangeInvalid, &why));
             }
             let encode_ms = wanted.range.map_or(whole_ms, |range| range.duration_ms_of(whole_ms));
-            self.require_room(owner, Some(encode_ms)).await?;
+            if !self.is_in_place_of_waiting(found.as_ref()).await? {
+                self.require_room(owner, Some(encode_ms)).await?;
+            }
         }
         let (profile, priority) = (wanted.profile.clone(), wanted.priority);
         let settings = EncodeSettings { profile, priority, range: wanted.range, ..EncodeSettings::default() };

@@ -15,7 +15,6 @@ use schemas::{
     access::ApiKeyScope,
     encode::{EncodeRange, EncodeSettings},
     ids::{JobId, MediaId, UploadId},
-    job::JobRecord,
     media::TechnicalMetadata,
     renditions::RENDITION_FILES_MAX,
     schedule::TranscodeJobRequest,
@@ -209,23 +208,38 @@ pub(crate) async fn begin_transcode(
 ) -> Result<TranscodeDocument, Problem> {
     let TranscodeJobRequest { media_id, profile, range, priority } = wanted;
     let medium = media::load_owned(&app.bus, media_id, who).await?;
-    require_verified(&medium)?;
     if let Some(range) = range {
         check_medium_range(range, &medium, range_pointer)?;
     }
     let encode_ms =
         range.map_or_else(|| medium.duration_ms(), |range| range.duration_ms_of(medium.duration_ms()));
-    let work = (Some(encode_ms), begun_count);
-    let waiting = find_waiting(app, &medium).await?;
-    if waiting.is_none() {
+    let profile = find_profile(app, profile, profile_pointer)?;
+    let settings = EncodeSettings { profile: Some(profile), priority, range, ..EncodeSettings::default() };
+    begin_encode(app, who, &medium, (settings, Some(encode_ms), begun_count)).await
+}
+
+/// Begins an encode of a medium, if that is verified, in place of a first one that waits. Without one, its owner must have room for another job,
+/// and for `encode_ms` milliseconds of encoding, when `begun_count` jobs began with the same request.
+async fn begin_encode(
+    app: &AppState,
+    who: &Principal,
+    medium: &media::MediumRecords,
+    (settings, encode_ms, begun_count): (EncodeSettings, Option<u64>, u64),
+) -> Result<TranscodeDocument, Problem> {
+    let Some(asset) = &medium.asset else {
+        // It is there, and nobody has looked at its bytes.
+        return Err(Problem::new(ProblemCode::NotEncodable).with_detail("it is not verified yet"));
+    };
+    require_priority(who, settings.priority)?;
+    // What waits counts already, and is given back.
+    if retry::find_waiting_encode(&app.bus, &asset.record).await?.is_none() {
+        let work = (encode_ms, begun_count);
         quotas::require_work_room(&app.bus, &app.config.quotas, medium.owner(), work).await?;
     }
-    let profile = find_profile(app, profile, profile_pointer)?;
-    require_priority(who, priority)?;
-    let settings =
-        EncodeSettings { profile: Some(profile.clone()), priority, range, ..EncodeSettings::default() };
-    let begun =
-        Box::pin(retry::begin_new_encode(&app.bus, &app.store, media_id, settings, (waiting, &who.owner)));
+    let EncodeSettings { priority, range, .. } = settings;
+    let (media_id, files) = (asset.record.media_id, settings.renditions.len());
+    let profile = settings.profile.clone().unwrap_or_else(|| app.config.profiles.default_name.clone());
+    let begun = Box::pin(retry::begin_new_encode(&app.bus, &app.store, (media_id, &who.owner), settings));
     let (encode, job_id) = match begun.await {
         Ok(retry::NextEncode::Begun { encode, job_id, .. }) => (encode, job_id),
         Ok(retry::NextEncode::Superseded(why)) => {
@@ -233,22 +247,8 @@ pub(crate) async fn begin_transcode(
         }
         Err(error) => return Err(explain_encode_failure(error)),
     };
-    tracing::info!(job.id = %job_id, media.id = %media_id, profile, by = who.owner, "encoded again");
+    tracing::info!(job.id = %job_id, media.id = %media_id, profile, files, by = who.owner, "encoded again");
     Ok(TranscodeDocument { job_id, media_id, encode, profile, priority, range })
-}
-
-/// Refuses a medium of which nobody has looked at the bytes yet: it is there, and there is nothing to encode.
-fn require_verified(medium: &media::MediumRecords) -> Result<(), Problem> {
-    if medium.asset.is_some() {
-        return Ok(());
-    }
-    Err(Problem::new(ProblemCode::NotEncodable).with_detail("it is not verified yet"))
-}
-
-/// The first encode of a medium, where it waits for another one: that takes its place among what its owner may have done.
-async fn find_waiting(app: &AppState, medium: &media::MediumRecords) -> Result<Option<JobRecord>, Problem> {
-    let Some(asset) = &medium.asset else { return Ok(None) };
-    Ok(retry::find_waiting_encode(&app.bus, &asset.record).await?)
 }
 
 /// Refuses a part that a medium has not; `pointer` says where in the request it stands.

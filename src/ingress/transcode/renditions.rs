@@ -15,12 +15,8 @@ use schemas::{
     upload::{UploadRecord, UploadStatus},
 };
 
-use super::{TranscodeDocument, find_waiting, require_verified};
-use crate::{
-    AppState,
-    jobs::{explain_encode_failure, require_priority, retry},
-    media, quotas,
-};
+use super::{TranscodeDocument, begin_encode};
+use crate::{AppState, media};
 use auth::Principal;
 use web::{error::Problem, problem_code::ProblemCode};
 
@@ -32,16 +28,10 @@ pub(super) async fn begin_own_ladder(
     upload_ids: &[UploadId],
 ) -> Result<TranscodeDocument, Problem> {
     let medium = media::load_owned(&app.bus, media_id, who).await?;
-    require_verified(&medium)?;
     if !(1..=RENDITION_FILES_MAX).contains(&upload_ids.len()) {
         let detail = format!("1 to {RENDITION_FILES_MAX} uploads");
         return Err(Problem::new(ProblemCode::RequestInvalid).with_pointer("/renditions", detail));
     }
-    let waiting = find_waiting(app, &medium).await?;
-    if waiting.is_none() {
-        quotas::require_work_room(&app.bus, &app.config.quotas, medium.owner(), (None, 0)).await?;
-    }
-    require_priority(who, priority)?;
     let mut renditions = Vec::with_capacity(upload_ids.len());
     for (place, upload_id) in upload_ids.iter().enumerate() {
         let refuse = |why: &str| {
@@ -52,20 +42,9 @@ pub(super) async fn begin_own_ladder(
         }
         renditions.push(keep_file(app, *upload_id, medium.owner()).await?.map_err(refuse)?);
     }
-    let profile = app.config.profiles.default_name.clone();
-    let settings =
-        EncodeSettings { profile: Some(profile.clone()), priority, renditions, ..EncodeSettings::default() };
-    let begun =
-        Box::pin(retry::begin_new_encode(&app.bus, &app.store, media_id, settings, (waiting, &who.owner)));
-    let (encode, job_id) = match begun.await {
-        Ok(retry::NextEncode::Begun { encode, job_id, .. }) => (encode, job_id),
-        Ok(retry::NextEncode::Superseded(why)) => {
-            return Err(Problem::new(ProblemCode::NotEncodable).with_detail(why));
-        }
-        Err(error) => return Err(explain_encode_failure(error)),
-    };
-    tracing::info!(job.id = %job_id, media.id = %media_id, files = upload_ids.len(), by = who.owner, "renditions are published");
-    Ok(TranscodeDocument { job_id, media_id, encode, profile, priority, range: None })
+    let profile = Some(app.config.profiles.default_name.clone());
+    let settings = EncodeSettings { profile, priority, renditions, ..EncodeSettings::default() };
+    begin_encode(app, who, &medium, (settings, None, 0)).await
 }
 
 /// Why a part of a final upload is refused: its bytes go with that.
