@@ -34,7 +34,7 @@ up: release ## Start everything on this machine, with its own broker and a data 
 
 test: ## Run all tests; ARGS='-E test(name)' chooses some
 	@.ci/setup test
-	@cargo build --workspace --locked
+	@cargo build --workspace --all-targets --locked
 	@if .ci/doc-examples; then cargo test --doc --workspace --locked; fi
 # Many wait for a broker or a time of the product: one more at once than there are processors keeps these busy.
 	@NEXTEST_TEST_THREADS=$${NEXTEST_TEST_THREADS:-$$(($$(nproc) + 1))} cargo nextest run --workspace --locked $(ARGS)
@@ -42,9 +42,9 @@ test: ## Run all tests; ARGS='-E test(name)' chooses some
 # The tests that take a number of rounds or units from the environment, at length; `make test` runs each with the smallest number.
 soak: ## Run the fault tests at length: SOAK_ROUNDS (9) times seven kills, SOAK_JOBS (100000) ended jobs, SOAK_FREEZES_S (20,60) of a broker, SOAK_OUTAGE_S (20) of a store; then load for SOAK_LOAD (1h), which must not make anything grow
 	@.ci/setup test
-	@cargo build --workspace --locked
+	@cargo build --workspace --all-targets --locked
 	@SOAK_ROUNDS=$${SOAK_ROUNDS:-9} SOAK_JOBS=$${SOAK_JOBS:-100000} SOAK_FREEZES_S=$${SOAK_FREEZES_S:-20,60} SOAK_OUTAGE_S=$${SOAK_OUTAGE_S:-20} cargo nextest run --workspace --locked --profile soak -E 'test(soak) + test(outages::)' $(ARGS)
-	@cargo run --locked --package streamgate --example load -- --flat --for=$${SOAK_LOAD:-1h}
+	@$(BUILT)/debug/examples/load --flat --for=$${SOAK_LOAD:-1h}
 
 load: release ## Mixed load for a minute: times, errors, what is saturated first, and whether all uploads are accounted for; ARGS=--help
 	@cargo run --release --locked --package streamgate --example load -- $(ARGS)
