@@ -2,7 +2,7 @@
 //! for what it forbids, and holds every answer against it.
 //!
 //! `schemathesis/schemathesis.toml` says what is left out and why, `schemathesis/hooks.py` what a valid request needs beyond its
-//! schema. The seed is fixed: the same questions in every run, and enough of them for all phases in half a minute.
+//! schema. The seed is fixed: the same questions in every run, and enough of them for all phases in two minutes.
 
 use std::{fmt::Write as _, process::Command};
 

@@ -58,6 +58,11 @@ async fn operators_see_each_process_what_it_logs_and_what_it_counts() {
     }
     let behind = format!("/v1/monitor/logs?behind={}&limit=500", page["next"]);
     assert!(!cluster.get(&behind).await.to_string().contains("\"number\":1,"), "only what is new");
+    // The monitor that numbered them goes on; another one would number anew.
+    let named = format!("{behind}&monitor={}", page["monitor"].as_str().unwrap());
+    assert_eq!(cluster.get(&named).await["monitor"], page["monitor"]);
+    let gone = format!("{behind}&monitor=0000000000000000");
+    assert_eq!(cluster.request(reqwest::Method::GET, &gone).send().await.unwrap().status(), 404);
 
     // Processes report what they count every ten seconds.
     let reported = poll(WAIT_MAX, async || {

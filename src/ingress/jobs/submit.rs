@@ -141,6 +141,7 @@ pub(super) static SUBMIT_JOB: Operation = Operation::change(
         (status = 403, description = "The API key has no scope for a job of this kind: `code` is `scope_missing`"),
         (status = 404, description = "There is no such medium, or it is not yours"),
         (status = 409, description = "The medium can't be encoded now, or nothing is kept of it, or there are too many schedules: `code` says which"),
+        (status = 410, description = "The medium was removed, and can be restored for a time"),
         (status = 422, description = "There is no such kind or profile, the time has passed, or nothing is sent to this address: `code` says which"),
     ),
 )]

@@ -301,6 +301,7 @@ pub(super) static PUT_CAPTIONS: Operation = Operation::change(
         (status = 201, description = "They are there: the list as it is now", body = ref("#/components/schemas/CaptionList"), headers(("ETag"))),
         (status = 408, description = "The file came too slowly"),
         (status = 409, description = "The medium has as many as it may have"),
+        (status = 410, description = "It was removed, and can be restored for a time"),
         (status = 413, description = "The file has more bytes than one may"),
         (status = 415, description = "Another media type, or coded bytes"),
         (status = 422, description = "The file can't be read, or there is no such language: `detail` says why"),
@@ -376,6 +377,7 @@ pub(super) static REMOVE_CAPTIONS: Operation = Operation::change(
     responses(
         (status = 200, description = "They are removed: the list as it is now", body = ref("#/components/schemas/CaptionList"), headers(("ETag"))),
         (status = 404, description = "There is no such medium, or it is not yours, or its owner brought no such captions: `code` says which"),
+        (status = 410, description = "It was removed, and can be restored for a time"),
     ),
 )]
 pub(super) async fn remove_captions(

@@ -211,6 +211,7 @@ pub(super) static CHANGE_MEDIA: Operation = Operation::change(
     request_body(content = ref("#/components/schemas/MediaChange"), content_type = "application/json"),
     responses(
         (status = 200, description = "The document as it is now", body = ref("#/components/schemas/MediaDocument"), headers(("ETag"))),
+        (status = 410, description = "It was removed, and can be restored for a time"),
         (status = 422, description = "It has no rule that could be kept: `gated` is said by setting one; or its chapters are none of it"),
     ),
 )]

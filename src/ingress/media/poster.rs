@@ -120,6 +120,7 @@ pub(super) static SET_POSTER: Operation = Operation::change(
         (status = 200, description = "The document as it is now", body = ref("#/components/schemas/MediaDocument"), headers(("ETag"))),
         (status = 404, description = "There is no such medium, or it is not yours, or the picture was not made: `code` says which"),
         (status = 408, description = "The picture came too slowly"),
+        (status = 410, description = "It was removed, and can be restored for a time"),
         (status = 413, description = "The picture has more bytes than one may"),
         (status = 415, description = "Another media type, or coded bytes"),
         (status = 422, description = "It is no such picture: `detail` says why"),
@@ -184,9 +185,10 @@ pub(super) static REMOVE_POSTER: Operation = Operation::change(
     tag = "metadata",
     operation_id = "remove_poster",
     params(("media_id", Path), ("If-Match", Header)),
-    responses((
-        status = 200, description = "The document as it is now", body = ref("#/components/schemas/MediaDocument"), headers(("ETag")),
-    )),
+    responses(
+        (status = 200, description = "The document as it is now", body = ref("#/components/schemas/MediaDocument"), headers(("ETag"))),
+        (status = 410, description = "It was removed, and can be restored for a time"),
+    ),
 )]
 pub(super) async fn remove_poster(
     State(app): State<AppState>,

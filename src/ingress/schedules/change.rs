@@ -136,6 +136,7 @@ pub(super) static CHANGE_SCHEDULE: Operation = schedule_operation(
     responses(
         (status = 200, description = "The schedule as it is now", body = ref("#/components/schemas/ScheduleDocument"), headers(("ETag"))),
         (status = 409, description = "Its next medium belongs to somebody else"),
+        (status = 410, description = "The medium was removed, and can be restored for a time"),
         (status = 422, description = "It can't fire like that, or there is no such profile: `code` says which"),
     ),
 )]

@@ -135,6 +135,7 @@ static CREATE_SCHEDULE: Operation = Operation::change(
         (status = 201, description = "The schedule", body = ref("#/components/schemas/ScheduleDocument"), headers(("Location"))),
         (status = 404, description = "There is no such medium, or it is not yours"),
         (status = 409, description = "There are too many schedules already"),
+        (status = 410, description = "The medium was removed, and can be restored for a time"),
         (status = 422, description = "It can't fire like that, or there is no such profile: `code` says which"),
     ),
 )]

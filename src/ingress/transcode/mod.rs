@@ -170,6 +170,7 @@ static TRANSCODE_MEDIA: Operation = Operation::change(
     responses(
         (status = 202, description = "The job", body = ref("#/components/schemas/TranscodeBegun"), headers(("Location"))),
         (status = 409, description = "It is being encoded, was not verified, or has nothing to begin with: `code` says which"),
+        (status = 410, description = "It was removed, and can be restored for a time"),
         (status = 422, description = "There is no such profile, which `profiles` names then, no such part of it, or an upload is no rendition"),
     ),
 )]

@@ -1,6 +1,7 @@
 //! What people say about a medium, over HTTP.
 
 mod captions;
+mod removed;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use nats::{Outbox, Role, VersionedRecord};
