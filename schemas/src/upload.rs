@@ -8,6 +8,7 @@ use crate::{
     BusEvent, EventContext,
     encode_settings::EncodeSettings,
     ids::{JobId, MediaId, UploadGrantId, UploadId},
+    media_details::MediaDetails,
     value::TransactionHash,
 };
 
@@ -147,6 +148,9 @@ pub struct UploadRecord {
     /// What the medium is about, as the client said it when it made the upload.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
+    /// What else the client said about it when it made the upload; nothing once the upload has ended.
+    #[serde(default, skip_serializing_if = "MediaDetails::is_empty")]
+    pub details: MediaDetails,
     /// True when everybody may play the medium from its first moment on.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_public: bool,
@@ -207,6 +211,7 @@ impl UploadRecord {
             content_type: None,
             title: None,
             description: None,
+            details: MediaDetails::default(),
             is_public: false,
             is_unlisted: false,
             mint_tx: None,
@@ -267,9 +272,11 @@ impl UploadRecord {
     }
 
     /// Ends the upload; from now on it is kept for `kept_ms`, in milliseconds, or until its bytes are freed.
-    pub const fn mark_ended(&mut self, status: UploadStatus, now_ms: u64, kept_ms: u64) {
+    pub fn mark_ended(&mut self, status: UploadStatus, now_ms: u64, kept_ms: u64) {
         self.status = status;
         self.kept_until_ms = Some(now_ms.saturating_add(kept_ms));
+        // The document has them, or there is no medium: here a contact would outlive what its owner takes back there.
+        self.details = MediaDetails::default();
     }
 }
 

@@ -46,15 +46,15 @@ use web::{
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "MediaChange", example = json!({ "title": "A day at the sea" }))]
-pub(super) struct MediaChangeRequest {
+pub(crate) struct MediaChangeRequest {
     /// Title for people: one line, of which something has to be seen.
     #[serde(default, deserialize_with = "deserialize_present")]
     #[schemars(with = "String", regex(pattern = TITLE_PATTERN), length(max = TITLE_LENGTH_MAX))]
-    title: Option<String>,
+    pub(crate) title: Option<String>,
     /// What it is about, in lines of text; null or an empty text for none.
     #[serde(default)]
     #[schemars(with = "Option<String>", length(max = DESCRIPTION_LENGTH_MAX))]
-    description: FieldUpdate<String>,
+    pub(crate) description: FieldUpdate<String>,
     /// Words under which it is found; null for none. Each is kept once, whatever its case.
     #[serde(default)]
     #[schemars(
@@ -62,7 +62,7 @@ pub(super) struct MediaChangeRequest {
         length(max = media_details::TAGS_MAX),
         inner(regex(pattern = TITLE_PATTERN), length(max = media_details::TAG_LENGTH_MAX)),
     )]
-    tags: FieldUpdate<Vec<String>>,
+    pub(crate) tags: FieldUpdate<Vec<String>>,
     /// The language that it is about or spoken in, as RFC 5646 names it (`de`, `pt-BR`); null for none.
     #[serde(default)]
     #[schemars(
@@ -70,46 +70,46 @@ pub(super) struct MediaChangeRequest {
         length(max = media_details::LANGUAGE_BYTES_MAX),
         extend("format" = "language-tag"),
     )]
-    language: FieldUpdate<String>,
+    pub(crate) language: FieldUpdate<String>,
     /// Addresses that belong to it; null for none.
     #[serde(default)]
     #[schemars(with = "Option<Vec<MediaLinkRequest>>", length(max = media_details::LINKS_MAX))]
-    links: FieldUpdate<Vec<MediaLinkRequest>>,
+    pub(crate) links: FieldUpdate<Vec<MediaLinkRequest>>,
     /// Whom to ask about it: shown to those who may read this document, and in no event; null for nobody.
     #[serde(default)]
     #[schemars(with = "Option<EmailAddress>")]
-    contact_email: FieldUpdate<EmailAddress>,
+    pub(crate) contact_email: FieldUpdate<EmailAddress>,
     /// Whatever one's own programs keep of it, merged with what is there (RFC 7396): null removes a member, or all of them. At most
     /// 4,096 bytes of JSON with four levels.
     #[serde(default)]
     #[schemars(with = "Option<Map<String, Value>>")]
-    attributes: FieldUpdate<Map<String, Value>>,
+    pub(crate) attributes: FieldUpdate<Map<String, Value>>,
     /// The transaction that minted its token; null for none.
     #[serde(default)]
     #[schemars(with = "Option<TransactionHash>")]
-    mint_tx: FieldUpdate<TransactionHash>,
+    pub(crate) mint_tx: FieldUpdate<TransactionHash>,
     /// Who plays it: everybody (`public`, or `unlisted`: no list for visitors shows it), or its owner alone (`private`); each of these takes
     /// the place of a rule. `gated` keeps the rule that there is: `PUT /v1/media/{media_id}/gate` sets one. Needs the scope `gate`.
     #[serde(default, deserialize_with = "deserialize_present")]
     #[schemars(with = "MediaVisibility")]
-    visibility: Option<MediaVisibility>,
+    pub(crate) visibility: Option<MediaVisibility>,
     /// How segments are served: as they are stored, or for HLS with AES-128 (and without MPEG-DASH).
     #[serde(default, deserialize_with = "deserialize_present")]
     #[schemars(with = "SegmentEncryption")]
-    encryption: Option<SegmentEncryption>,
+    pub(crate) encryption: Option<SegmentEncryption>,
     /// Who may have it as an MP4 file: its owner alone, or all who may play it. A medium with encrypted segments only its owner may.
     #[serde(default, deserialize_with = "deserialize_present")]
     #[schemars(with = "DownloadPolicy")]
-    downloads: Option<DownloadPolicy>,
+    pub(crate) downloads: Option<DownloadPolicy>,
     /// Its chapters in order of time, the first at 0. An empty list for none; null for those that the file names.
     #[serde(default)]
     #[schemars(with = "Option<Vec<ChapterDocument>>", length(max = CHAPTERS_MAX))]
-    chapters: FieldUpdate<Vec<ChapterDocument>>,
+    pub(crate) chapters: FieldUpdate<Vec<ChapterDocument>>,
 }
 
 /// What is to become of something that a document may be without.
 #[derive(Debug, Clone, Default)]
-enum FieldUpdate<T> {
+pub(crate) enum FieldUpdate<T> {
     /// It stays as it is.
     #[default]
     Kept,
@@ -151,7 +151,7 @@ impl MediaChangeRequest {
     ///
     /// # Errors
     /// What of it can't be used, with a pointer to it.
-    fn apply_to(
+    pub(crate) fn apply_to(
         &self,
         held: &document::MediaDocumentRecord,
         duration_ms: u64,

@@ -16,7 +16,7 @@ use web::{error::Problem, problem_code::ProblemCode};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "ChapterDocument")]
-pub(super) struct ChapterDocument {
+pub(crate) struct ChapterDocument {
     /// When it begins, in seconds from the beginning of the medium, to the millisecond. The first begins at 0.
     #[schemars(range(min = 0, max = SECONDS_MAX))]
     start_s: f64,

@@ -18,7 +18,7 @@ use web::{error::Problem, problem_code::ProblemCode};
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "MediaLinkChange")]
-pub(super) struct MediaLinkRequest {
+pub(crate) struct MediaLinkRequest {
     /// An absolute address of the scheme http or https.
     #[schemars(length(min = 1, max = LINK_URL_BYTES_MAX), extend("format" = "web-address"))]
     url: String,

@@ -3,7 +3,10 @@
 //! The address is read and, where it is written out, checked here; a name is looked up when the job asks it. It may hold a secret: it
 //! stands in the record of the job until that has ended, and in nothing else.
 //!
-//! Limits: an address of [`outbound::URL_BYTES_MAX`]; what is said of the medium has those of [`super::metadata`].
+//! What is said of the medium is checked as a change of its document is, and travels in the record of the upload.
+//!
+//! Limits: an address of [`outbound::URL_BYTES_MAX`]; what is said of the medium has those of [`super::metadata`] and
+//! [`schemas::media_details`].
 
 use std::{num::NonZeroU64, sync::Arc};
 
@@ -17,12 +20,15 @@ use axum::{
 use outbound::{Networks, OutboundUrl};
 use schemars::JsonSchema;
 use schemas::{
+    document::MediaDocumentRecord,
     ids::{JobId, MediaId, UploadId},
+    media_details,
     subjects::JobPriority,
     upload::{UploadFetch, UploadRecord, UploadStatus},
+    value::{EmailAddress, TransactionHash},
 };
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use super::{
     UploadContext,
@@ -33,7 +39,10 @@ use super::{
     refusal::UploadRefusal,
     response::{self, MediaCreatedDocument},
 };
-use crate::jobs::fetch::{begin_fetch_job, fetch_job_id};
+use crate::{
+    jobs::fetch::{begin_fetch_job, fetch_job_id},
+    media::{FieldUpdate, MediaChangeRequest, MediaLinkRequest},
+};
 use auth::Principal;
 use web::{
     body::{JsonBody, deserialize_present},
@@ -47,7 +56,9 @@ use web::{
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "MediaRequest", example = json!({
-    "source_url": "https://films.example/sea.mp4?signature=1f3a", "title": "A day at the sea", "visibility": "public",
+    "source_url": "https://films.example/sea.mp4?signature=1f3a", "title": "A day at the sea", "tags": ["sea", "summer"], "language": "en",
+    "links": [{ "url": "https://films.example/sea", "label": "How it was made" }], "contact_email": "ann@films.example",
+    "visibility": "public",
 }))]
 pub(super) struct MediaRequest {
     /// Where its bytes are: `http` or `https`, without user and password, at a public address. Its query may hold a secret: it is shown
@@ -63,10 +74,28 @@ pub(super) struct MediaRequest {
     /// Title of the medium; the name of the file when absent.
     #[schemars(length(min = 1, max = metadata::TITLE_LENGTH_MAX))]
     title: Option<String>,
-    /// What the medium is about.
+    /// What the medium is about, in lines of text.
     #[schemars(length(max = metadata::DESCRIPTION_LENGTH_MAX))]
     description: Option<String>,
-    /// Who plays it; its owner alone when absent.
+    /// Words under which it is found. Each is kept once, whatever its case.
+    #[schemars(
+        length(max = media_details::TAGS_MAX),
+        inner(regex(pattern = metadata::TITLE_PATTERN), length(max = media_details::TAG_LENGTH_MAX)),
+    )]
+    tags: Option<Vec<String>>,
+    /// The language that it is about or spoken in, as RFC 5646 names it (`de`, `pt-BR`).
+    #[schemars(length(max = media_details::LANGUAGE_BYTES_MAX), extend("format" = "language-tag"))]
+    language: Option<String>,
+    /// Addresses that belong to it.
+    #[schemars(length(max = media_details::LINKS_MAX))]
+    links: Option<Vec<MediaLinkRequest>>,
+    /// Whom to ask about it: shown to those who may read its document, and in no event.
+    contact_email: Option<EmailAddress>,
+    /// Whatever one's own programs keep of it; members that are null are left out. At most 4,096 bytes of JSON with four levels.
+    attributes: Option<Map<String, Value>>,
+    /// The transaction that minted its token.
+    mint_tx: Option<TransactionHash>,
+    /// Who plays it; its owner alone when absent. `PUT /v1/media/{media_id}/gate` sets a rule.
     visibility: Option<NewMediumVisibility>,
     /// Name of a profile, from `GET /v1/profiles`; the one by which uploads are encoded when absent.
     #[schemars(length(max = 64))]
@@ -77,6 +106,23 @@ pub(super) struct MediaRequest {
     /// True when the encode waits until somebody resumes its job, or has the medium encoded otherwise.
     #[serde(default)]
     encode_paused: bool,
+}
+
+impl MediaRequest {
+    /// What is said of the medium, as a change of a document of which nothing was said before.
+    fn take_change(&mut self) -> MediaChangeRequest {
+        MediaChangeRequest {
+            title: self.title.take(),
+            description: FieldUpdate::Given(self.description.take()),
+            tags: FieldUpdate::Given(self.tags.take()),
+            language: FieldUpdate::Given(self.language.take()),
+            links: FieldUpdate::Given(self.links.take()),
+            contact_email: FieldUpdate::Given(self.contact_email.take()),
+            attributes: FieldUpdate::Given(self.attributes.take()),
+            mint_tx: FieldUpdate::Given(self.mint_tx.take()),
+            ..MediaChangeRequest::default()
+        }
+    }
 }
 
 /// Who plays a medium.
@@ -246,11 +292,18 @@ fn describe(
     shared: &UploadContext,
     who: &Principal,
     url: Option<&OutboundUrl>,
-    wanted: MediaRequest,
+    mut wanted: MediaRequest,
     record: &mut UploadRecord,
 ) -> Result<(), UploadRefusal> {
+    let document = MediaDocumentRecord::new(record.media_id, record.owner.clone(), record.created_at_ms);
+    // Its length is not known yet.
+    let said = wanted.take_change().apply_to(&document, 0).map_err(other)?;
     let mut metadata = UploadMetadata {
         filename: wanted.filename.or_else(|| url?.file_name()).as_deref().and_then(metadata::clean_filename),
+        mint_tx: said.mint_tx,
+        title: Some(said.title).filter(|title| !title.is_empty()),
+        description: said.description,
+        details: said.details,
         is_public: matches!(
             wanted.visibility,
             Some(NewMediumVisibility::Public | NewMediumVisibility::Unlisted)
@@ -258,13 +311,6 @@ fn describe(
         is_unlisted: wanted.visibility == Some(NewMediumVisibility::Unlisted),
         ..UploadMetadata::default()
     };
-    for (name, value) in [("title", &wanted.title), ("description", &wanted.description)] {
-        let Some(value) = value else { continue };
-        metadata.set(name, value).map_err(|why| {
-            let problem = Problem::new(ProblemCode::RequestInvalid);
-            other(problem.with_pointer(&format!("/{name}"), format!("the request {why}")))
-        })?;
-    }
     metadata.settings.profile = wanted.profile.filter(|name| !name.is_empty());
     metadata.settings.priority = wanted.priority;
     metadata.settings.paused = wanted.encode_paused;

@@ -59,6 +59,7 @@ fn new_document(upload: &UploadRecord) -> MediaDocumentRecord {
         upload_id: Some(upload.upload_id),
         title: upload.title.clone().or_else(|| upload.filename.clone()).unwrap_or_default(),
         description: upload.description.clone(),
+        details: upload.details.clone(),
         mint_tx: upload.mint_tx,
         is_unlisted: upload.is_unlisted,
         changed_at_ms: now_ms(),

@@ -7,6 +7,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use schemas::{
     access::ApiKeyScope,
     encode::EncodeSettings,
+    media_details::MediaDetails,
     subjects::JobPriority,
     upload::UploadRecord,
     value::{TransactionHash, is_displayable},
@@ -44,6 +45,8 @@ pub(super) struct UploadMetadata {
     pub(super) title: Option<String>,
     /// What the medium is about.
     pub(super) description: Option<String>,
+    /// What else is said about it.
+    pub(super) details: MediaDetails,
     /// True when everybody may play it.
     pub(super) is_public: bool,
     /// True when lists for visitors leave it out all the same.
@@ -118,6 +121,7 @@ impl UploadMetadata {
         record.mint_tx = self.mint_tx;
         record.title = self.title;
         record.description = self.description;
+        record.details = self.details;
         record.is_public = self.is_public;
         record.is_unlisted = self.is_unlisted;
         record.settings = self.settings;

@@ -75,6 +75,10 @@ pub(super) static CREATE_MEDIA: Operation = Operation::change(
 /// redirects. A source that is cut is asked for the rest, if it says by a strong `ETag` or `Last-Modified` that it is still the same one.
 /// The job fails with `fetch_refused` where the source refuses, `fetch_source_changed` where it changed on the way, and others that begin
 /// with `fetch_`; the upload and the medium end with it. Who cancels the job, or deletes the upload, ends both.
+///
+/// Either says of the medium what `PATCH /v1/media/{media_id}` takes by the same members: `title`, `description`, `tags`, `language`,
+/// `links`, `contact_email`, `attributes`, `mint_tx` and `visibility`. They are checked before anything is made, and stand in the document
+/// when the request is answered.
 #[utoipa::path(
     post,
     path = CREATE_MEDIA.path,

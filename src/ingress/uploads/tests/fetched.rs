@@ -228,7 +228,7 @@ async fn what_can_t_be_fetched_is_refused_at_its_place() {
         (json!({ "source_url": "http://2130706433/" }), "source_refused", "/source_url"),
         (json!({ "source_url": "https://[64:ff9b::7f00:1]/a" }), "source_refused", "/source_url"),
         (json!({ "source_url": "file:///etc/passwd" }), "source_refused", "/source_url"),
-        (json!({ "source_url": "https://films.example/", "title": " " }), "request_invalid", "/title"),
+        (json!({ "source_url": "https://films.example/", "title": " " }), "title_invalid", "/title"),
         (json!({ "source_url": "https://films.example/", "priority": "p0" }), "operators_only", "/priority"),
         (
             json!({ "source_url": "https://films.example/", "visibility": "some" }),
@@ -239,7 +239,7 @@ async fn what_can_t_be_fetched_is_refused_at_its_place() {
         (json!({ "url": "https://films.example/" }), "json_invalid", "/url"),
         (json!({ "size_bytes": 0 }), "json_invalid", "/size_bytes"),
         (json!({ "source_url": null }), "json_invalid", "/source_url"),
-        (json!({ "title": " " }), "request_invalid", "/title"),
+        (json!({ "title": " " }), "title_invalid", "/title"),
     ] {
         let answer = site.client.post(format!("{}/v1/media", replica.url)).json(&body).send().await.unwrap();
         let problem: Value = answer.json().await.unwrap();

@@ -7,6 +7,7 @@ mod fetched;
 mod form;
 mod grants;
 mod medium;
+mod requested;
 mod resumable;
 
 use std::{collections::HashMap, path::PathBuf, time::Duration};
