@@ -107,6 +107,20 @@ async fn what_was_written_is_found_by_its_owner_alone_until_it_is_removed() {
     let removed = revision(&cluster, &medium).await;
     let (status, page) = search(&cluster, &key, &format!("q=mountain&min_revision={removed}")).await;
     assert_eq!((status, found(&page)), (StatusCode::OK, vec![other.as_str()]), "{page}");
+    an_entry_is_found_before_its_bytes(&cluster).await;
+}
+
+/// What the request says that opens an entry is searched at once.
+async fn an_entry_is_found_before_its_bytes(cluster: &Cluster) {
+    let said = json!({ "title": "Harbour", "tags": ["Lighthouse"], "language": "pt_br" });
+    let made = cluster.request(Method::POST, "/v1/media").json(&said).send().await.unwrap();
+    assert_eq!(made.status(), StatusCode::CREATED);
+    let made: Value = made.json().await.unwrap();
+    let entry = made["media_id"].as_str().unwrap();
+    let written = revision(cluster, entry).await;
+    let query = format!("q=harbour&tag=lighthouse&language=pt-BR&min_revision={written}");
+    let (status, page) = search(cluster, &cluster.key, &query).await;
+    assert_eq!((status, found(&page)), (StatusCode::OK, vec![entry]), "{page}");
 }
 
 /// Two media, a page for each.
