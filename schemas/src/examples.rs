@@ -1684,20 +1684,25 @@ fn visit_others(visitor: &mut impl ExampleVisitor) {
     visit_activity(visitor);
     let counted = index_query::JobCountsQuery { owner: Some(example_owner()), min_revision: None };
     visitor.visit("ask.job_counts", counted);
-    let counts =
-        index_query::JobCounts { active: 2, succeeded: 940, failed: 3, cancelled: 1, revision: 5_120 };
+    let counts = index_query::JobCounts {
+        active: 2,
+        paused: 1,
+        succeeded: 940,
+        failed: 3,
+        cancelled: 1,
+        revision: 5_120,
+    };
     visitor.visit("ask.job_counts.answer", index_query::IndexReply::Page(counts));
     let public = index_query::PublicMediaIndexQuery { cursor: None, limit: 30 };
     visitor.visit("ask.public_media", public);
     visitor.visit("ask.public_media.answer", index_query::IndexReply::Page(media_page()));
     visit_search(visitor);
     let jobs = index_query::JobIndexQuery {
-        owner: None,
         media_id: Some(MEDIA),
-        status: None,
-        cursor: None,
+        kind: Some(owned_text("transcode")),
+        priority: Some(JobPriority::P1),
         limit: 50,
-        min_revision: None,
+        ..index_query::JobIndexQuery::default()
     };
     visitor.visit("ask.jobs", jobs);
     visitor.visit("ask.jobs.answer", index_query::IndexReply::Page(job_page()));

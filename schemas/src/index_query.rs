@@ -15,6 +15,9 @@ use crate::{
 /// Most items of one page.
 pub const ITEMS_MAX: u32 = 200;
 
+/// Most items that are looked at for one page, whether or not they are of the filter; the page's `next` goes on behind them.
+pub const LOOKED_AT_MAX: usize = 10_000;
+
 /// Largest question in bytes.
 pub const QUESTION_BYTES_MAX: usize = 8 * 1024;
 
@@ -133,7 +136,7 @@ pub struct MediaIndexItem {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "MediaPage")]
 pub struct MediaIndexPage {
-    /// Newest first.
+    /// Newest first. Fewer than asked for, or none, also before the end, once [`LOOKED_AT_MAX`] media were looked at.
     pub items: Vec<MediaIndexItem>,
     /// Cursor of the next page; `None` at the end.
     pub next: Option<String>,
@@ -154,6 +157,18 @@ pub struct JobIndexQuery {
     /// Only jobs that stand there.
     #[serde(default)]
     pub status: Option<job::JobStatus>,
+    /// Only jobs of this kind, such as `transcode`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// Only jobs of this priority.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<JobPriority>,
+    /// Only jobs that failed with this code.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+    /// Only jobs that are paused, or only those that are not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused: Option<bool>,
     /// Where the page before ended: its `next`.
     #[serde(default)]
     pub cursor: Option<String>,
@@ -162,6 +177,20 @@ pub struct JobIndexQuery {
     /// Answer only once the index has seen this revision of the bucket `jobs`; it waits a short while for it.
     #[serde(default)]
     pub min_revision: Option<u64>,
+}
+
+impl JobIndexQuery {
+    /// True when a job is one of those.
+    pub fn matches(&self, job: &JobIndexItem) -> bool {
+        let Self { owner, media_id, status, kind, priority, code, paused, .. } = self;
+        owner.as_ref().is_none_or(|owner| *owner == job.owner)
+            && media_id.is_none_or(|media_id| media_id == job.media_id)
+            && status.is_none_or(|status| status == job.status)
+            && kind.as_ref().is_none_or(|kind| *kind == job.kind)
+            && priority.is_none_or(|priority| priority == job.priority)
+            && code.as_ref().is_none_or(|code| job.code.as_ref() == Some(code))
+            && paused.is_none_or(|is_paused| is_paused == job.paused_at_ms.is_some())
+    }
 }
 
 /// One job of a list.
@@ -213,7 +242,7 @@ pub struct JobIndexItem {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "JobPage")]
 pub struct JobIndexPage {
-    /// Newest first.
+    /// Newest first. Fewer than asked for, or none, also before the end, once [`LOOKED_AT_MAX`] jobs were looked at.
     pub items: Vec<JobIndexItem>,
     /// Cursor of the next page; `None` at the end.
     pub next: Option<String>,
@@ -286,11 +315,14 @@ pub struct JobCountsQuery {
 /// Jobs by where they stand: those that are active, and those that ended and are kept.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "JobCounts", example = serde_json::json!({
-    "active": 2, "succeeded": 940, "failed": 3, "cancelled": 1, "revision": 5_120,
+    "active": 2, "paused": 1, "succeeded": 940, "failed": 3, "cancelled": 1, "revision": 5_120,
 }))]
 pub struct JobCounts {
     /// Jobs whose parts wait or run.
     pub active: u64,
+    /// Those of the active ones that a person paused.
+    #[serde(default)]
+    pub paused: u64,
     /// Jobs that are done and checked.
     pub succeeded: u64,
     /// Jobs that ended with a code.

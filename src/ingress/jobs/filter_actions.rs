@@ -126,27 +126,37 @@ fn check_request(who: &Principal, wanted: &JobActionRequest) -> Result<(), Probl
         let all = "name something; `{\"status\": \"active\"}` is every job that goes on";
         return invalid("/filter", all.into());
     }
-    if let Some(owner) = filter.owner.as_deref().and_then(correct_owner_name) {
-        return invalid("/filter/owner", format!("a wallet's account is written {owner}"));
-    }
-    if filter.code.is_some() && filter.status.unwrap_or(action.usual_status()) != JobStatus::Failed {
-        return invalid("/filter/code", "only jobs that failed have a code".into());
+    let status = filter.status.unwrap_or(action.usual_status());
+    if let Some((name, detail)) = find_filter_fault(filter, Some(status)) {
+        return invalid(&format!("/filter/{name}"), detail);
     }
     if filter.status.is_some_and(|status| !action.takes(status)) {
         return invalid("/filter/status", "this can't be done with jobs that stand there".into());
-    }
-    if filter.kind.as_ref().is_some_and(|kind| JobKind::parse(kind).is_none()) {
-        return invalid("/filter/kind", format!("one of {}", JobKind::ALL.map(JobKind::name).join(", ")));
-    }
-    for (pointer, text, chars_max) in
-        [("/filter/owner", &filter.owner, NAME_CHARS_MAX), ("/filter/code", &filter.code, CODE_CHARS_MAX)]
-    {
-        if text.as_ref().is_some_and(|text| !(1..=chars_max).contains(&text.chars().count())) {
-            return invalid(pointer, format!("1 to {chars_max} characters"));
-        }
     }
     if filter.created_from_ms.zip(filter.created_until_ms).is_some_and(|(from, until)| from >= until) {
         return invalid("/filter/created_until_ms", "later than `created_from_ms`".into());
     }
     Ok(())
+}
+
+/// The member of a filter that can be true of no job, and why; `status` is where the jobs stand, where that is known.
+pub(super) fn find_filter_fault(
+    filter: &JobFilter,
+    status: Option<JobStatus>,
+) -> Option<(&'static str, String)> {
+    if let Some(owner) = filter.owner.as_deref().and_then(correct_owner_name) {
+        return Some(("owner", format!("a wallet's account is written {owner}")));
+    }
+    if filter.code.is_some() && status.is_some_and(|status| status != JobStatus::Failed) {
+        return Some(("code", "only jobs that failed have a code".into()));
+    }
+    if filter.kind.as_ref().is_some_and(|kind| JobKind::parse(kind).is_none()) {
+        return Some(("kind", format!("one of {}", JobKind::ALL.map(JobKind::name).join(", "))));
+    }
+    let texts = [("owner", &filter.owner, NAME_CHARS_MAX), ("code", &filter.code, CODE_CHARS_MAX)];
+    let is_wrong = |text: &String, chars_max: usize| !(1..=chars_max).contains(&text.chars().count());
+    texts.into_iter().find_map(|(name, text, chars_max)| {
+        let wrong = text.as_ref().filter(|text| is_wrong(text, chars_max));
+        wrong.map(|_| (name, format!("1 to {chars_max} characters")))
+    })
 }

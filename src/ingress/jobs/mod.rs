@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use axum::{
     Json,
-    extract::{OriginalUri, Path, State},
+    extract::{Path, State},
     http::HeaderMap,
     response::Response,
 };
@@ -20,7 +20,7 @@ use schemas::{
     access::ApiKeyScope,
     export::{ExportFile, ExportReport},
     ids::{JobId, MediaId, UploadId},
-    index_query::{self, JobCounts, JobCountsQuery, JobIndexItem, JobIndexPage, JobIndexQuery},
+    index_query::{self, JobCounts, JobCountsQuery, JobIndexItem},
     job::{self, EncodePlan, JobPartRecord, JobPartStatus, JobPartSummary, VerifyReport},
     job_action::{JobActionOrder, JobActionReport},
     media::MediaWaitReason,
@@ -32,16 +32,14 @@ use schemas::{
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{AppState, cache, index_client, media, openapi};
+use super::{AppState, cache, index_client, openapi};
 use auth::Principal;
 use web::{
-    cursor::CursorSealer,
     error::Problem,
     json_document,
     limit::RateLimitGroup,
     operation::{Operation, OperationAccess, OperationRouter},
     page::ListPage,
-    public_address::PublicAddress,
     query::QueryParameters,
 };
 
@@ -54,6 +52,7 @@ pub mod cancellation;
 mod export_order;
 pub(crate) mod fetch;
 mod filter_actions;
+mod list;
 mod pausing;
 mod priority;
 mod priority_right;
@@ -71,7 +70,7 @@ pub const READS_MAX: usize = 16;
 /// The routes.
 pub fn router() -> OperationRouter<AppState> {
     OperationRouter::default()
-        .with(&LIST_JOBS, list_jobs)
+        .with(&list::LIST_JOBS, list::list_jobs)
         .with(&submit::SUBMIT_JOB, submit::submit_job)
         .with(&submit::SUBMIT_JOBS, submit::submit_jobs)
         .with(&filter_actions::ACT_ON_JOBS, filter_actions::act_on_jobs)
@@ -91,7 +90,7 @@ pub fn router() -> OperationRouter<AppState> {
 /// Their descriptions.
 #[derive(utoipa::OpenApi)]
 #[openapi(paths(
-    list_jobs,
+    list::list_jobs,
     count_jobs,
     filter_actions::act_on_jobs,
     queue_pauses::list_queue_pauses,
@@ -130,72 +129,6 @@ impl openapi::OperationGroup for JobsApiDoc {
         schemas.add_request::<queue_pauses::QueuePauseRequest>();
         schemas.add_request::<filter_actions::JobActionRequest>();
     }
-}
-
-/// Which jobs to list.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-#[schemars(rename = "Wanted")]
-struct JobListQuery {
-    /// Only jobs on this medium.
-    #[serde(default, deserialize_with = "web::query::deserialize_id")]
-    #[schemars(schema_with = "openapi::id_schema")]
-    media_id: Option<MediaId>,
-    /// Only jobs that stand there.
-    status: Option<job::JobStatus>,
-    /// `next_cursor` of the page before, with the same filters.
-    cursor: Option<String>,
-    /// Most items; 50 unless said otherwise.
-    #[schemars(range(min = 1, max = index_query::ITEMS_MAX))]
-    limit: Option<u32>,
-    /// Answer only once the index has seen this revision, which an earlier answer told.
-    min_revision: Option<u64>,
-}
-
-openapi::query_parameters!(JobListQuery);
-
-static LIST_JOBS: Operation = Operation::read(
-    "/v1/jobs",
-    OperationAccess::Principal(ApiKeyScope::Worker),
-    Some(RateLimitGroup::Worker),
-);
-
-/// List jobs, newest first
-///
-/// An owner sees its own; operators and admins see everybody's.
-#[utoipa::path(
-    get,
-    path = LIST_JOBS.path,
-    tag = "worker",
-    operation_id = "list_jobs",
-    params(JobListQuery),
-    responses(
-        (status = 200, description = "A page", body = ref("#/components/schemas/JobItemPage"), headers(("Link"))),
-        (status = 409, description = "There is no such revision yet"),
-    ),
-)]
-async fn list_jobs(
-    State(app): State<AppState>,
-    who: Principal,
-    address: PublicAddress,
-    OriginalUri(uri): OriginalUri,
-    QueryParameters(wanted): QueryParameters<JobListQuery>,
-) -> Result<Response, Problem> {
-    let owner = who.list_owner_filter();
-    let cursors =
-        CursorSealer::new(&app.signing_key, index_query::JOBS, &(&owner, wanted.media_id, wanted.status))?;
-    let question = JobIndexQuery {
-        owner,
-        media_id: wanted.media_id,
-        status: wanted.status,
-        cursor: wanted.cursor.map(|cursor| cursors.open(&cursor)).transpose()?,
-        limit: media::parse_page_limit(wanted.limit)?,
-        min_revision: wanted.min_revision,
-    };
-    let page: JobIndexPage = index_client::query_index(&app.bus, index_query::JOBS, &question).await?;
-    let next_cursor = page.next.map(|position| cursors.seal(&position));
-    Ok(ListPage { items: page.items, next_cursor, revision: page.revision }
-        .into_list_response(&address, &uri))
 }
 
 /// Whose jobs to count.
@@ -726,6 +659,8 @@ pub(super) fn whole_percent(done_ms: u64, total_ms: u64) -> u64 {
 
 #[cfg(test)]
 mod action_tests;
+#[cfg(test)]
+mod list_tests;
 #[cfg(test)]
 mod task_tests;
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Keys of the order tree: one entry per list an item is in, so that every combination of filters is one range.
+//! Keys of the order tree: one entry per list an item is in, so that every combination of the usual filters is one range.
 //!
 //! A key is the list's name (16 bytes of SHA-256), the time of creation and the id; a range read backwards is the list,
 //! newest first, and time with id is the cursor.
@@ -121,6 +121,12 @@ pub(crate) fn job_list_id(
     )
 }
 
+/// The list of paused jobs with this owner and medium, where given.
+pub(crate) fn paused_job_list_id(owner: Option<&str>, media_id: Option<&MediaId>) -> ListId {
+    let medium = media_id.map(|id| id.as_bytes().as_slice());
+    list_id_hash(b"paused jobs", [owner.map(str::as_bytes), medium, None])
+}
+
 /// The list of removed media of this owner, where given, that can be restored, by when they were removed.
 pub(crate) fn removed_media_list_id(owner: Option<&str>) -> ListId {
     list_id_hash(b"removed media", [owner.map(str::as_bytes), None, None])
@@ -150,13 +156,20 @@ pub(crate) fn media_list_ids(owner: &str, status: media::MediaStatus, is_public:
     lists
 }
 
-/// Every list a job is in.
-pub(crate) fn job_list_ids(owner: &str, media_id: &MediaId, status: job::JobStatus) -> Vec<ListId> {
-    let mut lists = Vec::with_capacity(8);
+/// Every list a job is in, by when it was asked for.
+pub(crate) fn job_list_ids(
+    owner: &str,
+    media_id: &MediaId,
+    (status, is_paused): (job::JobStatus, bool),
+) -> Vec<ListId> {
+    let mut lists = Vec::with_capacity(12);
     for owner in [None, Some(owner)] {
         for media_id in [None, Some(media_id)] {
             for status in [None, Some(status)] {
                 lists.push(job_list_id(owner, media_id, status));
+            }
+            if is_paused {
+                lists.push(paused_job_list_id(owner, media_id));
             }
         }
     }

@@ -117,6 +117,7 @@ async fn load_page(
         cursor,
         limit: PAGE_JOBS_MAX,
         min_revision,
+        ..JobIndexQuery::default()
     };
     let subject = subjects::index_request_subject(index_query::JOBS);
     match bus.request::<_, IndexReply<JobIndexPage>>(subject, &question, PAGE_TIME_MAX).await? {

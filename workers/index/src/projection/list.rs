@@ -6,7 +6,7 @@ use schemas::{
     ids::{JobId, MediaId},
     index_query::{
         IDS_MAX, ITEMS_MAX, JobCounts, JobCountsQuery, JobIndexItem, JobIndexPage, JobIndexQuery,
-        MediaIndexItem, MediaIndexPage, MediaIndexQuery, PublicMediaIndexQuery,
+        LOOKED_AT_MAX, MediaIndexItem, MediaIndexPage, MediaIndexQuery, PublicMediaIndexQuery,
     },
     job,
     media::MediaStatus,
@@ -113,16 +113,22 @@ impl IndexProjection {
         Ok(MediaIndexPage { items, next, revision })
     }
 
-    /// A page of jobs, newest first; it ends early when its items have more than `bytes_max`. Blocks.
+    /// A page of jobs, newest first; it ends early when its items have more than `bytes_max`, or when [`LOOKED_AT_MAX`] were looked at.
+    /// Owner, medium, status and that they are paused are one range; whether they are of the rest, the jobs themselves say. Blocks.
     ///
     /// # Errors
     /// [`IndexError::Cursor`] when the cursor is none of ours; [`IndexError::Database`] or [`IndexError::Damaged`].
     pub fn list_jobs(&self, question: &JobIndexQuery, bytes_max: usize) -> Result<JobIndexPage, IndexError> {
         let revision = self.read_cursor(IndexBucket::Jobs)?;
-        let name = order::job_list_id(question.owner.as_deref(), question.media_id.as_ref(), question.status);
+        let (owner, media_id) = (question.owner.as_deref(), question.media_id.as_ref());
+        let name = match question.paused {
+            Some(true) => order::paused_job_list_id(owner, media_id),
+            Some(false) | None => order::job_list_id(owner, media_id, question.status),
+        };
         let (items, next) =
             self.read_page(&name, question.cursor.as_deref(), question.limit, bytes_max, |position| {
-                self.job_item(JobId::from_bytes(position.id()))
+                let item = self.job_item(JobId::from_bytes(position.id()))?;
+                Ok(item.filter(|item| question.matches(item)))
             })?;
         Ok(JobIndexPage { items, next, revision })
     }
@@ -133,8 +139,8 @@ impl IndexProjection {
     /// [`IndexError::Database`] or [`IndexError::Damaged`].
     pub fn count_jobs(&self, question: &JobCountsQuery) -> Result<JobCounts, IndexError> {
         let revision = self.read_cursor(IndexBucket::Jobs)?;
-        let count = |status| -> Result<u64, IndexError> {
-            let name = order::job_list_id(question.owner.as_deref(), None, Some(status));
+        let owner = question.owner.as_deref();
+        let count_list = |name: ListId| -> Result<u64, IndexError> {
             let mut count = 0;
             for key in self.order.scan_prefix(name).keys() {
                 key?;
@@ -142,8 +148,10 @@ impl IndexProjection {
             }
             Ok(count)
         };
+        let count = |status| count_list(order::job_list_id(owner, None, Some(status)));
         Ok(JobCounts {
             active: count(job::JobStatus::Active)?,
+            paused: count_list(order::paused_job_list_id(owner, None))?,
             succeeded: count(job::JobStatus::Succeeded)?,
             failed: count(job::JobStatus::Failed)?,
             cancelled: count(job::JobStatus::Cancelled)?,
@@ -209,6 +217,7 @@ impl IndexProjection {
             return Ok(None);
         };
         let counts = self.part_counts(&job)?;
+        let paused_at_ms = job.paused_since_ms();
         Ok(Some(JobIndexItem {
             job_id,
             kind: job.kind,
@@ -228,14 +237,14 @@ impl IndexProjection {
             detail: job.detail,
             created_at_ms: job.created_at_ms,
             ended_at_ms: job.ended_at_ms,
-            // One that has ended waits for nobody.
-            paused_at_ms: job.paused_at_ms.filter(|_| job.ended_at_ms.is_none()),
+            paused_at_ms,
             revision,
         }))
     }
 }
 
-/// The items at positions, until there are `limit` or they have more than `bytes_max`, and where the next page begins.
+/// The items at positions, until there are `limit`, they have more than `bytes_max` or [`LOOKED_AT_MAX`] positions were looked at, and
+/// where the next page begins.
 fn read_items<T: Serialize>(
     positions: impl Iterator<Item = Result<ListPosition, IndexError>>,
     limit: u32,
@@ -246,9 +255,9 @@ fn read_items<T: Serialize>(
     let mut items = Vec::new();
     let mut size_bytes = 0;
     let mut last = None;
-    for position in positions {
+    for (looked_at, position) in positions.enumerate() {
         let position = position?;
-        if items.len() == limit || size_bytes > bytes_max {
+        if items.len() == limit || size_bytes > bytes_max || looked_at == LOOKED_AT_MAX {
             return Ok((items, last.map(ListPosition::to_cursor)));
         }
         if let Some(item) = item(&position)? {
@@ -266,4 +275,26 @@ pub(super) fn read_row<R: DeserializeOwned>(
     key: &[u8; 16],
 ) -> Result<Option<(u64, R)>, IndexError> {
     tree.get(key)?.map(|row| decode_row(&row)).transpose()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_ends_where_enough_was_looked_at_and_the_next_one_goes_on_behind() {
+        let at = |number: usize| ListPosition::new(number as u64, &[0; 16]);
+        let read = |first: usize, count: usize| {
+            let positions = (first..first + count).map(|number| Ok(at(number)));
+            read_items(positions, 10, 1_000, |position| {
+                Ok((position.at_ms() > LOOKED_AT_MAX as u64).then_some(position.at_ms()))
+            })
+            .unwrap()
+        };
+        let (items, next) = read(1, LOOKED_AT_MAX + 1);
+        assert_eq!((items, next), (Vec::new(), Some(at(LOOKED_AT_MAX).to_cursor())), "none of them fits");
+        let (items, next) = read(LOOKED_AT_MAX + 1, 1);
+        assert_eq!((items, next), (vec![LOOKED_AT_MAX as u64 + 1], None));
+        assert_eq!(read(1, LOOKED_AT_MAX), (Vec::new(), None), "that was all");
+    }
 }

@@ -23,7 +23,7 @@ pub(crate) use rows::PartRow;
 pub(crate) use write::{IndexChange, IndexEntry};
 
 /// Version of the layout of keys and rows; another one on disk means building anew.
-const SCHEMA_VERSION: u64 = 7;
+const SCHEMA_VERSION: u64 = 8;
 
 /// Longest absence in milliseconds after which removals are still in the bucket: half the time that they are kept, since clocks
 /// differ.

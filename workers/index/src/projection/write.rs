@@ -59,6 +59,13 @@ pub(crate) struct IndexedJob {
     pub(crate) folded: Option<PartCounts>,
 }
 
+impl IndexedJob {
+    /// Since when it is paused, as Unix time in milliseconds; one that has ended waits for nobody.
+    pub(crate) fn paused_since_ms(&self) -> Option<u64> {
+        self.paused_at_ms.filter(|_| self.status == job::JobStatus::Active)
+    }
+}
+
 impl From<job::JobRecord> for IndexedJob {
     fn from(record: job::JobRecord) -> Self {
         // The one that finishes an encode stands behind those that its record names.
@@ -199,7 +206,8 @@ impl IndexTransaction<'_> {
     fn job_keys(&self, id: &JobId) -> Result<Vec<Vec<u8>>, IndexTransactionError> {
         let Some((_, job)) = get_row::<IndexedJob>(self.jobs, id.as_bytes())? else { return Ok(Vec::new()) };
         let position = order::job_position(job.created_at_ms, id);
-        let lists = order::job_list_ids(&job.owner, &job.media_id, job.status);
+        let stands = (job.status, job.paused_since_ms().is_some());
+        let lists = order::job_list_ids(&job.owner, &job.media_id, stands);
         let mut keys: Vec<Vec<u8>> =
             lists.iter().map(|name| order::order_key(name, &position).to_vec()).collect();
         if let Some(ended_at_ms) = job.ended_at_ms.filter(|_| job.kind == job::TRANSCODE) {

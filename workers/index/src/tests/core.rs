@@ -11,6 +11,7 @@ use schemas::{
     },
     job::{JobPartStatus, JobRecord, JobStatus},
     media::{MediaStatus, Rational, VideoTrack},
+    subjects::JobPriority,
 };
 use tempfile::TempDir;
 
@@ -429,6 +430,64 @@ fn jobs_are_listed_by_every_combination_of_filters() {
     let change = IndexChange::Job(ended.job_id, Some(Box::new(ended.into())));
     projection.apply_entries(IndexBucket::Jobs, &[IndexEntry { sequence: 5, change }]).unwrap();
     assert_eq!(counted(Some("ann")), (1, 1, 0, 1, 5));
+}
+
+#[test]
+fn jobs_are_listed_by_kind_priority_code_and_pause_page_by_page() {
+    let (_folder, projection) = fresh();
+    let active = |number, owner| job(number, number, owner, JobStatus::Active);
+    let apply = |sequence, record: JobRecord| {
+        let change = IndexChange::Job(record.job_id, Some(Box::new(record.into())));
+        projection.apply_entries(IndexBucket::Jobs, &[IndexEntry { sequence, change }]).unwrap();
+    };
+    let verify = |number, owner| JobRecord { kind: job::VERIFY.into(), ..active(number, owner) };
+    let failed = JobRecord { code: Some("store_full".into()), ..job(2, 2, "ann", JobStatus::Failed) };
+    apply(1, verify(1, "ann"));
+    apply(2, failed);
+    apply(3, JobRecord { paused_at_ms: Some(7), ..active(3, "ann") });
+    apply(4, JobRecord { paused_at_ms: Some(8), priority: JobPriority::P2, ..verify(4, "ann") });
+    apply(5, JobRecord { paused_at_ms: Some(9), ..verify(5, "ben") });
+    // Pages of one item each: what lies between two of them is left out, and nothing comes twice.
+    let check = |question: JobIndexQuery, expected: &[u8]| {
+        let mut question = JobIndexQuery { limit: 1, ..question };
+        let mut found = Vec::new();
+        loop {
+            let page = projection.list_jobs(&question, BYTES_MAX).unwrap();
+            found.extend(page.items.iter().map(|item| item.job_id));
+            question.cursor = page.next;
+            if question.cursor.is_none() {
+                break;
+            }
+        }
+        assert_eq!(found, expected.iter().map(|n| job_id(*n)).collect::<Vec<_>>(), "{question:?}");
+    };
+    let all = JobIndexQuery::default;
+    let ann = || JobIndexQuery { owner: Some("ann".into()), ..all() };
+    check(JobIndexQuery { kind: Some("verify".into()), ..all() }, &[5, 4, 1]);
+    check(JobIndexQuery { kind: Some("verify".into()), ..ann() }, &[4, 1]);
+    check(JobIndexQuery { kind: Some("fetch".into()), ..all() }, &[]);
+    check(JobIndexQuery { priority: Some(JobPriority::P2), ..all() }, &[4]);
+    check(JobIndexQuery { code: Some("store_full".into()), ..ann() }, &[2]);
+    check(JobIndexQuery { code: Some("store_full".into()), status: Some(JobStatus::Active), ..all() }, &[]);
+    check(JobIndexQuery { paused: Some(true), ..all() }, &[5, 4, 3]);
+    check(JobIndexQuery { paused: Some(true), ..ann() }, &[4, 3]);
+    check(JobIndexQuery { paused: Some(true), media_id: Some(media_id(3)), ..ann() }, &[3]);
+    check(JobIndexQuery { paused: Some(true), status: Some(JobStatus::Failed), ..all() }, &[]);
+    check(JobIndexQuery { paused: Some(false), ..all() }, &[2, 1]);
+    check(JobIndexQuery { paused: Some(false), status: Some(JobStatus::Active), ..all() }, &[1]);
+    check(JobIndexQuery { paused: Some(true), kind: Some("transcode".into()), ..all() }, &[3]);
+    let paused = |owner: Option<&str>| {
+        let question = JobCountsQuery { owner: owner.map(str::to_owned), min_revision: None };
+        let counts = projection.count_jobs(&question).unwrap();
+        (counts.active, counts.paused)
+    };
+    assert_eq!((paused(None), paused(Some("ann")), paused(Some("zoe"))), ((4, 3), (3, 2), (0, 0)));
+    // One is resumed, and one ends while it is paused.
+    apply(6, active(3, "ann"));
+    let ended = JobRecord { status: JobStatus::Cancelled, ended_at_ms: Some(99), ..verify(5, "ben") };
+    apply(7, JobRecord { paused_at_ms: Some(9), ..ended });
+    check(JobIndexQuery { paused: Some(true), ..all() }, &[4]);
+    assert_eq!((paused(None), paused(Some("ben"))), ((3, 1), (0, 0)));
 }
 
 #[test]
