@@ -7,7 +7,7 @@ use reqwest::{
 use serde_json::{Value, json};
 
 use super::{
-    CommandOutcome, JobIdsArgs, JobsCommand, MediaCommand, PageArgs, captions,
+    CommandOutcome, JobIdsArgs, JobsCommand, JobsListArgs, MediaCommand, PageArgs, captions,
     client::{ApiClient, ClientError},
     download,
     each::act_on_each,
@@ -175,9 +175,9 @@ pub async fn run_jobs(command: JobsCommand, as_json: bool) -> anyhow::Result<Com
         JobsCommand::Export(args) => export::export_medium(&args, as_json).await,
         JobsCommand::Act(args) => return jobs_act::act_on_jobs(&args, as_json).await,
         JobsCommand::Watch(args) => return jobs_watch::watch_jobs(&args, as_json).await,
-        JobsCommand::Ls { media, page, client } => {
-            let only = [("media_id", media.as_deref())];
-            print_list(&ApiClient::new(&client)?, "v1/jobs", &only, &page, &JOBS, as_json).await
+        JobsCommand::Ls(args) => {
+            let (client, only) = (ApiClient::new(&args.client)?, job_filters(&args));
+            print_list(&client, "v1/jobs", &only, &args.page, &JOBS, as_json).await
         }
         JobsCommand::History { job_id, client } => {
             history::print_history(&ApiClient::new(&client)?, "jobs", &job_id, as_json).await
@@ -196,6 +196,18 @@ pub async fn run_jobs(command: JobsCommand, as_json: bool) -> anyhow::Result<Com
         }
     }?;
     Ok(CommandOutcome::Well)
+}
+
+/// What of the jobs is asked for, as parameters of their list.
+fn job_filters(args: &JobsListArgs) -> [(&'static str, Option<&str>); 6] {
+    [
+        ("media_id", args.media.as_deref()),
+        ("kind", args.kind.as_deref()),
+        ("priority", args.priority.as_deref()),
+        ("code", args.code.as_deref()),
+        ("paused", args.paused.map(|is_paused| if is_paused { "true" } else { "false" })),
+        ("owner", args.owner.as_deref()),
+    ]
 }
 
 async fn act_on_job(client: &ApiClient, job_id: &str, action: &str) -> anyhow::Result<Value> {
@@ -306,7 +318,28 @@ async fn print_document(client: &ApiClient, path: &str, as_json: bool) -> anyhow
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+
     use super::*;
+    use crate::cli::{Cli, CliCommand};
+
+    #[test]
+    fn jobs_are_listed_by_what_is_named() {
+        let filters = |line: &[&str]| {
+            let parsed = Cli::try_parse_from(["streamgate", "jobs", "ls"].iter().chain(line)).unwrap();
+            let CliCommand::Jobs(JobsCommand::Ls(args)) = parsed.command else { panic!("{line:?}") };
+            let named = job_filters(&args).into_iter();
+            let named = named.filter_map(|(name, value)| Some(format!("{name}={}", value?)));
+            named.collect::<Vec<_>>().join("&")
+        };
+        assert_eq!(filters(&[]), "");
+        assert_eq!(filters(&["--paused", "--limit", "5"]), "paused=true");
+        assert_eq!(filters(&["--paused=false", "--media", "m1"]), "media_id=m1&paused=false");
+        let named = ["--kind", "verify", "--priority", "p2", "--code", "store_full", "--owner", "olga"];
+        assert_eq!(filters(&named), "kind=verify&priority=p2&code=store_full&owner=olga");
+        let wrong = ["streamgate", "jobs", "ls", "--priority", "p3"];
+        assert!(Cli::try_parse_from(wrong).is_err());
+    }
 
     #[test]
     fn rows_fit_their_heads() {

@@ -89,8 +89,8 @@ pub use schedules::{ScheduleIdsArgs, SchedulesCommand};
 pub use search::MediaSearchArgs;
 pub use subcommands::{
     AuditCommand, DeadCommand, DownloadArgs, EditArgs, ExportArgs, FetchArgs, JobIdsArgs, JobsCommand,
-    JobsWatchArgs, MediaCommand, NatsCommand, OwnerCommand, RenditionsArgs, ReplayArgs, SchemasCommand,
-    StoreCommand, ThumbnailArgs, TranscodeArgs, VerifyArgs, WorkerNameArgs, WorkersCommand,
+    JobsListArgs, JobsWatchArgs, MediaCommand, NatsCommand, OwnerCommand, RenditionsArgs, ReplayArgs,
+    SchemasCommand, StoreCommand, ThumbnailArgs, TranscodeArgs, VerifyArgs, WorkerNameArgs, WorkersCommand,
 };
 
 use crate::roles::ProcessRole;

@@ -378,18 +378,12 @@ pub enum JobsCommand {
     /// List your jobs, newest first
     #[command(after_help = "Examples:
   streamgate jobs ls --status active
-  streamgate jobs ls --media 068p...")]
-    Ls {
-        /// Only jobs on this medium
-        #[arg(long, value_name = "MEDIA_ID")]
-        media: Option<String>,
-        /// Which page.
-        #[command(flatten)]
-        page: PageArgs,
-        /// The server.
-        #[command(flatten)]
-        client: ClientArgs,
-    },
+  streamgate jobs ls --media 068p...
+  streamgate jobs ls --kind verify --paused    --paused=false for those that are not
+  streamgate jobs ls --code store_unavailable
+
+A page ends once 10,000 jobs were looked at: it may be short, or empty, before the end of the list.")]
+    Ls(JobsListArgs),
     /// Show the jobs that go on, as they change, and a line for each that ends
     #[command(after_help = "Examples:
   streamgate jobs watch
@@ -494,6 +488,35 @@ pub struct ExportArgs {
     /// Wait until it is sent, and print its size and SHA-256
     #[arg(long)]
     pub wait: bool,
+    /// The server.
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+/// Flags of `jobs ls`: the jobs of which all that is named is true.
+#[derive(Debug, clap::Args)]
+pub struct JobsListArgs {
+    /// Only jobs on this medium
+    #[arg(long, value_name = "MEDIA_ID")]
+    pub media: Option<String>,
+    /// Only jobs of this kind, such as transcode
+    #[arg(long)]
+    pub kind: Option<String>,
+    /// Only jobs of this priority
+    #[arg(long, value_parser = ["p0", "p1", "p2"])]
+    pub priority: Option<String>,
+    /// Only jobs that failed with this code
+    #[arg(long)]
+    pub code: Option<String>,
+    /// Only jobs that are paused
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub paused: Option<bool>,
+    /// Only jobs of this owner, for operators
+    #[arg(long)]
+    pub owner: Option<String>,
+    /// Which page.
+    #[command(flatten)]
+    pub page: PageArgs,
     /// The server.
     #[command(flatten)]
     pub client: ClientArgs,
