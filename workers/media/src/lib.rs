@@ -33,8 +33,8 @@ pub use driver::MediaDriver;
 pub use error::{MediaErrorCode, MediaRetryDecision, MediaTaskError};
 pub use grid::{AUDIO_FRAME_SAMPLES, AUDIO_RATE_HZ, AudioGrid, MediaRatio, VideoGrid};
 pub use probe::{
-    AudioStream, MediaFileKind, MediaProbe, MediaStream, MediaStreamKind, SOURCE_CHAPTERS_MAX, SourceChapter,
-    TEXT_CHARS_MAX, VideoStream,
+    AUDIO_TRACKS_MAX, AudioStream, MediaFileKind, MediaProbe, MediaStream, MediaStreamKind,
+    SOURCE_CHAPTERS_MAX, SourceChapter, TEXT_CHARS_MAX, VideoStream,
 };
 pub use protocol::{FfmpegVersions, MediaSelfCheck, MediaTaskReport, SandboxReport};
 pub use source::{FileSource, MediaByteSource};

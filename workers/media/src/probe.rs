@@ -1,5 +1,7 @@
 //! What a media file holds, as found by a scan of its packets and the first frames of its tracks.
 
+use std::cmp::Reverse;
+
 use serde::{Deserialize, Serialize};
 
 use crate::clock::ClockMap;
@@ -7,6 +9,9 @@ use crate::grid::MediaRatio;
 
 /// Longest text taken from a file, in characters.
 pub const TEXT_CHARS_MAX: usize = 256;
+
+/// Most audio tracks of a file that are known to be decodable, by [`MediaStream::choice_order`]; no profile may take more.
+pub const AUDIO_TRACKS_MAX: usize = 16;
 
 /// What kind of media a file is, cover art left aside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,6 +94,14 @@ impl MediaStream {
             && !self.is_attached_picture
     }
 
+    /// Its place among the tracks of its kind, the first choice being the least: the default one, of pictures the largest, then
+    /// in file order.
+    #[must_use]
+    pub fn choice_order(&self) -> (bool, Reverse<u64>, u32) {
+        let pixels = self.video.as_ref().map_or(0, |v| u64::from(v.width) * u64::from(v.height));
+        (!self.is_default, Reverse(pixels), self.index)
+    }
+
     /// Whether the track is subtitles whose text can be read.
     #[must_use]
     pub fn is_readable_subtitle(&self) -> bool {
@@ -103,10 +116,7 @@ impl MediaProbe {
         self.streams
             .iter()
             .filter(|stream| stream.kind == MediaStreamKind::Video && stream.is_playable())
-            .max_by_key(|stream| {
-                let pixels = stream.video.as_ref().map_or(0, |v| u64::from(v.width) * u64::from(v.height));
-                (stream.is_default, pixels, std::cmp::Reverse(stream.index))
-            })
+            .min_by_key(|stream| stream.choice_order())
     }
 
     /// The audio tracks that can be decoded, the default one first, then in file order.
@@ -117,7 +127,7 @@ impl MediaProbe {
             .iter()
             .filter(|stream| stream.kind == MediaStreamKind::Audio && stream.is_playable())
             .collect();
-        tracks.sort_by_key(|stream| (!stream.is_default, stream.index));
+        tracks.sort_by_key(|stream| stream.choice_order());
         tracks
     }
 }

@@ -39,5 +39,7 @@ pub mod webvtt;
 pub use audio_names::{ListedAudio, list_audio};
 pub use checksums::{ChecksumList, LIST_BYTES_MAX as CHECKSUMS_BYTES_MAX};
 pub use part_reader::GrowingPartReader;
-pub use profile::{EncodeProfile, ProfileRung, SIDE_PIXELS_MAX, STEP_RATE_BPS_MAX, STEPS_MAX, X264Preset};
+pub use profile::{
+    AUDIO_TRACKS_MAX, EncodeProfile, ProfileRung, SIDE_PIXELS_MAX, STEP_RATE_BPS_MAX, STEPS_MAX, X264Preset,
+};
 pub use segment_search::{ListedSegment, find_segment, find_segment_span};

@@ -15,6 +15,9 @@ pub const STEPS_MAX: usize = 15;
 /// Highest average rate of a rung, in bits per second: with its share for fast pictures and its buffer the encoder takes no more.
 pub const STEP_RATE_BPS_MAX: u64 = 700_000_000;
 
+/// Most audio tracks that are kept: the media child knows of as many that they can be decoded.
+pub const AUDIO_TRACKS_MAX: usize = 16;
+
 /// A preset of x264 that the media child has. Slower ones are left out: parts of an encode would take longer than their time-outs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -103,6 +106,7 @@ pub struct EncodeProfile {
     #[schemars(range(min = -40, max = -5))]
     pub loudness_lufs: Option<i32>,
     /// Audio tracks that are kept.
+    #[schemars(range(max = AUDIO_TRACKS_MAX))]
     pub audio_tracks_max: usize,
 }
 

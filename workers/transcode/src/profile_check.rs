@@ -159,6 +159,11 @@ mod tests {
     }
 
     #[test]
+    fn a_profile_takes_no_more_sound_than_is_known_to_be_decodable() {
+        assert_eq!(packaging::AUDIO_TRACKS_MAX, media::AUDIO_TRACKS_MAX);
+    }
+
+    #[test]
     fn the_ends_of_every_range_work_together() {
         let step = |number: u32, rate_bps| ProfileRung {
             short_side_pixels: SIDE_PIXELS_MAX - number * 1_000,
@@ -175,6 +180,7 @@ mod tests {
             segment_gops: 1,
             audio_rate_bps: 512_000,
             loudness_lufs: Some(-5),
+            audio_tracks_max: packaging::AUDIO_TRACKS_MAX,
             ..EncodeProfile::default()
         };
         let smallest = EncodeProfile {

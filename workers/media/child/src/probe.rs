@@ -16,17 +16,13 @@ use media::{
 use crate::clock_joiner::{ClockJoiner, PlacedPacket, TooManyJoints};
 use crate::error::{MediaChildError, MediaChildResult, is_out_of_memory, source_refused_error};
 use crate::ffi;
-use crate::first_frames::{self, UndecodableTrack};
-use crate::frame_rate::{FrameRateEvidence, decide_frame_rate};
+use crate::first_frames;
 use crate::input::{self, CheckedInput};
 use crate::parent_pipe::{ChildJob, ParentPipe};
 use crate::picture_filter::{DisplayRotation, display_size};
 use crate::remote::RemoteSource;
 use crate::scan::{PacketSummary, TrackStatistics};
 use crate::truncation;
-
-/// Tracks whose first frames are decoded; others count as what the container says.
-const TRACKS_DECODED_MAX: usize = 8;
 
 /// Runs the task.
 pub(crate) fn probe_source(wire: &Arc<ParentPipe>, job: &ChildJob) -> MediaChildResult<MediaProbe> {
@@ -45,7 +41,7 @@ pub(crate) fn probe_source(wire: &Arc<ParentPipe>, job: &ChildJob) -> MediaChild
             format!("stream {index} is encrypted, and there is no key for it; upload it without protection");
         return Err(source_refused_error(MediaErrorCode::MediaEncrypted, detail));
     }
-    let undecodable = decode_beginnings(wire, job, &mut streams, &tallies)?;
+    let undecodable = first_frames::decode_beginnings(wire, job, &mut streams, &tallies)?;
     let remote = RemoteSource::new(Arc::clone(wire), job.size_bytes);
     let is_cut_short = truncation::is_truncated(remote, job.size_bytes, &format).unwrap_or(true);
     let is_last_corrupt = tallies.iter().any(|tally| tally.is_last_corrupt);
@@ -67,38 +63,6 @@ pub(crate) fn probe_source(wire: &Arc<ParentPipe>, job: &ChildJob) -> MediaChild
         ));
     }
     Ok(probe)
-}
-
-/// Decodes the first frames of every track that would be played: one that gives none is not, and the others' frames say how far
-/// apart they are. Gives the first that can't be decoded.
-fn decode_beginnings(
-    wire: &Arc<ParentPipe>,
-    job: &ChildJob,
-    streams: &mut [MediaStream],
-    tallies: &[TrackStatistics],
-) -> MediaChildResult<Option<UndecodableTrack>> {
-    let mut undecodable = None;
-    let played = streams.iter_mut().zip(tallies).filter(|(stream, _)| stream.is_playable());
-    for (stream, tally) in played.take(TRACKS_DECODED_MAX) {
-        let packets = stream.packet_count;
-        match (first_frames::decode_first_frames(wire, job, stream.index, packets)?, &mut stream.video) {
-            (Ok(first), Some(video)) => {
-                video.has_closed_captions = first.has_closed_captions;
-                video.average_frame_rate = decide_frame_rate(&FrameRateEvidence {
-                    declared: [video.average_frame_rate, video.real_frame_rate],
-                    packets: &tally.intervals,
-                    decoded_us: first.interval_us,
-                    is_interlaced: video.is_interlaced,
-                });
-            }
-            (Ok(_), None) => {}
-            (Err(why), _) => {
-                stream.is_decodable = false;
-                undecodable.get_or_insert(why);
-            }
-        }
-    }
-    Ok(undecodable)
 }
 
 fn assemble_probe(

@@ -12,7 +12,7 @@ use crate::harness::{Job, SAMPLE, Studio, driver, probe, produce, run};
 const VIDEO: &str = "-f lavfi -i testsrc2=size=320x180:rate=25";
 const AUDIO: &str = "-f lavfi -i sine=frequency=440:sample_rate=48000";
 
-async fn refused(path: &Path) -> MediaErrorCode {
+pub(crate) async fn refused(path: &Path) -> MediaErrorCode {
     match probe(path).await {
         Err(fault @ MediaTaskError::Rejected { code, .. }) => {
             assert_eq!(fault.retry_decision(), MediaRetryDecision::Reject);

@@ -10,3 +10,4 @@ mod harness;
 mod inputs;
 mod joints;
 mod stills;
+mod tracks;

@@ -1,0 +1,63 @@
+//! Which tracks of a file play: each that may be chosen is tried, and a file of which none can be decoded is refused with its code.
+
+use media::AUDIO_TRACKS_MAX;
+
+use crate::harness::{Studio, probe, run};
+use crate::inputs::refused;
+
+const PICTURE: &str = "-f lavfi -i testsrc2=size=128x96:rate=25:duration=1";
+const TONE: &str = "-f lavfi -i sine=frequency=440:sample_rate=48000:duration=1";
+const H264: &str = "-c:v libx264 -preset ultrafast -pix_fmt yuv420p";
+
+/// Changes every byte of the packets that it is applied to.
+const NOISE: &str = "noise=amount=1";
+
+fn maps(input: usize, count: usize) -> String {
+    format!("-map {input} ").repeat(count)
+}
+
+#[test]
+fn a_damaged_track_behind_eight_others_does_not_play() {
+    run(async {
+        let studio = Studio::new();
+        let sound = maps(1, 8);
+        let path = studio
+            .make("nine.mkv", &format!("{PICTURE} {TONE} -map 0 {sound} {H264} -c:a flac -bsf:a:7 {NOISE}"));
+        let found = probe(&path).await.unwrap();
+        let played: Vec<u32> = found.audio_streams().iter().map(|stream| stream.index).collect();
+        assert_eq!(played, [1, 2, 3, 4, 5, 6, 7]);
+        assert!(found.streams[8].packet_count > 0 && !found.streams[8].is_decodable);
+        assert!(found.best_video().is_some());
+    });
+}
+
+#[test]
+fn pictures_behind_eight_tracks_of_sound_have_their_own_rate() {
+    run(async {
+        let studio = Studio::new();
+        let sound = maps(0, 8);
+        // A pause of 20 s, which the average that the container declares counts.
+        let pause = "-vf setpts='PTS+if(gte(N,15),20/TB,0)' -vsync vfr";
+        let path =
+            studio.make("behind.mp4", &format!("{TONE} {PICTURE} {sound} -map 1 -c:a aac {pause} {H264}"));
+        let found = probe(&path).await.unwrap();
+        let stream = found.best_video().unwrap();
+        let rate = stream.video.as_ref().unwrap().average_frame_rate.as_f64();
+        assert_eq!(stream.index, 8);
+        assert!((rate - 25.0).abs() < 0.05, "{rate}");
+    });
+}
+
+#[test]
+fn as_many_tracks_as_a_profile_takes_are_tried_and_of_damaged_ones_not_all() {
+    run(async {
+        let studio = Studio::new();
+        let last = AUDIO_TRACKS_MAX - 1;
+        let most = maps(0, AUDIO_TRACKS_MAX);
+        let path = studio.make("most.mkv", &format!("{TONE} {most} -c:a flac -bsf:a:{last} {NOISE}"));
+        assert_eq!(probe(&path).await.unwrap().audio_streams().len(), last);
+        let many = maps(0, 30);
+        let path = studio.make("many.mkv", &format!("{TONE} {many} -c:a flac -bsf:a {NOISE} -bsf:a:29 null"));
+        assert_eq!(refused(&path).await.as_str(), "media_no_frames");
+    });
+}
