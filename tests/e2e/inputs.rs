@@ -27,6 +27,16 @@ const PICTURE: &str = "testsrc2=duration=3:size=320x180:rate=25";
 const TONE: &str = "sine=frequency=440:duration=3:sample_rate=48000";
 const H264: [&str; 6] = ["-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p"];
 
+/// Common encryption (ISO/IEC 23001-7).
+const CENC: [&str; 6] = [
+    "-encryption_scheme",
+    "cenc-aes-ctr",
+    "-encryption_key",
+    "76a6c65c5ea762046bd749a2e632ccbb",
+    "-encryption_kid",
+    "a7e61c373e219033c21091fa607bf3b8",
+];
+
 fn with(extra: &[&'static str]) -> Vec<&'static str> {
     H264.iter().copied().chain(extra.iter().copied()).collect()
 }
@@ -54,7 +64,22 @@ fn broken() -> Vec<(&'static str, Vec<u8>, Becomes)> {
         ("playlist.mp4", playlist, Rejected(&["unsupported_type", "media_unsupported_format"])),
         ("zipped.mp4", zipped, Rejected(&["trailing_data"])),
         ("bomb.png", bomb(), Rejected(&["media_too_many_pixels", "media_corrupt"])),
+        ("encrypted.mp4", lavfi(PICTURE, "", &with(&CENC), "mp4"), Rejected(&["media_encrypted"])),
+        (
+            "noise.mkv",
+            clip(&["-f", "lavfi", "-i", TONE, "-c:a", "flac", "-bsf:a", "noise=amount=1"], "mkv"),
+            Rejected(&["media_no_frames"]),
+        ),
+        ("renamed.mov", renamed(), Rejected(&["media_unsupported_codec"])),
     ]
+}
+
+/// PCM that is called MPEG-H, for which there is no decoder.
+fn renamed() -> Vec<u8> {
+    let mut bytes = clip(&["-f", "lavfi", "-i", TONE, "-c:a", "pcm_s16le"], "mov");
+    let entry = bytes.windows(4).rposition(|kind| kind == b"sowt").unwrap();
+    bytes[entry..entry + 4].copy_from_slice(b"mhm1");
+    bytes
 }
 
 /// A tiny picture that claims to be 30,000 x 30,000, with a checksum that is right.

@@ -61,3 +61,32 @@ fn as_many_tracks_as_a_profile_takes_are_tried_and_of_damaged_ones_not_all() {
         assert_eq!(refused(&path).await.as_str(), "media_no_frames");
     });
 }
+
+#[test]
+fn what_can_not_be_decoded_is_refused_with_its_code() {
+    run(async {
+        let studio = Studio::new();
+        let key = "-encryption_scheme cenc-aes-ctr -encryption_key 76a6c65c5ea762046bd749a2e632ccbb \
+            -encryption_kid a7e61c373e219033c21091fa607bf3b8";
+        for (name, arguments) in
+            [("a.mp4", format!("{PICTURE} {H264} {key}")), ("a.m4a", format!("{TONE} -c:a aac {key}"))]
+        {
+            assert_eq!(refused(&studio.make(name, &arguments)).await.as_str(), "media_encrypted", "{name}");
+        }
+        let noise = studio.make("noise.mkv", &format!("{TONE} -c:a flac -bsf:a {NOISE}"));
+        assert_eq!(refused(&noise).await.as_str(), "media_no_frames");
+        // The index of a track whose samples would come in fragments, and no fragment.
+        let whole =
+            studio.make("whole.mp4", &format!("{PICTURE} {H264} -movflags +frag_keyframe+empty_moov"));
+        let whole = std::fs::read(whole).unwrap();
+        let fragment = whole.windows(4).position(|kind| kind == b"moof").unwrap() - 4;
+        let empty = studio.write("no-samples.mp4", &whole[..fragment]);
+        assert_eq!(refused(&empty).await.as_str(), "media_no_frames");
+        // PCM that is called MPEG-H: the library knows that by its name alone.
+        let mut renamed = std::fs::read(studio.make("a.mov", &format!("{TONE} -c:a pcm_s16le"))).unwrap();
+        let entry = renamed.windows(4).rposition(|kind| kind == b"sowt").unwrap();
+        renamed[entry..entry + 4].copy_from_slice(b"mhm1");
+        let renamed = studio.write("renamed.mov", &renamed);
+        assert_eq!(refused(&renamed).await.as_str(), "media_unsupported_codec");
+    });
+}
