@@ -211,7 +211,7 @@ pub mod warning_codes {
     pub const SUBTITLE_TRACK_DROPPED: &str = "subtitle_track_dropped";
     /// A cover picture is left out: it can't be decoded, or another one is the poster.
     pub const COVER_DROPPED: &str = "cover_dropped";
-    /// A track of data, such as time codes or camera motion, is left out.
+    /// A track of data, such as time codes or camera motion, or an attachment, such as a font, is left out.
     pub const DATA_TRACK_DROPPED: &str = "data_track_dropped";
     /// Chapters are left out: they begin at the same time as others or behind the end, or are too many.
     pub const CHAPTERS_DROPPED: &str = "chapters_dropped";

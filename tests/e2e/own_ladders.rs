@@ -193,12 +193,19 @@ async fn a_ladder_that_was_made_elsewhere_plays_as_it_is() {
         "426x240",
         &ALIGNED.replace("-bf 2", "-bf 4").replace("n_forced*2", "n_forced*1"),
     );
-    let small = files.make("small.mkv", "256x144", &ALIGNED.replace("-bf 2", "-bf 0"));
+    std::fs::write(files.path("title.ttf"), "a font").unwrap();
+    let font = files.path("title.ttf").display().to_string();
+    let attached = format!("-attach {font} -metadata:s:t mimetype=application/x-truetype-font");
+    let small =
+        files.make("small.mkv", "256x144", &format!("{} {attached}", ALIGNED.replace("-bf 2", "-bf 0")));
     let (went_well, job, said) = renditions(&cluster, &media_id, &[&small, &large, &middle]).await;
     assert!(went_well, "{said}\n{job}\n{}", cluster.logs());
     let rungs = job["plan"]["video"]["rungs"].as_array().unwrap();
     let heights: Vec<u64> = rungs.iter().map(|rung| rung["height"].as_u64().unwrap()).collect();
     assert_eq!(heights, [360, 240, 144], "{job}");
+    let document = cluster.get(&format!("/v1/media/{media_id}")).await;
+    let warnings = document["encode"]["warnings"].as_array().unwrap();
+    assert!(warnings.iter().any(|warning| warning["code"] == "data_track_dropped"), "{document}");
 
     let url = playback(&cluster, &media_id).await;
     let master = text(&url).await;

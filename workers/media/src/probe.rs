@@ -35,6 +35,8 @@ pub enum MediaStreamKind {
     Audio,
     /// Text or picture subtitles.
     Subtitle,
+    /// A file inside of the file, such as a font; it has no packets. A picture is [`Self::Video`].
+    Attachment,
     /// Anything else.
     Other,
 }

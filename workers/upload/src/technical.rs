@@ -132,7 +132,8 @@ fn list_dropped_tracks(probe: &MediaProbe) -> Vec<MediaWarning> {
     let cover = cover_index(probe);
     let best = probe.best_video().map(|stream| stream.index);
     let dropped = probe.streams.iter().filter_map(|stream| {
-        let is_empty = stream.packet_count == 0;
+        // An attachment has no packets, whatever it holds.
+        let is_empty = stream.packet_count == 0 && stream.kind != MediaStreamKind::Attachment;
         let code = match stream.kind {
             MediaStreamKind::Video if Some(stream.index) == cover => return None,
             MediaStreamKind::Video if stream.is_attached_picture => warning_codes::COVER_DROPPED,
@@ -145,7 +146,7 @@ fn list_dropped_tracks(probe: &MediaProbe) -> Vec<MediaWarning> {
                 return None;
             }
             MediaStreamKind::Subtitle => warning_codes::SUBTITLE_TRACK_DROPPED,
-            MediaStreamKind::Other => warning_codes::DATA_TRACK_DROPPED,
+            MediaStreamKind::Attachment | MediaStreamKind::Other => warning_codes::DATA_TRACK_DROPPED,
             MediaStreamKind::Video | MediaStreamKind::Audio => return None,
         };
         let title = stream.title.as_deref().and_then(|text| clean_text(text, WARNING_TITLE_CHARS_MAX));

@@ -253,6 +253,7 @@ fn describe_stream(stream: &ffmpeg_next::Stream<'_>, tally: &TrackStatistics) ->
         kind::Type::Video => MediaStreamKind::Video,
         kind::Type::Audio => MediaStreamKind::Audio,
         kind::Type::Subtitle => MediaStreamKind::Subtitle,
+        kind::Type::Attachment => MediaStreamKind::Attachment,
         _ => MediaStreamKind::Other,
     };
     let has_picture = parameters.width > 0 && parameters.height > 0;
@@ -278,7 +279,7 @@ fn describe_stream(stream: &ffmpeg_next::Stream<'_>, tally: &TrackStatistics) ->
         is_decodable: is_complete && decoder::find(stream.parameters().id()).is_some(),
         bit_rate_bits_per_second: u64::try_from(rate).unwrap_or(u64::MAX),
         language: read_tag(stream, c"language"),
-        title: read_tag(stream, c"title"),
+        title: read_tag(stream, if kind == MediaStreamKind::Attachment { c"filename" } else { c"title" }),
         is_default: disposition.contains(Disposition::DEFAULT),
         is_attached_picture: disposition.contains(Disposition::ATTACHED_PIC),
         is_text: ffi::is_text_subtitle(stream),

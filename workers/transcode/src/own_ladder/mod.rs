@@ -103,8 +103,8 @@ pub(crate) fn plan_copies(
     Ok(copied::plan_copied(input, copied)?)
 }
 
-/// Tracks that nobody plays: subtitles of the files, and further sound of the file of which the first is taken. Of that of the others it is
-/// known that one of them is taken.
+/// Tracks that nobody plays: subtitles, data, attachments and covers of the files, and further sound of the file of which the first is taken.
+/// Of that of the others it is known that one of them is taken.
 fn list_dropped(surveyed: &[SurveyedFile<'_>], taken: Option<SoundCopy>) -> Vec<MediaWarning> {
     let mut dropped = Vec::new();
     for of in surveyed {
@@ -113,6 +113,9 @@ fn list_dropped(surveyed: &[SurveyedFile<'_>], taken: Option<SoundCopy>) -> Vec<
             let code = match stream.kind {
                 MediaStreamKind::Audio if !taken.is_none_or(is_taken) => warning_codes::AUDIO_TRACK_DROPPED,
                 MediaStreamKind::Subtitle => warning_codes::SUBTITLE_TRACK_DROPPED,
+                MediaStreamKind::Attachment => warning_codes::DATA_TRACK_DROPPED,
+                MediaStreamKind::Other if stream.packet_count > 0 => warning_codes::DATA_TRACK_DROPPED,
+                MediaStreamKind::Video if stream.is_attached_picture => warning_codes::COVER_DROPPED,
                 _ => continue,
             };
             let detail = format!("{}: track {}: {}", of.file.name, stream.index, stream.codec);

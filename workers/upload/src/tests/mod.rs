@@ -418,6 +418,25 @@ fn codes(warnings: &[MediaWarning]) -> Vec<String> {
 }
 
 #[test]
+fn what_is_attached_is_named_among_what_is_left_out_and_an_empty_track_is_not() {
+    let mut attached = mixed_probe();
+    let mut empty = stream(5, MediaStreamKind::Other);
+    empty.packet_count = 0;
+    let mut font = stream(6, MediaStreamKind::Attachment);
+    (font.packet_count, font.codec, font.title) = (0, "ttf".into(), Some("title.ttf".into()));
+    attached.streams.extend([empty, font]);
+    let warnings = build_technical(&attached, 100, Vec::new()).warnings;
+    let data: Vec<&str> = warnings
+        .iter()
+        .filter(|warning| warning.code == warning_codes::DATA_TRACK_DROPPED)
+        .map(|warning| warning.detail.as_str())
+        .collect();
+    assert_eq!(data, ["track 6: ttf (title.ttf)"]);
+    let of_cover = warnings.iter().filter(|warning| warning.detail.starts_with("track 0:"));
+    assert_eq!(of_cover.count(), 0, "the poster is not left out");
+}
+
+#[test]
 fn texts_play_or_are_named_among_what_is_left_out() {
     let mut texts = mixed_probe();
     texts.chapter_count = 3;

@@ -1,6 +1,6 @@
 //! Which tracks of a file play: each that may be chosen is tried, and a file of which none can be decoded is refused with its code.
 
-use media::AUDIO_TRACKS_MAX;
+use media::{AUDIO_TRACKS_MAX, MediaStreamKind};
 
 use crate::harness::{Studio, probe, run};
 use crate::inputs::refused;
@@ -88,5 +88,30 @@ fn what_can_not_be_decoded_is_refused_with_its_code() {
         renamed[entry..entry + 4].copy_from_slice(b"mhm1");
         let renamed = studio.write("renamed.mov", &renamed);
         assert_eq!(refused(&renamed).await.as_str(), "media_unsupported_codec");
+    });
+}
+
+#[test]
+fn attachments_are_named_and_a_cover_is_a_picture() {
+    run(async {
+        let studio = Studio::new();
+        let font = studio.write("title.ttf", b"a font");
+        let cover = studio.make("cover.png", "-f lavfi -i testsrc2=size=64x64 -frames:v 1");
+        let path = studio.make(
+            "attached.mkv",
+            &format!(
+                "{PICTURE} {H264} -attach {} -metadata:s:t:0 mimetype=image/png -attach {} \
+                 -metadata:s:t:1 mimetype=application/x-truetype-font",
+                cover.display(),
+                font.display()
+            ),
+        );
+        let found = probe(&path).await.unwrap();
+        let kinds: Vec<(MediaStreamKind, bool)> =
+            found.streams.iter().map(|stream| (stream.kind, stream.is_attached_picture)).collect();
+        let (video, attachment) = (MediaStreamKind::Video, MediaStreamKind::Attachment);
+        assert_eq!(kinds, [(video, false), (video, true), (attachment, false)]);
+        let font = &found.streams[2];
+        assert_eq!((font.codec.as_str(), font.title.as_deref()), ("ttf", Some("title.ttf")));
     });
 }
