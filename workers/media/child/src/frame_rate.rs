@@ -65,3 +65,51 @@ fn to_thousandths(interval_us: f64) -> MediaRatio {
     let millis = (1_000_000_000_000 + nanos / 2).checked_div(nanos).unwrap_or(0);
     u32::try_from(millis).map_or(MediaRatio::new(0, 0), |millis| MediaRatio::new(millis, 1000))
 }
+
+#[cfg(test)]
+mod tests {
+    use ffmpeg_next::Rational;
+
+    use super::*;
+    use crate::scan::{PacketSummary, TrackStatistics};
+
+    /// A track of 200 packets that come so many times a second.
+    fn track(packet_rate: (i64, i64)) -> TrackStatistics {
+        let mut track = TrackStatistics::new(Rational(1, 1_000_000), 0, 0, 0);
+        for number in 0..200 {
+            track.add_packet(PacketSummary {
+                pts: Some(number * 1_000_000 * packet_rate.1 / packet_rate.0),
+                duration: 0,
+                size_bytes: 10,
+                is_key: number == 0,
+                is_corrupt: false,
+                is_encrypted: false,
+                skip_samples: 0,
+            });
+        }
+        track.finish();
+        track
+    }
+
+    #[test]
+    fn fields_that_are_packets_of_their_own_count_half() {
+        let (pal, ntsc) = ((50, 1), (60_000, 1_001));
+        for (what, packet_rate, decoded_us, is_interlaced, declared, expected) in [
+            ("fields", pal, Some(40_000), true, (50, 1), 25.0),
+            ("fields whose average is known", pal, Some(40_000), true, (25, 1), 25.0),
+            ("fields of NTSC", ntsc, Some(33_367), true, (30_000, 1_001), 30_000.0 / 1_001.0),
+            ("fields of NTSC, declared as pictures", ntsc, Some(33_367), true, (60_000, 1_001), 29.97),
+            ("pictures of two fields each", pal, Some(20_000), true, (50, 1), 50.0),
+            ("pictures without fields", pal, Some(40_000), false, (50, 1), 50.0),
+            ("nothing decoded", pal, None, true, (50, 1), 50.0),
+        ] {
+            let rate = decide_frame_rate(&FrameRateEvidence {
+                declared: [MediaRatio::new(declared.0, declared.1), MediaRatio::new(0, 0)],
+                packets: &track(packet_rate).intervals,
+                decoded_us,
+                is_interlaced,
+            });
+            assert!((rate.as_f64() - expected).abs() < 0.001, "{what}: {rate:?} instead of {expected}");
+        }
+    }
+}
