@@ -751,6 +751,9 @@ pub struct JobPartRecord {
     /// Largest resident set of the media child, in bytes.
     #[serde(default)]
     pub rss_bytes_max: u64,
+    /// How much quieter its sound is than the plan wants it, in thousandths of a LU; absent where it is not.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub loudness_missing_mlu: u32,
     /// Why it failed: a stable code.
     pub code: Option<String>,
     /// The same for people.
@@ -788,6 +791,7 @@ impl JobPartRecord {
             cpu_ms: 0,
             wall_ms: 0,
             rss_bytes_max: 0,
+            loudness_missing_mlu: 0,
             code: None,
             detail: None,
             faults: 0,

@@ -221,6 +221,8 @@ pub mod warning_codes {
     pub const AUDIO_TRACK_DROPPED: &str = "audio_track_dropped";
     /// Sound of more than two channels is mixed down to two.
     pub const AUDIO_DOWNMIXED: &str = "audio_downmixed";
+    /// Sound is more than half a LU quieter than its profile wants it: more gain is not given, or its peaks leave no room for it.
+    pub const LOUDNESS_MISSED: &str = "loudness_missed";
     /// A wider gamut becomes that of BT.709.
     pub const GAMUT_CONVERTED: &str = "gamut_converted";
     /// High dynamic range becomes standard range.

@@ -258,8 +258,8 @@ impl OutputValidator {
         let segments = match &self.plan {
             ExpectedOutput::Video(spec, _) => spec.segment_count(),
             ExpectedOutput::Audio(grid) => grid.segment_count(),
-            ExpectedOutput::Images(count) if self.images == *count => return check_times(report),
-            ExpectedOutput::Cues(_) => return check_times(report),
+            ExpectedOutput::Images(count) if self.images == *count => return check_measured(report),
+            ExpectedOutput::Cues(_) => return check_measured(report),
             ExpectedOutput::Images(_) | ExpectedOutput::Probe | ExpectedOutput::Survey => {
                 return protocol_error("result before the work was done");
             }
@@ -269,7 +269,7 @@ impl OutputValidator {
         if lacks_sheet || self.next.values().any(|next| next.segments != segments) {
             return protocol_error("result before all segments and the sheet");
         }
-        check_times(report)
+        check_measured(report)
     }
 
     /// Accepts the result of a survey, with its texts made printable.
@@ -428,13 +428,13 @@ fn check_stream(stream: &mut MediaStream) -> Result<(), MediaTaskError> {
     Ok(())
 }
 
-/// Times are measured by the child itself; what is not a number would poison every sum made of it.
-fn check_times(report: MediaTaskReport) -> Result<MediaTaskReport, MediaTaskError> {
-    let is_time = |seconds: f64| seconds.is_finite() && seconds >= 0.0;
-    if is_time(report.cpu_seconds) && is_time(report.wall_seconds) {
+/// Times and loudness are measured by the child itself; what is not a number would poison every sum made of it.
+fn check_measured(report: MediaTaskReport) -> Result<MediaTaskReport, MediaTaskError> {
+    let measured = [report.cpu_seconds, report.wall_seconds, report.loudness_missing_lu];
+    if measured.iter().all(|number| number.is_finite() && *number >= 0.0) {
         Ok(report)
     } else {
-        protocol_error("a time that is none")
+        protocol_error("a time or a loudness that is none")
     }
 }
 
@@ -568,8 +568,12 @@ mod tests {
         }
         assert!(matches!(expect.check_report(MediaTaskReport::default()), Err(MediaTaskError::Protocol(_))));
         expect.check_output(&segment(3, 76_800, 10)).unwrap();
-        let poisoned = MediaTaskReport { cpu_seconds: f64::NAN, ..MediaTaskReport::default() };
-        assert!(matches!(expect.check_report(poisoned), Err(MediaTaskError::Protocol(_))));
+        for poisoned in [
+            MediaTaskReport { cpu_seconds: f64::NAN, ..MediaTaskReport::default() },
+            MediaTaskReport { loudness_missing_lu: f64::INFINITY, ..MediaTaskReport::default() },
+        ] {
+            assert!(matches!(expect.check_report(poisoned), Err(MediaTaskError::Protocol(_))));
+        }
         assert!(expect.check_report(MediaTaskReport::default()).is_ok());
     }
 

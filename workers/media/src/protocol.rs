@@ -243,6 +243,8 @@ pub struct MediaTaskReport {
     pub frames_dropped: u64,
     /// Samples of silence put where the source has no sound, at 48 kHz.
     pub silence_samples: u64,
+    /// How much quieter the sound is than was asked for, in LU; 0 where it is not, and of silence.
+    pub loudness_missing_lu: f64,
     /// Packets or frames that the decoder reported as damaged.
     pub decode_errors: u64,
     /// CPU seconds of the child, user and system.

@@ -103,6 +103,7 @@ pub struct EncodeProfile {
     #[schemars(range(min = 16_000, max = 512_000))]
     pub audio_rate_bps: u64,
     /// Loudness that every audio track is brought to, in LUFS by EBU R 128 (-23 for broadcast, -16 to -14 on the web); nothing: as it is.
+    /// Sound is amplified by at most 20 dB and its peaks are held below -1 dBFS: what stays quieter for that has a warning (`loudness_missed`).
     #[schemars(range(min = -40, max = -5))]
     pub loudness_lufs: Option<i32>,
     /// Audio tracks that are kept.

@@ -179,6 +179,7 @@ fn add_reports(all: &MediaTaskReport, one: &MediaTaskReport) -> MediaTaskReport 
         frames_repeated: all.frames_repeated + one.frames_repeated,
         frames_dropped: all.frames_dropped + one.frames_dropped,
         silence_samples: all.silence_samples + one.silence_samples,
+        loudness_missing_lu: all.loudness_missing_lu.max(one.loudness_missing_lu),
         decode_errors: all.decode_errors + one.decode_errors,
         cpu_seconds: all.cpu_seconds + one.cpu_seconds,
         rss_bytes_max: all.rss_bytes_max.max(one.rss_bytes_max),

@@ -27,6 +27,9 @@ use crate::{
     report,
 };
 
+/// Sound that is quieter than wanted by no more than this has the wanted loudness, in thousandths of a LU (EBU R 128: half a LU).
+const MISSED_MLU: u32 = 500;
+
 /// Findings named in the reason of a failed job.
 const FINDINGS_NAMED_MAX: usize = 3;
 
@@ -97,6 +100,7 @@ pub(crate) async fn finish_job(
             .cloned()
             .chain(empty_subtitles(&job.plan, listed))
             .chain(unused_cover(&job.plan, poster))
+            .chain(quiet_sound(&job.plan, &parts))
             .collect(),
     };
     let cpu_ms = parts.iter().map(|part| part.cpu_ms).sum();
@@ -129,6 +133,24 @@ fn unused_cover(plan: &job::EncodePlan, origin: PosterOrigin) -> Option<MediaWar
     })
 }
 
+/// The audio tracks that did not become as loud as was planned.
+fn quiet_sound(plan: &job::EncodePlan, parts: &[JobPartRecord]) -> Vec<MediaWarning> {
+    let quiet = plan.audio.iter().filter_map(|planned| {
+        let wanted_lufs = planned.loudness_lufs?;
+        let part = parts.iter().find(|part| part.part == planned.name)?;
+        (part.loudness_missing_mlu > MISSED_MLU).then(|| MediaWarning {
+            code: warning_codes::LOUDNESS_MISSED.to_owned(),
+            detail: format!(
+                "track {}: {}.{} LU quieter than {wanted_lufs} LUFS",
+                planned.stream_index,
+                part.loudness_missing_mlu / 1_000,
+                part.loudness_missing_mlu % 1_000 / 100
+            ),
+        })
+    });
+    quiet.collect()
+}
+
 async fn load_parts(
     context: &TranscodeContext,
     job: &job::JobRecord,
@@ -154,4 +176,26 @@ fn reject_errors(findings: &[check::ConformanceFinding]) -> Result<(), Transcode
         .map(|finding| format!("{:?} {}", finding.rule, finding.detail))
         .collect();
     if errors.is_empty() { Ok(()) } else { Err(TranscodeError::Nonconforming(errors.join("; "))) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sound_that_is_quieter_than_its_profile_wants_is_named() {
+        let (mut plan, mut parts) = packaging::testing::build_example();
+        let planned = &mut plan.audio[0];
+        (planned.loudness_lufs, planned.stream_index) = (Some(-16), 4);
+        let name = planned.name.clone();
+        let mut warnings = |missing_mlu| {
+            let part = parts.iter_mut().find(|part| part.part == name).unwrap();
+            part.loudness_missing_mlu = missing_mlu;
+            quiet_sound(&plan, &parts)
+        };
+        assert_eq!(warnings(500), []);
+        let quiet = warnings(9_870);
+        let quiet: Vec<(&str, &str)> = quiet.iter().map(|quiet| (&*quiet.code, &*quiet.detail)).collect();
+        assert_eq!(quiet, [("loudness_missed", "track 4: 9.8 LU quieter than -16 LUFS")]);
+    }
 }

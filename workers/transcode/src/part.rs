@@ -461,14 +461,16 @@ fn mark_part_done(part: &mut JobPartRecord, report: &media::MediaTaskReport, tra
     part.status = JobPartStatus::Done;
     part.has_checksums = true;
     part.tracks = tracks;
-    part.cpu_ms = to_milliseconds(report.cpu_seconds);
-    part.wall_ms = to_milliseconds(report.wall_seconds);
+    part.cpu_ms = to_thousandths(report.cpu_seconds);
+    part.wall_ms = to_thousandths(report.wall_seconds);
     part.rss_bytes_max = report.rss_bytes_max;
+    let missing_mlu = to_thousandths(report.loudness_missing_lu);
+    part.loudness_missing_mlu = u32::try_from(missing_mlu).unwrap_or(u32::MAX);
 }
 
-/// Seconds as the child reports them; nonsense counts as nothing.
-pub(crate) fn to_milliseconds(seconds: f64) -> u64 {
-    Duration::try_from_secs_f64(seconds).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
+/// Thousandths of a number as the child reports it, such as milliseconds of seconds; nonsense counts as nothing.
+pub(crate) fn to_thousandths(reported: f64) -> u64 {
+    Duration::try_from_secs_f64(reported).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// A little later than the rest, each time another little: workers that wait for the same part do not come together.

@@ -15,7 +15,7 @@ use nats::{
 };
 use packaging::plan::PartWork;
 
-use crate::{error::TranscodeError, part::to_milliseconds};
+use crate::{error::TranscodeError, part::to_thousandths};
 
 pub(crate) const fn work_kind(work: PartWork<'_>) -> PartWorkKind {
     match work {
@@ -51,7 +51,7 @@ pub(crate) fn count_try(
 pub(crate) fn count_made(work: PartWork<'_>, output_ms: u64, report: &MediaTaskReport) {
     let kind = work_kind(work);
     TRANSCODE_MEDIA_SECONDS.add_ms(kind, output_ms);
-    TRANSCODE_CPU_SECONDS.add_ms((), to_milliseconds(report.cpu_seconds));
+    TRANSCODE_CPU_SECONDS.add_ms((), to_thousandths(report.cpu_seconds));
     if kind == PartWorkKind::Video {
         TRANSCODE_FRAMES.add((), report.frames_written);
     }

@@ -36,10 +36,12 @@ pub(crate) fn encode_audio(
     };
     let mut lane = AudioTrackEncoder::open(wire, spec, grid)?;
     let decoded = decode_track(wire, job, spec, gain_db, |timeline| lane.encode_ready_frames(timeline))?;
+    let loudness_missing_lu = lane.missing_lu()?;
     let frames_written = lane.finish()?;
     Ok(MediaTaskReport {
         frames_decoded: decoded.frames,
         frames_written,
+        loudness_missing_lu,
         silence_samples: decoded.silence_samples,
         decode_errors: decoded.errors,
         ..MediaTaskReport::default()
@@ -90,21 +92,46 @@ fn measure_gain_db(
     spec: &AudioSpec,
     wanted_lufs: f64,
 ) -> MediaChildResult<f64> {
-    let failed = |error: ebur128::Error| MediaChildError::Failed(format!("measure the loudness: {error}"));
-    // With a histogram a title of a day needs no more memory than one of a minute.
-    let mode = ebur128::Mode::I | ebur128::Mode::HISTOGRAM;
-    let mut meter = ebur128::EbuR128::new(2, AUDIO_RATE_HZ, mode).map_err(failed)?;
+    let mut meter = LoudnessMeter::new(wanted_lufs)?;
     let mut measured = 0;
     decode_track(wire, job, spec, 0.0, |timeline| {
         while let Some([left, right]) = timeline.take_frame() {
-            meter.add_frames_planar_f32(&[&left, &right]).map_err(failed)?;
+            meter.add_sound(&left, &right)?;
             measured += 1;
             wire.send_heartbeat(measured)?;
         }
         Ok(())
     })?;
-    let gain_db = wanted_lufs - meter.loudness_global().map_err(failed)?;
-    Ok(if gain_db.is_finite() { gain_db.min(GAIN_DB_MAX) } else { 0.0 })
+    Ok(meter.missing_lu()?.min(GAIN_DB_MAX))
+}
+
+/// The integrated loudness of sound that goes by, held against a wanted one.
+struct LoudnessMeter {
+    meter: ebur128::EbuR128,
+    wanted_lufs: f64,
+}
+
+impl LoudnessMeter {
+    fn new(wanted_lufs: f64) -> MediaChildResult<Self> {
+        // With a histogram a title of a day needs no more memory than one of a minute.
+        let mode = ebur128::Mode::I | ebur128::Mode::HISTOGRAM;
+        let meter = ebur128::EbuR128::new(2, AUDIO_RATE_HZ, mode).map_err(meter_error)?;
+        Ok(Self { meter, wanted_lufs })
+    }
+
+    fn add_sound(&mut self, left: &[f32], right: &[f32]) -> MediaChildResult<()> {
+        self.meter.add_frames_planar_f32(&[left, right]).map_err(meter_error)
+    }
+
+    /// How much louder the sound would have to be; less than 0 where it is louder than wanted, and 0 of silence.
+    fn missing_lu(&self) -> MediaChildResult<f64> {
+        let missing_lu = self.wanted_lufs - self.meter.loudness_global().map_err(meter_error)?;
+        Ok(if missing_lu.is_finite() { missing_lu } else { 0.0 })
+    }
+}
+
+fn meter_error(error: ebur128::Error) -> MediaChildError {
+    MediaChildError::Failed(format!("measure the loudness: {error}"))
 }
 
 /// A timestamp as a sample of the output, counted from the presentation start.
@@ -121,6 +148,8 @@ struct AudioTrackEncoder<'a> {
     wire: &'a ParentPipe,
     grid: AudioGrid,
     encoder: encoder::audio::Encoder,
+    /// Of sound that is to have a loudness.
+    meter: Option<LoudnessMeter>,
     packager: SegmentMuxer,
     fed: u64,
     packets: u64,
@@ -148,12 +177,22 @@ impl<'a> AudioTrackEncoder<'a> {
             delay_ticks: 0,
         };
         let packager = SegmentMuxer::new(Arc::clone(wire), track, codec, &encoder)?;
-        Ok(Self { wire, grid, encoder, packager, fed: 0, packets: 0, segment: 0 })
+        let meter = spec.loudness_lufs.map(|wanted_lufs| LoudnessMeter::new(f64::from(wanted_lufs)));
+        let meter = meter.transpose()?;
+        Ok(Self { wire, grid, encoder, meter, packager, fed: 0, packets: 0, segment: 0 })
+    }
+
+    /// How much quieter the sound so far is than was asked for: it was amplified as far as it may be, or its peaks were limited.
+    fn missing_lu(&self) -> MediaChildResult<f64> {
+        Ok(self.meter.as_ref().map_or(Ok(0.0), LoudnessMeter::missing_lu)?.max(0.0))
     }
 
     /// Encodes what is complete.
     fn encode_ready_frames(&mut self, line: &mut AudioTimeline) -> MediaChildResult<()> {
         while let Some([left, right]) = line.take_frame() {
+            if let Some(meter) = &mut self.meter {
+                meter.add_sound(&left, &right)?;
+            }
             let mut frame = ffi::stereo_frame(&left, &right).or_failed("make a frame")?;
             frame.set_rate(AUDIO_RATE_HZ);
             frame.set_pts(i64::try_from(self.fed * u64::from(AUDIO_FRAME_SAMPLES)).ok());

@@ -316,6 +316,7 @@ fn loudness_is_what_the_profile_wants() {
                 (found - f64::from(wanted_lufs)).abs() < 0.5,
                 "{name}: {found} LUFS instead of {wanted_lufs}"
             );
+            assert!(product.report.loudness_missing_lu < 0.5, "{name}: {:?}", product.report);
         }
         // Nothing can be amplified to something.
         let path = studio.make("silence.wav", "-f lavfi -i anullsrc=r=48000:cl=stereo -t 3 -c:a pcm_s16le");
@@ -323,6 +324,33 @@ fn loudness_is_what_the_profile_wants() {
         let product = produce(&driver, &path, Job::Audio(wanted)).await.unwrap();
         let out = studio.write("out.mp4", &product.file(9));
         assert!(samples(&out).iter().all(|sample| sample.abs() < 0.001));
+        assert!(product.report.loudness_missing_lu < 0.1, "{:?}", product.report);
+    });
+}
+
+#[test]
+fn sound_that_can_not_be_made_as_loud_says_how_much_is_missing() {
+    run(async {
+        let studio = Studio::new();
+        let driver = driver().await;
+        let tone = "sin(2*PI*1000*t)";
+        for (name, sound, wanted_lufs) in [
+            // 30 LU would be needed, and 20 are given.
+            ("faint.wav", format!("0.005*{tone}"), -16),
+            // Each click is as high as a peak may be.
+            ("clicks.wav", format!("0.02*{tone}+if(lt(mod(t\\,0.05)\\,0.0003)\\,0.8\\,0)"), -5),
+        ] {
+            let path = studio.make(
+                name,
+                &format!("-f lavfi -i aevalsrc={sound}|{sound}:s=48000:d=6:c=stereo -c:a pcm_s16le"),
+            );
+            let wanted = AudioSpec { loudness_lufs: Some(wanted_lufs), ..spec(0, 0, 6.0) };
+            let product = produce(&driver, &path, Job::Audio(wanted)).await.unwrap();
+            let found = measure_lufs(&studio.write("out.mp4", &product.file(9)));
+            let missing = f64::from(wanted_lufs) - found;
+            let said = product.report.loudness_missing_lu;
+            assert!(missing > 2.0 && (said - missing).abs() < 0.7, "{name}: {said} said of {missing} LU");
+        }
     });
 }
 
