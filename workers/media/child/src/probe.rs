@@ -294,7 +294,7 @@ fn describe_stream(stream: &ffmpeg_next::Stream<'_>, tally: &TrackStatistics) ->
             sample_rate_hz: parameters.sample_rate_hz,
             channels: parameters.channels,
             layout: ffi::layout_name(stream),
-            sample_format: parameters.sample.name().to_owned(),
+            sample_format: ffi::sample_format_name(parameters.sample).to_owned(),
         }),
     }
 }

@@ -75,7 +75,7 @@ impl AudioResampler {
         let rate_hz = format.rate_hz;
         let arguments = format!(
             "sample_rate={rate_hz}:sample_fmt={}:channel_layout={}:time_base=1/{rate_hz}",
-            format.sample.name(),
+            ffi::sample_format_name(format.sample),
             layout.to_filter_text()
         );
         let build = || {

@@ -10,7 +10,9 @@ mod subtitle;
 mod system;
 
 pub(crate) use open::{UnprobedInput, guess_format, has_jumping_clock, seek_byte, seek_keyframe};
-pub(crate) use sound::{ChannelMask, layout_name, set_stereo, stereo_frame, stereo_planes};
+pub(crate) use sound::{
+    ChannelMask, layout_name, sample_format_name, set_stereo, stereo_frame, stereo_planes,
+};
 pub(crate) use subtitle::{DecodedCue, decode_cues, is_text_subtitle};
 pub(crate) use system::{exit_now, fork_is_refused, limit_arenas, read_process_usage, thread_count};
 

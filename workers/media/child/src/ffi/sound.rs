@@ -6,7 +6,7 @@ use ffmpeg_next::ffi::{
     AVChannelLayout, AVChannelOrder, AVSampleFormat, av_channel_layout_default, av_channel_layout_describe,
     av_channel_layout_from_mask, av_frame_get_buffer,
 };
-use ffmpeg_next::format::stream::Stream;
+use ffmpeg_next::format::{Sample, stream::Stream};
 use ffmpeg_next::{Error, encoder, frame};
 
 /// A channel layout as a mask of positions; the usual one for the number of channels where the source names none.
@@ -49,6 +49,12 @@ impl ChannelMask {
         };
         if set < 0 { Err(Error::from(set)) } else { Ok(()) }
     }
+}
+
+/// FFmpeg's name of a sample format, such as `fltp`; `unknown` where there is none: the library answers a null pointer then, and its
+/// binding reads from that.
+pub(crate) fn sample_format_name(sample: Sample) -> &'static str {
+    if sample == Sample::None { "unknown" } else { sample.name() }
 }
 
 /// FFmpeg's name of the channel layout of a track, such as `5.1(side)`.
