@@ -1686,24 +1686,18 @@ fn visit_others(visitor: &mut impl ExampleVisitor) {
     visitor.visit("ask.job_counts", counted);
     let counts = index_query::JobCounts {
         active: 2,
-        paused: 1,
         succeeded: 940,
         failed: 3,
         cancelled: 1,
         revision: 5_120,
+        ..Default::default()
     };
     visitor.visit("ask.job_counts.answer", index_query::IndexReply::Page(counts));
     let public = index_query::PublicMediaIndexQuery { cursor: None, limit: 30 };
     visitor.visit("ask.public_media", public);
     visitor.visit("ask.public_media.answer", index_query::IndexReply::Page(media_page()));
     visit_search(visitor);
-    let jobs = index_query::JobIndexQuery {
-        media_id: Some(MEDIA),
-        kind: Some(owned_text("transcode")),
-        priority: Some(JobPriority::P1),
-        limit: 50,
-        ..index_query::JobIndexQuery::default()
-    };
+    let jobs = index_query::JobIndexQuery { media_id: Some(MEDIA), limit: 50, ..Default::default() };
     visitor.visit("ask.jobs", jobs);
     visitor.visit("ask.jobs.answer", index_query::IndexReply::Page(job_page()));
     visitor.visit("ask.position", dispatch_query::DispatchPositionQuery { job_id: JOB });

@@ -26,6 +26,17 @@ async fn until_health(cluster: &Cluster, limit: Duration, holds: impl Fn(&Value)
     }
 }
 
+/// What comes behind a page of logs.
+async fn check_pages_of_logs(cluster: &Cluster, page: &Value) {
+    let behind = format!("/v1/monitor/logs?behind={}&limit=500", page["next"]);
+    assert!(!cluster.get(&behind).await.to_string().contains("\"number\":1,"), "only what is new");
+    // The monitor that numbered them goes on; another one would number anew.
+    let named = format!("{behind}&monitor={}", page["monitor"].as_str().unwrap());
+    assert_eq!(cluster.get(&named).await["monitor"], page["monitor"]);
+    let gone = format!("{behind}&monitor=0000000000000000");
+    assert_eq!(cluster.request(reqwest::Method::GET, &gone).send().await.unwrap().status(), 404);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn operators_see_each_process_what_it_logs_and_what_it_counts() {
     let mut cluster = Cluster::start(Options::default()).await;
@@ -56,13 +67,7 @@ async fn operators_see_each_process_what_it_logs_and_what_it_counts() {
     for secret in [cluster.key.as_str(), cluster.key.rsplit('_').next().unwrap()] {
         assert!(!all.contains(secret));
     }
-    let behind = format!("/v1/monitor/logs?behind={}&limit=500", page["next"]);
-    assert!(!cluster.get(&behind).await.to_string().contains("\"number\":1,"), "only what is new");
-    // The monitor that numbered them goes on; another one would number anew.
-    let named = format!("{behind}&monitor={}", page["monitor"].as_str().unwrap());
-    assert_eq!(cluster.get(&named).await["monitor"], page["monitor"]);
-    let gone = format!("{behind}&monitor=0000000000000000");
-    assert_eq!(cluster.request(reqwest::Method::GET, &gone).send().await.unwrap().status(), 404);
+    check_pages_of_logs(&cluster, &page).await;
 
     // Processes report what they count every ten seconds.
     let reported = poll(WAIT_MAX, async || {

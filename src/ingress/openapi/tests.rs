@@ -209,7 +209,21 @@ fn what_is_described_is_described_once_and_whole() {
     }
     for (pointer, names) in [
         ("/paths/~1v1~1media/get", &["cursor", "ids", "limit", "min_revision", "removed", "status"][..]),
-        ("/paths/~1v1~1jobs/get", &["cursor", "limit", "media_id", "min_revision", "status"]),
+        (
+            "/paths/~1v1~1jobs/get",
+            &[
+                "code",
+                "cursor",
+                "kind",
+                "limit",
+                "media_id",
+                "min_revision",
+                "owner",
+                "paused",
+                "priority",
+                "status",
+            ],
+        ),
         (
             "/paths/~1v1~1audit/get",
             &["filter", "follow", "from", "limit", "media_id", "owner", "since", "to", "until"],
