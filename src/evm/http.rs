@@ -1,11 +1,12 @@
 //! JSON-RPC over HTTP.
 //!
-//! Limits: time, size of the answer; redirects are not followed, so that an answer can't choose where the next request goes.
+//! Limits: time, size of the answer; redirects are not followed, so that an answer can't choose where the next request goes, and with
+//! it a key in the path; no proxy of the environment is asked.
 
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use reqwest::{StatusCode, header, redirect};
+use reqwest::{StatusCode, header};
 use serde_json::Value;
 
 use super::{ChainConfig, RpcUrl, circuit::REST_MAX, error::ProviderFault, rpc::RpcTransport};
@@ -24,12 +25,9 @@ impl HttpTransport {
     /// # Errors
     /// When the system's certificates can't be used.
     pub fn new(url: RpcUrl, config: &ChainConfig) -> Result<Self, reqwest::Error> {
-        let client = reqwest::Client::builder()
+        let client = outbound::configured_client()
             .timeout(Duration::from_millis(config.call_timeout_ms))
-            // A redirect would carry requests, and a key in the path, to a host that nobody configured.
-            .redirect(redirect::Policy::none())
             .pool_max_idle_per_host(config.in_flight_max)
-            .user_agent(concat!("streamgate/", env!("CARGO_PKG_VERSION")))
             .build()
             // The address may hold a key, and errors are logged.
             .map_err(reqwest::Error::without_url)?;

@@ -2,6 +2,7 @@
 
 use std::{
     net::SocketAddr,
+    process::Command,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -313,4 +314,32 @@ fn an_address_with_a_key_is_shown_without_it() {
     }
     let refused = RpcUrl::try_from("ftp://secret".to_owned()).unwrap_err();
     assert!(!refused.contains("secret"), "{refused}");
+}
+
+/// Set in the process whose environment names a proxy.
+const PROXIED: &str = "STREAMGATE_TEST_PROXIED";
+
+#[test]
+fn a_proxy_of_the_environment_is_shown_no_request() {
+    let name = "tests::a_proxy_of_the_environment_is_shown_no_request";
+    if std::env::var_os(PROXIED).is_some() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let answered = runtime.block_on(async {
+            let site = Site::start(&[Behaviour::Honest; 3], patient()).await;
+            site.ask().await
+        });
+        assert_eq!(answered, Ok(five()));
+        return;
+    }
+    // Nobody listens there: whatever is sent by it fails.
+    let proxies = ["http_proxy", "https_proxy", "all_proxy"].map(|name| (name, "http://127.0.0.1:1"));
+    let ended = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", name, "--nocapture"])
+        .env(PROXIED, "1")
+        .envs(proxies)
+        .env_remove("no_proxy")
+        .env_remove("NO_PROXY")
+        .output()
+        .unwrap();
+    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
 }

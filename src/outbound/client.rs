@@ -98,6 +98,17 @@ impl OutboundResponse {
     }
 }
 
+/// What each client of this program for addresses of the settings is built from: any address is asked, but, as by [`OutboundClient`], no
+/// redirect is followed, and no proxy of the environment sees what is sent. Time is not limited yet.
+pub fn configured_client() -> reqwest::ClientBuilder {
+    reqwest::Client::builder()
+        // It would carry requests, and a key in them, to a host that nobody configured.
+        .redirect(redirect::Policy::none())
+        .no_proxy()
+        .referer(false)
+        .user_agent(concat!("streamgate/", env!("CARGO_PKG_VERSION")))
+}
+
 /// The client. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct OutboundClient {
@@ -122,22 +133,18 @@ impl OutboundClient {
     pub fn with_look_up(config: OutboundConfig, look_up: Arc<dyn LookUp>) -> Result<Self, OutboundError> {
         let networks = Arc::new(Networks::new(config.allow.clone()));
         let resolver = FilteringResolver { look_up, networks: Arc::clone(&networks) };
-        let client = reqwest::Client::builder()
-            // Followed by hand, for each address has to be checked.
-            .redirect(redirect::Policy::none())
-            // A proxy would look the name up again, and connect where it likes.
-            .no_proxy()
+        // Redirects are followed by hand, for each address has to be checked; a proxy would look the name up again, and connect where it
+        // likes.
+        let client = configured_client()
             .dns_resolver(resolver)
             // Each request looks its name up: an answer of before says nothing of now.
             .pool_max_idle_per_host(0)
             .connect_timeout(Duration::from_millis(config.connect_timeout_ms))
-            .referer(false)
             // Whatever features another crate turns on: bytes are counted and kept as they arrive.
             .no_gzip()
             .no_brotli()
             .no_zstd()
             .no_deflate()
-            .user_agent(concat!("streamgate/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|error| OutboundError::Setup(error.without_url().to_string()))?;
         Ok(Self { client, config: Arc::new(config), networks })

@@ -8,7 +8,8 @@
 //! Text for people names what the user gave and nothing that was found out behind it: neither an address that a name stands for, nor
 //! the query of an address, which may hold a secret.
 //!
-//! A file is sent by [`OutboundClient::put`], as it is read.
+//! A file is sent by [`OutboundClient::put`], as it is read. Addresses that the settings name, such as those of nodes of chains, are
+//! asked by clients of [`configured_client`], which checks none.
 //!
 //! Limits: [`OutboundConfig`]; an address has at most [`URL_BYTES_MAX`] bytes, a name stands for at most [`ADDRESSES_MAX`] addresses.
 
@@ -24,7 +25,7 @@ mod target;
 mod tests;
 
 pub use body::OutboundBody;
-pub use client::{OutboundClient, OutboundRequest, OutboundResponse, RedirectScope};
+pub use client::{OutboundClient, OutboundRequest, OutboundResponse, RedirectScope, configured_client};
 pub use config::OutboundConfig;
 pub use error::OutboundError;
 pub use networks::{NetworkRule, Networks};

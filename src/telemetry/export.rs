@@ -69,13 +69,9 @@ impl SpanExport {
             headers = read_headers(path).with_context(|| format!("the headers file {}", path.display()))?;
         }
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
-        let client = reqwest::Client::builder()
-            .no_proxy()
-            // Credentials go where the settings say, and nowhere else.
-            .redirect(reqwest::redirect::Policy::none())
+        let client = outbound::configured_client()
             .timeout(timeout)
             .default_headers(headers)
-            .user_agent(concat!("streamgate/", env!("CARGO_PKG_VERSION")))
             .build()
             .context("the client of traces")?;
         let (sender, received) = mpsc::channel(config.queue_spans);
@@ -372,7 +368,7 @@ mod tests {
         let hanging = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let stop = CancellationToken::new();
         let sending = SpanSender {
-            client: reqwest::Client::builder().no_proxy().build().unwrap(),
+            client: outbound::configured_client().build().unwrap(),
             endpoint: format!("http://{}", hanging.local_addr().unwrap()).parse().unwrap(),
             resource: ExportResource { service: "streamgate-ingress".into(), instance: "1".into() },
             stop: stop.clone(),

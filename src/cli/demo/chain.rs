@@ -97,8 +97,7 @@ impl DemoNode {
         let address = address.await.context("it says nothing").and_then(|said| said).with_context(broken)?;
         let mut reading = JoinSet::new();
         reading.spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-        let http =
-            reqwest::Client::builder().timeout(Duration::from_secs(ANSWER_SECONDS_MAX)).no_proxy().build()?;
+        let http = outbound::configured_client().timeout(Duration::from_secs(ANSWER_SECONDS_MAX)).build()?;
         let url = format!("http://{address}");
         let mut node = Self { child, guard, _reading: reading, url, http, payer: Value::Null };
         node.payer = node.request_rpc("eth_accounts", json!([])).await?[0].take();
