@@ -321,6 +321,8 @@ async fn dispatchers_that_are_killed_or_doubled_lose_nothing() {
     .await;
     let begun: BTreeSet<(JobId, String)> = site.begun.lock().iter().cloned().collect();
     assert_eq!(begun.len(), 40 * 4, "every part was begun");
+    // Each of the two leaves room for what it let in itself: together they overfill the queue at most twofold.
+    assert!(site.queue_max.load(Ordering::Relaxed) <= 2 * QUEUED_PARTS_MIN, "{:?}", site.queue_max);
     running.abort();
 }
 
