@@ -24,6 +24,8 @@ pub enum JobWhyReason {
     Outage,
     /// Workers are at it.
     Running,
+    /// Only a newer version knows its kind, and what hinders it.
+    KindUnknown,
     /// No keeper answers: nothing is let into the queue.
     NoKeeper,
     /// No worker shows itself.
@@ -56,6 +58,7 @@ impl JobWhyReason {
             Self::Paused => "paused",
             Self::Outage => "outage",
             Self::Running => "running",
+            Self::KindUnknown => "kind_unknown",
             Self::NoKeeper => "no_keeper",
             Self::NoWorker => "no_worker",
             Self::NoWorkerOfVersion => "no_worker_of_version",
@@ -116,6 +119,10 @@ impl JobWaitFacts<'_> {
         if self.held_parts > 0 {
             return JobWhyReason::Running;
         }
+        // It has no queue of which a dispatcher of this version could be asked.
+        if JobQueue::of_kind(self.kind).is_none() {
+            return JobWhyReason::KindUnknown;
+        }
         let Some(position) = self.position else { return JobWhyReason::NoKeeper };
         match position {
             _ if self.pause().is_some() && position.queued_parts == 0 => JobWhyReason::QueuePaused,
@@ -167,6 +174,10 @@ impl JobWaitFacts<'_> {
             }
             JobWhyReason::Running => format!("It runs: workers are at {} of it.", parts(self.held_parts)),
             JobWhyReason::QueuePaused => self.describe_pause(),
+            JobWhyReason::KindUnknown => format!(
+                "This version does not know the kind {}: ask a server of the version that made it.",
+                self.kind
+            ),
             JobWhyReason::NoKeeper => {
                 "No keeper answers, and only a keeper lets parts into the queue: start `streamgate keeper`."
                     .into()

@@ -343,6 +343,14 @@ mod tests {
         }
         let silent = KnownOfJob { position: None, ..known(|_, _| {}) };
         assert_eq!(silent.explain().reason, JobWhyReason::NoKeeper);
+        // One of a newer version: no dispatcher is asked about it, and none has to be started.
+        let newer = known(|known, _| known.job.kind = "translate".into());
+        let newer = KnownOfJob { position: None, ..newer }.explain();
+        assert_eq!(newer.reason, JobWhyReason::KindUnknown);
+        assert_eq!(
+            newer.sentence,
+            "This version does not know the kind translate: ask a server of the version that made it."
+        );
     }
 
     #[test]
