@@ -273,6 +273,7 @@ const CASES: &[Case] = &[
             "$JS.API.STREAM.MSG.GET.KV_media",
             "$JS.API.STREAM.MSG.GET.KV_limits",
             "ask.index.jobs",
+            "ask.index.job_counts",
             "ctl.job.J",
             "$JS.API.STREAM.INFO.KV_limits",
             "$KV.assets.M",
@@ -481,9 +482,11 @@ const CASES: &[Case] = &[
             "$JS.API.CONSUMER.MSG.NEXT.EVENTS.Abc123",
             "$JS.API.CONSUMER.CREATE.KV_jobs",
             "$JS.API.CONSUMER.CREATE.KV_workers",
+            "ask.index.job_counts",
         ],
         may_not: &[
             "$JS.API.STREAM.MSG.GET.JOBS",
+            "ask.index.jobs",
             "$JS.API.CONSUMER.INFO.JOBS.transcode-p0",
             "$JS.API.CONSUMER.INFO.EVENTS.upload",
             "$KV.store.identity",
@@ -499,7 +502,7 @@ const CASES: &[Case] = &[
             "$JS.API.CONSUMER.MSG.NEXT.EVENTS.index",
             "$JS.ACK.JOBS.transcode-p0.1.1.1.1.0",
         ],
-        may_receive: &["_INBOX_keeper.>", "ctl.dispatch.*", "ask.dispatch.*"],
+        may_receive: &["_INBOX_keeper.>", "answer.keeper.>", "ctl.dispatch.*", "ask.dispatch.*"],
         may_not_receive: &[">", "evt.>", "ctl.>", "ask.index.>", "$KV.>", "_INBOX_ingress.>"],
     },
     Case {
@@ -693,21 +696,30 @@ async fn the_monitor_receives_everything_but_secrets_and_answers() {
 #[tokio::test]
 async fn the_index_answers_who_asks_and_no_one_else() {
     let broker = TestBroker::start_empty().await;
-    let (ingress, index) = (broker.bus(Role::Ingress).await, broker.bus(Role::Index).await);
+    let index = broker.bus(Role::Index).await;
     let mut questions = index.subscribe_core("ask.index.>".into()).await.unwrap();
     knows_subscriptions_of(&index).await;
-    let answering = async {
-        let question = questions.next().await.unwrap();
-        let answer = nats::encode_message("answer", &"answer").unwrap();
-        index.publish_core(question.reply.unwrap().to_string(), answer).await.unwrap();
-        std::future::pending::<()>().await;
-    };
-    let asking = ingress.request::<_, String>("ask.index.list".into(), &"question", Duration::from_secs(10));
-    let answer = tokio::select! {
-        answer = asking => answer,
-        () = answering => unreachable!("it never ends"),
-    };
-    assert_eq!(answer.unwrap(), "answer");
+    let asks = [
+        (Role::Ingress, "ask.index.list"),
+        // How many jobs an owner has, before another one of it begins.
+        (Role::Keeper, "ask.index.job_counts"),
+        (Role::Tasks, "ask.index.job_counts"),
+    ];
+    for (role, subject) in asks {
+        let bus = broker.bus(role).await;
+        let answering = async {
+            let question = questions.next().await.unwrap();
+            let answer = nats::encode_message("answer", &"answer").unwrap();
+            index.publish_core(question.reply.unwrap().to_string(), answer).await.unwrap();
+            std::future::pending::<()>().await;
+        };
+        let asking = bus.request::<_, String>(subject.into(), &"question", Duration::from_secs(10));
+        let answer = tokio::select! {
+            answer = asking => answer,
+            () = answering => unreachable!("it never ends"),
+        };
+        assert_eq!(answer.unwrap(), "answer", "{}", role.name());
+    }
 }
 
 #[tokio::test]
