@@ -2,7 +2,8 @@
 //!
 //! What was used on a day is a record of the owner (`schemas/src/usage.rs`), to which completed uploads and planned encodes are added.
 //! An upload is refused at its creation, by the length that it declares beside those of uploads that are open; an encode by the length
-//! of its medium. Jobs are counted by the index.
+//! of its medium. Jobs are counted by the index. Another try is refused like what is asked for first, and so is what a restored medium
+//! goes on with; but not a second chance of a dead letter: an admin mends an outage with it, for which no owner has asked.
 //!
 //! Limits: [`QuotaConfig`]. One upload that does not declare its length may go over the quota of bytes: while it is open no other one
 //! is opened. So may encodes that no worker has planned yet, since they count from then on, and jobs that the index has not seen.

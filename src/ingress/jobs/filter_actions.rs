@@ -16,7 +16,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::{answer_with_begun_job, require_priority, submit::JobSubmittedDocument};
-use crate::{AppState, capacity};
+use crate::{AppState, capacity, quotas};
 use auth::{Principal, account::correct_owner_name};
 use web::{
     body::JsonBody,
@@ -58,7 +58,8 @@ pub(super) static ACT_ON_JOBS: Operation = Operation::change(
 ///
 /// Begins a job of the kind `job_action`, whose `acted` says in the end with how many jobs it was done, how many were so before, and which
 /// could not be done and why. It concerns the jobs that were there when it was asked for: an owner's its own, an admin's everybody's.
-/// Each is judged by its record at that moment, as by a request about it alone; an action that is cancelled stops where it is.
+/// Each is judged by its record at that moment, as by a request about it alone; an action that is cancelled stops where it is. It is one of
+/// the jobs of which who asks may have so many that have not ended (`ingress.quotas`); one that cancels begins all the same.
 #[utoipa::path(
     post,
     path = ACT_ON_JOBS.path,
@@ -78,6 +79,11 @@ pub(super) async fn act_on_jobs(
     JsonBody(wanted): JsonBody<JobActionRequest>,
 ) -> Result<Response, Problem> {
     check_request(&who, &wanted)?;
+    // What makes room is never kept out for want of it.
+    if wanted.action != (JobAction::Cancel {}) {
+        let quota = app.config.quotas.quota_of(&who.owner);
+        quotas::require_job_room(&app.bus, quota, &who.owner, 0).await?;
+    }
     let job_id = JobId::from_bytes(claim.map_or_else(nats::new_id_bytes, |claim| claim.derive_id(0)));
     let order = JobActionOrder {
         action: wanted.action,

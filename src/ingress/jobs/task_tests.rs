@@ -1,15 +1,19 @@
 //! Jobs that make no encode, over HTTP and by the records and events that are there afterwards.
 
-use nats::{Outbox, ReaderStart, VersionedRecord, reader, testing::store_dead_letter};
+use futures::StreamExt as _;
+use nats::{Outbox, ReaderStart, Role, VersionedRecord, reader, testing::store_dead_letter};
 use schemas::{
     access::PrincipalRole,
-    ids::{MediaId, ScheduleId},
-    job::{self, JobPartTask, JobRecord, JobStatus},
+    ids::{JobId, MediaId, ScheduleId},
+    index_query::{self, IndexReply, JobCounts},
+    job::{self, EncodePlan, JobPartTask, JobRecord, JobStatus},
     media::{MediaRecord, MediaStatus},
     schedule::ScheduledRun,
     subjects::{self, JobPriority},
+    thumbnails::ThumbnailOrder,
 };
 use serde_json::{Value, json};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     retry::NextEncodeError,
@@ -180,6 +184,54 @@ async fn a_verification_that_came_to_nothing_is_tried_again_once() {
     assert_eq!((again.status, &read(&again)["code"]), (409, &json!("job_goes_on")));
     site.end(&job_id, JobStatus::Succeeded).await;
     assert_eq!(read(&retry().await)["code"], "job_goes_on");
+}
+
+/// An index that counts so many jobs of each owner that have not ended.
+async fn count_as_index(site: &Encoded, active: u64) -> AbortOnDropHandle<()> {
+    let bus = site.site.broker.bus(Role::Index).await;
+    let subject = subjects::index_request_subject(index_query::JOB_COUNTS);
+    let mut questions = bus.subscribe_core(subject).await.unwrap();
+    nats::testing::wait_until_taken(&bus).await;
+    AbortOnDropHandle::new(tokio::spawn(async move {
+        while let Some(question) = questions.next().await {
+            let counts = IndexReply::Page(JobCounts { active, ..JobCounts::default() });
+            let answer = nats::encode_message(&question.subject, &counts).unwrap();
+            bus.publish_core(question.reply.unwrap().to_string(), answer).await.unwrap();
+        }
+    }))
+}
+
+/// A job of the film that makes no encode and failed.
+fn failed_task(kind: &str) -> JobRecord {
+    let plan = (EncodePlan::default(), JobPriority::P1);
+    let job_id = JobId::from_bytes(nats::new_id_bytes());
+    let record = JobRecord::new_task(job_id, kind, (FILM, OWNER), plan, nats::now_ms());
+    let order = ThumbnailOrder { times_ms: vec![0], width: 320 };
+    let thumbnails = (kind == job::THUMBNAILS).then_some(order);
+    JobRecord { status: JobStatus::Failed, thumbnails, ..record }
+}
+
+#[tokio::test]
+async fn other_tries_and_actions_count_among_the_jobs_that_an_owner_may_have() {
+    let site = Encoded::start_with(|config| config.quotas.each.open_jobs_max = Some(1)).await;
+    let _index = count_as_index(&site, 1).await;
+    for kind in [job::VERIFY, job::THUMBNAILS] {
+        let failed = failed_task(kind);
+        site.admin.commit_record(&mut VersionedRecord::new(failed.clone()), Outbox::new()).await.unwrap();
+        let path = format!("/v1/jobs/{}/retry", failed.job_id);
+        let refused = site.ask_json("POST", &path, "", &Value::Null).await;
+        assert_eq!((refused.status, &read(&refused)["quota"]), (429, &json!("open_jobs")), "{kind}");
+    }
+    let act = async |action: &str| {
+        let body = json!({ "action": { "type": action }, "filter": { "media_id": FILM } });
+        site.ask_json("POST", "/v1/jobs/actions", "", &body).await
+    };
+    for action in ["retry", "pause"] {
+        let refused = act(action).await;
+        assert_eq!((refused.status, &read(&refused)["quota"]), (429, &json!("open_jobs")), "{action}");
+    }
+    let cancel = act("cancel").await;
+    assert_eq!(cancel.status, 202, "it makes room: {cancel:?}");
 }
 
 #[tokio::test]

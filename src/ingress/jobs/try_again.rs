@@ -60,7 +60,7 @@ pub(crate) async fn try_job_again(
         other => other,
     };
     let kind = JobKind::parse(&job.kind);
-    if matches!(kind, Some(JobKind::Transcode | JobKind::Verify)) {
+    if matches!(kind, Some(JobKind::Transcode | JobKind::Verify | JobKind::Thumbnails)) {
         let encode_ms = job.is_encode().then_some(job.plan.duration_ms);
         quotas::require_work_room(context.bus, context.quotas, &job.owner, (encode_ms, 0))
             .await

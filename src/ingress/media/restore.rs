@@ -32,6 +32,7 @@ use crate::{
         explain_encode_failure,
         retry::{begin_next_encode, reopen_medium, settings_of_job},
     },
+    quotas,
     uploads::received_event,
 };
 use auth::Principal;
@@ -53,8 +54,9 @@ pub(super) static RESTORE_MEDIA: Operation = Operation::change(
 
 /// Restore one removed medium
 ///
-/// It is as it was: title, gate, links, and what was ready. An encode that its removal cancelled is made anew, and a medium that played
-/// before its first encode was ready plays again then. One that is not removed is answered as it is.
+/// It is as it was: title, gate, links, and what was ready. An encode that its removal cancelled is made anew, where the quota of its
+/// owner takes it, and a medium that played before its first encode was ready plays again then. One that is not removed is answered as
+/// it is.
 #[utoipa::path(
     post,
     path = RESTORE_MEDIA.path,
@@ -100,11 +102,10 @@ async fn restore(app: &AppState, media_id: MediaId, who: &Principal) -> Result<(
     let upload = load_upload(bus, &held.record).await?;
     let encode = restore_asset(bus, &held.record, upload.as_ref()).await?;
     // Before the document: who repeats this after a crash finds what is still to be done.
-    if let Some((ended, settings)) = encode {
-        let begun = Box::pin(begin_next_encode(bus, &app.store, (media_id, ended), settings)).await;
-        if let Err(error) = begun {
+    if let Some(cancelled) = encode {
+        let begun = Box::pin(encode_anew(app, &held.record, cancelled)).await;
+        if let Err(problem) = begun {
             // The medium is there and says that its encode was cancelled: it can be asked for again.
-            let problem = explain_encode_failure(error);
             tracing::warn!(media.id = %media_id, code = problem.code(), "its encode does not begin anew");
         }
     }
@@ -138,8 +139,30 @@ async fn load_upload(bus: &Bus, document: &MediaDocumentRecord) -> Result<Option
     Ok(bus.load_record::<UploadRecord>(&upload_id.to_string()).await?.map(|held| held.record))
 }
 
-/// Lets the stages know of the medium again. Answers the number of an encode that was cancelled with the removal, and how it was asked
-/// for: it is to be made anew.
+/// An encode that the removal of its medium cancelled.
+struct CancelledEncode {
+    /// Its number.
+    number: u32,
+    /// How it was asked for.
+    settings: EncodeSettings,
+    /// How much was to be made, in milliseconds.
+    encode_ms: u64,
+}
+
+/// Begins what the removal cancelled, if the owner may have it done.
+async fn encode_anew(
+    app: &AppState,
+    medium: &MediaDocumentRecord,
+    cancelled: CancelledEncode,
+) -> Result<(), Problem> {
+    let work = (Some(cancelled.encode_ms), 0);
+    quotas::require_work_room(&app.bus, &app.config.quotas, &medium.owner, work).await?;
+    let ended = (medium.media_id, cancelled.number);
+    let begun = begin_next_encode(&app.bus, &app.store, ended, cancelled.settings).await;
+    begun.map(drop).map_err(explain_encode_failure)
+}
+
+/// Lets the stages know of the medium again. Answers the encode that was cancelled with the removal: it is to be made anew.
 ///
 /// # Errors
 /// `media_incomplete` when its bytes never came.
@@ -147,7 +170,7 @@ async fn restore_asset(
     bus: &Bus,
     removed: &MediaDocumentRecord,
     upload: Option<&UploadRecord>,
-) -> Result<Option<(u32, EncodeSettings)>, Problem> {
+) -> Result<Option<CancelledEncode>, Problem> {
     let media_id = removed.media_id;
     let held = bus.load_with_tombstone::<MediaRecord>(&media_id.to_string()).await?;
     let mut held = held.unwrap_or_else(|| {
@@ -179,7 +202,7 @@ async fn restore_asset(
             if was_ended || was_restored =>
         {
             let cancelled = find_cancelled_encode(bus, &held.record, upload).await?;
-            if let Some((number, _)) = &cancelled {
+            if let Some(CancelledEncode { number, .. }) = &cancelled {
                 let detail = "what was being made of it was cancelled";
                 let now_ms = held.record.changed_at_ms;
                 if let Some(failed) = held.record.with_failure(*number, JOB_CANCELLED, detail, now_ms) {
@@ -196,13 +219,12 @@ async fn restore_asset(
     }
 }
 
-/// The number of the encode that was being made when the medium was removed, and how it was asked for; `None` where none was, or it goes
-/// on.
+/// The encode that was being made when the medium was removed; `None` where none was, or it goes on.
 async fn find_cancelled_encode(
     bus: &Bus,
     record: &MediaRecord,
     upload: Option<&UploadRecord>,
-) -> Result<Option<(u32, EncodeSettings)>, Problem> {
+) -> Result<Option<CancelledEncode>, Problem> {
     let known = record.encode.as_ref().map_or(0, |encode| encode.number);
     let newest = record.attempt.encode.max(known).max(1);
     let key = plan::derive_job_id(record.media_id, newest).to_string();
@@ -219,11 +241,17 @@ async fn find_cancelled_encode(
         Some(job) if job.status == JobStatus::Cancelled => {
             let is_removals = job.code.as_deref() == Some(MEDIA_REMOVED);
             let paused = job.paused_at_ms.is_some();
-            is_removals.then(|| (newest, EncodeSettings { paused, ..settings_of_job(&job) }))
+            is_removals.then(|| CancelledEncode {
+                number: newest,
+                settings: EncodeSettings { paused, ..settings_of_job(&job) },
+                encode_ms: job.plan.duration_ms,
+            })
         }
         // It was not planned yet. Of any other the record went with its age: it ended long ago.
         None if record.status == MediaStatus::Stored => {
-            Some((newest, upload.map(|upload| upload.settings.clone()).unwrap_or_default()))
+            let settings = upload.map(|upload| upload.settings.clone()).unwrap_or_default();
+            let encode_ms = record.technical.as_ref().map_or(0, |technical| technical.duration_ms);
+            Some(CancelledEncode { number: newest, settings, encode_ms })
         }
         // It goes on, or came to its own end.
         _ => None,

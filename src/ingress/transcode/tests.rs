@@ -24,6 +24,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::ProfileCatalog;
+use crate::IngressConfig;
 use crate::dead_letters::redrive::redrive_letter;
 use crate::tests::{Answer, Site, asset, job_record, technical_metadata};
 
@@ -45,7 +46,13 @@ fn encode(number: u32) -> MediaEncode {
 
 impl Encoded {
     pub(crate) async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    /// The same with other settings.
+    pub(crate) async fn start_with(change: impl FnOnce(&mut IngressConfig)) -> Self {
         let site = Site::start(|config| {
+            change(config);
             let profiles = ["default", "small"].map(|name| (name.to_owned(), EncodeProfile::default()));
             let profiles = BTreeMap::from(profiles);
             config.profiles = ProfileCatalog { default_name: "default".to_owned(), profiles };

@@ -355,7 +355,19 @@ async fn what_can_not_be_said_about_a_medium_is_pointed_at_and_changes_nothing()
 
 /// A medium that can be restored for an hour after its removal, with `asset` as what stages know of it, and its id.
 async fn restorable(change: impl FnOnce(&mut media::MediaRecord)) -> (Owner, String, MediaId) {
-    let owner = Owner::with(|config| config.restorable_ms = 3_600_000).await;
+    restorable_with(|_| {}, change).await
+}
+
+/// The same with other settings.
+async fn restorable_with(
+    set: impl FnOnce(&mut IngressConfig),
+    change: impl FnOnce(&mut media::MediaRecord),
+) -> (Owner, String, MediaId) {
+    let owner = Owner::with(|config| {
+        config.restorable_ms = 3_600_000;
+        set(config);
+    })
+    .await;
     let medium = owner.upload("").await;
     let media_id: MediaId = medium.rsplit('/').next().unwrap().parse().unwrap();
     let mut record = asset(media_id, "admin", media::MediaStatus::Ready);
@@ -444,6 +456,36 @@ async fn an_encode_that_a_removal_cancelled_goes_on_with_what_it_was_asked_for()
         let asked_for = EncodeSettings { paused: false, ..settings };
         assert_eq!((encode, asked_for), (2, jobs::retry::settings_of_job(&job)));
     }
+}
+
+#[tokio::test]
+async fn what_goes_on_after_a_restoration_counts_for_the_quota_of_its_owner() {
+    let quota = |config: &mut IngressConfig| config.quotas.each.daily_encode_ms_max = Some(1_000);
+    let (owner, medium, media_id) = restorable_with(quota, |record| {
+        record.status = media::MediaStatus::Stored;
+        record.technical = Some(technical_metadata());
+        record.source = Some(media::MediaSource {
+            key: schemas::keys::source_key(record.media_id),
+            size_bytes: 5,
+            sha256: "ab".into(),
+        });
+    })
+    .await;
+    let admin = owner.site.broker.bus(Role::Admin).await;
+    let mut job = job_record(media_id, "admin", 1, job::JobStatus::Active);
+    job.plan.duration_ms = 60_000;
+    admin.commit_record(&mut VersionedRecord::new(job), Outbox::new()).await.unwrap();
+    assert_eq!(owner.ask("DELETE", &medium, "If-Match: *\r\n", "").await.status, 204);
+    let restored = owner.ask("POST", &format!("{medium}/restore"), "", "").await;
+    assert_eq!(restored.status, 200, "{restored:?}");
+    assert_eq!(
+        owner.document(&medium).await["status"],
+        "failed",
+        "it is there, and is encoded when its owner may"
+    );
+    let record =
+        admin.load_record::<media::MediaRecord>(&media_id.to_string()).await.unwrap().unwrap().record;
+    assert_eq!(record.code.as_deref(), Some(job::JOB_CANCELLED));
 }
 
 #[tokio::test]
