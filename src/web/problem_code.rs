@@ -172,6 +172,8 @@ kinds! {
         "Only a job that failed or was cancelled is tried again, and only while no newer one of its medium was begun: `detail` says which.";
     JobKindUnknown 422 "job_kind_unknown" "There are no jobs of this kind"
         "Choose one of those that `detail` names.";
+    JobNotRepeatable 409 "job_not_repeatable" "A job of this kind is not tried again"
+        "Do what `detail` says instead, which is mostly to ask for the same anew; a dead letter of it is to be discarded.";
     JobPublishing 409 "job_publishing" "The result of the job is being published"
         "It ends in a moment; remove the medium if nobody is to see it.";
     JsonInvalid 400 "json_invalid" "A value of the body is not what it has to be"

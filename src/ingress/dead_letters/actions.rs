@@ -33,7 +33,8 @@ pub(super) static REDRIVE_DEAD_LETTER: Operation = Operation::change(
 /// Give a dead letter a second chance
 ///
 /// Nothing is published a second time: a medium that was rejected or failed begins a new attempt, a failed encode becomes a new job,
-/// and a part that was put aside is let in again. What was done since is left as it is. For admins: an operator reads only.
+/// and a part that was put aside is let in again. What was done since is left as it is, and what is to be asked for anew is refused with
+/// `job_not_repeatable`. For admins: an operator reads only.
 #[utoipa::path(
     post,
     path = REDRIVE_DEAD_LETTER.path,
@@ -101,5 +102,6 @@ fn explain_failure(error: RedriveError) -> Problem {
         RedriveError::UnknownLetter(_) => no_such_letter(),
         RedriveError::UnknownJob(_) => Problem::not_found("its job is not there any more"),
         RedriveError::Cancelled(_) => Problem::new(ProblemCode::JobEnded).with_detail("it was cancelled"),
+        RedriveError::NotRepeatable(instead) => jobs::not_repeatable(instead),
     }
 }

@@ -79,6 +79,9 @@ pub enum RedriveError {
     /// A person ended it.
     #[error("the job {0} was cancelled")]
     Cancelled(JobId),
+    /// A job of its kind is not tried again; what to do instead.
+    #[error("a job of its kind is not tried again: {0}; then discard the letter")]
+    NotRepeatable(&'static str),
 }
 
 impl From<nats::BusError> for RedriveError {
@@ -105,6 +108,7 @@ impl RedriveError {
             Self::Unreadable => "letter_unreadable",
             Self::UnknownLetter(_) | Self::UnknownJob(_) => "not_found",
             Self::Cancelled(_) => "job_cancelled",
+            Self::NotRepeatable(_) => "job_not_repeatable",
         }
     }
 }
@@ -261,7 +265,7 @@ impl LetterRedriver<'_> {
 
     /// A job that makes no encode.
     async fn redrive_task(&self, job: &job::JobRecord) -> Result<RedriveOutcome, RedriveError> {
-        let request = TaskRequest::of_job(job).ok_or(RedriveError::Unreadable)?;
+        let request = TaskRequest::of_job(job).map_err(RedriveError::NotRepeatable)?;
         Ok(match retry_task(self.bus, job, request).await? {
             TaskBeginning::Begun(next) => RedriveOutcome::Retried { job_id: next.job_id },
             TaskBeginning::Found(_) => RedriveOutcome::superseded("it was tried again since"),

@@ -9,7 +9,7 @@ use nats::{Bus, BusError, FailureClass, Outbox};
 use schemas::{
     fault::error_chain,
     ids::JobId,
-    job::{JobKind, JobRecord},
+    job::JobRecord,
     job_action::{JobAction, JobActionOrder, JobActionOutcome},
 };
 use store::{Store, StoreError};
@@ -17,6 +17,7 @@ use store::{Store, StoreError};
 use super::{
     cancellation::{CancelOutcome, JobCanceller, cancel_job},
     retry::NextEncodeError,
+    tasks::TaskRequest,
     try_again::{TryContext, TryOutcome, try_job_again},
 };
 use crate::{
@@ -157,6 +158,7 @@ impl JobActionContext {
         Ok(Some(match try_job_again(context, job).await {
             Ok(TryOutcome::Begun(_)) => JobActionOutcome::Changed,
             Ok(TryOutcome::Nothing(why)) => refuse(ProblemCode::JobGoesOn, &why),
+            Ok(TryOutcome::NotRepeatable(instead)) => refuse(ProblemCode::JobNotRepeatable, instead),
             Ok(TryOutcome::NothingStored(why)) => refuse(ProblemCode::NothingStored, why),
             // Somebody else changed its medium meanwhile.
             Err(NextEncodeError::Bus(BusError::Conflict { .. })) => {
@@ -216,12 +218,10 @@ fn foresee(action: JobAction, job: &JobRecord) -> JobActionOutcome {
         JobAction::Cancel {} if job.publishing_at_ms.is_some() => {
             return refuse(ProblemCode::JobPublishing, "its result is being published");
         }
-        JobAction::Retry {}
-            if JobKind::parse(&job.kind)
-                .is_none_or(|kind| matches!(kind, JobKind::JobAction | JobKind::Fetch | JobKind::Export)) =>
-        {
-            return refuse(ProblemCode::JobGoesOn, "a job of its kind is not tried again");
-        }
+        JobAction::Retry {} if !job.is_encode() => match TaskRequest::of_job(job) {
+            Ok(_) => false,
+            Err(instead) => return refuse(ProblemCode::JobNotRepeatable, instead),
+        },
         JobAction::Cancel {} | JobAction::Retry {} => false,
     };
     if is_so { JobActionOutcome::Unchanged } else { JobActionOutcome::Changed }

@@ -184,7 +184,8 @@ async fn what_failed_is_tried_again_once_and_not_without_room() {
     site.put_any(&failed).await;
     let all = JobActionOrder { filter: JobFilter::default(), is_dry_run: true, ..order(JobAction::Retry {}) };
     let foreseen = site.actions(0).act_on_job(failed.job_id, &all, &action_job()).await.unwrap();
-    assert_eq!(foreseen, Some(refused("job_goes_on", "a job of its kind is not tried again")));
+    let instead = "ask for the action anew: the jobs of its filter are others now";
+    assert_eq!(foreseen, Some(refused("job_not_repeatable", instead)));
     let orphan = job_record(medium(9), OWNER, 1, JobStatus::Failed);
     site.put_any(&orphan).await;
     let gone = site.act(JobAction::Retry {}, &orphan).await;
@@ -212,7 +213,7 @@ async fn an_action_is_a_job_that_says_what_was_asked_for() {
     let retried = site.send_as(&site.owner, "POST", &format!("/v1/jobs/{}/cancel", ids[0]), &json!({})).await;
     assert_eq!(retried.status, 200, "{retried:?}");
     let retried = site.send_as(&site.owner, "POST", &format!("/v1/jobs/{}/retry", ids[0]), &json!({})).await;
-    assert_eq!(code(&retried), (409, "job_goes_on".into()), "its jobs are others now");
+    assert_eq!(code(&retried), (409, "job_not_repeatable".into()), "its jobs are others now");
 }
 
 #[tokio::test]

@@ -99,7 +99,8 @@ pub(super) static RETRY_JOB: Operation = Operation::change(
 /// Try a job again
 ///
 /// A new job goes on from one that failed or was cancelled: of a failed encode it keeps the parts that were made, for as long as their
-/// records are kept (`keeper.fold_age_ms`) and the workers make the same bytes.
+/// records are kept (`keeper.fold_age_ms`) and the workers make the same bytes. One that fetched, that sent a file, or that did something
+/// with other jobs is asked for anew instead.
 #[utoipa::path(
     post,
     path = RETRY_JOB.path,
@@ -108,7 +109,7 @@ pub(super) static RETRY_JOB: Operation = Operation::change(
     params(("job_id", Path), ("Idempotency-Key", Header)),
     responses(
         (status = 202, description = "The new job", body = ref("#/components/schemas/JobRetried"), headers(("Location"))),
-        (status = 409, description = "There is nothing to try again, or nothing to begin with: `code` says which"),
+        (status = 409, description = "There is nothing to try again, a job of its kind is not, or there is nothing to begin with: `code` says which"),
     ),
 )]
 pub(super) async fn retry_job(
@@ -128,6 +129,7 @@ pub(super) async fn retry_job(
     let job_id = match try_job_again(context, &job).await.map_err(explain_encode_failure)? {
         TryOutcome::Begun(job_id) => job_id,
         TryOutcome::Nothing(why) => return Err(Problem::new(ProblemCode::JobGoesOn).with_detail(why)),
+        TryOutcome::NotRepeatable(instead) => return Err(not_repeatable(instead)),
         TryOutcome::NothingStored(why) => {
             return Err(Problem::new(ProblemCode::NothingStored).with_detail(why));
         }
@@ -135,6 +137,11 @@ pub(super) async fn retry_job(
     tracing::info!(job.id = %job_id, retry_of = %job.job_id, by = who.owner, "tried again");
     let document = JobRetriedDocument { job_id, media_id: job.media_id, retry_of: job.job_id };
     answer_with_begun_job(&address, job_id, document)
+}
+
+/// That a job of its kind is not tried again, and what to do instead.
+pub(crate) fn not_repeatable(instead: &'static str) -> Problem {
+    Problem::new(ProblemCode::JobNotRepeatable).with_detail(instead)
 }
 
 /// That a job was begun, and where it can be read once a worker has planned it.

@@ -45,7 +45,7 @@ use web::{
 
 pub mod act_on_job;
 mod actions;
-pub(crate) use actions::{answer_with_begun_job, explain_encode_failure};
+pub(crate) use actions::{answer_with_begun_job, explain_encode_failure, not_repeatable};
 pub(crate) use priority_right::require_priority;
 pub(crate) use why::{ANSWER_MAX, ask_queue, has_dispatcher};
 pub mod cancellation;

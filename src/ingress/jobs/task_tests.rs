@@ -20,7 +20,10 @@ use super::{
     tasks::{TaskBeginning, TaskRequest, begin_scheduled_task},
 };
 use crate::{
-    dead_letters::redrive::{RedriveOutcome, redrive_letter},
+    dead_letters::{
+        redrive::{RedriveOutcome, redrive_letter},
+        tests::store_part_letter,
+    },
     tests::{Answer, asset},
     transcode::tests::{Encoded, FILM, OWNER},
 };
@@ -232,6 +235,35 @@ async fn other_tries_and_actions_count_among_the_jobs_that_an_owner_may_have() {
     }
     let cancel = act("cancel").await;
     assert_eq!(cancel.status, 202, "it makes room: {cancel:?}");
+}
+
+#[tokio::test]
+async fn what_is_not_tried_again_says_what_to_do_instead() {
+    let site = Encoded::start().await;
+    for (kind, instead) in [
+        (job::FETCH, "ask for the medium anew"),
+        (job::EXPORT, "ask for the export anew"),
+        (job::JOB_ACTION, "ask for the action anew"),
+        ("translate", "only another version knows its kind"),
+    ] {
+        let failed = failed_task(kind);
+        site.admin.commit_record(&mut VersionedRecord::new(failed.clone()), Outbox::new()).await.unwrap();
+        let retry = format!("/v1/jobs/{}/retry", failed.job_id);
+        let retry = site.ask_json("POST", &retry, "", &Value::Null).await;
+        let letter = store_part_letter(&site.admin, &failed, job::TASK).await;
+        let redrive = format!("/v1/dead-letters/{letter}/redrive");
+        let admin = format!("Authorization: Bearer {}\r\n", site.site.key);
+        let redrive = site.site.ask("POST", &redrive, &admin, "").await;
+        for answer in [retry, redrive] {
+            let problem = read(&answer);
+            assert_eq!((answer.status, &problem["code"]), (409, &json!("job_not_repeatable")), "{problem}");
+            assert!(problem["detail"].as_str().unwrap().starts_with(instead), "{problem}");
+        }
+        let refused = redrive_letter(&site.admin, &site.site.store, letter, "anna").await.unwrap_err();
+        assert_eq!(refused.code(), "job_not_repeatable");
+        assert!(refused.to_string().contains(instead), "{refused}");
+        assert_eq!(site.admin.dead_letter(letter).await.unwrap().unwrap().mark, None, "it waits still");
+    }
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use schemas::{
     KvRecord as _,
     export::{ExportFile, ExportOrder},
     ids::{JobId, MediaId},
-    job::{self, EncodePlan, JobQueued, JobRecord, JobStatus},
+    job::{self, EncodePlan, JobKind, JobQueued, JobRecord, JobStatus},
     media::{MediaRecord, MediaStatus},
     schedule::{JobRequest, ScheduledRun, VerifyJobRequest},
     subjects::{self, JobPriority},
@@ -56,10 +56,30 @@ impl TaskRequest {
         }
     }
 
-    /// What a job that came to nothing was asked for; `None` when it made an encode, or is of a kind that this version does not know.
-    pub fn of_job(record: &JobRecord) -> Option<Self> {
-        let kind = [job::VERIFY, job::THUMBNAILS].into_iter().find(|kind| *kind == record.kind)?;
-        Some(Self {
+    /// What a job that came to nothing was asked for, for another try.
+    ///
+    /// # Errors
+    /// Why there is none, and what to do instead, for people. Also for a job that made an encode: the next one goes on from it.
+    pub fn of_job(record: &JobRecord) -> Result<Self, &'static str> {
+        let kind = match JobKind::parse(&record.kind) {
+            Some(JobKind::Verify) => job::VERIFY,
+            Some(JobKind::Thumbnails) => job::THUMBNAILS,
+            Some(JobKind::Transcode) => {
+                return Err("ask for an encode: it goes on from the one that came to nothing");
+            }
+            Some(JobKind::JobAction) => {
+                return Err("ask for the action anew: the jobs of its filter are others now");
+            }
+            Some(JobKind::Export) => {
+                return Err("ask for the export anew: the address of an ended one is not kept");
+            }
+            // Its upload has ended, too.
+            Some(JobKind::Fetch) => {
+                return Err("ask for the medium anew: the address of an ended one is not kept");
+            }
+            None => return Err("only another version knows its kind"),
+        };
+        Ok(Self {
             thumbnails: record.thumbnails.clone(),
             ..Self::new(kind, record.media_id, record.priority)
         })

@@ -3,7 +3,7 @@
 use nats::Bus;
 use schemas::{
     ids::JobId,
-    job::{JobKind, JobRecord, JobStatus},
+    job::{JobRecord, JobStatus},
     subjects::JobPriority,
 };
 use store::Store;
@@ -24,6 +24,8 @@ pub(crate) enum TryOutcome {
     Begun(JobId),
     /// Nothing is to be tried; why.
     Nothing(String),
+    /// A job of its kind is not tried again; what to do instead.
+    NotRepeatable(&'static str),
     /// There is nothing to do it with; why.
     NothingStored(&'static str),
 }
@@ -59,46 +61,27 @@ pub(crate) async fn try_job_again(
         JobPriority::P0 if !context.may_take_p0 => JobPriority::default(),
         other => other,
     };
-    let kind = JobKind::parse(&job.kind);
-    if matches!(kind, Some(JobKind::Transcode | JobKind::Verify | JobKind::Thumbnails)) {
-        let encode_ms = job.is_encode().then_some(job.plan.duration_ms);
-        quotas::require_work_room(context.bus, context.quotas, &job.owner, (encode_ms, 0))
-            .await
-            .map_err(|problem| NextEncodeError::Quota(Box::new(problem)))?;
-    }
-    match kind {
-        Some(JobKind::Transcode) => try_encode_again(context, job, allowed).await,
-        Some(JobKind::Verify | JobKind::Thumbnails) => {
-            let Some(request) = TaskRequest::of_job(job) else {
-                return Ok(TryOutcome::Nothing("only another version knows its kind".into()));
-            };
-            let request = TaskRequest { priority: allowed(request.priority), ..request };
-            Ok(match retry_task(context.bus, job, request).await? {
-                // Also what an earlier request began whose answer was lost, and another one that does the same.
-                TaskBeginning::Begun(next) | TaskBeginning::Found(next)
-                    if next.status == JobStatus::Active =>
-                {
-                    TryOutcome::Begun(next.job_id)
-                }
-                TaskBeginning::Begun(next) | TaskBeginning::Found(next) => {
-                    TryOutcome::Nothing(format!("it was tried again before, as {}", next.job_id))
-                }
-                TaskBeginning::Refused(why) => TryOutcome::NothingStored(why),
-            })
+    let request = match TaskRequest::of_job(job) {
+        _ if job.is_encode() => None,
+        Ok(request) => Some(request),
+        Err(instead) => return Ok(TryOutcome::NotRepeatable(instead)),
+    };
+    let encode_ms = job.is_encode().then_some(job.plan.duration_ms);
+    quotas::require_work_room(context.bus, context.quotas, &job.owner, (encode_ms, 0))
+        .await
+        .map_err(|problem| NextEncodeError::Quota(Box::new(problem)))?;
+    let Some(request) = request else { return try_encode_again(context, job, allowed).await };
+    let request = TaskRequest { priority: allowed(request.priority), ..request };
+    Ok(match retry_task(context.bus, job, request).await? {
+        // Also what an earlier request began whose answer was lost, and another one that does the same.
+        TaskBeginning::Begun(next) | TaskBeginning::Found(next) if next.status == JobStatus::Active => {
+            TryOutcome::Begun(next.job_id)
         }
-        // The jobs that it meant then are others now.
-        Some(JobKind::JobAction) => {
-            Ok(TryOutcome::Nothing("ask for the action anew: the jobs of its filter are others now".into()))
+        TaskBeginning::Begun(next) | TaskBeginning::Found(next) => {
+            TryOutcome::Nothing(format!("it was tried again before, as {}", next.job_id))
         }
-        Some(JobKind::Export) => {
-            Ok(TryOutcome::Nothing("ask for the export anew: the address of an ended one is not kept".into()))
-        }
-        // Its address is not kept, and its upload has ended.
-        Some(JobKind::Fetch) => {
-            Ok(TryOutcome::Nothing("ask for the medium anew: the address of an ended one is not kept".into()))
-        }
-        None => Ok(TryOutcome::Nothing("only another version knows its kind".into())),
-    }
+        TaskBeginning::Refused(why) => TryOutcome::NothingStored(why),
+    })
 }
 
 async fn try_encode_again(
