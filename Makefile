@@ -19,15 +19,14 @@ help: ## Show this text
 	@echo "All targets (make TARGET ARGS='--flags for the program'):"
 	@sed -n 's/^\([a-z]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 12
 	@echo
-	@echo "README.md has a walkthrough with curl, target/debug/streamgate --help has every command."
+	@echo "README.md has a walkthrough with curl, streamgate --help has every command."
 
 setup: ## Install what building and running need (apt, with sudo; the rest into .tools)
 	@.ci/setup $(if $(filter --gated,$(ARGS)),gated)
 
-# Built as the tests are, in less than half of the time that a release takes: what the demo waits for is FFmpeg, which is optimised anyway.
 demo: setup ## Start everything, upload the sample clip, print a URL that plays; ARGS=--gated by a token, ARGS=--exit ends then
-	@cargo build --workspace --locked
-	@$(BUILT)/debug/streamgate demo $(ARGS)
+	@cargo build --profile demo --workspace --locked
+	@$(BUILT)/demo/streamgate demo $(ARGS)
 
 up: release ## Start everything on this machine, with its own broker and a data folder
 	@$(BUILT)/release/streamgate up $(ARGS)
