@@ -19,7 +19,10 @@ use schemas::{
 use store::Store;
 
 use super::cancellation::cancel_paused_job;
-use crate::{capacity::CapacityLimit, quotas::give_back_encode};
+use crate::{
+    capacity::CapacityLimit,
+    quotas::{QuotaConfig, give_back_encode, require_work_room},
+};
 use web::error::Problem;
 
 /// Most encodes of a medium.
@@ -75,6 +78,11 @@ pub enum NextEncodeError {
 }
 
 impl NextEncodeError {
+    /// What its owner may not have done, and why.
+    pub(crate) fn refused_by_quota(problem: Problem) -> Self {
+        Self::Quota(Box::new(problem))
+    }
+
     /// A stable code; those that the API knows are spelled alike.
     pub fn code(&self) -> &'static str {
         match self {
@@ -144,7 +152,7 @@ pub async fn begin_next_encode(
 pub(crate) const PLANNING_MS_MAX: u64 = 3_600_000;
 
 /// Begins another encode of a medium that was verified, whatever came of those before, for the account `asked_by`: also in place of one
-/// that waits ([`find_waiting_encode`]).
+/// that waits: the first one of a medium, which is paused and of which nothing was begun.
 ///
 /// # Errors
 /// [`NextEncodeError`]; nothing has changed then, but that what waited may be cancelled, as its medium says.
@@ -182,7 +190,7 @@ async fn cancel_waiting_encode(
 ///
 /// # Errors
 /// When the broker does not answer.
-pub async fn find_waiting_encode(
+async fn find_waiting_encode(
     bus: &Bus,
     record: &media::MediaRecord,
 ) -> Result<Option<JobRecord>, nats::BusError> {
@@ -197,6 +205,25 @@ pub async fn find_waiting_encode(
         }
     }
     Ok(Some(job))
+}
+
+/// Refuses an encode of a medium for which its owner has no room, by what [`require_work_room`] takes as `work`. One that takes the place
+/// of an encode that waits needs none: that one counts already, and is given back.
+///
+/// # Errors
+/// Those of [`require_work_room`]; that of a broker that does not answer.
+pub(crate) async fn require_encode_room(
+    bus: &Bus,
+    quotas: &QuotaConfig,
+    (record, owner): (Option<&media::MediaRecord>, &str),
+    work: (Option<u64>, u64),
+) -> Result<(), Problem> {
+    if let Some(record) = record
+        && find_waiting_encode(bus, record).await?.is_some()
+    {
+        return Ok(());
+    }
+    require_work_room(bus, quotas, owner, work).await
 }
 
 /// Begins what a run of a schedule of `owner` asks for, once: a medium that the run has reopened is left as it is. `attempt_before` is

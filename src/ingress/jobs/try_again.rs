@@ -69,7 +69,7 @@ pub(crate) async fn try_job_again(
     let encode_ms = job.is_encode().then_some(job.plan.duration_ms);
     quotas::require_work_room(context.bus, context.quotas, &job.owner, (encode_ms, 0))
         .await
-        .map_err(|problem| NextEncodeError::Quota(Box::new(problem)))?;
+        .map_err(NextEncodeError::refused_by_quota)?;
     let Some(request) = request else { return try_encode_again(context, job, allowed).await };
     let request = TaskRequest { priority: allowed(request.priority), ..request };
     Ok(match retry_task(context.bus, job, request).await? {

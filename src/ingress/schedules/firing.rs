@@ -20,7 +20,7 @@ use web::problem_code::ProblemCode;
 use crate::{
     capacity::{CapacityMonitor, ENCODE, JOB},
     jobs::{
-        retry::{NextEncode, NextEncodeError, begin_scheduled_encode, find_waiting_encode},
+        retry::{NextEncode, NextEncodeError, begin_scheduled_encode, require_encode_room},
         tasks::{TaskBeginning, TaskRequest, begin_scheduled_task},
     },
     quotas::{self, QuotaConfig},
@@ -231,24 +231,12 @@ impl ScheduleRunner {
         if let Some(full) = self.capacity.find_full(&JOB) {
             return Err(NextEncodeError::NoRoom(full));
         }
-        self.require_room(owner, None).await?;
+        let room = quotas::require_work_room(&self.bus, &self.quotas, owner, (None, 0));
+        room.await.map_err(NextEncodeError::refused_by_quota)?;
         Ok(match begin_scheduled_task(&self.bus, owner, run, request).await? {
             TaskBeginning::Begun(job) | TaskBeginning::Found(job) => RunOutcome::Begun { job_id: job.job_id },
             TaskBeginning::Refused(why) => refuse(ProblemCode::NothingStored, why),
         })
-    }
-
-    /// Refuses what the owner of the schedule may not have done.
-    async fn require_room(&self, owner: &str, encode_ms: Option<u64>) -> Result<(), NextEncodeError> {
-        quotas::require_work_room(&self.bus, &self.quotas, owner, (encode_ms, 0))
-            .await
-            .map_err(|problem| NextEncodeError::Quota(Box::new(problem)))
-    }
-
-    /// True when an encode of the medium waits for this one: it counts already, and is given back.
-    async fn is_in_place_of_waiting(&self, record: Option<&MediaRecord>) -> Result<bool, NextEncodeError> {
-        let Some(record) = record else { return Ok(false) };
-        Ok(find_waiting_encode(&self.bus, record).await?.is_some())
     }
 
     async fn begin_encode(
@@ -271,9 +259,10 @@ impl ScheduleRunner {
                 return Ok(refuse(ProblemCode::EncodeRangeInvalid, &why));
             }
             let encode_ms = wanted.range.map_or(whole_ms, |range| range.duration_ms_of(whole_ms));
-            if !self.is_in_place_of_waiting(found.as_ref()).await? {
-                self.require_room(owner, Some(encode_ms)).await?;
-            }
+            let (medium, work) = ((found.as_ref(), owner), (Some(encode_ms), 0));
+            require_encode_room(&self.bus, &self.quotas, medium, work)
+                .await
+                .map_err(NextEncodeError::refused_by_quota)?;
         }
         let (profile, priority) = (wanted.profile.clone(), wanted.priority);
         let settings = EncodeSettings { profile, priority, range: wanted.range, ..EncodeSettings::default() };

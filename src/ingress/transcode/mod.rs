@@ -26,7 +26,7 @@ use serde_json::json;
 use super::{
     AppState, capacity,
     jobs::{answer_with_begun_job, explain_encode_failure, require_priority, retry},
-    media, openapi, quotas,
+    media, openapi,
     seconds::{SECONDS_MAX, to_millis},
 };
 use auth::Principal;
@@ -214,32 +214,38 @@ pub(crate) async fn begin_transcode(
     }
     let encode_ms =
         range.map_or_else(|| medium.duration_ms(), |range| range.duration_ms_of(medium.duration_ms()));
+    require_encodable(app, who, &medium, (priority, Some(encode_ms), begun_count)).await?;
     let profile = find_profile(app, profile, profile_pointer)?;
     let settings = EncodeSettings { profile: Some(profile), priority, range, ..EncodeSettings::default() };
-    begin_encode(app, who, &medium, (settings, Some(encode_ms), begun_count)).await
+    begin_encode(app, who, media_id, settings).await
 }
 
-/// Begins an encode of a medium, if that is verified, in place of a first one that waits. Without one, its owner must have room for another job,
-/// and for `encode_ms` milliseconds of encoding, when `begun_count` jobs began with the same request.
-async fn begin_encode(
+/// Refuses an encode of a medium that nobody has verified yet, of a priority that `who` may not ask for, or for which its owner has no
+/// room: for another job, and for `encode_ms` milliseconds of encoding, when `begun_count` jobs began with the same request.
+async fn require_encodable(
     app: &AppState,
     who: &Principal,
     medium: &media::MediumRecords,
-    (settings, encode_ms, begun_count): (EncodeSettings, Option<u64>, u64),
-) -> Result<TranscodeDocument, Problem> {
+    (priority, encode_ms, begun_count): (JobPriority, Option<u64>, u64),
+) -> Result<(), Problem> {
     let Some(asset) = &medium.asset else {
         // It is there, and nobody has looked at its bytes.
         return Err(Problem::new(ProblemCode::NotEncodable).with_detail("it is not verified yet"));
     };
-    require_priority(who, settings.priority)?;
-    // What waits counts already, and is given back.
-    if retry::find_waiting_encode(&app.bus, &asset.record).await?.is_none() {
-        let work = (encode_ms, begun_count);
-        quotas::require_work_room(&app.bus, &app.config.quotas, medium.owner(), work).await?;
-    }
+    require_priority(who, priority)?;
+    let (medium, work) = ((Some(&asset.record), medium.owner()), (encode_ms, begun_count));
+    retry::require_encode_room(&app.bus, &app.config.quotas, medium, work).await
+}
+
+/// Begins an encode for which [`require_encodable`] found room.
+async fn begin_encode(
+    app: &AppState,
+    who: &Principal,
+    media_id: MediaId,
+    settings: EncodeSettings,
+) -> Result<TranscodeDocument, Problem> {
     let EncodeSettings { priority, range, .. } = settings;
-    let (media_id, files) = (asset.record.media_id, settings.renditions.len());
-    let profile = settings.profile.clone().unwrap_or_else(|| app.config.profiles.default_name.clone());
+    let (profile, files) = (settings.profile.clone().unwrap_or_default(), settings.renditions.len());
     let begun = Box::pin(retry::begin_new_encode(&app.bus, &app.store, (media_id, &who.owner), settings));
     let (encode, job_id) = match begun.await {
         Ok(retry::NextEncode::Begun { encode, job_id, .. }) => (encode, job_id),

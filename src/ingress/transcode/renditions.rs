@@ -15,7 +15,7 @@ use schemas::{
     upload::{UploadRecord, UploadStatus},
 };
 
-use super::{TranscodeDocument, begin_encode};
+use super::{TranscodeDocument, begin_encode, require_encodable};
 use crate::{AppState, media};
 use auth::Principal;
 use web::{error::Problem, problem_code::ProblemCode};
@@ -32,6 +32,7 @@ pub(super) async fn begin_own_ladder(
         let detail = format!("1 to {RENDITION_FILES_MAX} uploads");
         return Err(Problem::new(ProblemCode::RequestInvalid).with_pointer("/renditions", detail));
     }
+    require_encodable(app, who, &medium, (priority, None, 0)).await?;
     let mut renditions = Vec::with_capacity(upload_ids.len());
     for (place, upload_id) in upload_ids.iter().enumerate() {
         let refuse = |why: &str| {
@@ -44,7 +45,7 @@ pub(super) async fn begin_own_ladder(
     }
     let profile = Some(app.config.profiles.default_name.clone());
     let settings = EncodeSettings { profile, priority, renditions, ..EncodeSettings::default() };
-    begin_encode(app, who, &medium, (settings, None, 0)).await
+    begin_encode(app, who, media_id, settings).await
 }
 
 /// Why a part of a final upload is refused: its bytes go with that.
